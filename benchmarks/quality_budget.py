@@ -1,0 +1,224 @@
+"""Which program draws the best images after two minutes on a CPU?
+
+    python benchmarks/quality_budget.py --out runs/quality
+
+Every contestant trains for --seconds on the same images without labels, at about the same number of
+parameters, in one run, one after another. Then each draws --n images, and the Frechet distance to the real
+ones is taken in the features of one small classifier, trained on the real images and their labels before
+anything else. Imports, packing the data and one rehearsal step are not counted, for anybody. The diffusion
+models draw with as many network calls an image as Limner's default. --out keeps a sheet of samples for each
+and results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peers import DCGAN, PEERS, Limner, as_tensor, available, count, machine
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import limner
+from limner.core import DataOptions, LimnerError
+from limner.data import Data, grid
+
+CHANNELS = {"digits": 1, "emoji": 3}
+SIZE = (32, 32)
+FLOOR_DRAWS = 20  # sets of n real images that the floor is the mean of
+
+
+class Classifier(nn.Module):
+    """The judge: four convolutions to 64 features, and a linear layer on them."""
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=2, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))  # [B, classes]
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> np.ndarray:
+        """[N, C, H, W] in [-1, 1] -> float64 [N, 64]"""
+        return torch.cat([self.body(part) for part in images.split(256)]).double().numpy()
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """[N, C, H, W] in [-1, 1], rounded to 8 bits: everybody is judged by what a PNG would hold."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+
+
+def train_classifier(data: Data, steps: int, batch: int = 64) -> tuple[Classifier, float]:
+    """The judge, always from the same seed, and its accuracy on the images that it learned from."""
+    torch.manual_seed(0)
+    images, labels = as_tensor(data), torch.from_numpy(data.labels)
+    judge = Classifier(data.spec.channels, len(data.spec.classes))
+    optimiser = torch.optim.Adam(judge.parameters(), lr=1e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(images), (batch,))
+        loss = F.cross_entropy(judge(images[rows]), labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.inference_mode():
+        guesses = torch.cat([judge(part).argmax(1) for part in images.split(256)])
+    return judge.eval(), float((guesses == labels).float().mean())
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """|mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of two sets of features [N, D] (Heusel 2017).
+
+    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only.
+    """
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    offset = a.mean(0) - b.mean(0)
+    return float(offset @ offset + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def run_limner(name: str, out: Path, args: argparse.Namespace) -> tuple[Tensor, dict[str, Any]]:
+    """Through the front door: train, load, draw. [n, C, H, W] in [-1, 1] and what it took."""
+    result = limner.train(
+        "flow", name, out, preset=args.preset, budget=f"{args.seconds}s", size=SIZE, seed=args.seed, quiet=True,
+        data={"labels": False, "captions": False, "channels": CHANNELS[name]},
+    )  # fmt: skip
+    painter = limner.load(out)
+    calls = 0
+
+    def watch(_network: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        nonlocal calls
+        calls += len(inputs[0])
+
+    network = painter.model.get_submodule("network")
+    handle = network.register_forward_hook(watch)
+    start = time.perf_counter()
+    drawn = painter.tensors(args.n, seed=args.seed)
+    sampling = time.perf_counter() - start
+    handle.remove()
+    return drawn, {
+        "parameters": count(network),
+        "images_seen": result.seen,
+        "train_seconds": result.seconds,
+        "sample_seconds": sampling,
+        "calls": round(calls / args.n),
+    }
+
+
+def run_peer(
+    kind: type, images: Tensor, parameters: int, calls: int, args: argparse.Namespace
+) -> tuple[Tensor, dict[str, Any]]:
+    """As ``run_limner``, for a peer at that many parameters and network calls an image."""
+    torch.manual_seed(args.seed)
+    peer = kind(images, parameters)
+    peer.step(0.0)  # a rehearsal on the house; Limner's own loop makes one too
+    seen, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < args.seconds:
+        peer.step(passed / args.seconds)
+        seen += peer.batch
+    middle = time.perf_counter()
+    drawn = peer.sample(args.n, calls)
+    return drawn, {
+        "parameters": peer.parameters,
+        "images_seen": seen,
+        "train_seconds": middle - start,
+        "sample_seconds": time.perf_counter() - middle,
+        "calls": 1 if kind is DCGAN else calls,
+    }
+
+
+def run_set(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """All contestants on one set of images; prints a line for each as it ends."""
+
+    def open_images(labels: bool) -> Data:
+        options = DataOptions(labels=labels, captions=False, channels=CHANNELS[name])
+        return limner.open_data(name, size=SIZE, options=options)
+
+    judge, accuracy = train_classifier(open_images(labels=True), args.classifier_steps)
+    data = open_images(labels=False)
+    images = as_tensor(data)
+    real = judge.features(images)
+    random = np.random.default_rng(args.seed)
+    samples = [random.choice(len(real), min(args.n, len(real)), replace=False) for _ in range(FLOOR_DRAWS)]
+    floor = float(np.mean([frechet(real[rows], real) for rows in samples]))
+    grid(images[samples[0][:64]]).save(out / f"{name}-real.png")
+    print(f"\n{name}: {len(data)} images; the judge is right on {accuracy:.1%} of them")
+    print(f"  {'real images':<30} Frechet distance {floor:10.3f}  (n = {len(samples[0])}: the floor)")
+
+    results: dict[str, Any] = {}
+    told: dict[str, Any] = {
+        "images": len(data),
+        "judge_accuracy": accuracy,
+        "floor": floor,
+        "contestants": results,
+    }
+    for kind in (Limner, *args.peers):
+        if kind is Limner:
+            drawn, took = run_limner(name, out / f"{name}-limner", args)
+            parameters, calls = took["parameters"], took["calls"]
+        else:
+            drawn, took = run_peer(kind, images, parameters, calls, args)
+        grid(drawn[:64]).save(out / f"{name}-{kind.name}.png")
+        distance = frechet(judge.features(as_saved(drawn)), real)
+        results[kind.name] = {"frechet": distance, "n": len(drawn)} | took
+        print(
+            f"  {kind.name:<30} Frechet distance {distance:10.3f}  (n = {len(drawn)}; "
+            f"{took['parameters'] / 1e6:.2f}M parameters, {took['images_seen']:,} images seen in "
+            f"{took['train_seconds']:.0f} s; drawn with {took['calls']} calls in {took['sample_seconds']:.0f} s)",
+            flush=True,
+        )
+    if args.peers:
+        best = min((r["frechet"], n) for n, r in results.items() if n != Limner.name)
+        told |= {"best_peer": best[1], "ratio": results[Limner.name]["frechet"] / best[0]}
+        print(f"  Limner's distance is {told['ratio']:.2f} of the best peer's ({best[1]})")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for samples and results.json")
+    parser.add_argument("--sets", nargs="+", choices=list(CHANNELS), default=list(CHANNELS))
+    parser.add_argument("--seconds", type=float, default=120, help="training time of each contestant")
+    parser.add_argument("--n", type=int, default=300, help="images that each draws")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--preset", default="small", help="of Limner's flow")
+    parser.add_argument("--classifier-steps", type=int, default=1000)
+    parser.add_argument(
+        "--peers", nargs="*", choices=[p.name for p in PEERS], default=[p.name for p in PEERS]
+    )
+    args = parser.parse_args(argv)
+    if args.out.exists():
+        raise LimnerError(f"{args.out} is there already: name a new folder for --out.")
+    args.peers = available([p for p in PEERS if p.name in args.peers])
+    args.out.mkdir(parents=True)
+    torch.set_num_threads(args.threads)
+    told: dict[str, Any] = {"seconds": args.seconds, "seed": args.seed, **machine(args.threads), "sets": {}}
+    for name in args.sets:
+        told["sets"][name] = run_set(name, args.out, args)
+        (args.out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LimnerError as error:
+        sys.exit(f"quality_budget: {error}")

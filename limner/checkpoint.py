@@ -1,0 +1,525 @@
+"""One safetensors file that describes itself, and beside it what an exact resume needs.
+
+A run's folder::
+
+    runs/x/config.json                              the Run
+    runs/x/model.safetensors                        the newest checkpoint's averaged weights
+    runs/x/checkpoints/000012800/model.safetensors  averaged weights, with a JSON header
+                                 live.safetensors   live weights and optimisers
+                                 state.json         counters, and the hashes of the files beside it
+
+A checkpoint is written to a temporary folder, flushed and hashed before it gets its name, so whatever bears
+a name is whole; what was damaged later is noticed by its hash. Nothing is ever pickled or unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from limner import __version__, families
+from limner.config import Run, from_json, to_json
+from limner.core import ImageSpec, Model
+from limner.settings import LimnerError, nearest
+
+MODEL, LIVE, STATE, CHECKPOINTS = "model.safetensors", "live.safetensors", "state.json", "checkpoints"
+
+FORMAT = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # header of format n -> of n + 1
+
+
+class Damaged(LimnerError):
+    """A file is not what was written; an earlier one may be whole."""
+
+
+# ---------------------------------------------------------------------------------------- one file
+
+
+def make_header(
+    run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a model file says about itself; ``parents`` are the digests of adopted stages by their name."""
+    return {
+        "format": FORMAT,
+        "family": run.family,
+        "run": run.to_json(),
+        "spec": to_json(spec),
+        "seen": seen,
+        "versions": {"limner": __version__, "torch": torch.__version__},
+        "parents": dict(parents or {}),
+    }
+
+
+def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    """Write a model file whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    plain = _plain(tensors)
+    try:
+        _write_model(temporary, plain, header)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise LimnerError(_no_room(path, _size(plain), error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the weights of a model file or of a run's folder, verified.
+
+    Of a folder whose ``model.safetensors`` is damaged or missing, the newest whole checkpoint is read, with a
+    warning. The header gains ``digest``, the hash of all that the file holds.
+    """
+    _, header, tensors = _open(Path(path))
+    return header, tensors
+
+
+class Loaded(NamedTuple):
+    model: Model
+    header: dict[str, Any]
+    run: Run
+    spec: ImageSpec
+    path: Path  # the file that was read
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """The model of a file or of a run's folder, ready to use: averaged weights, in eval mode."""
+    file, header, tensors = _open(Path(path))
+    try:
+        run = Run.from_json(header["run"])
+        spec = from_json(ImageSpec, header["spec"], "spec")
+    except (KeyError, LimnerError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise LimnerError(f"This version of Limner cannot use the header of {file}: {reason}") from error
+    family = families.load(run.family)
+    with torch.device("meta"):  # costs no memory, whatever sizes the header claims
+        check_weights(family(run.model, spec), tensors, str(file))
+    with torch.random.fork_rng(devices=[]):  # loading a model must not disturb anybody's random numbers
+        model = family(run.model, spec)
+    load_weights(model, tensors, str(file))
+    return Loaded(model.to(device).eval(), header, run, spec, file)
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "the file") -> None:
+    """Copy the weights into the module; all of them must fit, and none may be missing."""
+    check_weights(module, tensors, where)
+    module.load_state_dict(dict(tensors))
+
+
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "the file") -> None:
+    """Raise a LimnerError that lists the weights that are missing, unexpected or of another shape."""
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    misshapen = [
+        f"{name} ({_shape(tensors[name])}, not {_shape(wanted[name])})"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    faults = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
+    if faults:
+        raise LimnerError(f"The weights of {where} do not fit its settings; {'; '.join(faults)}.")
+
+
+def _some(names: list[str], n: int = 6) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _open(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+    if path.is_file():
+        return path, *_read_model(path)
+    files = [path / MODEL, *(folder / MODEL for folder in _checkpoints(path))]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise LimnerError(f"There is no run and no model at {path}.{_nearby(path)}")
+    if files[0].parent != path:
+        warnings.warn(f"{path} has no {MODEL}: reading {files[0]}.", stacklevel=3)
+    for i, file in enumerate(files):
+        try:
+            return file, *_read_model(file)
+        except Damaged as error:
+            if i + 1 == len(files):
+                raise
+            warnings.warn(f"{error} Reading {files[i + 1]} in its place.", stacklevel=3)
+    raise AssertionError("unreachable")
+
+
+def _nearby(path: Path) -> str:
+    """A hint at runs whose names are near."""
+    folders = {path.parent, Path("runs")}
+    entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]
+    runs = sorted(str(entry) for entry in entries if exists(entry))
+    return nearest(str(path), runs) or (f" There are {_some(runs)}." if runs else "")
+
+
+def _write_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    # The digest covers the header as the very text that is stored, so that nothing at all can change.
+    text = json.dumps({**header, "format": FORMAT})
+    _write_tensors(path, tensors, {"limner": text, "digest": _digest(text, tensors)})
+
+
+def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metadata, tensors = _read_tensors(path)
+    if "limner" not in metadata:
+        raise LimnerError(
+            f"{path} holds weights, but no header of Limner that says which family and settings they belong "
+            "to: only files that Limner wrote can be opened."
+        )
+    digest = _digest(metadata["limner"], tensors)
+    if metadata.get("digest") != digest:
+        raise Damaged(f"{path} is damaged: what it holds does not match its own hash.")
+    try:
+        header = _migrate(json.loads(metadata["limner"]), path)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: its header cannot be read ({error}).") from error
+    return {**header, "digest": digest}, tensors
+
+
+def _migrate(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The header as this version writes it."""
+    if header["format"] > FORMAT:
+        raise LimnerError(
+            f"{path} was written by a newer Limner (format {header['format']}; this one reads up to {FORMAT}): "
+            "upgrade Limner to open it."
+        )
+    for version in range(header["format"], FORMAT):
+        header = {**MIGRATIONS[version](header), "format": version + 1}
+    return header
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    save_file(tensors, path, metadata)
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+    _sync(path)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # A safetensors file begins with its header's length and a brace; what begins otherwise may be a pickle.
+    if start[8:] != b"{" and start[:1] == b"\x80":
+        raise LimnerError(
+            f"{path} is a pickle, which can run any code when it is opened, so Limner never does: "
+            "ask for a safetensors file."
+        )
+    if start[8:] != b"{" and start[:2] == b"PK":
+        raise LimnerError(
+            f"{path} is a zip archive, such as torch.save writes with a pickle inside, which Limner never opens: "
+            "ask for a safetensors file."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever a broken or hostile file makes the parser raise
+        raise Damaged(f"{path} is damaged, cut short, or no safetensors file ({error}).") from error
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and none sharing memory with another: what the format can hold."""
+    plain: dict[str, Tensor] = {}
+    owned: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in owned:
+            tensor = tensor.clone()
+        owned.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    return plain
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_room(path: Path, needed: int, reason: object) -> str:
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"Could not save {path} ({reason}): it needs {needed:,} bytes and the disk has {free:,} free. "
+        "What was saved before is untouched; make room, then go on with --resume."
+    )
+
+
+# ---------------------------------------------------------------------------------------- a run's folder
+
+
+class Resumed(NamedTuple):
+    header: dict[str, Any]
+    model_tensors: dict[str, Tensor]
+    live_tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    path: Path  # the checkpoint's folder
+
+
+def exists(run_dir: str | Path) -> bool:
+    """Whether a folder holds a run that a new one would overwrite."""
+    return (Path(run_dir) / MODEL).exists() or bool(_checkpoints(Path(run_dir)))
+
+
+def save(
+    run_dir: str | Path,
+    model_tensors: Mapping[str, Tensor],
+    header: dict[str, Any],
+    live_tensors: Mapping[str, Tensor],
+    state: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Add a checkpoint named by ``header['seen']``, point ``model.safetensors`` to it, and drop old ones.
+
+    The previous checkpoint survives until the new one is durable. Raises a LimnerError when the disk is full;
+    then nothing is left behind. Only the holder of the run's ``lock`` may call this.
+    """
+    run = Path(run_dir)
+    root = run / CHECKPOINTS
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in [*root.glob(".tmp-*"), *run.glob(f".{MODEL}.*.tmp")]:  # of a process that died
+        _remove(leftover)
+    model, live = _plain(model_tensors), _plain(live_tensors)
+    final, temporary = _name(root, header["seen"]), root / f".tmp-{header['seen']}"
+    needed = _size(model) + _size(live) + len(json.dumps(state)) + 1_000_000  # headers and hashes
+    if shutil.disk_usage(root).free < needed:
+        raise LimnerError(_no_room(final, needed, "the disk is full"))
+    try:
+        temporary.mkdir()
+        _write_model(temporary / MODEL, model, header)
+        _write_tensors(temporary / LIVE, live, {})
+        _write_state(temporary, state)
+        _sync(temporary)
+        os.rename(temporary, final)
+        _sync(root)
+        _publish(final / MODEL, run / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise LimnerError(_no_room(final, needed, error)) from error
+    finally:
+        _remove(temporary)
+    _prune(root, final, keep)
+    return final
+
+
+def resume(run_dir: str | Path) -> Resumed | None:
+    """The newest checkpoint that is whole, with a warning for each that is not; None where there is none."""
+    folders = _checkpoints(Path(run_dir))
+    for i, folder in enumerate(folders):
+        try:
+            return _read_checkpoint(folder)
+        except Damaged as error:
+            if i + 1 == len(folders):
+                raise LimnerError(
+                    f"No checkpoint of {run_dir} is whole: {error} Restore a copy, or train anew with another --out."
+                ) from error
+            warnings.warn(f"{error} Going back to {folders[i + 1]}.", stacklevel=2)
+    return None
+
+
+@contextlib.contextmanager
+def lock(run_dir: str | Path) -> Iterator[None]:
+    """Hold a run's folder, so that no second training writes there; a LimnerError names who has it."""
+    folder = Path(run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise LimnerError(
+            f"Cannot keep a run in {folder} ({error.strerror}): choose another --out."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LimnerError(
+                f"{folder} is in use by {holder}: wait for it, stop it, or choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(
+            f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        )
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Newest first."""
+    root = run / CHECKPOINTS
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted((f for f in found if re.fullmatch(r"\d+(\.\d+)?", f.name)), key=_order, reverse=True)
+
+
+def _order(checkpoint: Path) -> tuple[int, int]:
+    """Images seen, and how often a checkpoint was saved there."""
+    seen, _, again = checkpoint.name.partition(".")
+    return int(seen), int(again or 0)
+
+
+def _name(root: Path, seen: int) -> Path:
+    """A free name: the checkpoint that a run saved here before, perhaps damaged since, keeps its own."""
+    again = max((_order(f)[1] + 1 for f in _checkpoints(root.parent) if _order(f)[0] == seen), default=0)
+    return root / (f"{seen:09d}.{again}" if again else f"{seen:09d}")
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Let ``target`` be ``source``, without a moment in which it is neither the old nor the new."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, temporary)
+        _sync(temporary)
+    try:
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(target.parent)
+
+
+def _prune(root: Path, newest: Path, keep: int) -> None:
+    """Keep the newest, and before it ``keep - 1`` others.
+
+    Any that claim to have seen as much belong to a future that was given up, as when a damaged one was found
+    and training went back: they go.
+    """
+    others = [f for f in _checkpoints(root.parent) if f != newest]
+    past = [f for f in others if _order(f)[0] < _order(newest)[0]]
+    for folder in set(others) - set(past[: max(keep, 1) - 1]):
+        _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_state(folder: Path, state: dict[str, Any]) -> None:
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _hash(folder / name)}
+        for name in (MODEL, LIVE)
+    }
+    content = {"state": state, "files": files}
+    with open(folder / STATE, "w") as file:
+        json.dump({"digest": _state_digest(content), **content}, file, indent=1)
+    _sync(folder / STATE)
+
+
+def _read_checkpoint(folder: Path) -> Resumed:
+    try:
+        content = json.loads((folder / STATE).read_text("utf-8"))
+        digest = content.pop("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder / STATE} is damaged or missing.") from error
+    if digest != _state_digest(content):
+        raise Damaged(f"{folder / STATE} is damaged: what it holds does not match its own hash.")
+    for name, entry in content["files"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
+            raise Damaged(f"{file} is damaged or missing.")
+    header, model = _read_model(folder / MODEL)
+    return Resumed(header, model, _read_tensors(folder / LIVE)[1], content["state"], folder)
+
+
+def _state_digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------- optimisers
+
+
+def pack_state(state: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
+    """Split a ``state_dict`` into named tensors and JSON; ``unpack_state`` joins them to the same again.
+
+    Dicts (with keys of any plain type), lists, tuples, numbers, text, None and tensors are kept exactly, and
+    with them the channels_last layout of a tensor, which decides the last bit of what is computed from it.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def pack(value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            tensors[name] = value
+            return {"tensor": name, **({"layout": layout} if (layout := _layout(value)) else {})}
+        if isinstance(value, dict):
+            return {"dict": [[key, pack(entry, f"{name}.{key}")] for key, entry in value.items()]}
+        if isinstance(value, (list, tuple)):
+            packed = [pack(entry, f"{name}.{i}") for i, entry in enumerate(value)]
+            return packed if isinstance(value, list) else {"tuple": packed}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
+
+    packed = pack(state, prefix)
+    return tensors, packed
+
+
+def unpack_state(tensors: Mapping[str, Tensor], packed: Any) -> Any:
+    """The inverse of ``pack_state``."""
+    if isinstance(packed, list):
+        return [unpack_state(tensors, entry) for entry in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "tensor" in packed:
+        tensor = tensors[packed["tensor"]]
+        return tensor.contiguous(memory_format=LAYOUTS[packed["layout"]]) if "layout" in packed else tensor
+    if "tuple" in packed:
+        return tuple(unpack_state(tensors, entry) for entry in packed["tuple"])
+    return {key: unpack_state(tensors, entry) for key, entry in packed["dict"]}
+
+
+LAYOUTS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
+
+
+def _layout(tensor: Tensor) -> str | None:
+    if tensor.is_contiguous():
+        return None
+    dims = {4: "channels_last", 5: "channels_last_3d"}
+    layout = dims.get(tensor.dim())
+    return layout if layout and tensor.is_contiguous(memory_format=LAYOUTS[layout]) else None

@@ -1,0 +1,206 @@
+"""The vocabulary that everything above and below shares: what an image is, what a model must say.
+
+Images are float tensors in [-1, 1], ``[B, C, H, W]`` (video ``[B, C, T, H, W]``); alpha, where there is
+one, is the last channel and colours are premultiplied by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from limner.settings import DataOptions, LimnerError, Optimiser, Training, nearest
+
+__all__ = [
+    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Draws",
+    "Generates", "ImageSpec", "LimnerError", "Model", "Objective", "Optimiser", "Preset", "Training",
+    "mix", "nearest",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What the data is; carried end to end and saved in the checkpoint."""
+
+    channels: int  # 1 grey, 3 RGB, 4 RGBA
+    height: int
+    width: int
+    frames: int = 1  # >1: video
+    classes: tuple[str, ...] = ()  # label names, in index order
+    captions: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W), or (C, T, H, W) for video."""
+        frames = (self.frames,) if self.frames > 1 else ()
+        return (self.channels, *frames, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What each of ``size`` images should show; fields not used stay None."""
+
+    size: int
+    label: Tensor | None = None  # [B] class index
+    text: list[str] | None = None  # B prompts
+    image: Tensor | None = None  # [B, C, h, w] in [-1, 1]: translate, upscale, restyle, inpaint
+    mask: Tensor | None = None  # [B, 1, h, w] in {0, 1}: 1 = repaint
+
+    def to(self, device: torch.device | str) -> Condition:
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        return Condition(self.size, move(self.label), self.text, move(self.image), move(self.mask))
+
+    def __getitem__(self, rows: slice) -> Condition:
+        """The condition of a run of images."""
+
+        def cut(value: Any) -> Any:
+            return None if value is None else value[rows]
+
+        count = len(range(self.size)[rows])
+        return Condition(count, cut(self.label), cut(self.text), cut(self.image), cut(self.mask))
+
+
+@dataclass(frozen=True)
+class Batch:
+    image: Tensor  # [B, C, H, W] in [-1, 1]; video [B, C, T, H, W]
+    condition: Condition
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(self.image[rows], self.condition[rows])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One optimiser's turn in a step."""
+
+    trains: str  # the submodule it moves; also names its optimiser
+    loss: Callable[[Batch], dict[str, Tensor]]  # named scalar terms, summed
+    every: int = 1  # lazy regularisers: due when the step's number is a multiple of this
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A family's named starting point, declared beside its Config."""
+
+    model: Any  # the family's Config
+    training: Training
+    size: tuple[int, int] | None = None  # (height, width) that a paper used; None: as the data has it
+    channels: int | None = None
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A picture under way: ``done`` of ``total`` steps, drawn only when somebody asks."""
+
+    done: int
+    total: int
+    picture: Callable[[], Tensor]  # -> [B, *spec.shape] in [-1, 1]
+
+
+def mix(*numbers: int | str) -> int:
+    """A 63-bit seed from any numbers and names; unrelated for related inputs."""
+    text = ",".join(str(n) for n in numbers)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Draws:
+    """One independent random stream per image, so no image depends on its neighbours in the batch.
+
+    Drawn on the CPU whatever the device, so a seed names the same noise everywhere.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self.seeds = tuple(int(s) for s in seeds)
+        self.device = torch.device(device)
+        self.streams = [torch.Generator().manual_seed(mix(s)) for s in self.seeds]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def normal(self, *shape: int) -> Tensor:
+        """[B, *shape], standard normal."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.streams]).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """[B, *shape], uniform in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.streams]).to(self.device)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """[B, *shape], uniform in {0, ..., high - 1}."""
+        drawn = [torch.randint(high, shape, generator=g) for g in self.streams]
+        return torch.stack(drawn).to(self.device)
+
+
+class Model(nn.Module):
+    """What every family is: ``Model(config, spec)``, its objectives, and the capabilities it shows.
+
+    Subclasses set the class attributes below and implement ``objectives``. A config or a spec that a
+    family cannot take is refused in ``__init__`` with a LimnerError of one sentence. Construction must
+    also work on the meta device.
+    """
+
+    Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
+    Sampling: ClassVar[type]  # dataclass of the knobs at sampling time
+    reads: ClassVar[frozenset[str]] = frozenset()  # Condition fields that it can use
+    averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
+    stages: ClassVar[tuple[str, ...]] = ()  # submodules adopted from another run: frozen, not averaged
+    presets: ClassVar[dict[str, Preset]] = {}
+    paper: ClassVar[str] = ""  # author, year, title
+    about: ClassVar[str] = ""  # a phrase for `limner families`
+
+    def __init__(self, config: Any, spec: ImageSpec):
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    def objectives(self) -> list[Objective]:
+        raise NotImplementedError
+
+    def advance(self, seen: int) -> None:
+        """Called before each step; must be a pure function of images seen (growth, ramps)."""
+
+    def train(self, mode: bool = True) -> Model:
+        super().train(mode)
+        for stage in self.stages:  # a frozen stage never trains: no dropout, no moving statistics
+            self.get_submodule(stage).train(False)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+# Capabilities are Protocols, never base classes: a model can do what it has methods for.
+
+
+@runtime_checkable
+class Generates(Protocol):
+    def sample(self, condition: Condition, sampling: Any, draws: Draws) -> Iterator[Canvas]: ...
+
+
+@runtime_checkable
+class Autoencodes(Protocol):
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, code: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    def features(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, D]."""
+        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    def classify(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, K] logits."""
+        ...

@@ -1,0 +1,9 @@
+"""Any source of images -> packed, memory-mapped `Data` -> batches; and sheets to look at."""
+
+from limner.data.check import Report, check
+from limner.data.dataset import Data
+from limner.data.grid import grid, save_png, to_pil
+from limner.data.pack import open_data
+from limner.data.sources import Problem
+
+__all__ = ["Data", "Problem", "Report", "check", "grid", "open_data", "save_png", "to_pil"]

@@ -1,0 +1,198 @@
+"""What is in a source, what is wrong with it, and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from limner.data import decode
+from limner.data.find import find
+from limner.data.pack import DEFAULTS, bar, cache_folder, in_parallel, named
+from limner.data.sources import Item, Problem
+from limner.settings import DataOptions
+
+_FEW_IMAGES = 100
+_SHOWN = 10  # lines of each list in the printed report
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found. Counts are of images that can be used."""
+
+    sources: list[str]
+    images: int
+    formats: dict[str, int]
+    modes: dict[str, int]  # Pillow's: L grey, P palette, RGBA with alpha, I;16 16-bit grey
+    sizes: dict[str, int]  # 'height x width'
+    bits: dict[str, int]
+    animated: int
+    classes: dict[str, int]
+    captions: int
+    duplicates: list[list[str]]  # groups of files with the same content
+    problems: list[Problem]
+    others: int  # files that are no images, passed over
+    advice: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.images:,} images in {', '.join(self.sources)}"]
+        for title in ("formats", "modes", "sizes", "bits", "classes"):
+            if counts := getattr(self, title):
+                lines.append(f"  {title:<9} {_counts(counts)}")
+        if self.captions:
+            lines.append(f"  captions  {self.captions:,}")
+        if self.animated:
+            lines.append(f"  animated  {self.animated:,}")
+        if self.others:
+            lines.append(f"  others    {self.others:,} files that are no images")
+        if self.problems:
+            lines.append(f"{len(self.problems):,} problems")
+            lines += [f"  {p.path!r}: {p.reason}" for p in self.problems[:_SHOWN]]
+            lines += _more(self.problems)
+        if self.duplicates:
+            lines.append(f"{len(self.duplicates):,} groups of files with the same content")
+            lines += [f"  {' = '.join(map(repr, group[:4]))}" for group in self.duplicates[:_SHOWN]]
+            lines += _more(self.duplicates)
+        return "\n".join(lines + [f"- {sentence}" for sentence in self.advice])
+
+
+def _counts(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{name} ({count:,})" for name, count in list(counts.items())[:_SHOWN])
+    return shown + (f", and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else "")
+
+
+def _more(listed: Sequence[Any]) -> list[str]:
+    return [f"  and {len(listed) - _SHOWN:,} more (--json lists all)"] if len(listed) > _SHOWN else []
+
+
+def check(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    options: DataOptions = DEFAULTS,
+    progress: bool = True,
+) -> Report:
+    """Reads and decodes everything, and keeps nothing. Raises LimnerError where there is no such source."""
+    given = named(sources)
+    found = [find(text, cache_folder(options)) for text in given]
+    say = Console(stderr=True, quiet=not progress)
+    problems: list[Problem] = []
+    good: list[Item] = []
+    facts: list[_Facts] = []
+    files: list[tuple[str, _Facts]] = []  # those that a person can mend
+    others = 0
+    for source in found:
+        listing = source.listing()
+        others += listing.others
+        problems += listing.skipped
+        with bar(say, f"checking {source.name}", len(listing.items)) as tick:
+            for item, seen in in_parallel(_look, listing.items, tick):
+                if isinstance(seen, Problem):
+                    problems.append(seen)
+                else:
+                    good.append(item)
+                    facts.append(seen)
+                    if not source.drawn:
+                        files.append((item.name, seen))
+
+    same: dict[str, list[str]] = {}
+    for name, fact in files:
+        same.setdefault(fact.content, []).append(name)
+    headers = [fact.header for fact in facts]
+    report = Report(
+        sources=given,
+        images=len(good),
+        formats=_count(h.format or "drawn" for h in headers),
+        modes=_count(h.mode for h in headers),
+        sizes=_count(f"{h.height}x{h.width}" for h in headers),
+        bits=_count(str(h.bits) for h in headers),
+        animated=sum(h.frames > 1 for h in headers),
+        classes=_count(item.label for item in good if item.label is not None),
+        captions=sum(bool(item.caption) for item in good),
+        duplicates=[names for names in same.values() if len(names) > 1],
+        problems=problems,
+        others=others,
+        advice=[],
+    )
+    return dataclasses.replace(report, advice=_advice(report, [fact.header for _, fact in files], options))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    header: decode.Header
+    content: str  # hash
+
+
+def _look(item: Item) -> _Facts:
+    with item.image(64, 64) as source:
+        data = source.tobytes() if isinstance(source, Image.Image) else source.read()
+    with item.image(64, 64) as source:
+        header = decode.read_header(source)
+    with item.image(64, 64) as source:
+        decode.decode(source, 64, 64, "stretch")
+    return _Facts(header, hashlib.blake2b(data, digest_size=16).hexdigest())
+
+
+def _count(words: Any) -> dict[str, int]:
+    return dict(Counter(words).most_common())
+
+
+def _advice(report: Report, headers: Sequence[decode.Header], options: DataOptions) -> list[str]:
+    """What to do about it, in sentences."""
+    n, bad = report.images, len(report.problems)
+    if n == 0:
+        return ["There is no image that can be used: give a folder with PNG, JPEG, WebP or other images."]
+    advice = []
+    if bad:
+        advice.append(f"Mend or remove the {bad:,} files listed as problems; training leaves them out.")
+    if bad > options.max_bad * (n + bad):
+        advice.append(f"That is more than --data.max-bad ({options.max_bad:g}) of all: training would stop.")
+    if n < _FEW_IMAGES:
+        advice.append(
+            f"{n} images are few: a model will rather repeat them than invent; add more, or --data.flip."
+        )
+    if report.duplicates:
+        extra = sum(len(group) - 1 for group in report.duplicates)
+        advice.append(
+            f"Remove {extra:,} duplicates: they weigh more in training and spoil the held-out measures."
+        )
+    small = sum(min(h.height, h.width) < 32 for h in headers)
+    if 0 < small < n:
+        advice.append(f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred.")
+    thin = sum(max(h.height, h.width) > 3 * min(h.height, h.width) for h in headers)
+    if thin:
+        advice.append(
+            f"{thin:,} images are over three times longer than wide; --data.fit pad shows them whole."
+        )
+    grey = sum(h.channels == 1 for h in headers)
+    if 0 < grey < n:
+        advice.append(
+            f"{grey:,} of {n:,} images are grey among coloured ones; --data.channels 1 makes all grey."
+        )
+    clear = sum(h.channels == 4 for h in headers)
+    if 0 < clear < n:
+        advice.append(
+            f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
+        )
+    labelled = sum(report.classes.values())
+    if 0 < labelled < n and options.labels:
+        advice.append(
+            f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them in too."
+        )
+    if len(report.classes) > 1 and (rare := [name for name, count in report.classes.items() if count < 10]):
+        advice.append(
+            f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."
+        )
+    if 0 < report.captions < n and options.captions:
+        advice.append(
+            f"{n - report.captions:,} of {n:,} images have no caption and count as captioned with nothing."
+        )
+    return advice or ["Nothing is wrong with it."]

@@ -1,0 +1,97 @@
+"""Every emoji that a colour font on this machine draws, with its Unicode name and group."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from limner.data.sources import Item, Listing, Source
+from limner.settings import LimnerError
+
+_STRIKE = 109  # the one size that the font's bitmaps have
+_FONTS = (
+    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",  # Debian, Ubuntu
+    "/usr/share/fonts/noto/NotoColorEmoji.ttf",  # Arch
+    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",  # Fedora
+    "/usr/share/fonts/noto-emoji/NotoColorEmoji.ttf",  # Alpine
+    "~/.local/share/fonts/NotoColorEmoji.ttf",
+    "~/.fonts/NotoColorEmoji.ttf",
+)
+_NAMES = (
+    "/usr/share/unicode/emoji/emoji-test.txt",  # Debian, Fedora
+    "/usr/share/unicode/emoji-test.txt",
+)
+_LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
+
+
+def emoji() -> Source:
+    """The emoji, on the background unless alpha is asked for; captions are names, classes are groups."""
+    font_file, names_file = _files()
+    status = font_file.stat()
+    key = ["emoji", 1, status.st_size, status.st_mtime_ns, names_file.stat().st_size]
+    return Source("emoji", key, partial(_listing, font_file, names_file), drawn=True, channels=3)
+
+
+def _files() -> tuple[Path, Path]:
+    asked = os.environ.get("LIMNER_EMOJI_FONT")
+    font = next((p for f in ([asked] if asked else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
+    names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
+    if asked and font is None:
+        raise LimnerError(
+            f"LIMNER_EMOJI_FONT names {asked!r}, which is no file: point it at NotoColorEmoji.ttf."
+        )
+    if font is None or names is None:
+        missing = "colour emoji font" if font is None else "list of emoji names"
+        raise LimnerError(
+            f"This machine has no {missing}. On Debian or Ubuntu: apt install fonts-noto-color-emoji unicode-data"
+            " (LIMNER_EMOJI_FONT names a font elsewhere)."
+        )
+    return font, names
+
+
+def _listing(font_file: Path, names_file: Path) -> Listing:
+    try:
+        font = ImageFont.truetype(str(font_file), _STRIKE)
+    except OSError as error:
+        raise LimnerError(
+            f"{font_file} cannot draw at {_STRIKE} pixels ({error}): NotoColorEmoji.ttf with bitmaps is needed."
+        ) from None
+    lock = threading.Lock()  # a font is not to be used from two threads at once
+    width = font.getlength("\N{GRINNING FACE}")
+
+    def picture(text: str, *_: int) -> Image.Image:
+        with lock:
+            left, top, right, bottom = (int(v) for v in font.getbbox(text))
+            side = max(right - left, bottom - top)
+            image = Image.new("RGBA", (side, side))
+            at = (side - right + left) // 2 - left, (side - bottom + top) // 2 - top
+            ImageDraw.Draw(image).text(at, text, font=font, embedded_color=True)
+            return image
+
+    def drawable(text: str) -> bool:
+        """One glyph wide, so a sequence is joined, and with ink."""
+        left, top, right, bottom = font.getbbox(text)
+        return bottom > top and 0 < right - left <= 1.1 * width
+
+    items = [
+        Item(f"emoji/{'-'.join(f'{ord(c):x}' for c in text)}", partial(picture, text), group, name)
+        for text, group, name in _named(names_file.read_text("utf-8"))
+        if drawable(text)
+    ]
+    return Listing(items)
+
+
+def _named(lines: str) -> Iterator[tuple[str, str, str]]:
+    """(characters, group, name) of the fully qualified emoji, skin tones left out."""
+    group = ""
+    for line in lines.splitlines():
+        if line.startswith("# group: "):
+            group = line.removeprefix("# group: ").strip()
+        elif (found := _LINE.match(line)) and "skin tone" not in line:
+            yield "".join(chr(int(code, 16)) for code in found[1].split()), group, found[2].strip()

@@ -1,0 +1,72 @@
+"""What a person typed -> the source that it names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from limner.data.archive import archives
+from limner.data.builtin import digits, shapes
+from limner.data.decode import SUFFIXES
+from limner.data.emoji import emoji
+from limner.data.sources import Folder, Source, annotate, opener_of, printable, stamp
+from limner.data.table import hub, parquet
+from limner.settings import LimnerError, nearest
+
+BUILT_IN: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def find(text: str, scratch: Path) -> Source:
+    """The source that a person named; `scratch` is a folder for temporary files. Raises LimnerError."""
+    if text in BUILT_IN:
+        return BUILT_IN[text]()
+    if text.startswith("hf:"):
+        return hub(text)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        folder = Folder(path)
+        kinds = {PurePosixPath(name).suffix.lower() for name in folder.files}
+        if kinds & SUFFIXES or not kinds & {".parquet", ".tar"}:
+            return folder.source(text)
+        suffix = ".parquet" if ".parquet" in kinds else ".tar"
+        found = [path / name for name in folder.files if name.lower().endswith(suffix)]
+        return parquet(text, found) if suffix == ".parquet" else archives(text, found, scratch)
+    words = [] if path.is_file() else _braces(str(path))
+    matches = [Path(p) for word in words for p in sorted(glob.glob(word))] or [path] * path.is_file()
+    if not matches:
+        raise LimnerError(f"There is no source {text!r}.{_what_is_near(text)}")
+    if all(p.suffix == ".parquet" for p in matches):
+        return parquet(text, matches)
+    if all(p.name.lower().endswith(ARCHIVES) for p in matches):
+        return archives(text, matches, scratch)
+    if all(p.suffix.lower() in SUFFIXES for p in matches):
+        files = {p.name: p for p in matches}
+        key = [("image", name, *stamp(p.stat())) for name, p in files.items()]
+        openers = {name: opener_of(p) for name, p in files.items()}
+        return Source(text, key, lambda: annotate(openers))
+    raise LimnerError(
+        f"{text!r} is no folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file that Limner can read."
+    )
+
+
+def _what_is_near(text: str) -> str:
+    parent = Path(text).expanduser().parent
+    beside: list[Path] = []
+    with suppress(OSError):
+        beside = [p for p in parent.iterdir() if not p.name.startswith(".")]
+    hint = nearest(text, [*BUILT_IN, *(printable(str(p)) for p in beside)])
+    return hint or f" Name a folder, an archive, hf:owner/name, or one of {', '.join(BUILT_IN)}."
+
+
+def _braces(text: str) -> list[str]:
+    """'a-{000..002}.tar' -> three names."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if not found:
+        return [text]
+    first, last = found.groups()
+    words = (f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1))
+    return [rest for word in words for rest in _braces(text[: found.start()] + word + text[found.end() :])]

@@ -1,0 +1,193 @@
+"""Images that one looks at: tensors to pictures, and contact sheets with captions."""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from limner.settings import LimnerError
+
+Picture = Tensor | np.ndarray | Image.Image
+
+_PAPER, _INK, _GUTTER = (250, 250, 248), (66, 66, 72), 12
+_TILE = 128  # pixels that small images are enlarged towards
+_LINES = 4  # of a caption at most
+_FONTS = (
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "segoeui.ttf", "LiberationSans-Regular.ttf"),
+    *("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf"),
+    *("PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc", "Arial Unicode.ttf"),
+)
+
+
+def to_pil(image: Tensor, bits: int = 8) -> Image.Image:
+    """[C, H, W] in [-1, 1] -> L, RGB or RGBA with straight alpha; grey also in 16 bits (I;16).
+
+    Of a video [C, T, H, W] the first frame.
+    """
+    if image.ndim == 4:
+        image = image[:, 0]
+    channels = image.shape[0]
+    if channels not in (1, 3, 4) or bits not in (8, 16) or (bits == 16 and channels != 1):
+        raise LimnerError(
+            f"An image of {channels} channels cannot be a PNG of {bits} bits; 16 bits are for grey."
+        )
+    values = (
+        image.detach().float().cpu().permute(1, 2, 0).numpy().clip(-1, 1) / 2 + 0.5
+    )  # [H, W, C] in [0, 1]
+    if channels == 4:  # colours are premultiplied inside
+        alpha = values[..., 3:]
+        values = np.concatenate([np.minimum(values[..., :3] / np.maximum(alpha, 1e-6), 1), alpha], -1)
+    full, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
+    pixels = np.rint(values * np.float32(full)).astype(dtype)
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def save_png(image: Tensor, path: str | os.PathLike[str], bits: int = 8) -> None:
+    """Writes [C, H, W] in [-1, 1] as a PNG; see `to_pil`."""
+    to_pil(image, bits).save(path, "PNG")
+
+
+def grid(
+    images: Tensor | np.ndarray | Sequence[Picture],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged whole times.
+
+    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's.
+    """
+    pictures = [_picture(image) for image in images]
+    if not pictures:
+        raise LimnerError("There are no images to lay out on a sheet.")
+    if captions is not None and len(captions) != len(pictures):
+        raise LimnerError(f"A sheet of {len(pictures)} images cannot take {len(captions)} captions.")
+    width, height = (max(p.size[axis] for p in pictures) for axis in (0, 1))
+    scale = scale or max(1, _TILE // max(width, height))
+    width, height = width * scale, height * scale
+    columns = min(len(pictures), columns or math.ceil(math.sqrt(len(pictures) * height / width)))
+    rows = math.ceil(len(pictures) / columns)
+
+    size = max(11, min(20, width // 11))
+    line = round(1.3 * size)
+    texts = [_wrap(_clean(caption), size, width) for caption in captions or [""] * len(pictures)]
+    tops = [_GUTTER]
+    for row in range(rows):
+        most = max(len(lines) for lines in texts[row * columns : (row + 1) * columns])
+        tops.append(tops[-1] + height + _GUTTER + (most * line + 4 if most else 0))
+
+    sheet = Image.new("RGB", (columns * (width + _GUTTER) + _GUTTER, tops[-1]), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, (picture, lines) in enumerate(zip(pictures, texts, strict=True)):
+        row, column = divmod(i, columns)
+        tile = _opaque(
+            picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        )
+        left, top = _GUTTER + column * (width + _GUTTER), tops[row]
+        sheet.paste(tile, (left + (width - tile.width) // 2, top + (height - tile.height) // 2))
+        for k, words in enumerate(lines):
+            at = left + (width - _length(words, size)) / 2
+            _write(pen, (at, top + height + 4 + k * line + size), words, size)
+    return sheet
+
+
+def _picture(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    return to_pil(image)
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    y, x = np.indices((picture.height, picture.width)) // 8
+    board = Image.fromarray(np.where((x + y) % 2, 204, 255).astype(np.uint8)).convert("RGBA")
+    return Image.alpha_composite(board, picture.convert("RGBA")).convert("RGB")
+
+
+# Captions: each character in the first font that has it ----------------------------------------------------
+
+
+@cache
+def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
+    found = []
+    for name in _FONTS:
+        try:
+            found.append(ImageFont.truetype(name, size))
+        except OSError:
+            continue
+    last = ImageFont.load_default(size)
+    return (*found, last) if isinstance(last, ImageFont.FreeTypeFont) else tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _font_of(character: str, size: int) -> int | None:
+    """The first font that draws the character otherwise than one that is in no font."""
+    for i, font in enumerate(_fonts(size)):
+        if character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
+            return i
+    return None
+
+
+def _clean(text: str) -> str:
+    """One line of characters that some font here can draw."""
+    drawn = []
+    for c in " ".join(text.split())[:300]:
+        if _font_of(c, 16) is not None:
+            drawn.append(c)
+        elif unicodedata.category(c) not in ("Mn", "Me", "Cf", "Cc"):  # those show nothing by themselves
+            drawn.append("\N{WHITE SQUARE}" if _font_of("\N{WHITE SQUARE}", 16) is not None else "?")
+    return "".join(drawn)
+
+
+def _runs(text: str, size: int) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+    runs: list[tuple[int, str]] = []
+    for c in text:
+        font = _font_of(c, size) or 0
+        if runs and (c == " " or runs[-1][0] == font):
+            runs[-1] = runs[-1][0], runs[-1][1] + c
+        else:
+            runs.append((font, c))
+    return [(_fonts(size)[font], words) for font, words in runs]
+
+
+def _length(text: str, size: int) -> float:
+    return sum(font.getlength(words) for font, words in _runs(text, size))
+
+
+def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int) -> None:
+    """Draws from the left end of the baseline."""
+    x, y = at
+    for font, words in _runs(text, size):
+        pen.text((x, y), words, _INK, font, anchor="ls")
+        x += font.getlength(words)
+
+
+def _wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines that fit the width, broken at spaces where there are any, cut off with an ellipsis."""
+    lines: list[str] = []
+    while text and len(lines) < _LINES:
+        end = len(text)
+        while end > 1 and _length(text[:end], size) > width:
+            end -= 1
+        if end < len(text) and text[end] != " " and (space := text.rfind(" ", 1, end)) > 0:
+            end = space
+        lines.append(text[:end].rstrip())
+        text = text[end:].lstrip()
+    if text:
+        last = lines[-1]
+        while len(last) > 1 and _length(last + "…", size) > width:
+            last = last[:-1]
+        lines[-1] = last.rstrip() + "…"
+    return lines

@@ -1,0 +1,217 @@
+"""Where images come from. Every kind of source becomes one thing: a key, and a listing of its images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from PIL import Image
+
+from limner.data.decode import SUFFIXES
+from limner.settings import LimnerError
+
+TEXT_COLUMNS = ("text", "caption", "prompt")
+LABEL_COLUMNS = ("label", "class", "labels")
+SPLITS = frozenset(("train", "training", "test", "val", "valid", "validation"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image. `image(height, width)` opens its file, or draws it where the source draws."""
+
+    name: str
+    image: Callable[[int, int], IO[bytes] | Image.Image]
+    label: str | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    items: list[Item]
+    skipped: list[Problem] = field(default_factory=list)  # files that are no candidates, and why
+    others: int = 0  # files of other kinds, passed over in silence
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+    key: Sequence[Any]  # JSON values that change whenever the images may have changed
+    listing: Callable[[], Listing]
+    drawn: bool = False  # made by Limner at any size: 8 bits, nothing to scan
+    channels: int | None = None  # what it gives unless asked for others
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+# Folders ----------------------------------------------------------------------------------------------------
+
+
+def stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Changes when a file does; the inode tells two files of one size and time apart."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def opener_of(path: str | Path) -> Callable[[], IO[bytes]]:
+    return lambda: open(path, "rb")
+
+
+class Folder:
+    """The regular files below a folder, by relative name; links are followed, each folder visited once."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.files: dict[str, tuple[int, int, int]] = {}
+        self.skipped: list[Problem] = []
+        self._walk(str(root), "", set())
+
+    def _walk(self, folder: str, prefix: str, visited: set[tuple[int, int]]) -> None:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:
+            self.skipped.append(Problem(printable(prefix[:-1]), "a link to a folder that is read already"))
+            return
+        visited.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            self.skipped.append(Problem(printable(prefix[:-1]), f"cannot be read ({error.strerror})"))
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                if entry.is_dir():
+                    if not entry.name.startswith(".") and entry.name != "__MACOSX":
+                        self._walk(entry.path, name + "/", visited)
+                    continue
+                status = entry.stat()
+            except OSError as error:  # a link into nowhere, or round in a circle
+                self.skipped.append(Problem(printable(name), f"cannot be read ({error.strerror})"))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                self.files[name] = stamp(status)
+            elif PurePosixPath(name).suffix.lower() in SUFFIXES:
+                self.skipped.append(Problem(printable(name), "not a regular file"))
+
+    def source(self, text: str) -> Source:
+        openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
+        key = [("folder", *([printable(name), *stamp] for name, stamp in self.files.items()))]
+        return Source(text, key, lambda: annotate(openers, self.skipped))
+
+
+# Names to images with labels and captions -------------------------------------------------------------------
+
+
+def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Problem] = ()) -> Listing:
+    """The images among files, with what their folders, metadata files and neighbours say of them.
+
+    Labels: the folders that an image lies in ('a/b'; a first folder named train, test or the like does not
+    count), or `label` in metadata, or .cls beside it. Captions: `text` in metadata, or .txt or .caption
+    beside it. A .json beside an image may hold both, as in webdataset shards.
+    """
+    problems = list(skipped)
+    images: list[str] = []
+    sides: dict[str, dict[str, str]] = {}  # stem -> suffix -> name
+    metadata: dict[str, dict[str, Any]] = {}
+    others = 0
+    for name in files:
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if path.name.startswith("._") and suffix in SUFFIXES:
+            problems.append(Problem(printable(name), "a macOS resource fork, not an image"))
+        elif path.name.startswith("."):
+            continue
+        elif suffix in SUFFIXES:
+            images.append(name)
+        elif path.name.lower() in ("metadata.jsonl", "metadata.csv"):
+            for row in _rows(name, files[name]):
+                metadata[str(path.parent / row["file_name"])] = row
+        elif suffix in (".txt", ".caption", ".cls", ".json"):
+            sides.setdefault(_stem(name), {})[suffix] = name
+        else:
+            others += 1
+
+    tops = {PurePosixPath(name).parts[0] for name in images if "/" in name}
+    drop = 1 if tops and tops <= SPLITS and all("/" in name for name in images) else 0
+    items = []
+    for name in images:
+        beside = {suffix: files[side] for suffix, side in sides.get(_stem(name), {}).items()}
+        row = {**_json(beside.get(".json")), **metadata.pop(name, {})}
+        label = _first(row, LABEL_COLUMNS) or _text(beside.get(".cls"))
+        label = label or "/".join(PurePosixPath(name).parts[drop:-1]) or None
+        caption = _first(row, TEXT_COLUMNS) or _text(beside.get(".txt") or beside.get(".caption"))
+        items.append(Item(printable(name), _still(files[name]), label and printable(label), caption))
+    problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
+    return Listing(items, problems, others)
+
+
+def _still(opener: Callable[[], IO[bytes]]) -> Callable[[int, int], IO[bytes]]:
+    return lambda height, width: opener()
+
+
+def _stem(name: str) -> str:
+    """'a/b.c.jpg' -> 'a/b.c'"""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _text(opener: Callable[[], IO[bytes]] | None) -> str | None:
+    """The file's text on one line; None where there is none."""
+    if opener is None:
+        return None
+    with opener() as file:
+        return " ".join(file.read().decode("utf-8-sig", "replace").split()) or None
+
+
+def _json(opener: Callable[[], IO[bytes]] | None) -> dict[str, Any]:
+    """A .json beside an image; {} where it is none or of another kind."""
+    try:
+        value = json.loads(_text(opener) or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, str | int) and (text := " ".join(str(value).split())):
+            return text
+    return None
+
+
+def _rows(name: str, opener: Callable[[], IO[bytes]]) -> Iterator[dict[str, Any]]:
+    """The rows of a metadata file, each with its file_name."""
+    with opener() as file:
+        text = file.read().decode("utf-8-sig", "replace")
+    rows = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise LimnerError(
+                f"row {number} of {printable(name)} has no file_name: each row must name its image."
+            )
+        yield row
+
+
+def _json_lines(name: str, text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise LimnerError(
+                    f"line {number} of {printable(name)} is no JSON ({error}): mend or remove it."
+                ) from None

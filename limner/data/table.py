@@ -1,0 +1,94 @@
+"""Tables of images: parquet files, and data sets of the Hugging Face hub named by the person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, stamp
+from limner.settings import LimnerError
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise LimnerError(
+            "Parquet and hf: sources need the data extra: pip install 'limner[data]'."
+        ) from None
+    return datasets
+
+
+def parquet(text: str, paths: Sequence[Path]) -> Source:
+    """Parquet files with a column of images, as `datasets` writes them."""
+    stamps = [(p.name, *stamp(p.stat())) for p in paths]
+
+    def load() -> Any:
+        datasets = _datasets()
+        import pyarrow.parquet as pq
+
+        try:
+            tables = [pq.read_table(p, memory_map=True) for p in paths]
+        except (OSError, ValueError) as error:  # pyarrow's errors are these
+            raise LimnerError(
+                f"{text} is no parquet file that can be read ({error}): make it anew."
+            ) from None
+        return datasets.concatenate_datasets([datasets.Dataset(t) for t in tables])
+
+    return Source(text, ["parquet", stamps], partial(_listing, text, load))
+
+
+def hub(text: str) -> Source:
+    """'hf:owner/name' or 'hf:owner/name:config': the train split, or the first one there is."""
+    name, _, config = text.removeprefix("hf:").partition(":")
+
+    def load() -> Any:
+        try:
+            splits = _datasets().load_dataset(name, config or None)
+        except LimnerError:
+            raise
+        except Exception as error:  # the hub client raises its own kinds, which change between versions
+            reason = " ".join(str(error).split())[:300]
+            raise LimnerError(f"{text} cannot be loaded. {reason}") from None
+        return splits["train"] if "train" in splits else next(iter(splits.values()))
+
+    return Source(text, ["hub", name, config], partial(_listing, text, load))
+
+
+def _listing(text: str, load: Callable[[], Any]) -> Listing:
+    datasets, table = _datasets(), load()
+    features = table.features
+    column = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
+    column = column or next((name for name in ("image", "img", "jpg", "png") if name in features), None)
+    if column is None:
+        raise LimnerError(f"{text} has no column of images; its columns are {', '.join(features)}.")
+    table = table.cast_column(column, datasets.Image(decode=False))
+    labels = next((name for name in LABEL_COLUMNS if name in features), None)
+    labels = labels or next(
+        (n for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)), None
+    )
+    texts = next((name for name in TEXT_COLUMNS if name in features), None)
+
+    def opener(i: int, *_: int) -> IO[bytes]:
+        image = table[i][column]
+        if image is None:
+            return BytesIO()
+        return BytesIO(image["bytes"]) if image["bytes"] is not None else open(image["path"], "rb")
+
+    names = features[labels].names if labels and isinstance(features[labels], datasets.ClassLabel) else None
+    of_label = [_word(v, names) for v in table[labels]] if labels else [None] * len(table)
+    of_text = [_word(v, None) for v in table[texts]] if texts else [None] * len(table)
+    items = [
+        Item(f"{column}/{i}", partial(opener, i), label, caption)
+        for i, (label, caption) in enumerate(zip(of_label, of_text, strict=True))
+    ]
+    return Listing(items)
+
+
+def _word(value: Any, names: Sequence[str] | None) -> str | None:
+    if names is not None and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return " ".join(str(value).split()) or None if isinstance(value, str | int) else None

@@ -1,0 +1,226 @@
+"""The first GAN that trained reliably: a forger paints from noise, a critic tells it from the real thing.
+
+Radford, Metz and Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional
+Generative Adversarial Networks"; the choices that a textbook lists are fields of its Config.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.losses import adversarial
+from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
+
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid"]
+
+LOSSES = {  # name -> (the discriminator's, the generator's)
+    "bce": (adversarial.non_saturating_d, adversarial.non_saturating_g),
+    "mse": (adversarial.least_squares_d, adversarial.least_squares_g),
+    "hinge": (adversarial.hinge_d, adversarial.hinge_g),
+}
+
+
+@dataclass(frozen=True)
+class DCGANConfig:
+    noise: Literal["normal", "uniform"] = "normal"  # what is painted from; uniform: in (0, 1)
+    latent: int = 100  # numbers of noise an image
+    layers: Literal["convolution", "linear"] = "convolution"
+    width: int = 64  # convolution: feature maps at half the size; doubled at each halving
+    widest: int = 512  # convolution: most feature maps
+    hidden: int = 512  # linear: units of each of two hidden layers
+    upsample: Literal["transposed", "nearest"] = "transposed"  # how the generator doubles the size
+    downsample: Literal["strides", "max_pool"] = "strides"  # how the discriminator halves it
+    generator_activation: Activation = "relu"
+    discriminator_activation: Activation = "leaky_relu"  # of slope 0.2
+    batch_norm: bool = True
+    loss: Literal["bce", "mse", "hinge"] = "bce"  # mse: least squares GAN (Mao 2017)
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    embedding: int = 32  # numbers that a label becomes beside the noise
+
+
+@dataclass(frozen=True)
+class DCGANSampling:
+    truncation: float = 1.0  # spread of the noise; below 1: safer and more alike
+
+
+class Generator(nn.Module):
+    """Noise, and a label where there are any, to an image."""
+
+    def __init__(self, config: DCGANConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        self.embed = nn.Embedding(classes, config.embedding) if classes else None
+        inputs = config.latent + (config.embedding if classes else 0)
+        if config.layers == "linear":
+            units = [inputs, config.hidden, config.hidden, math.prod(spec.shape)]
+            dense = mlp(units, config.generator_activation, config.batch_norm)
+            self.layers = nn.Sequential(dense, nn.Unflatten(1, spec.shape), nn.Tanh())
+        else:
+            self.layers = self.convolutions(config, spec, inputs)
+
+    @staticmethod
+    def convolutions(config: DCGANConfig, spec: ImageSpec, inputs: int) -> nn.Sequential:
+        levels = halvings(size := (spec.height, spec.width))
+        maps = [*reversed(widths(config.width, config.widest, levels)), spec.channels]
+        bias = not config.batch_norm  # a norm takes any constant away again
+
+        def double(i: int, o: int) -> list[nn.Module]:
+            if config.upsample == "transposed":
+                return [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=bias)]
+            return [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1, bias=bias)]
+
+        coarse = ceil_sizes(size, levels)[-1]
+        layers: list[nn.Module] = [nn.Unflatten(1, (inputs, 1, 1))]
+        layers += [nn.ConvTranspose2d(inputs, maps[0], coarse, bias=bias)]  # [B, maps, h, w]
+        for i, o in pairwise(maps):
+            layers += [nn.BatchNorm2d(i)] if config.batch_norm else []
+            layers += [activation(config.generator_activation), *double(i, o)]  # [B, o, 2h, 2w]
+        return nn.Sequential(*layers, nn.Tanh(), Crop(size))
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        if self.embed is not None:
+            noise = torch.cat([noise, self.embed(label)], dim=1)  # [B, latent + embedding]
+        return self.layers(noise).float()  # [B, C, H, W]
+
+
+class Discriminator(nn.Module):
+    """An image, and a label where there are any, to a score: positive where it looks real.
+
+    The label enters by projection (Miyato and Koyama 2018): its embedding times the last features.
+    """
+
+    def __init__(self, config: DCGANConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        if config.layers == "linear":
+            act = activation(config.discriminator_activation)
+            units = [math.prod(spec.shape), config.hidden, config.hidden]
+            self.layers = nn.Sequential(nn.Flatten(), mlp(units, config.discriminator_activation), act)
+            self.head: nn.Module = nn.Linear(features := config.hidden, 1)
+        else:
+            levels = halvings((spec.height, spec.width))
+            maps = widths(config.width, config.widest, levels)
+            self.layers = self.convolutions(config, [spec.channels, *maps])
+            coarse = (spec.height >> levels, spec.width >> levels)
+            self.head = nn.Conv2d(features := maps[-1], 1, coarse, bias=not config.batch_norm)
+        self.embed = nn.Embedding(classes, features) if classes else None
+
+    @staticmethod
+    def convolutions(config: DCGANConfig, maps: list[int]) -> nn.Sequential:
+        bias = not config.batch_norm
+        layers: list[nn.Module] = []
+        for level, (i, o) in enumerate(pairwise(maps)):
+            if config.downsample == "strides":
+                layers += [nn.Conv2d(i, o, 4, stride=2, padding=1, bias=bias)]  # [B, o, h/2, w/2]
+            else:
+                layers += [nn.Conv2d(i, o, 3, padding=1, bias=bias), nn.MaxPool2d(2)]  # [B, o, h/2, w/2]
+            layers += [nn.BatchNorm2d(o)] if config.batch_norm and level else []
+            layers += [activation(config.discriminator_activation)]
+        return nn.Sequential(*layers)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        features = self.layers(image)  # [B, maps, h, w] or [B, hidden]
+        score = self.head(features).flatten()  # [B]
+        if self.embed is not None:
+            pooled = features.reshape(*features.shape[:2], -1).sum(2)  # [B, maps]
+            score = score + (self.embed(label) * pooled).sum(1)  # [B]
+        return score.float()
+
+
+def adam(lr: float, **options: Any) -> Training:
+    """Both players by Adam with a momentum of one half (Radford 2016, section 4)."""
+    players = ("discriminator", "generator")
+    return Training(optimisers={p: Optimiser("adam", lr=lr, betas=(0.5, 0.999)) for p in players}, **options)
+
+
+class DCGAN(Model):
+    Config = DCGANConfig
+    Sampling = DCGANSampling
+    reads = frozenset({"label"})
+    averaged = ("generator",)
+    paper = "Radford, Metz and Chintala 2016, Unsupervised Representation Learning with DCGANs"
+    about = "two players; draws in one step, quick to train and quick to sample"
+
+    presets = {
+        "tiny": Preset(
+            DCGANConfig(latent=8, width=4, widest=8, embedding=4), adam(1e-3, batch=8, average=100.0)
+        ),
+        "small": Preset(DCGANConfig(), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
+        "base": Preset(DCGANConfig(width=128, widest=1024), adam(2e-4, batch=128)),
+        "paper": Preset(
+            DCGANConfig(), adam(2e-4, batch=128, schedule="constant", average=0.0), size=(64, 64), channels=3
+        ),
+    }
+
+    def __init__(self, config: DCGANConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("dcgan draws still images, not video: set --data.frames to 1.")
+        if config.layers == "convolution" and min(spec.height, spec.width) < 8:
+            raise LimnerError(
+                f"dcgan's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
+                "choose a larger --size or --model.layers linear."
+            )
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError(
+                "dcgan was asked for labels with --model.condition label, but the data has none: "
+                "sort the images into one folder a class or choose --model.condition none."
+            )
+        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.generator = Generator(config, spec, self.classes)
+        self.discriminator = Discriminator(config, spec, self.classes)
+        init_normal(self, 0.02)
+
+    def objectives(self) -> list[Objective]:
+        return [
+            Objective("discriminator", self.discriminator_loss),
+            Objective("generator", self.generator_loss),
+        ]
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self.paint(batch)
+        real = self.discriminator(batch.image, batch.condition.label)
+        fake = self.discriminator(fake, batch.condition.label)
+        return {"adversarial": LOSSES[self.config.loss][0](real, fake)}
+
+    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        score = self.discriminator(self.paint(batch), batch.condition.label)
+        return {"adversarial": LOSSES[self.config.loss][1](score)}
+
+    def paint(self, batch: Batch) -> Tensor:
+        """Fakes with the labels of the batch: [B, C, H, W]."""
+        draw = torch.rand if self.config.noise == "uniform" else torch.randn
+        noise = draw(len(batch.image), self.config.latent, device=batch.image.device)
+        return self.generator(noise, batch.condition.label)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: DCGANSampling, draws: Draws) -> Iterator[Canvas]:
+        """One canvas; without labels, each image's own stream chooses its label."""
+        if self.config.noise == "uniform":
+            noise = 0.5 + sampling.truncation * (draws.uniform(self.config.latent) - 0.5)  # [B, latent]
+        else:
+            noise = sampling.truncation * draws.normal(self.config.latent)  # [B, latent]
+        label = condition.label
+        if self.classes and label is None:
+            label = draws.integers(self.classes)  # [B]
+        picture = self.generator(noise, label)
+        yield Canvas(1, 1, lambda: picture)

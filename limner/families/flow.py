@@ -1,0 +1,232 @@
+"""Flow matching in pixel space: the default family, unconditional, by label or by text.
+
+A straight path leads from noise at t = 0 to data at t = 1 (Lipman 2023; Liu 2023). The network predicts the
+clean image, the loss compares velocities (Li and He 2025), and images are drawn by following the velocity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)  # fmt: skip
+from limner.diffusion import paths, solvers
+from limner.diffusion.guidance import guide
+from limner.networks.text import TextEncoder, to_pieces
+from limner.networks.unet import UNet, time_features
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    patch: int = 2  # pixels a side that the U-Net sees as one place
+    widths: tuple[int, ...] = (64, 128, 192)  # channels by level; each level halves the side
+    blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
+    attention: tuple[int, ...] = (2,)  # levels that attend
+    reading: tuple[int, ...] = (1,)  # levels that look at the text alone, which costs less
+    head: int = 64  # width of an attention head
+    embedding: int = 128  # width of what the blocks are told of time and condition
+    dropout: float = 0.0  # inside the blocks
+    drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
+    text_width: int = 128  # of the text encoder
+    text_layers: int = 2
+    text_length: int = 128  # bytes; longer texts are cut
+    time_mean: float = -0.4  # training times are sigmoid(normal): its mean
+    time_std: float = 1.0  # and its standard deviation
+    time_uniform: float = 0.1  # share of training times that are uniform instead
+    nearest: float = 0.05  # 1 - t is taken as at least this in the loss
+
+
+@dataclass(frozen=True)
+class FlowSampling:
+    steps: int = 16  # steps from noise to image
+    solver: Literal["euler", "heun"] = "heun"  # heun: two network calls a step
+    guidance: float = 2.0  # how strongly to follow the condition; 1: as trained
+    guide_from: float = 0.0  # guide only from this time on
+    guide_to: float = 1.0  # and up to this one
+    shift: float = 1.0  # above 1: more of the steps near the noise
+
+
+@dataclass(frozen=True)
+class Described:
+    """A condition as the network reads it: the same at every step of sampling."""
+
+    embedding: Tensor | None = None  # [B, E], added to the time's
+    tokens: Tensor | None = None  # [B, L, D]
+    mask: Tensor | None = None  # [B, L]: what is no padding
+
+
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], time [B] and described condition -> clean image [B, C, H, W]."""
+
+    def __init__(self, config: FlowConfig, spec: ImageSpec, condition: str):
+        super().__init__()
+        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
+        width = config.embedding
+        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        if condition == "label":
+            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
+        if condition == "text":
+            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
+            self.pooled = nn.Linear(self.text.slots.numel(), width)
+        self.unet = UNet(
+            spec.channels, spec.channels, (spec.height, spec.width), width,
+            config.text_width if condition == "text" else 0, config.patch, config.widths, config.blocks,
+            config.attention, config.reading, config.head, config.dropout,
+        )  # fmt: skip
+
+    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
+        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
+        if self.condition == "label":
+            label = condition.label
+            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
+            label = none if label is None else label if keep is None else torch.where(keep, label, none)
+            return Described(self.label(label))
+        if self.condition == "text":
+            text = condition.text or [""] * condition.size
+            if keep is not None:
+                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
+            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
+            return Described(self.pooled(pooled), tokens, mask)
+        return Described()
+
+    def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
+        embedding = self.time(time_features(t, 64))  # [B, E]
+        if described.embedding is not None:
+            embedding = embedding + described.embedding  # [B, E]
+        return self.unet(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+
+
+class Flow(Model):
+    Config = FlowConfig
+    Sampling = FlowSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "text"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    paper: ClassVar[str] = (
+        "Lipman 2023, Flow Matching for Generative Modeling; Li and He 2025, Back to Basics"
+    )
+    about: ClassVar[str] = "flow matching in pixel space; the default"
+
+    def __init__(self, config: FlowConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        condition = config.condition
+        if condition == "auto":
+            condition = "text" if spec.captions else "label" if spec.classes else "none"
+        if condition == "label" and not spec.classes:
+            raise LimnerError(
+                "condition=label needs classes, which this data does not have; use condition=none."
+            )
+        if condition == "text" and not spec.captions:
+            raise LimnerError(
+                "condition=text needs captions, which this data does not have; use condition=none."
+            )
+        if spec.frames > 1:
+            raise LimnerError("flow draws single images, not video; take the first frames with frames=1.")
+        self.network = Network(config, spec, condition)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        c, data = self.config, batch.image
+        t = paths.logit_normal(len(data), c.time_mean, c.time_std, data.device)
+        t = torch.where(torch.rand_like(t) < c.time_uniform, torch.rand_like(t), t)
+        keep = torch.rand(len(data), device=data.device) >= c.drop_condition
+        x_t = paths.interpolate(data, torch.randn_like(data), t)
+        guess = self.network(x_t, t, self.network.describe(batch.condition, keep))
+        error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
+        return {"velocity": error.square().mean()}
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: FlowSampling, draws: Draws) -> Iterator[Canvas]:
+        s, network = sampling, self.network
+        noise = draws.normal(*self.spec.shape)
+        described = network.describe(condition)
+        guided = s.guidance != 1 and network.condition != "none"
+        nothing = network.describe(Condition(condition.size)) if guided else None
+
+        def velocity(x: Tensor, now: float) -> Tensor:
+            t = torch.full((len(x),), now, device=x.device)
+            data = network(x, t, described)
+            if nothing is not None and s.guide_from <= now <= s.guide_to:
+                data = guide(data, network(x, t, nothing), s.guidance)
+            return paths.velocity(data, x, t)
+
+        solve = solvers.heun if s.solver == "heun" else solvers.euler
+        for done, x in enumerate(solve(velocity, noise, solvers.times(s.steps, s.shift)), start=1):
+            yield Canvas(done, s.steps, partial(torch.clamp, x, -1, 1))
+
+
+# Muon learns from an image what takes AdamW two to three: see docs/log.md.
+SMALL = Training(
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.02)}, clip=1.0
+)
+
+Flow.presets = {
+    "tiny": Preset(
+        FlowConfig(
+            widths=(16, 32),
+            blocks=(1, 1),
+            attention=(1,),
+            reading=(0,),
+            head=16,
+            embedding=32,
+            text_width=32,
+            text_layers=1,
+        ),
+        dataclasses.replace(SMALL, batch=16),
+    ),
+    "small": Preset(FlowConfig(), SMALL),
+    "base": Preset(
+        FlowConfig(
+            widths=(128, 256, 512, 512),
+            blocks=(2, 2, 3, 3),
+            attention=(2, 3),
+            reading=(1,),
+            embedding=512,
+            text_width=512,
+            text_layers=6,
+            text_length=512,
+            dropout=0.1,
+        ),
+        Training(
+            batch=256,
+            optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)},
+            flat=0.5,
+            warmup=10_000,
+            clip=1.0,
+            average=500_000,
+        ),
+    ),
+    # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
+    "paper": Preset(
+        FlowConfig(
+            patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention=(1,), time_uniform=1.0
+        ),
+        Training(
+            batch=256,
+            optimisers={"network": Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))},
+            warmup=45_000 * 256,
+        ),
+        size=(32, 32),
+    ),
+}

@@ -1,0 +1,148 @@
+"""The variational autoencoder: an image and a Gaussian code for it, learnt together.
+
+Kingma and Welling 2014, "Auto-Encoding Variational Bayes".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
+from limner.networks.convnets import mlp, residual_decoder, residual_encoder
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    architecture: Literal["convolution", "linear"] = "convolution"  # linear: one hidden layer, as the paper
+    latent: int = 64  # numbers in a code
+    width: int = 48  # convolution: feature maps at half the size; doubled at each halving
+    widest: int = 256  # convolution: most feature maps
+    hidden: int = 400  # linear: hidden units
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # of a pixel; bernoulli: ink on paper
+    sigma: float = 0.0  # gaussian: a pixel's deviation, pixels in [-1, 1]; 0: fitted (Rybkin 2021)
+    beta: float = 1.0  # weight of the KL term; above 1: simpler codes (Higgins 2017)
+
+
+@dataclass(frozen=True)
+class VAESampling:
+    temperature: float = 1.0  # deviation of the codes drawn; below 1: nearer to the average image
+
+
+class Autoencoder(nn.Module):
+    """The paper's two networks: q(z|x) and p(x|z)."""
+
+    def __init__(self, config: VAEConfig, spec: ImageSpec):
+        super().__init__()
+        size, pixels = (spec.height, spec.width), math.prod(spec.shape)
+        codes = 2 * config.latent  # a mean and a log-variance for each
+        if config.architecture == "linear":  # tanh units (Kingma 2014, appendix C)
+            self.encoder = nn.Sequential(nn.Flatten(), mlp([pixels, config.hidden, codes], "tanh"))
+            self.decoder = nn.Sequential(
+                mlp([config.latent, config.hidden, pixels], "tanh"), nn.Unflatten(1, spec.shape)
+            )
+        else:
+            self.encoder = residual_encoder(spec.channels, size, config.width, config.widest, codes)
+            self.decoder = residual_decoder(config.latent, spec.channels, size, config.width, config.widest)
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and the log-variance of q(z|x)."""
+        mean, logvar = self.encoder(image).float().chunk(2, dim=1)  # [B, latent] each
+        return mean, logvar.clamp(-30, 20)  # beyond that exp() is no longer of use
+
+
+class VAE(Model):
+    Config = VAEConfig
+    Sampling = VAESampling
+    averaged = ("autoencoder",)
+    paper = "Kingma and Welling 2014, Auto-Encoding Variational Bayes"
+    about = "soft but quick; also turns an image into a short code and back"
+    presets = {
+        "tiny": Preset(
+            VAEConfig(latent=4, width=4, widest=8),
+            Training(batch=8, optimisers={"autoencoder": Optimiser("adam", lr=3e-3)}, average=100.0),
+        ),
+        "small": Preset(
+            VAEConfig(latent=64, width=48, widest=256),
+            Training(batch=64, optimisers={"autoencoder": Optimiser("adam", lr=2e-3)}, average=2_000.0),
+        ),
+        "base": Preset(
+            VAEConfig(latent=256, width=128, widest=512),
+            Training(batch=128, optimisers={"autoencoder": Optimiser("adam", lr=1e-3)}),
+        ),
+        # The counted 784-400-20 network on 28x28 ink; Adam in the place of the paper's Adagrad.
+        "paper": Preset(
+            VAEConfig(architecture="linear", latent=20, hidden=400, likelihood="bernoulli"),
+            Training(
+                batch=100,
+                optimisers={"autoencoder": Optimiser("adam", lr=1e-3, betas=(0.9, 0.999))},
+                schedule="constant",
+                average=0.0,
+            ),
+            size=(28, 28),
+            channels=1,
+        ),
+    }
+
+    def __init__(self, config: VAEConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("vae draws still images, not video: set --data.frames to 1.")
+        if config.architecture == "convolution" and min(spec.height, spec.width) < 8:
+            raise LimnerError(
+                f"vae's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
+                "choose a larger --size or --model.architecture linear."
+            )
+        self.autoencoder = Autoencoder(config, spec)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("autoencoder", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Minus the evidence lower bound in nats an image (Kingma 2014, eq. 10 with one sample)."""
+        mean, logvar = self.autoencoder.posterior(batch.image)
+        code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)  # [B, latent]
+        drawn = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        if self.config.likelihood == "bernoulli":
+            nll = nll_bernoulli(drawn, batch.image)
+        else:
+            nll = nll_gaussian(drawn, batch.image, self.config.sigma)
+        return {"reconstruction": nll.mean(), "kl": self.config.beta * kl_gaussian(mean, logvar).mean()}
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, latent], the posterior's mean."""
+        return self.autoencoder.posterior(image)[0]
+
+    def decode(self, code: Tensor) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1], the mean of the pixels."""
+        drawn = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        return 2 * drawn.sigmoid() - 1 if self.config.likelihood == "bernoulli" else drawn.clamp(-1, 1)
+
+    def features(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, latent]."""
+        return self.encode(image)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: VAESampling, draws: Draws) -> Iterator[Canvas]:
+        """One canvas: a code from the prior, decoded."""
+        code = sampling.temperature * draws.normal(self.config.latent)  # [B, latent]
+        picture = self.decode(code)
+        yield Canvas(1, 1, lambda: picture)

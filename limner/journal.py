@@ -1,0 +1,175 @@
+"""What a training tells: the progress bar, log.jsonl, sample grids, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from limner.config import Run
+from limner.core import LimnerError, Model
+from limner.data import Data
+
+
+def human_bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+class Journal:
+    """The record of one run, kept in its folder and shown while it happens.
+
+    Terms stay on the device until a line falls due, so that logging does not make a GPU wait.
+    """
+
+    def __init__(self, out: Path | None, quiet: bool = False, tensorboard: bool = False):
+        self.out, self.quiet = out, quiet
+        self.console = Console(stderr=True, quiet=quiet)
+        self.log_every = 10
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._since = (0, 0.0)  # images, seconds at the last line
+        self._file: TextIO | None = None
+        self._spoke = time.monotonic()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("[green]{task.fields[rate]}[/] [cyan]{task.fields[loss]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=1.0, rate="", loss="")
+        self._board: Any = None
+        if out and tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise LimnerError("TensorBoard is not installed: pip install 'limner[log]'.") from None
+            self._board = SummaryWriter(str(out / "tensorboard"))
+
+    def __enter__(self) -> Journal:
+        if self.out:
+            self._file = open(self.out / "log.jsonl", "a", encoding="utf-8")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+    def announce(
+        self, model: Model, data: Data, run: Run, device: str, world: int, trial: tuple[float, int]
+    ) -> None:
+        """What is about to happen, and what it will cost, before the first step."""
+        self.log_every = run.training.log_every
+        seconds, memory = trial
+        spec, count = data.spec, sum(p.numel() for p in model.parameters())
+        size = "x".join(str(n) for n in (spec.channels, spec.height, spec.width))
+        places = f"{world} x {device}" if world > 1 else device
+        self.console.print(
+            f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {len(data):,} images of {size}, "
+            f"{places}, for {run.budget}"
+        )
+        self.console.print(
+            f"about {run.training.batch / seconds:,.0f} images/s, {seconds:.2f} s a step of "
+            f"{run.training.batch} images, {human_bytes(memory)} for weights and activations"
+        )
+
+    def step(self, seen: int, step: int, seconds: float, terms: dict[str, Tensor]) -> None:
+        """Add a step's terms; write a line when one falls due."""
+        if self.out is None:
+            return
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if step % self.log_every:
+            return
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        images, before = self._since
+        rate = (seen - images) / (seconds - before) if seconds > before else 0.0
+        self._since = (seen, seconds)
+        self._sums.clear()
+        self._counts.clear()
+        line = {"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": round(rate, 1)}
+        self.write(line | means if before else line | {"rate": None} | means)
+        losses = [v for name, v in means.items() if not name.endswith("/gradient")]
+        told = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
+        self._bar.update(self._task, rate=told[0], loss=told[1])
+        if not self.console.is_terminal and time.monotonic() - self._spoke > 20:
+            self._spoke = time.monotonic()
+            self.console.print(f"{seen:,} images  {seconds:.0f} s  {told[0]}  {told[1]}")
+
+    def progress(self, share: float) -> None:
+        self._bar.update(self._task, completed=min(share, 1.0))
+
+    def held_out(self, seen: int, seconds: float, losses: dict[str, float]) -> None:
+        if losses:
+            named = {f"held_out/{name}": value for name, value in losses.items()}
+            self.write({"seen": seen, "seconds": round(seconds, 3)} | named)
+
+    def picture(self, seen: int, grid: Image.Image | None) -> None:
+        if grid is None or self.out is None:
+            return
+        folder = self.out / "samples"
+        folder.mkdir(exist_ok=True)
+        name = f"samples/{seen:012d}.png"
+        grid.save(self.out / name)
+        self.write({"seen": seen, "picture": name})
+
+    def skipped(self, seen: int, why: str) -> None:
+        self.write({"seen": seen, "skipped": why})
+        self.warn(f"A step moved nothing: {why[:300]}")
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"[yellow]{text}")
+
+    def write(self, line: dict[str, Any]) -> None:
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._board:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name, value, line["seen"])
+
+    def rewind(self, seen: int) -> None:
+        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one."""
+        if self.out is None:
+            return
+        if self._file:
+            self._file.close()
+        path = self.out / "log.jsonl"
+        kept = [line for line in read_log(self.out) if line["seen"] <= seen]
+        fresh = path.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(fresh, path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if kept:
+            self._since = (kept[-1]["seen"], kept[-1].get("seconds", 0.0))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log.jsonl; a last line cut short by a kill is left out."""
+    path = run / "log.jsonl"
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

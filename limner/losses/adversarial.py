@@ -1,0 +1,48 @@
+"""What the two players of a GAN minimise, as functions of the discriminator's raw scores (logits).
+
+``*_d(real, fake)`` is the discriminator's loss and ``*_g(fake)`` the generator's; scores have any shape
+and each result is a scalar.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross-entropy with real as 1 and fake as 0 (Goodfellow 2014, eq. 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def non_saturating_g(fake: Tensor) -> Tensor:
+    """Binary cross-entropy with fake as 1: -log D(G(z)) instead of log(1 - D(G(z))) (Goodfellow 2014, 3)."""
+    return F.softplus(-fake).mean()
+
+
+def least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the mean squared error to 1 for real and 0 for fake (Mao 2017, eq. 2 with a=0, b=1)."""
+    return 0.5 * ((real - 1).square().mean() + fake.square().mean())
+
+
+def least_squares_g(fake: Tensor) -> Tensor:
+    """Mean squared error to 1 (Mao 2017, c=1; without its factor of one half, as CycleGAN)."""
+    return (fake - 1).square().mean()
+
+
+def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Only scores inside the margin count (Lim and Ye 2017; Miyato 2018, eq. 16)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_g(fake: Tensor) -> Tensor:
+    """(Miyato 2018, eq. 17)."""
+    return -fake.mean()
+
+
+def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus the estimated earth mover's distance (Arjovsky 2017); the critic must be kept Lipschitz."""
+    return fake.mean() - real.mean()
+
+
+def wasserstein_g(fake: Tensor) -> Tensor:
+    """(Arjovsky 2017, algorithm 1)."""
+    return -fake.mean()

@@ -1,0 +1,136 @@
+"""Convolutional building blocks that several families share. Torch only; they know no loss.
+
+Image sizes are arbitrary: what goes down halves and rounds, what comes up doubles and is cropped.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "silu"]
+Size = tuple[int, int]  # (height, width)
+
+
+def activation(name: Activation) -> nn.Module:
+    """The nonlinearity of that name; leaky relu has slope 0.2 as in the GAN literature."""
+    return {
+        "relu": nn.ReLU(),
+        "leaky_relu": nn.LeakyReLU(0.2),
+        "tanh": nn.Tanh(),
+        "sigmoid": nn.Sigmoid(),
+        "silu": nn.SiLU(),
+    }[name]
+
+
+def halvings(size: Size, smallest: int = 4) -> int:
+    """How often an image can be halved before its shorter side is about ``smallest`` pixels."""
+    return max(1, round(math.log2(min(size) / smallest)))
+
+
+def widths(first: int, widest: int, levels: int) -> list[int]:
+    """Feature maps by level, fine to coarse: doubled at each and never more than ``widest``."""
+    return [min(first * 2**level, widest) for level in range(levels)]
+
+
+def ceil_sizes(size: Size, levels: int) -> list[Size]:
+    """The sizes after 0, 1, ..., ``levels`` halvings, rounded up."""
+    return [(-(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(levels + 1)]
+
+
+def init_normal(module: nn.Module, std: float = 0.02) -> None:
+    """Weights N(0, std), norm gains N(1, std), biases 0 (Radford 2016, section 4)."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+            nn.init.normal_(m.weight, 0.0, std)
+        elif isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1.0, std)
+        else:
+            continue
+        if isinstance(bias := getattr(m, "bias", None), Tensor):
+            nn.init.zeros_(bias)
+
+
+class Crop(nn.Module):
+    """The middle of an image."""
+
+    def __init__(self, size: Size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.size
+        top, left = (x.shape[-2] - h) // 2, (x.shape[-1] - w) // 2
+        return x[..., top : top + h, left : left + w]  # [B, C, h, w]
+
+
+class ResidualBlock(nn.Module):
+    """Norm, activation, convolution, twice, and around (He 2016).
+
+    Group norm keeps the images of a batch independent of each other.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        groups = math.gcd(8, channels)
+        self.layers = nn.Sequential(
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)  # [B, C, H, W]
+
+
+def mlp(features: list[int], act: Activation, norm: bool = False) -> nn.Sequential:
+    """Linear layers through ``features`` units, with ``act`` after each but the last."""
+    layers: list[nn.Module] = []
+    for i, o in pairwise(features[:-1]):
+        layers += [nn.Linear(i, o), *([nn.BatchNorm1d(o)] if norm else []), activation(act)]
+    return nn.Sequential(*layers, nn.Linear(features[-2], features[-1]))
+
+
+def residual_encoder(channels: int, size: Size, width: int, widest: int, out: int) -> nn.Sequential:
+    """[B, channels, H, W] -> [B, out], through residual blocks at 1/2, 1/4, ... of the size."""
+    levels = halvings(size)
+    maps = widths(width, widest, levels)
+    layers: list[nn.Module] = []
+    for i, o in pairwise([channels, *maps]):
+        layers += [nn.Conv2d(i, o, 3, stride=2, padding=1), ResidualBlock(o)]  # [B, o, ceil(H/2), ceil(W/2)]
+    h, w = ceil_sizes(size, levels)[-1]
+    return nn.Sequential(
+        *layers,
+        nn.GroupNorm(math.gcd(8, maps[-1]), maps[-1]),
+        nn.SiLU(),
+        nn.Flatten(),  # [B, maps * h * w]
+        nn.Linear(maps[-1] * h * w, out),  # [B, out]
+    )
+
+
+def residual_decoder(latent: int, channels: int, size: Size, width: int, widest: int) -> nn.Sequential:
+    """[B, latent] -> [B, channels, H, W]: the encoder's mirror image."""
+    levels = halvings(size)
+    maps = widths(width, widest, levels)[::-1]
+    h, w = ceil_sizes(size, levels)[-1]
+    layers: list[nn.Module] = [
+        nn.Linear(latent, maps[0] * h * w),
+        nn.Unflatten(1, (maps[0], h, w)),  # [B, maps, h, w]
+        ResidualBlock(maps[0]),
+    ]
+    for i, o in pairwise(maps):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1), ResidualBlock(o)]
+    return nn.Sequential(
+        *layers,
+        nn.GroupNorm(math.gcd(8, maps[-1]), maps[-1]),
+        nn.SiLU(),
+        nn.Conv2d(maps[-1], 4 * channels, 3, padding=1),
+        nn.PixelShuffle(2),
+        Crop(size),  # [B, channels, H, W]
+    )

@@ -1,0 +1,175 @@
+"""From a checkpoint and a condition to images, one seed an image."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner import checkpoint
+from limner.core import Condition, Draws, Generates, ImageSpec, LimnerError, Model, nearest
+from limner.data import Data, grid, to_pil
+from limner.device import autocast, pick_device
+
+
+def condition_for(
+    model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = (), device: str = "cpu"
+) -> Condition:
+    """The condition of ``n`` images; prompts and labels are taken in turn, over and over.
+
+    Raises LimnerError when the model does not read what is asked, or a label is unknown.
+    """
+    spec = model.spec
+    if prompts and not (spec.captions and "text" in model.reads):
+        hint = f"; it knows the labels {', '.join(spec.classes[:12])}" if spec.classes else ""
+        raise LimnerError(f"This run was not trained on captions and takes no --prompt{hint}.")
+    if labels and not (spec.classes and "label" in model.reads):
+        raise LimnerError("This run was not trained on labels and takes no --label.")
+    for label in labels:
+        if label not in spec.classes:
+            known = nearest(label, spec.classes) or f" It knows: {', '.join(spec.classes[:20])}."
+            raise LimnerError(f"There is no label {label!r} in this run.{known}")
+    index = [spec.classes.index(label) for label in labels]
+    return Condition(
+        n,
+        label=torch.tensor([index[i % len(index)] for i in range(n)], device=device) if index else None,
+        text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
+    )
+
+
+def draw(
+    model: Model,
+    condition: Condition,
+    seeds: Sequence[int],
+    sampling: Any = None,
+    batch: int = 64,
+    watch: Callable[[float], None] | None = None,
+    precision: str = "float32",
+) -> Tensor:
+    """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done."""
+    if not isinstance(model, Generates):
+        raise LimnerError(f"The family {type(model).__module__.rpartition('.')[2]} draws no images.")
+    sampling = sampling if sampling is not None else model.Sampling()
+    drawn = []
+    with torch.inference_mode(), autocast(model.device, precision):
+        for at in range(0, len(seeds), batch):
+            part = slice(at, min(at + batch, len(seeds)))
+            for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
+                if watch:
+                    share = canvas.done / max(canvas.total, 1)
+                    watch((part.start + share * (part.stop - part.start)) / len(seeds))
+            drawn.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
+    return torch.cat(drawn)
+
+
+def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
+    """What each image was asked to show, in words, or None."""
+    if condition.text is not None:
+        return list(condition.text)
+    if condition.label is not None:
+        return [spec.classes[i] for i in condition.label.tolist()]
+    return None
+
+
+def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
+    """A sheet of ``n`` samples, asked for what the first images of ``data`` show, seeds 0 to n - 1."""
+    if not isinstance(model, Generates):
+        return None
+    training = model.training
+    model.eval()
+    like = data.batch(np.arange(n) % len(data)).condition
+    condition = Condition(
+        n,
+        label=like.label if "label" in model.reads else None,
+        text=like.text if "text" in model.reads else None,
+    ).to(model.device)
+    images = draw(model, condition, range(n), precision=precision)
+    model.train(training)
+    return grid(images, captions_of(model.spec, condition))
+
+
+class Painter:
+    """A trained model, ready to draw. ``limner.load(run)`` gives one."""
+
+    def __init__(self, run: str | Path, device: str = "auto"):
+        self.loaded = checkpoint.load(run, pick_device(device))
+        self.model: Model = self.loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = self.model.spec
+        self.precision = self.loaded.run.training.precision  # as it was trained
+
+    def sample(
+        self,
+        n: int = 1,
+        prompt: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        watch: Callable[[float], None] | None = None,
+        **knobs: Any,
+    ) -> list[Image.Image]:
+        """``n`` PIL images with the seeds seed, seed + 1, ...; ``knobs`` are the family's Sampling fields."""
+        return [to_pil(x) for x in self.tensors(n, prompt, label, seed, batch, watch, **knobs)]
+
+    def tensors(
+        self,
+        n: int = 1,
+        prompt: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        watch: Callable[[float], None] | None = None,
+        **knobs: Any,
+    ) -> Tensor:
+        """As ``sample``, but [N, C, H, W] in [-1, 1] on the CPU."""
+        if n < 1:
+            raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
+        condition = condition_for(self.model, n, _list(prompt), _list(label), str(self.model.device))
+        known = {f.name for f in dataclasses.fields(self.model.Sampling)}
+        for name in knobs.keys() - known:
+            raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, known)}")
+        sampling = self.model.Sampling(**knobs)
+        seeds = range(seed, seed + n)
+        return draw(self.model, condition, seeds, sampling, batch, watch, self.precision)
+
+
+def _list(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def save_folder(
+    images: Tensor, folder: Path, seeds: Sequence[int], condition: Condition, spec: ImageSpec
+) -> None:
+    """One PNG an image, with metadata.jsonl in the form that ``train`` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        name = f"{seed:06d}.png"
+        to_pil(image).save(folder / name)
+        line: dict[str, Any] = {"file_name": name, "seed": seed}
+        if condition.text is not None:
+            line["text"] = condition.text[i]
+        if condition.label is not None:
+            line["label"] = spec.classes[int(condition.label[i])]
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def bar(description: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """A progress bar on the terminal, as a function of the share done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
+        task = progress.add_task(description, total=1.0)
+        yield lambda share: progress.update(task, completed=share)

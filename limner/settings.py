@@ -1,0 +1,78 @@
+"""What a person can set, free of torch so that help is instant: errors, data and training options."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+class LimnerError(Exception):
+    """A mistake that the person can mend: one sentence with what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
+    """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""
+    matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=0.5)
+    return f" Did you mean {' or '.join(matches)}?" if matches else ""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How images become the packed array that training reads."""
+
+    channels: Literal[1, 3, 4] | None = None  # 1 grey, 3 RGB, 4 RGBA; default: what the images have
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # how an image of another aspect meets the size
+    background: str = "white"  # what shows through transparency when the model has no alpha
+    labels: bool = True  # use class folders and labels where there are any
+    captions: bool = True  # use captions where there are any
+    flip: bool = False  # also show every training image mirrored
+    holdout: float = 0.05  # share kept out of training, to measure on
+    max_bad: float = 0.1  # stop when more than this share of the files cannot be read
+    frames: int = 1  # frames a clip, for video models
+    cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """The settings of one submodule's optimiser."""
+
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"  # muon: matrices by Muon, the rest AdamW
+    lr: float = 1e-3  # learning rate at its peak
+    betas: tuple[float, float] = (0.9, 0.99)  # Adam's decay rates
+    eps: float = 1e-8  # Adam's denominator offset
+    decay: float = 0.0  # decoupled weight decay
+    momentum: float = 0.0  # SGD's and Muon's momentum
+    matrix_lr: float = 0.02  # Muon's learning rate, for matrices and convolutions
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the one loop lowers a family's objectives."""
+
+    batch: int = 64  # images a step, over all processes
+    accumulate: int = 1  # microbatches that a step's batch is split into
+    optimisers: dict[str, Optimiser] = field(default_factory=dict)  # by submodule
+    schedule: Literal["constant", "cosine", "linear"] = "linear"  # both fall to zero at the budget's end
+    flat: float = 0.0  # share of the budget before the fall begins
+    warmup: int = 0  # images over which the learning rate rises from zero
+    clip: float = 0.0  # largest gradient norm; 0: no clipping
+    average: float = 10_000.0  # half-life of the moving average, in images; 0: none
+    average_rampup: float = 0.05  # the half-life is at most this share of the images seen
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is quick
+    channels_last: bool = True  # memory format of images and convolutions
+    compile: bool = False  # torch.compile the networks
+    device: str = "auto"  # auto, cpu, cuda
+    processes: int = 1  # on a CPU; 0: one a core, as long as each gets 16 images of a batch
+    save_every: str = "2m"  # between checkpoints: 2m, 50kimg, 5epochs
+    sample_every: str = "30s"  # between sample grids
+    samples: int = 64  # images in a sample grid
+    evaluate_every: str = "30s"  # between held-out losses
+    log_every: int = 10  # steps between lines of log.jsonl
+    keep: int = 2  # checkpoints kept
+    tensorboard: bool = False  # also write TensorBoard events (needs the log extra)
+    data_changed: bool = False  # resume although the data is not what it was

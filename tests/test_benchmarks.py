@@ -1,0 +1,102 @@
+"""The benchmarks run with tiny budgets, also where the libraries that they compare with are not installed."""
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = ["--preset", "tiny", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Without the libraries, whether they are installed or not."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(monkeypatch, script, *argv):
+    monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+    return runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+
+
+@pytest.mark.parametrize("script", ["train_speed.py", "sample_speed.py"])
+def test_speed_says_what_to_install(script, monkeypatch, capsys):
+    run(monkeypatch, script, *TINY, "--batch", 2, "--seconds", 0.01, "--json")
+    said = capsys.readouterr()
+    assert "pip install diffusers" in said.err and "denoising-diffusion-pytorch" in said.err
+    told = json.loads(said.out)
+    assert told["against"] == {} and told["limner_images_per_second"] > 0
+
+
+def test_quality_keeps_samples_and_figures(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    out = tmp_path / "quality"
+    argv = ["--out", out, "--sets", "digits", "--seconds", 0.2, "--n", 3, "--classifier-steps", 2]
+    run(monkeypatch, "quality_budget.py", *TINY, *argv, "--peers", "diffusers")
+    assert "pip install diffusers" in capsys.readouterr().err
+    told = json.loads((out / "results.json").read_text())["sets"]["digits"]
+    assert set(told["contestants"]) == {"limner"}
+    assert told["contestants"]["limner"]["n"] == 3 and math.isfinite(told["contestants"]["limner"]["frechet"])
+    assert (out / "digits-limner.png").is_file() and (out / "digits-real.png").is_file()
+    with pytest.raises(SystemExit, match="is there already"):
+        run(monkeypatch, "quality_budget.py", *TINY, *argv)
+
+
+def test_batch_cost(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    run(monkeypatch, "batch_cost.py", "digits", *TINY, "--steps", 2, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert 0 < told["share"] < 1 and told["share"] == pytest.approx(told["read_ms"] / told["step_ms"])
+
+
+def test_dcgan_is_of_the_size_asked_for_and_learns():
+    from peers import DCGAN
+
+    torch.manual_seed(0)
+    peer = DCGAN(torch.ones(8, 1, 32, 32), 500_000, batch=8)
+    assert peer.parameters == pytest.approx(500_000, rel=0.03)
+    with torch.no_grad():
+        before = float(peer.judge(torch.ones(8, 1, 32, 32), 1.0))
+    for _ in range(5):
+        peer.step(0.5)
+    with torch.no_grad():
+        assert float(peer.judge(torch.ones(8, 1, 32, 32), 1.0)) < before
+    drawn = peer.sample(3, calls=1)
+    assert drawn.shape == (3, 1, 32, 32) and float(drawn.abs().max()) <= 1
+
+
+def test_pairs_are_timed_in_turns():
+    from pairs import alternate, summary
+
+    turns = []
+    measured = alternate(lambda: turns.append("a") or 2, lambda: turns.append("b") or 1, 0.0, 3)
+    assert turns == list("ab" + "ab" + "ba" + "ab")
+    assert len(measured) == 3
+    assert summary([(8.0, 1.0), (9.0, 3.0), (10.0, 2.0)]) == {
+        "limner_images_per_second": 9.0, "peer_images_per_second": 2.0,
+        "ratio": 5.0, "ratio_least": 3.0, "ratio_most": 8.0, "pairs": 3,
+    }  # fmt: skip
+
+
+def test_frechet_of_known_gaussians():
+    """For diagonal covariances it is |a - b|^2 + sum (sqrt A - sqrt B)^2 (Dowson and Landau 1982)."""
+    from quality_budget import frechet
+
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 200_000, 3))
+    b = b * [1.0, 2.0, 0.5] + [3.0, 0.0, 0.0]
+    assert frechet(a, b) == pytest.approx(9 + 1 + 0.25, rel=0.02)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    flat = np.repeat(a[:1], 10, axis=0)  # singular: no spread at all
+    assert frechet(flat, flat) == pytest.approx(0, abs=1e-9)

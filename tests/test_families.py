@@ -1,0 +1,449 @@
+"""The contract that every family keeps. A new file in limner/families is tested here without a change.
+
+What only one family promises (its paper's arithmetic, its knobs) is tested in a file of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import limner
+from limner import checkpoint, families
+from limner.config import from_json, to_json
+from limner.core import (
+    Autoencodes,
+    Batch,
+    Canvas,
+    Classifies,
+    Condition,
+    Describes,
+    Draws,
+    Generates,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Training,
+)
+
+FAMILIES = families.names()
+CLASSES = ("cat", "dog", "owl")
+CAPTIONS = ("a red circle", "two blue squares", "nothing at all", "一只猫")
+
+# Trainable parameters by submodule of each paper preset, counted on the public implementation.
+PAPER_PARAMETERS = {
+    "vae": {"autoencoder": 652_824},  # 784-400-20, pytorch/examples
+    "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
+}
+
+every_family = pytest.mark.parametrize("family", [families.load(name) for name in FAMILIES], ids=FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def spec_for(family: type[Model], channels: int = 3, height: int = 16, width: int = 16) -> ImageSpec:
+    """Small images, with the labels and captions that the family can use."""
+    return ImageSpec(
+        channels,
+        height,
+        width,
+        classes=CLASSES if "label" in family.reads else (),
+        captions="text" in family.reads,
+    )
+
+
+def build(family: type[Model], spec: ImageSpec | None = None) -> Model:
+    torch.manual_seed(0)
+    return family(family.presets["tiny"].model, spec or spec_for(family)).requires_grad_(False)
+
+
+def batch_for(model: Model, size: int = 8) -> Batch:
+    """Smooth random pictures with labels and captions."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(size, model.spec.channels, 4, 4, generator=generator) * 2 - 1
+    image = nn.functional.interpolate(coarse, (model.spec.height, model.spec.width), mode="bilinear")
+    return Batch(image, condition_for(model, size))
+
+
+def condition_for(model: Model, size: int) -> Condition:
+    spec = model.spec
+    return Condition(
+        size,
+        label=torch.arange(size) % len(spec.classes) if spec.classes else None,
+        text=[CAPTIONS[i % len(CAPTIONS)] for i in range(size)] if spec.captions else None,
+    )
+
+
+def play(model: Model, objective: Objective, batch: Batch, steps: int) -> None:
+    """What the loop does for one player: only its submodule asks for gradients."""
+    module = model.get_submodule(objective.trains)
+    settings = type(model).presets["tiny"].training.optimisers[objective.trains]
+    module.requires_grad_(True)
+    optimiser = torch.optim.Adam(module.parameters(), settings.lr, settings.betas)
+    for step in range(steps):
+        model.advance(step * len(batch.image))
+        torch.manual_seed(step)
+        optimiser.zero_grad()
+        torch.stack(list(objective.loss(batch).values())).sum().backward()
+        optimiser.step()
+    module.requires_grad_(False)
+
+
+def loss_of(objective: Objective, batch: Batch) -> float:
+    """The mean over a few draws, always the same."""
+    total = 0.0
+    for seed in range(8):
+        torch.manual_seed(1000 + seed)
+        with torch.no_grad():
+            total += float(sum(objective.loss(batch).values()))
+    return total / 8
+
+
+def trained(family: type[Model], spec: ImageSpec | None = None, steps: int = 10) -> Model:
+    """Every objective has played for a few steps; ready to sample."""
+    model = build(family, spec)
+    batch = batch_for(model)
+    for objective in model.objectives():
+        play(model, objective, batch, steps)
+    return model.eval()
+
+
+def paint(model: Model, condition: Condition, seeds: list[int], **knobs: Any) -> Tensor:
+    return list(model.sample(condition, model.Sampling(**knobs), Draws(seeds)))[-1].picture()
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def counts(model: Model) -> dict[str, int]:
+    return {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+
+
+# ---- what it says of itself
+
+
+@every_family
+def test_declares_itself(family: type[Model]) -> None:
+    assert importlib.import_module(family.__module__).__doc__, "the file says what the family is"
+    assert family.paper and family.about
+    assert {"tiny", "small", "base", "paper"} <= family.presets.keys()
+    assert family.reads <= {f.name for f in dataclasses.fields(Condition)} - {"size"}
+    assert dataclasses.is_dataclass(family.Config) and family.Config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert dataclasses.is_dataclass(family.Sampling)
+    family.Sampling()  # every knob has a default
+    model = build(family)
+    submodules = {name for name, _ in model.named_children()}
+    assert {*family.averaged, *family.stages} <= submodules
+    assert not {*family.averaged} & {*family.stages}
+    for preset in family.presets.values():
+        assert {o.trains for o in model.objectives()} == preset.training.optimisers.keys()
+
+
+@every_family
+def test_config_to_json_and_back(family: type[Model]) -> None:
+    for preset in family.presets.values():
+        assert from_json(family.Config, json.loads(json.dumps(to_json(preset.model)))) == preset.model
+        assert from_json(Training, json.loads(json.dumps(to_json(preset.training)))) == preset.training
+
+
+@every_family
+def test_presets_are_counted_without_allocating(family: type[Model]) -> None:
+    for preset in family.presets.values():
+        height, width = preset.size or (32, 32)
+        with torch.device("meta"):
+            model = family(preset.model, spec_for(family, preset.channels or 3, height, width))
+        assert all(p.is_meta for p in model.parameters())
+    with torch.device("meta"):
+        tiny = family(family.presets["tiny"].model, spec_for(family))
+    assert counts(tiny) == counts(build(family))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name in PAPER_PARAMETERS])
+def test_paper_preset_has_the_papers_size(name: str) -> None:
+    preset = families.load(name).presets["paper"]
+    assert preset.size and preset.channels
+    with torch.device("meta"):
+        model = families.load(name)(preset.model, ImageSpec(preset.channels, *preset.size))
+    assert counts(model) == PAPER_PARAMETERS[name]
+
+
+@every_family
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 1, 1, 1), (1, 5, 7, 1), (4, 9, 40, 1), (3, 16, 16, 4)],
+    ids="{0[0]}x{0[1]}x{0[2]}x{0[3]}".format,
+)
+def test_takes_an_odd_spec_or_says_why_not(family: type[Model], shape: tuple[int, int, int, int]) -> None:
+    spec = ImageSpec(*shape)
+    try:
+        model = build(family, spec)
+    except LimnerError as refusal:
+        text = str(refusal)
+        assert family.__module__.rpartition(".")[2] in text
+        assert text.endswith(".") and "\n" not in text and len(text) < 300
+        assert ":" in text or "," in text, "it also says what to do"
+        return
+    assert spec.frames == 1, "a video family is to extend this test"
+    for objective in model.objectives():
+        play(model, objective, batch_for(model), 1)
+    picture = paint(model.eval(), Condition(2), [0, 1])
+    assert picture.shape == (2, *spec.shape) and picture.isfinite().all()
+
+
+# ---- it trains
+
+
+@every_family
+def test_each_loss_falls_on_a_fixed_batch(family: type[Model]) -> None:
+    """While the other players, if any, stand still."""
+    for i in range(len(build(family).objectives())):
+        model = build(family)
+        objective, batch = model.objectives()[i], batch_for(model)
+        before = loss_of(objective, batch)
+        play(model, objective, batch, 60)
+        after = loss_of(objective, batch)
+        assert after < before - 0.05 * abs(before), f"{objective.trains}: {before:.4f} to {after:.4f}"
+
+
+@every_family
+def test_each_objective_moves_its_own_submodule_and_nothing_else(family: type[Model]) -> None:
+    model = build(family)
+    batch = batch_for(model)
+    for objective in model.objectives():
+        assert objective.trains not in model.stages
+        before = {name: p.clone() for name, p in model.named_parameters()}
+        stages = {name: state(model.get_submodule(name)) for name in model.stages}
+        play(model, objective, batch, 5)
+        for name, p in model.named_parameters():
+            own = name.startswith(f"{objective.trains}.")
+            assert torch.equal(p, before[name]) != own, f"{objective.trains} and {name}"
+        assert all(same(state(model.get_submodule(name)), kept) for name, kept in stages.items())
+
+
+@every_family
+def test_losses_are_scalars_that_depend_on_the_global_seed_only(family: type[Model]) -> None:
+    model = build(family)
+    batch = batch_for(model)
+    model.advance(0)
+    for objective in model.objectives():
+        torch.manual_seed(7)
+        first = copy.deepcopy(model).objectives()  # a twin, for the moving statistics of some norms
+        terms = first[[o.trains for o in model.objectives()].index(objective.trains)].loss(batch)
+        torch.manual_seed(7)
+        again = objective.loss(batch)
+        assert terms.keys() == again.keys() and terms
+        for name, value in terms.items():
+            assert value.ndim == 0 and value.isfinite()
+            assert torch.equal(value, again[name])
+
+
+@every_family
+def test_losses_survive_bf16(family: type[Model]) -> None:
+    model = build(family)
+    batch = batch_for(model)
+    for objective in model.objectives():
+        exact = loss_of(objective, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = loss_of(objective, batch)
+        assert rough == pytest.approx(exact, rel=0.05, abs=0.05)
+
+
+# ---- it samples
+
+generators = pytest.mark.parametrize(
+    "family",
+    [f for f in map(families.load, FAMILIES) if hasattr(f, "sample")],
+    ids=[name for name in FAMILIES if hasattr(families.load(name), "sample")],
+)
+
+
+@generators
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 16), (12, 20)])
+def test_samples_have_the_shape_and_range_of_the_data(
+    family: type[Model], channels: int, height: int, width: int
+) -> None:
+    model = trained(family, spec_for(family, channels, height, width), steps=3)
+    picture = paint(model, condition_for(model, 3), [0, 1, 2])
+    assert picture.shape == (3, channels, height, width)
+    assert picture.dtype == torch.float32
+    assert picture.isfinite().all()
+    assert picture.abs().max() <= 1
+    assert not torch.allclose(picture[0], picture[1])
+
+
+@generators
+def test_an_image_depends_on_its_own_seed_only(family: type[Model]) -> None:
+    model = trained(family)
+    condition = condition_for(model, 4)
+    together = paint(model, condition, [5, 6, 7, 8])
+    torch.manual_seed(99)  # the global generator must not matter
+    assert torch.equal(paint(model, condition, [5, 6, 7, 8]), together)
+    for i, seed in enumerate([5, 6, 7, 8]):
+        alone = paint(model, condition[i : i + 1], [seed])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
+
+
+@generators
+def test_an_image_can_be_left_to_chance(family: type[Model]) -> None:
+    """With labels and captions in its data, and none asked for."""
+    model = trained(family)
+    together = paint(model, Condition(3), [1, 2, 3])
+    assert together.isfinite().all()
+    torch.testing.assert_close(paint(model, Condition(1), [2])[0], together[1], atol=1e-5, rtol=0)
+
+
+@generators
+def test_canvases_count_up_to_the_result(family: type[Model]) -> None:
+    model = trained(family, steps=1)
+    canvases: list[Canvas] = []
+    for canvas in model.sample(condition_for(model, 2), model.Sampling(), Draws([0, 1])):
+        assert canvas.picture().shape == (2, *model.spec.shape)
+        canvases.append(canvas)
+    done = [c.done for c in canvases]
+    assert done == sorted(set(done)) and done[-1] == canvases[-1].total
+    assert {c.total for c in canvases} == {done[-1]}
+
+
+@generators
+@pytest.mark.parametrize("name", ["label", "text"])
+def test_what_it_reads_changes_the_picture_and_nothing_else_does(family: type[Model], name: str) -> None:
+    spec = spec_for(family)
+    spec = dataclasses.replace(spec, classes=CLASSES if name == "label" else (), captions=name == "text")
+    model = trained(family, spec, steps=30)
+    one, other = condition_for(model, 2)[0:1], condition_for(model, 2)[1:2]
+    assert getattr(one, name) is not None
+    difference = (paint(model, one, [3]) - paint(model, other, [3])).abs().max()
+    if name in family.reads:
+        assert difference > 1e-4, f"{name} moves no pixel by more than {difference:.1e}"
+    else:
+        assert difference == 0, f"{name} is read but not declared"
+
+
+# ---- what else it can do
+
+
+@every_family
+def test_capabilities(family: type[Model]) -> None:
+    model = trained(family, steps=1)
+    image = batch_for(model, 4).image
+    assert isinstance(model, Generates | Autoencodes | Describes | Classifies), "it can do something"
+    with torch.no_grad():
+        if isinstance(model, Autoencodes):
+            code = model.encode(image)
+            assert len(code) == 4 and model.decode(code).shape == image.shape
+            assert model.decode(code).abs().max() <= 1
+            torch.testing.assert_close(model.encode(image[2:3])[0], code[2], atol=1e-5, rtol=1e-5)
+        if isinstance(model, Describes):
+            features = model.features(image)
+            assert features.ndim == 2 and len(features) == 4 and features.isfinite().all()
+            torch.testing.assert_close(model.features(image[2:3])[0], features[2], atol=1e-5, rtol=1e-5)
+        if isinstance(model, Classifies):
+            assert model.classify(image).shape == (4, len(model.spec.classes))
+
+
+# ---- it is kept
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 labelled and captioned images of 16x16 pixels."""
+    path = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(24):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        coarse.resize((16, 16), Image.Resampling.BICUBIC).save(path / f"{i:02d}.png")
+        entry = {"file_name": f"{i:02d}.png", "label": CLASSES[i % 3], "text": f"a {CLASSES[i % 3]}, {i}"}
+        lines.append(json.dumps(entry) + "\n")
+    (path / "metadata.jsonl").write_text("".join(lines))
+    return path
+
+
+def train(name: str, folder: Path, out: Path, resume: bool = False) -> Any:
+    settings = {"batch": 8, "samples": 2, "save_every": "1h", "sample_every": "1h", "evaluate_every": "1h"}
+    data = {"cache": str(folder.parent / "cache"), "holdout": 0.0}
+    return limner.train(
+        name,
+        folder,
+        out,
+        preset="tiny",
+        budget="80img",
+        quiet=True,
+        resume=resume,
+        training=settings,
+        data=data,
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saved_and_loaded_it_draws_the_same_images(name: str, folder: Path, tmp_path: Path) -> None:
+    train(name, folder, tmp_path)
+    one, other = limner.load(tmp_path), limner.load(tmp_path)
+    assert one.model.config == families.load(name).presets["tiny"].model
+    assert (one.spec.channels, one.spec.height, one.spec.width) == (3, 16, 16)
+    assert not one.model.training
+    assert same(state(one.model), state(other.model))
+    if isinstance(one.model, Generates):
+        pictures = one.tensors(3, seed=4)
+        assert torch.equal(pictures, other.tensors(3, seed=4))
+        torch.testing.assert_close(one.tensors(1, seed=5)[0], pictures[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stopping_and_resuming_equals_not_stopping(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: live weights, moving average, optimisers, counters."""
+    train(name, folder, tmp_path / "unbroken")
+
+    family = families.load(name)
+    advance = family.advance
+
+    def stop_at_40(self: Model, seen: int) -> None:
+        if seen == 40:
+            signal.raise_signal(signal.SIGTERM)
+        advance(self, seen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(family, "advance", stop_at_40)
+        stopped = train(name, folder, tmp_path / "stopped")
+    assert stopped.stopped == signal.SIGTERM and stopped.seen == 48, "the step is finished first"
+    resumed = train(name, folder, tmp_path / "stopped", resume=True)
+    assert resumed.seen == 80 and not resumed.stopped
+
+    one, other = (checkpoint.resume(tmp_path / run) for run in ("unbroken", "stopped"))
+    assert one and other
+    assert same(one.model_tensors, other.model_tensors)
+    assert same(one.live_tensors, other.live_tensors)
+    assert any("optimiser" in key for key in one.live_tensors)
+    assert counters(one.state) == counters(other.state)
+
+
+def counters(state: dict[str, Any]) -> dict[str, Any]:
+    """The counters of a checkpoint, without the clock."""
+    return {key: value for key, value in state.items() if key != "seconds"}

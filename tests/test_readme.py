@@ -1,0 +1,81 @@
+"""Every command in the READMEs is run, in order, with its budgets cut to seconds and the smallest preset."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limner import families
+from tests.conftest import paint
+
+ROOT = Path(__file__).parents[1]
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+
+
+def commands(name: str) -> list[str]:
+    return [line for block in blocks(name, "sh") for line in block.splitlines() if line.strip()]
+
+
+def test_both_languages_show_the_same_commands_families_and_files() -> None:
+    assert commands(READMES[0]) == commands(READMES[1])
+    for name in READMES:
+        text = (ROOT / name).read_text("utf-8")
+        assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(families.names())
+        tree = set(re.findall(r"^  (\w+\.py) ", text, re.MULTILINE))
+        assert tree == {p.name for p in (ROOT / "limner").glob("[!_]*.py")}
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            assert (ROOT / link).exists(), link
+
+
+def test_make_targets() -> None:
+    """What `make demo` and `make test` would run; the demo itself is run by another test."""
+    for target, words in {"demo": "limner demo", "test": "-m pytest"}.items():
+        told = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert (words in told and "constraints.txt" in told) or ".venv" in told
+    assert [c for c in commands(READMES[0]) if c.startswith("make")] == ["make demo", "make test"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    paint(folder / "photos", 24)
+    return folder
+
+
+def test_every_command_runs(place: Path, limner: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    ran = 0
+    for line in commands(READMES[0]):
+        words = shlex.split(line)
+        if words[0] == "make":
+            continue
+        assert words[0] == "limner", line
+        if words[1] == "train" and "--resume" not in words:
+            words += ["--preset", "tiny"]
+        if "--budget" in words:
+            words[words.index("--budget") + 1] = "4s" if "--resume" in words else "2s"
+        limner(*words[1:], cwd=place)
+        ran += 1
+    assert ran >= 10
+    assert (place / "new.png").exists() and (place / "faces.png").exists() and (place / "digits").is_dir()
+
+
+def test_the_python_example_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks(READMES[0], "python")
+    monkeypatch.chdir(place)
+    code = code.replace('budget="20m"', 'budget="2s", preset="tiny", quiet=True').replace(
+        "runs/photos", "runs/python"
+    )
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(names["pictures"]) == 16  # type: ignore[arg-type]

@@ -1,0 +1,119 @@
+"""The pictures whose truth is known, and the judge that reads them back."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from limner.data import shapes
+from limner.settings import LimnerError
+
+
+def test_captions_are_read_back_and_cover_the_world():
+    scenes = shapes.scenes(4000, seed=0)
+    assert all(shapes.parse(scene.caption) == scene for scene in scenes)
+    assert {scene.first.colour for scene in scenes} == set(shapes.COLOURS)
+    assert {scene.second.shape for scene in scenes} == set(shapes.SHAPES)
+    assert {scene.relation for scene in scenes} == set(shapes.RELATIONS)
+
+
+def test_one_combination_in_ten_is_held_out_with_its_mirrored_telling():
+    train, held = shapes.scenes(8000, seed=0), shapes.scenes(700, seed=0, held_out=True)
+    ways = lambda scenes: {  # noqa: E731
+        (s.first.shape, s.first.colour, s.relation, s.second.shape, s.second.colour)
+        for scene in scenes
+        for s in (scene, scene.canonical)
+    }
+    assert not ways(train) & ways(held)
+    assert 0.07 < len(ways(held)) / (len(ways(train)) + len(ways(held))) < 0.13
+    assert len(set(held)) == 700
+
+
+def test_scenes_and_drawings_follow_their_seed():
+    assert shapes.scenes(20, seed=4) == shapes.scenes(20, seed=4) != shapes.scenes(20, seed=5)
+    scenes = shapes.scenes(20, seed=4)
+    assert np.array_equal(shapes.draw(scenes, 32, 40, seed=1), shapes.draw(scenes, 32, 40, seed=1))
+    assert not np.array_equal(shapes.draw(scenes, 32, 40, seed=1), shapes.draw(scenes, 32, 40, seed=2))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (48, 32), (32, 80)])
+def test_the_judge_reads_real_pictures(height, width):
+    scenes = shapes.scenes(400, seed=2, held_out=True)
+    score = shapes.score(shapes.draw(scenes, height, width, seed=3), [s.caption for s in scenes])
+    assert score["exact"] >= 0.995 and score["exact_with_size"] >= 0.995
+
+
+def test_the_judge_reads_noisy_but_not_wrong_pictures():
+    scenes = shapes.scenes(200, seed=5)
+    noise = np.random.default_rng(0).normal(0, 6, (200, 32, 32, 3))
+    images = np.clip(shapes.draw(scenes, 32, 32, seed=6) + noise, 0, 255).astype(np.uint8)
+    assert shapes.score(images, [s.caption for s in scenes])["exact"] > 0.95
+
+
+def test_the_judge_is_not_fooled():
+    prompt = "a large red circle above a small blue square"
+    scene = shapes.parse(prompt)
+    right = shapes.draw([scene], 32, 32, seed=0)
+    assert shapes.score(right, [prompt])["exact"] == 1
+
+    def exact(image: np.ndarray, asked: str = prompt) -> float:
+        return shapes.score(image, [asked])["exact"]
+
+    blank = np.full_like(right, 240)
+    missing = np.concatenate([right[:, :18], blank[:, 18:]], axis=1)  # no square
+    half = right.copy()
+    half[:, :, 16:] = 240  # half of each
+    red = np.linalg.norm(right - np.array(shapes.COLOURS["red"], float), axis=-1) < 60
+    mixed = np.where((red & (np.arange(32) > np.nonzero(red)[2].mean()))[..., None], (46, 160, 84), right)
+    extra = right.copy()
+    extra[:, 24:30, 1:7] = (46, 160, 84)
+    pale = (right * 0.4 + 240 * 0.6).astype(np.uint8)
+    blurred = right.copy()
+    for _ in range(3):
+        padded = np.pad(blurred.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        blurred = sum(padded[:, y : y + 32, x : x + 32] for y in range(3) for x in range(3)).astype(float) / 9
+    noise = np.random.default_rng(0).integers(0, 256, right.shape).astype(np.uint8)
+    for wrong in (blank, missing, half, mixed, extra, pale, noise, right[:, ::-1], blurred):
+        assert exact(wrong.astype(np.uint8)) == 0
+    assert exact(right, "a small blue square below a large red circle") == 1
+    assert exact(right, "a large blue circle above a small red square") == 0
+    assert exact(right, "a large red circle left of a small blue square") == 0
+    assert exact(right, "a large red star above a small blue square") == 0
+    other_sizes = shapes.score(right, ["a small red circle above a large blue square"])
+    assert other_sizes["exact"] == 1 and other_sizes["exact_with_size"] == 0 and other_sizes["size"] == 0
+
+
+def test_random_prompts_score_as_chance_does():
+    scenes = shapes.scenes(300, seed=8)
+    images = shapes.draw(scenes, 32, 32, seed=9)
+    score = shapes.score(images, [s.caption for s in shapes.scenes(300, seed=10)])
+    assert score["readable"] > 0.99 and score["exact"] < 0.03 and 0.15 < score["relation"] < 0.85
+
+
+def test_shapes_are_balanced_and_quick():
+    start = time.perf_counter()
+    scenes = shapes.scenes(2000, seed=11)
+    images = shapes.draw(scenes, 32, 32, seed=12)
+    assert time.perf_counter() - start < 10  # well under a second on a quiet core
+    assert images.shape == (2000, 32, 32, 3) and images.dtype == np.uint8
+    counts = Counter(scene.first.shape for scene in scenes)
+    assert min(counts.values()) > 400
+
+
+@pytest.mark.parametrize(
+    ("caption", "hint"),
+    [
+        ("a large redd circle above a small blue square", "red"),
+        ("a large red circle above a small blue sqare", "square"),
+        ("a cat", "like"),
+    ],
+)
+def test_what_is_no_caption_is_refused_with_a_hint(caption, hint):
+    with pytest.raises(LimnerError, match=hint):
+        shapes.parse(caption)
+
+
+def test_pictures_too_small_to_tell_are_refused():
+    with pytest.raises(LimnerError, match="24x24"):
+        shapes.draw(shapes.scenes(1, 0), 16, 16, 0)
