@@ -17,16 +17,18 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which networks run: bf16 where it is asked for, or under auto where it is quick.
-
-    On a CPU with AVX512-BF16 a convolution in bf16 takes about half the time of one in float32; on others
-    it is slower, so auto means float32 there.
-    """
+    """The context in which networks run: bf16 where it is asked for, or under auto where it is quick."""
     wanted = precision == "bf16" or (precision == "auto" and bf16_is_quick(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 def bf16_is_quick(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    return True
+    """On a GPU; and on a CPU that multiplies bf16 faster than float32, which few of those that can do.
+
+    A convolution in bf16 takes about half the time on an AMD EPYC with AVX512-BF16, and nearly twice the
+    time on an Intel Xeon that has it without AMX.
+    """
+    if device.type != "cpu":
+        return True
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16") or (told.get("avx512_bf16") and "AMD" in told.get("cpu_name", "")))

@@ -46,9 +46,10 @@ def orthogonal(matrices: Tensor, rounds: tuple[int, ...] = (3, 2)) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # To start from norm 1, the small matrices are scaled rather than x itself.
+    scale = 1 / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT) * scale.square()
         total = None
         for step in range(steps):
             polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -56,7 +57,9 @@ def orthogonal(matrices: Tensor, rounds: tuple[int, ...] = (3, 2)) -> Tensor:
             total = polynomial if total is None else polynomial @ total
             if step + 1 < steps:
                 gram = polynomial @ gram @ polynomial
-        x = x if total is None else total @ x
+        if total is not None:
+            x = torch.bmm(total * scale, x)
+            scale = torch.ones_like(scale)
     return x.mT if tall else x
 
 
@@ -68,7 +71,8 @@ def _gradient(parameter: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan 2024) for matrices and convolutions, AdamW for all else, in one optimiser.
 
-    Embeddings, position tables, norms, biases and the parameters of less than two axes go to AdamW.
+    Embeddings, position tables, norms, biases and the parameters of less than two axes go to AdamW. A
+    step overwrites the gradients.
     """
 
     def __init__(self, module: nn.Module, settings: Optimiser):
@@ -113,16 +117,17 @@ class Muon(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(_gradient(parameter), 1 - group["momentum"])
+            gradient = _gradient(parameter)
+            state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            gradient.lerp_(state["momentum"], group["momentum"])  # Nesterov's
             same.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
         for (rows, columns), alike in same.items():
-            nesterov = [_gradient(p).lerp(self.state[p]["momentum"], group["momentum"]) for p in alike]
             # Channels last: no copy in the usual memory format, and the order of columns does not matter.
-            stacked = torch.stack([n.movedim(1, -1).flatten(1) for n in nesterov])
-            updates = orthogonal(stacked) * max(1.0, rows / columns) ** 0.5
+            updates = orthogonal(torch.stack([_gradient(p).movedim(1, -1).flatten(1) for p in alike]))
+            steep = max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(alike, updates, strict=True):
                 last = parameter.movedim(1, -1)
-                last.add_(update.view(last.shape), alpha=-group["lr"])
+                last.add_(update.view(last.shape), alpha=-group["lr"] * steep)
 
     def _adamw(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]

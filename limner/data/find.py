@@ -26,6 +26,8 @@ def find(text: str, scratch: Path) -> Source:
         return BUILT_IN[text]()
     if text.startswith("hf:"):
         return hub(text)
+    if not text:
+        raise LimnerError(f"No source was named.{_what_is_near(text)}")
     path = Path(text).expanduser()
     if path.is_dir():
         folder = Folder(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,15 @@ def data(velocity: Tensor, x_t: Tensor, t: Tensor, nearest: float = 0.0) -> Tens
     return x_t + (1 - like(t, x_t)).clamp(min=nearest) * velocity
 
 
-def logit_normal(n: int, mean: float, std: float, device: torch.device | str = "cpu") -> Tensor:
-    """[n] times sigmoid(z), z ~ N(mean, std^2), from torch's global generator (Esser 2024, eq. 19)."""
-    return torch.sigmoid(mean + std * torch.randn(n, device=device))
+def evenly(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """[n] numbers in (0, 1), one at random from each nth part, in random order (after Kingma 2021, app. I.1).
+
+    Each is uniform, but a batch of them covers the whole range, so a loss over them varies less.
+    """
+    part = torch.randperm(n, device=device) + torch.rand(n, device=device)
+    return (part / n).clamp(1e-6, 1 - 1e-6)
+
+
+def logit_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
+    """Uniform numbers in (0, 1) -> times sigmoid(z), z ~ N(mean, std^2) (Esser 2024, eq. 19)."""
+    return torch.sigmoid(mean + std * math.sqrt(2) * torch.erfinv(2 * uniform - 1))

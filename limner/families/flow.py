@@ -148,8 +148,9 @@ class Flow(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c, data = self.config, batch.image
-        t = paths.logit_normal(len(data), c.time_mean, c.time_std, data.device)
-        t = torch.where(torch.rand_like(t) < c.time_uniform, torch.rand_like(t), t)
+        even = paths.evenly(len(data), data.device)
+        t = paths.logit_normal(even, c.time_mean, c.time_std)
+        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
         keep = torch.rand(len(data), device=data.device) >= c.drop_condition
         x_t = paths.interpolate(data, torch.randn_like(data), t)
         guess = self.network(x_t, t, self.network.describe(batch.condition, keep))

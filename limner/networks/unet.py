@@ -125,9 +125,11 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         self.look = nn.ModuleDict()
+        self.place = nn.ParameterList()  # before the blocks, whose modulation then tells places apart
         for level, (wide, depth) in enumerate(zip(widths, blocks, strict=True)):
             self.down.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
             self.up.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
+            self.place.append(nn.Parameter(0.3 * torch.randn(wide, height >> level, width >> level)))
             if level in attention or (context and level in reading):
                 size = (height >> level, width >> level)
                 for way in ("down", "up"):
@@ -147,6 +149,7 @@ class UNet(nn.Module):
         x = self.stem(F.pixel_unshuffle(x, self.patch))  # [B, W0, H/p, W/p]
         skips = []
         for level, blocks in enumerate(self.down):
+            x = x + self.place[level]  # [B, Wl, H/p/2^l, W/p/2^l]
             for block in blocks.children():
                 x = block(x, embedding)  # [B, Wl, H/p/2^l, W/p/2^l]
             if f"down{level}" in self.look:
