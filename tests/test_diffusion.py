@@ -41,9 +41,18 @@ def test_velocity_and_data_are_each_others_inverse(nearest):
 
 def test_times_are_logit_normal():
     torch.manual_seed(0)
-    t = paths.logit_normal(50_000, -0.5, 1.2)
+    t = paths.logit_normal(torch.rand(50_000).clamp(1e-6, 1 - 1e-6), -0.5, 1.2)
     assert_close(torch.logit(t).mean().item(), -0.5, rtol=0, atol=0.03)
     assert_close(torch.logit(t).std().item(), 1.2, rtol=0, atol=0.03)
+
+
+def test_even_numbers_are_uniform_and_one_from_each_part():
+    torch.manual_seed(0)
+    drawn = torch.stack([paths.evenly(8) for _ in range(4000)])
+    parts = (drawn * 8).long().sort(dim=1).values
+    assert torch.equal(parts, torch.arange(8).expand(4000, 8))
+    assert_close(drawn.mean(0), torch.full((8,), 0.5), rtol=0, atol=0.03)  # in any place of a batch
+    assert_close(drawn.var(0), torch.full((8,), 1 / 12), rtol=0, atol=0.005)
 
 
 def _error(solve, steps: int) -> float:

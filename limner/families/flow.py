@@ -39,7 +39,7 @@ from limner.networks.unet import UNet, time_features
 class FlowConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     patch: int = 2  # pixels a side that the U-Net sees as one place
-    widths: tuple[int, ...] = (64, 128, 192)  # channels by level; each level halves the side
+    widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
     attention: tuple[int, ...] = (2,)  # levels that attend
     reading: tuple[int, ...] = (1,)  # levels that look at the text alone, which costs less
@@ -50,7 +50,7 @@ class FlowConfig:
     text_width: int = 128  # of the text encoder
     text_layers: int = 2
     text_length: int = 128  # bytes; longer texts are cut
-    time_mean: float = -0.4  # training times are sigmoid(normal): its mean
+    time_mean: float = -0.8  # training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of training times that are uniform instead
     nearest: float = 0.05  # 1 - t is taken as at least this in the loss
@@ -179,7 +179,7 @@ class Flow(Model):
 
 # Muon learns from an image what takes AdamW two to three: see docs/log.md.
 SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.02)}, clip=1.0
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
 )
 
 Flow.presets = {
