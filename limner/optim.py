@@ -36,30 +36,32 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
     return made
 
 
-def orthogonal(matrices: Tensor, rounds: tuple[int, ...] = (3, 2)) -> Tensor:
+def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices to [n, rows, columns], roughly: singular values in [0.7, 1.2].
 
-    Newton-Schulz with Jordan's coefficients (Jordan 2024). Within a round the iterates are polynomials in the
-    small Gram matrix, which are multiplied out and applied once: less than half the work. A new round takes
-    the Gram matrix afresh, before its rounding errors grow.
+    Newton-Schulz with Jordan's coefficients, five steps (Jordan 2024). The iterates are polynomials in the
+    small Gram matrix, which are multiplied out and applied once: less than half the work for a wide matrix.
+    One that is nearly square gains little by it, and takes the Gram matrix afresh after three steps, before
+    its rounding errors grow.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
+    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] else (3, 2)
     # To start from norm 1, the small matrices are scaled rather than x itself.
     scale = 1 / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:
         gram = torch.bmm(x, x.mT) * scale.square()
-        total = None
-        for step in range(steps):
+        total = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        total.diagonal(dim1=1, dim2=2).add_(a)
+        polynomial = total
+        for _ in range(steps - 1):
+            gram = polynomial @ gram @ polynomial
             polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             polynomial.diagonal(dim1=1, dim2=2).add_(a)
-            total = polynomial if total is None else polynomial @ total
-            if step + 1 < steps:
-                gram = polynomial @ gram @ polynomial
-        if total is not None:
-            x = torch.bmm(total * scale, x)
-            scale = torch.ones_like(scale)
+            total = polynomial @ total
+        x = torch.bmm(total * scale, x)
+        scale = torch.ones_like(scale)
     return x.mT if tall else x
 
 
