@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from limner.settings import LimnerError
@@ -30,5 +32,5 @@ def bf16_is_quick(device: torch.device) -> bool:
     """
     if device.type != "cpu":
         return True
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(told.get("amx_bf16") or (told.get("avx512_bf16") and "AMD" in told.get("cpu_name", "")))

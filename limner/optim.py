@@ -41,13 +41,13 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
     Newton-Schulz with Jordan's coefficients, five steps (Jordan 2024). The iterates are polynomials in the
     small Gram matrix, which are multiplied out and applied once: less than half the work for a wide matrix.
-    One that is nearly square gains little by it, and takes the Gram matrix afresh after three steps, before
-    its rounding errors grow.
+    One that is small or nearly square gains little by it, and takes the Gram matrix afresh after three
+    steps, before its rounding errors grow.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] else (3, 2)
+    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] >= 128 else (3, 2)
     # To start from norm 1, the small matrices are scaled rather than x itself.
     scale = 1 / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:

@@ -68,6 +68,20 @@ def test_words_and_labels_matter():
     assert not torch.allclose(cat, dog, atol=1e-4)
 
 
+def test_each_level_knows_its_places_before_its_blocks():
+    """Else nothing multiplies a place by what is asked, and "left of" is learned late: see docs/log.md."""
+    unet = flow(ImageSpec(3, 16, 16)).network.unet
+    assert [tuple(p.shape) for p in unet.place] == [(16, 8, 8), (32, 4, 4)]
+    for place in unet.place:
+        x, embedding = torch.zeros(1, 3, 16, 16), torch.randn(2, 1, 32)
+        with torch.no_grad():
+            before = [unet(x, e) for e in embedding]
+            place.add_(torch.randn_like(place))
+            moved = [unet(x, e) - b for e, b in zip(embedding, before, strict=True)]
+        assert moved[0].std() > 1e-4
+        assert not torch.allclose(moved[0], moved[1], rtol=1e-2)  # what a place does depends on what is asked
+
+
 def test_guidance_of_one_is_none_and_dropping_the_condition_is_the_empty_text():
     model = flow()
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 0.8])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -80,7 +80,7 @@ def parse(caption: str) -> Scene:
             f"cannot read {caption!r} as a scene; write it like 'a large red circle above a small blue square'"
         )
     words = found.groups()
-    known = (SIZES, COLOURS, SHAPES, RELATIONS, SIZES, COLOURS, SHAPES)
+    known: tuple[Iterable[str], ...] = (SIZES, COLOURS, SHAPES, RELATIONS, SIZES, COLOURS, SHAPES)
     for word, names in zip(words, known, strict=True):
         if word not in names:
             hint = nearest(word, names)

@@ -1,0 +1,46 @@
+"""Which precision `auto` means where."""
+
+import pytest
+import torch
+
+from limner.device import autocast, bf16_is_quick, pick_device
+from limner.settings import LimnerError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("told", "quick"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
+        (
+            {"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False},
+            False,
+        ),  # measured: half the speed
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "AMD Ryzen", "avx512_bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_is_chosen_only_where_it_is_quick(told, quick, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert bf16_is_quick(CPU) == quick
+    with autocast(CPU, "auto"):
+        assert torch.is_autocast_enabled("cpu") == quick
+    with autocast(CPU, "float32"):
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast(CPU, "bf16"):
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_an_older_torch_that_cannot_say_means_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not bf16_is_quick(CPU)
+    assert bf16_is_quick(torch.device("cuda"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu_is_a_clear_error():
+    assert pick_device("auto") == CPU
+    with pytest.raises(LimnerError, match="take the device cpu"):
+        pick_device("cuda")
