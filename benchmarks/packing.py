@@ -47,9 +47,12 @@ def main() -> None:
         for workers in args.workers:
             pack.cores = partial(int, workers)
             options = DataOptions(cache=f"{scratch}/cache{workers}")
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             data = open_data(folder, size=(32, 32), options=options, progress=False)
-            print(f"  {workers} workers: {args.images / (time.perf_counter() - started):,.0f} images/s")
+            passed, used = time.perf_counter() - started, time.process_time() - used
+            print(
+                f"  {workers} workers: {args.images / passed:,.0f} images/s, {used / passed:.2f} cores busy"
+            )
         started = time.perf_counter()
         open_data(folder, size=(32, 32), options=options, progress=False)
         print(f"  opened again: {time.perf_counter() - started:.3f} s")

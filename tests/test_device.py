@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from limner.core import Condition, ImageSpec
 from limner.device import autocast, bf16_is_quick, pick_device
+from limner.families.flow import Flow
+from limner.sample import draw
 from limner.settings import LimnerError
 
 CPU = torch.device("cpu")
@@ -31,6 +34,17 @@ def test_bf16_is_chosen_only_where_it_is_quick(told, quick, monkeypatch):
         assert not torch.is_autocast_enabled("cpu")
     with autocast(CPU, "bf16"):
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_the_precision_reaches_the_sampler():
+    torch.manual_seed(0)
+    model = Flow(Flow.presets["tiny"].model, ImageSpec(3, 16, 16)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    exact, rough = (draw(model, Condition(2), [0, 1], precision=p) for p in ("float32", "bf16"))
+    assert not torch.equal(exact, rough)
+    assert (exact - rough).abs().mean() < 0.05
 
 
 def test_an_older_torch_that_cannot_say_means_float32(monkeypatch):

@@ -1,0 +1,1 @@
+"""How good, how varied, how new: distances between sets of images, and the features that they are taken in."""

@@ -1,0 +1,309 @@
+"""Is it good, and is it copying? A run or a folder of images, measured against real images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limner.checkpoint import exists
+from limner.core import Autoencodes, Condition, DataOptions, Generates, ImageSpec, LimnerError, Model, nearest
+from limner.data import Data, grid, open_data, shapes
+from limner.metrics import distances, neighbours, pixels
+from limner.metrics.features import NAMES, Features, find, of_model
+from limner.sample import Painter, bar, captions_of, draw
+
+HALVES = 24  # random halves behind each interval
+LEAST = 20  # images on either side, below which nothing can be said
+BATCH = 64
+REFERENCE = 2000  # real images to measure distances to, at least, where there are as many
+WORST = 16  # pairs on the picture of nearest training images
+
+Watch = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images to measure, as 8-bit files hold them."""
+
+    images: Tensor  # [N, C, H, W] in [-1, 1]
+    captions: list[str] | None = None  # what each was asked to show
+
+
+@dataclass(frozen=True)
+class Real:
+    """The images to measure against: those that were trained on, and those that were held out."""
+
+    training: Data
+    held_out: Data
+
+    def __len__(self) -> int:
+        return len(self.training) + len(self.held_out)
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """[N, C, H, W] in [-1, 1] rounded to 8 bits: everything is judged by what a PNG would hold."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C]"""
+    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
+
+
+def batches(data: Data, limit: int | None = None) -> Iterator[Tensor]:
+    """The images [B, C, H, W] in order, up to ``limit`` of them."""
+    n = min(len(data), limit or len(data))
+    for at in range(0, n, BATCH):
+        yield data.batch(np.arange(at, min(at + BATCH, n))).image
+
+
+def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
+    """Sources at the size and channels of ``spec``, split as training splits them."""
+    options = replace(options, channels=spec.channels)  # type: ignore[arg-type]
+    data = open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+    return Real(*data.split(options.holdout))
+
+
+def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
+    """The labels and captions of ``n`` random images, as far as the model reads them.
+
+    Labels go by their names; where the data has none, every class is asked for as often. Raises LimnerError
+    when the data has a class that the model does not know.
+    """
+    rows = data.order(0, n, seed)
+    label = text = None
+    if "label" in model.reads and model.spec.classes:
+        known = model.spec.classes
+        if data.labels is None:
+            label = torch.from_numpy(np.random.default_rng(seed).permutation(np.arange(n) % len(known)))
+        else:
+            names = [data.spec.classes[i] for i in data.labels[rows]]
+            for name in set(names) - set(known):
+                raise LimnerError(
+                    f"The run knows no class {name!r} of these images.{nearest(name, known)} Measure it without "
+                    f"labels, or against the images that it was trained on."
+                )
+            label = torch.tensor([known.index(name) for name in names])
+    if "text" in model.reads and model.spec.captions and data.captions is not None:
+        text = [data.captions[i] for i in rows]
+    return Condition(n, label=label, text=text)
+
+
+def draw_like(painter: Painter, real: Real, n: int, seed: int = 0, watch: Watch | None = None) -> Drawn:
+    """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1."""
+    model = painter.model
+    if not isinstance(model, Generates):
+        raise LimnerError(f"The family {painter.loaded.run.family} draws no images to measure.")
+    condition = condition_like(model, real.training, n, seed).to(model.device)
+    images = draw(model, condition, range(seed, seed + n), watch=watch, precision=painter.precision)
+    return Drawn(as_saved(images), captions_of(model.spec, condition))
+
+
+def measure(
+    drawn: Drawn, real: Real, features: Features, watch: Watch | None = None, seed: int = 0, k: int = 5
+) -> dict[str, Any]:
+    """Every figure that a set of images has against the real ones, each with its interval and its floor.
+
+    Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
+    REFERENCE; copies are looked for among all that were trained on. Raises LimnerError where either side has too
+    few images.
+    """
+    n = len(drawn.images)
+    if min(n, len(real)) < LEAST:
+        raise LimnerError(
+            f"{n} images against {len(real)} real ones are too few to measure: both sides need at least {LEAST}."
+        )
+
+    def tell(share: float) -> None:
+        if watch:
+            watch(share)
+
+    total = n + len(real)
+    x = features.of(drawn.images.split(BATCH), lambda done: tell(0.6 * done / total))
+    training = features.of(batches(real.training), lambda done: tell(0.6 * (n + done) / total))
+    held = features.of(batches(real.held_out)) if len(real.held_out) else training[:0]
+    everything = torch.cat([training, held])
+    generator = torch.Generator().manual_seed(seed)
+    y = everything[torch.randperm(len(everything), generator=generator)[: max(2 * n, REFERENCE)]]
+
+    told: dict[str, Any] = {
+        "n": n,
+        "real": len(y),
+        "features": features.name,
+        "features_hash": features.hash,
+        "resize": features.resize,
+    }
+    measures: dict[str, Callable[[Tensor, Tensor], float]] = {
+        "kid": distances.kernel_distance,
+        "frechet": distances.frechet_distance,
+        "precision": lambda a, b: neighbours.precision_recall(b, a, k)[0],
+        "recall": lambda a, b: neighbours.precision_recall(b, a, k)[1],
+        "density": lambda a, b: neighbours.density_coverage(b, a, k)[0],
+        "coverage": lambda a, b: neighbours.density_coverage(b, a, k)[1],
+    }
+    for number, (name, act) in enumerate(measures.items()):
+        pairs = zip(
+            distances.halves(n, HALVES, seed), distances.halves(len(y), HALVES, seed + 1), strict=True
+        )
+        value = act(x, y)
+        low, high = distances.interval(value, [act(x[i], y[j]) for i, j in pairs])
+        usual, side = distances.floor(act, y, n, seed=seed)
+        told[name] = {"value": value, "low": low, "high": high, "floor": usual, "floor_n": side}
+        tell(0.6 + 0.35 * (number + 1) / len(measures))
+
+    if len(held) >= LEAST:
+        told["memorised"] = float(neighbours.memorised(x, training, held).double().mean())
+        told["memorised_held_out"] = float(neighbours.memorised(held, training, held).double().mean())
+    some = torch.cat(list(batches(real.training, n)))
+    told["sliced_wasserstein"] = pixels.sliced_wasserstein(drawn.images, some, seed=seed)
+    if drawn.captions and real.training.names[0].startswith("shapes/"):
+        with contextlib.suppress(LimnerError):  # somebody's own folder of that name
+            told["prompts_exact"] = shapes.score(as_bytes(drawn.images), drawn.captions)["exact"]
+    tell(1.0)
+    return told
+
+
+def find_features(name: str, weights: str = "") -> Features:
+    """The features of a name, or of a run that describes images."""
+    if name in NAMES or not (exists(name) or Path(name).suffix == ".safetensors"):
+        return find(name, weights)
+    describer = Painter(name)
+    return of_model(describer.model, name, str(describer.loaded.header.get("digest", "")))
+
+
+def nearest_pairs(
+    drawn: Drawn, real: Real, features: Features, count: int = WORST
+) -> tuple[Tensor, list[str]]:
+    """The images nearest to a training image, each followed by it: [2 count, C, H, W] and what to write below."""
+    x = features.of(drawn.images.split(BATCH))
+    away, which = neighbours.nearest(x, features.of(batches(real.training)))
+    worst = away.argsort()[:count]
+    originals = real.training.batch(which[worst].numpy()).image
+    sheet = torch.stack([drawn.images[worst], originals], dim=1).flatten(0, 1)
+    words = [word for d in away[worst].tolist() for word in ("drawn", f"training, {d:.2g} away")]
+    return sheet, words
+
+
+def reconstruction(painter: Painter, real: Real, limit: int = 512) -> dict[str, float]:
+    """How an autoencoder gives held-out images back: PSNR in dB, SSIM, MS-SSIM, and how many they were."""
+    model = painter.model
+    assert isinstance(model, Autoencodes)
+    data = real.held_out if len(real.held_out) else real.training
+    sums: dict[str, float] = {}
+    count = 0
+    with torch.inference_mode():
+        for image in batches(data, limit):
+            back = as_saved(model.decode(model.encode(image.to(model.device))).float().cpu())
+            found = {"psnr": pixels.psnr(back, image).clamp(max=100)}
+            if min(image.shape[-2:]) >= 11:
+                found |= {"ssim": pixels.ssim(back, image), "ms_ssim": pixels.ms_ssim(back, image)}
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value.sum())
+            count += len(image)
+    return {name: value / count for name, value in sums.items()} | {"n": count}
+
+
+# The command --------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    what: str | Path,
+    sources: Sequence[str],
+    n: int | None = None,
+    features: str = "random",
+    weights: str = "",
+    to: str | Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure a run, or a folder of images that any program made, against real images; keep what was found.
+
+    Writes evaluation.json, and nearest.png with the images nearest to training images, into ``to``. Raises
+    LimnerError for what the person can mend.
+    """
+    what = Path(what)
+    told: dict[str, Any] = {"of": str(what), "against": list(sources)}
+    painter, found = None, None
+    if what.suffix == ".safetensors" or exists(what):
+        painter = Painter(what)
+        out = Path(to or (what if what.is_dir() else what.parent) / "evaluation")
+        told["run"] = painter.loaded.header.get("digest", "")
+        real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
+        drawn = _draw(painter, real, n or min(1000, len(real)), seed, quiet)
+    elif what.exists():
+        out = Path(to or f"{what.name}-evaluation")
+        made = open_data([str(what)], progress=not quiet, options=DataOptions(labels=False, captions=False))
+        real = open_real(sources, made.spec, DataOptions(), not quiet)
+        drawn = Drawn(as_saved(torch.cat(list(batches(made, n)))))
+    else:
+        raise LimnerError(f"There is neither a run nor a folder of images at {what}.")
+    if drawn:
+        found = find_features(features, weights)
+        with bar("measuring", quiet) as watch:
+            told |= measure(drawn, real, found, watch, seed)
+    if painter and isinstance(painter.model, Autoencodes):
+        told["reconstruction"] = reconstruction(painter, real)
+    elif not drawn:
+        raise LimnerError(f"There is nothing to measure of {what}: it neither draws nor gives images back.")
+    out.mkdir(parents=True, exist_ok=True)
+    if drawn and found:
+        sheet, words = nearest_pairs(drawn, real, found)
+        grid(sheet, words, columns=8).save(out / "nearest.png")
+        grid(drawn.images[:64], drawn.captions[:64] if drawn.captions else None).save(out / "drawn.png")
+    (out / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return told | {"to": str(out)}
+
+
+def _draw(painter: Painter, real: Real, n: int, seed: int, quiet: bool) -> Drawn | None:
+    if not isinstance(painter.model, Generates):
+        return None
+    with bar(f"drawing {n} images", quiet) as watch:
+        return draw_like(painter, real, n, seed, watch)
+
+
+ABOUT = {
+    "kid": "kernel distance (KID), lower is better",
+    "frechet": "Frechet distance, lower is better",
+    "precision": "precision: share that looks real",
+    "recall": "recall: share of the real that it covers",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What was found as lines of a table: figure, value, 95% interval, real against real."""
+    table = []
+    for name, about in ABOUT.items():
+        if name in told:
+            v = told[name]
+            table.append(
+                (about, f"{v['value']:.4g}", f"{v['low']:.4g} to {v['high']:.4g}", f"{v['floor']:.4g}")
+            )
+    if "memorised" in told:
+        held = f"{told['memorised_held_out']:.1%}"
+        table.append(
+            (
+                "memorised: nearer to a training image than held-out ones are",
+                f"{told['memorised']:.1%}",
+                "",
+                held,
+            )
+        )
+    for side, value in told.get("sliced_wasserstein", {}).items():
+        table.append((f"sliced Wasserstein at {side} pixels, x1000", f"{value:.4g}", "", ""))
+    if "prompts_exact" in told:
+        table.append(("prompts drawn with every attribute right", f"{told['prompts_exact']:.1%}", "", ""))
+    for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
+        if name in told.get("reconstruction", {}):
+            label = f"{name.replace('_', '-').upper()} of held-out images given back"
+            table.append((label, f"{told['reconstruction'][name]:.4g}{unit}", "", ""))
+    return table

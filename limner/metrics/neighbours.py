@@ -1,0 +1,54 @@
+"""What nearest neighbours tell: precision and recall, density and coverage, and copies of the training images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """[N, D], [M, D] -> Euclidean distances [N, M], exact where points coincide."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def radii(x: Tensor, k: int) -> Tensor:
+    """[N]: each point's distance to its kth neighbour, itself not counted."""
+    parts = [distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1024)]
+    return torch.cat(parts)
+
+
+def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
+    """Share of drawn features inside the real manifold, and of real inside the drawn (Kynkaanniemi 2019).
+
+    A manifold is the union of balls around the points [N, D], each as wide as its kth neighbour is away.
+    """
+    return _inside(drawn, real, k), _inside(real, drawn, k)
+
+
+def _inside(points: Tensor, others: Tensor, k: int) -> float:
+    reach = radii(others, k)
+    found = [(distances(part, others) <= reach).any(1) for part in points.split(1024)]
+    return float(torch.cat(found).double().mean())
+
+
+def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
+    """How many real balls a drawn point lies in, over k; and the share of real balls that hold one (Naeem 2020)."""
+    reach = radii(real, k)
+    within = torch.zeros(len(real), dtype=torch.float64)
+    for part in drawn.split(1024):
+        within += (distances(part, real) < reach).sum(0)
+    return float(within.sum() / (k * len(drawn))), float((within > 0).double().mean())
+
+
+def nearest(x: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+    """Each point's distance to the nearest of ``to``, and which it is: [N], [N]."""
+    found = [distances(part, to).min(1) for part in x.split(256)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def memorised(drawn: Tensor, training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
+    """[N] which drawn features lie nearer to a training image than all but ``share`` of the held-out real ones do."""
+    usual = nearest(held_out, training)[0].quantile(share, interpolation="lower")
+    away = nearest(drawn, training)[0]
+    # Where the data itself holds copies, the usual distance is 0 and only a copy can be found.
+    return (away < usual) | ((away == 0) & (usual == 0))

@@ -1,0 +1,98 @@
+"""The networks that describe images for the measures."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from limner.core import ImageSpec
+from limner.families.dcgan import DCGAN
+from limner.metrics import distances, pretrained
+from limner.metrics.features import find, leaves, of_model, random_vgg, with_channels
+from limner.settings import LimnerError
+
+
+def test_random_features_are_the_same_everywhere_and_describe_any_image():
+    one, two = random_vgg(), find("random")
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    assert_close(one.describe(x), two.describe(x))
+    assert one.hash == two.hash and len(one.hash) == 12
+    for channels in (1, 3, 4):
+        for size in ((8, 8), (20, 48), (64, 100)):
+            found = one.describe(torch.rand(2, channels, *size) * 2 - 1)
+            assert found.shape == (2, 64) and found.isfinite().all()
+    with torch.no_grad():
+        again = torch.cat([one.describe(part) for part in x.split(1)])
+    assert_close(again, one.describe(x), rtol=1e-4, atol=1e-4)  # an image alone, or among others
+
+
+def test_random_features_tell_blur_noise_and_colour():
+    features = random_vgg()
+    draw = leaves(400, torch.Generator().manual_seed(1))
+    real, other = draw[:200], draw[200:]
+    blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
+    noisy = other + 0.3 * torch.randn(other.shape, generator=torch.Generator().manual_seed(2))
+    red = other * torch.tensor([1.0, 0.4, 0.4])[:, None, None]
+    base = distances.frechet_distance(features.describe(real), features.describe(other))
+    for changed in (blurred, noisy, red):
+        assert distances.frechet_distance(features.describe(real), features.describe(changed)) > 2 * base
+
+
+def test_channels_are_turned_into_one_another():
+    grey, rgb = torch.rand(2, 1, 4, 4) * 2 - 1, torch.rand(2, 3, 4, 4) * 2 - 1
+    assert_close(with_channels(with_channels(grey, 3), 1), grey, rtol=1e-5, atol=1e-5)
+    assert_close(with_channels(with_channels(rgb, 4), 3), rgb)
+    clear = -torch.ones(1, 4, 2, 2)  # premultiplied: nothing there
+    assert_close(with_channels(clear, 3), torch.ones(1, 3, 2, 2))  # over white
+
+
+def test_a_run_that_cannot_describe_and_unknown_names_are_refused():
+    model = DCGAN(DCGAN.presets["tiny"].model, ImageSpec(3, 16, 16))
+    with pytest.raises(LimnerError, match="does not describe"):
+        of_model(model, "runs/a", "abc")
+    with pytest.raises(LimnerError, match="random"):
+        find("randm")
+
+
+def test_inception_is_the_published_network():
+    with torch.device("meta"):
+        network = pretrained.Inception()
+    # Inception v3 without its classifier and its second one: 27,161,264 - 3,326,696 - 2,049,000.
+    assert sum(p.numel() for p in network.parameters()) == 21_785_568
+    names = set(dict(network.named_parameters()))
+    for name in (
+        "Conv2d_1a_3x3.conv.weight",
+        "Mixed_5b.branch3x3dbl_3.bn.bias",
+        "Mixed_6e.branch7x7dbl_5.conv.weight",
+        "Mixed_7a.branch7x7x3_4.bn.weight",
+        "Mixed_7c.branch3x3dbl_3b.conv.weight",
+    ):
+        assert name in names
+
+
+def test_inception_needs_weights_and_says_so(tmp_path):
+    with pytest.raises(LimnerError, match="--weights"):
+        find("inception")
+    (tmp_path / "a.safetensors").write_bytes(b"\x80\x02no")
+    with pytest.raises(LimnerError, match="no safetensors file"):
+        find("inception", tmp_path / "a.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(LimnerError, match="missing"):
+        find("inception", tmp_path / "b.safetensors")
+
+
+@pytest.mark.slow
+def test_inception_describes(tmp_path):
+    torch.manual_seed(0)
+    network = pretrained.Inception()
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "w.safetensors")
+    features = find("inception", tmp_path / "w.safetensors")
+    found = features.of([torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(1, 1, 20, 30) * 2 - 1])
+    assert found.shape == (3, 2048) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2"])
+def test_published_features_are_never_downloaded(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LimnerError, match=r"downloads nothing|limner\[hf\]"):
+        find(name, tmp_path)
