@@ -278,10 +278,15 @@ def compare(argv: Sequence[str]) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*comparison.HEAD, box=None, pad_edge=False)
+        table = Table(*comparison.SHORT, box=None, pad_edge=False)
         for row in comparison.ranked(rows):
-            table.add_row(*comparison.cells(row))
+            if "failed" not in row:
+                cells = comparison.cells(row)
+                table.add_row(*(cells[at] for at in comparison.SHORT.values()))
         Console(highlight=False).print(table)
+        for row in rows:
+            if "failed" in row:
+                print(f"{row['family']} failed: {row['failed']}")
         _print(f"{comparison.advice(rows)}\nLook at {Path(given.to) / 'report.html'}.")
     if len(rows) < len(names):
         return INTERRUPTED

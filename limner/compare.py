@@ -156,6 +156,11 @@ HEAD = (
 )  # fmt: skip
 
 
+SHORT = {  # for a terminal: heading -> column of ``cells``
+    "family": 0, "KID": 1, "Frechet": 3, "precision": 4, "recall": 5, "memorised": 6, "trained/s": 8, "ms to draw": 9,
+}  # fmt: skip
+
+
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """The best kernel distance first; what failed last."""
     return sorted(rows, key=lambda row: row["kid"]["value"] if "kid" in row else float("inf"))

@@ -152,6 +152,7 @@ def test_compare_ranks_reports_and_goes_on(limner, tmp_path):
     assert page.count("data:image/png;base64,") == 4 and "<script" not in page and "http" not in page
     before = (tmp_path / "to" / "vae" / "model.safetensors").stat().st_mtime_ns
     said = limner(*arguments).stdout  # finished: nothing is trained again
+    assert "memorised" in said and "KID" in said and "…" not in said
     assert "Look at" in said and (tmp_path / "to" / "vae" / "model.safetensors").stat().st_mtime_ns == before
     done = limner(*arguments, "--seed", 1, ok=False)
     assert done.returncode == 2 and "other settings" in done.stderr
