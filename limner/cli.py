@@ -42,7 +42,7 @@ class _Demo:
     """Train the default text-to-image family from random weights, and score it on prompts it never saw."""
 
     out: str = "runs/demo"  # folder for the run, samples.png, report.html and demo.json
-    budget: str = "290s"  # length of training
+    budget: str = "297s"  # length of training
     seed: int = 0  # the same seed gives the same prompts
 
 

@@ -27,7 +27,7 @@ PROMPTS = 256
 SHOWN = 32
 
 
-def demo(out: Path, budget: str = "290s", seed: int = 0) -> dict[str, Any]:
+def demo(out: Path, budget: str = "297s", seed: int = 0) -> dict[str, Any]:
     """Train on `shapes`, draw combinations that were kept out of training, score them, and show it all.
 
     Leaves model.safetensors, samples.png, report.html and demo.json in ``out``. An unfinished demo there is
