@@ -17,7 +17,7 @@ from limner import checkpoint, families, report
 from limner.config import parse_budget
 from limner.core import LimnerError
 from limner.data import grid
-from limner.evaluate import draw_like, find_features, measure, nearest_pairs, open_real
+from limner.evaluate import describe, draw_like, find_features, measure, nearest_pairs, open_real
 from limner.journal import read_log
 from limner.sample import Painter, bar
 
@@ -62,10 +62,10 @@ def compare(
         row: Row = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
         if not row:
             row = {"family": name, **_train(name, sources, budget, to / name, preset, size, seed, extra)}
-            if not row.get("failed"):
-                row |= _measure(to / name, sources, n, features, seed)
             if row.get("stopped"):
                 return rows
+            if not row.get("failed"):
+                row |= _measure(to / name, sources, n, features, seed)
             if not row.get("failed"):  # the next call tries again
                 kept.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
         rows.append(row)
@@ -129,11 +129,12 @@ def _measure(run: Path, sources: Sequence[str], n: int | None, features: str, se
         with bar(f"drawing {count} images") as watch:
             drawn = draw_like(painter, real, count, seed, watch)
         drawing = time.perf_counter() - start
-        found = find_features(features)
+        with bar("describing") as watch:
+            seen = describe(drawn, real, find_features(features), watch)
         with bar("measuring") as watch:
-            figures = measure(drawn, real, found, watch, seed)
+            figures = measure(drawn, real, seen, watch, seed)
         grid(drawn.images[:64], drawn.captions[:64] if drawn.captions else None).save(run / "drawn.png")
-        sheet, words = nearest_pairs(drawn, real, found)
+        sheet, words = nearest_pairs(drawn, real, seen)
         grid(sheet, words, columns=8).save(run / "nearest.png")
     except LimnerError as mistake:
         return {"failed": str(mistake)}

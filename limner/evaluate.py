@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from limner.metrics.features import NAMES, Features, find, of_model
 from limner.sample import Painter, bar, captions_of, draw
 
 HALVES = 24  # random halves behind each interval
+FLOORS = 5  # ways to part the real images, whose mean is the floor
 LEAST = 20  # images on either side, below which nothing can be said
 BATCH = 64
 REFERENCE = 2000  # real images to measure distances to, at least, where there are as many
@@ -107,68 +108,87 @@ def draw_like(painter: Painter, real: Real, n: int, seed: int = 0, watch: Watch 
     return Drawn(as_saved(images), captions_of(model.spec, condition))
 
 
-def measure(
-    drawn: Drawn, real: Real, features: Features, watch: Watch | None = None, seed: int = 0, k: int = 5
-) -> dict[str, Any]:
-    """Every figure that a set of images has against the real ones, each with its interval and its floor.
+@dataclass(frozen=True)
+class Described:
+    """The features [N, D] of each part."""
 
-    Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
-    REFERENCE; copies are looked for among all that were trained on. Raises LimnerError where either side has too
-    few images.
-    """
-    n = len(drawn.images)
+    by: Features
+    drawn: Tensor
+    training: Tensor
+    held_out: Tensor
+
+
+def describe(drawn: Drawn, real: Real, features: Features, watch: Watch | None = None) -> Described:
+    """The features of drawn and real images. Raises LimnerError where either side has too few to measure."""
+    n, total = len(drawn.images), len(drawn.images) + len(real)
     if min(n, len(real)) < LEAST:
         raise LimnerError(
             f"{n} images against {len(real)} real ones are too few to measure: both sides need at least {LEAST}."
         )
 
-    def tell(share: float) -> None:
-        if watch:
-            watch(share)
+    def part(images: Iterable[Tensor], before: int) -> Tensor:
+        return features.of(images, lambda done: watch((before + done) / total) if watch else None)
 
-    total = n + len(real)
-    x = features.of(drawn.images.split(BATCH), lambda done: tell(0.6 * done / total))
-    training = features.of(batches(real.training), lambda done: tell(0.6 * (n + done) / total))
-    held = features.of(batches(real.held_out)) if len(real.held_out) else training[:0]
-    everything = torch.cat([training, held])
-    generator = torch.Generator().manual_seed(seed)
-    y = everything[torch.randperm(len(everything), generator=generator)[: max(2 * n, REFERENCE)]]
+    x, training = part(drawn.images.split(BATCH), 0), part(batches(real.training), n)
+    held = part(batches(real.held_out), n + len(training)) if len(real.held_out) else training[:0]
+    return Described(features, x, training, held)
 
-    told: dict[str, Any] = {
-        "n": n,
-        "real": len(y),
-        "features": features.name,
-        "features_hash": features.hash,
-        "resize": features.resize,
-    }
-    measures: dict[str, Callable[[Tensor, Tensor], float]] = {
-        "kid": distances.kernel_distance,
-        "frechet": distances.frechet_distance,
-        "precision": lambda a, b: neighbours.precision_recall(b, a, k)[0],
-        "recall": lambda a, b: neighbours.precision_recall(b, a, k)[1],
-        "density": lambda a, b: neighbours.density_coverage(b, a, k)[0],
-        "coverage": lambda a, b: neighbours.density_coverage(b, a, k)[1],
-    }
-    for number, (name, act) in enumerate(measures.items()):
-        pairs = zip(
+
+def measure(
+    drawn: Drawn, real: Real, seen: Described, watch: Watch | None = None, seed: int = 0, k: int = 5
+) -> dict[str, Any]:
+    """Every figure that a set of images has against the real ones, each with its interval and its floor.
+
+    Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
+    REFERENCE; copies are looked for among all that were trained on.
+    """
+    x, n = seen.drawn, len(seen.drawn)
+    y = torch.cat([seen.training, seen.held_out])
+    y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[: max(2 * n, REFERENCE)]]
+    side = min(n, len(y) // 2)
+    samples = [(x, y)]
+    samples += [
+        (x[i], y[j])
+        for i, j in zip(
             distances.halves(n, HALVES, seed), distances.halves(len(y), HALVES, seed + 1), strict=True
         )
-        value = act(x, y)
-        low, high = distances.interval(value, [act(x[i], y[j]) for i, j in pairs])
-        usual, side = distances.floor(act, y, n, seed=seed)
-        told[name] = {"value": value, "low": low, "high": high, "floor": usual, "floor_n": side}
-        tell(0.6 + 0.35 * (number + 1) / len(measures))
+    ]
+    samples += [(y[i], y[j]) for i, j in distances.disjoint(len(y), side, FLOORS, seed)]
+    found = []
+    for number, (a, b) in enumerate(samples, start=1):
+        found.append(_figures(a, b, k))
+        if watch:
+            watch(number / len(samples))
 
-    if len(held) >= LEAST:
-        told["memorised"] = float(neighbours.memorised(x, training, held).double().mean())
-        told["memorised_held_out"] = float(neighbours.memorised(held, training, held).double().mean())
-    some = torch.cat(list(batches(real.training, n)))
-    told["sliced_wasserstein"] = pixels.sliced_wasserstein(drawn.images, some, seed=seed)
+    told: dict[str, Any] = {
+        "n": n, "real": len(y), "features": seen.by.name, "features_hash": seen.by.hash, "resize": seen.by.resize,
+    }  # fmt: skip
+    for name, value in found[0].items():
+        low, high = distances.interval(value, [half[name] for half in found[1 : 1 + HALVES]])
+        usual = sum(of_real[name] for of_real in found[1 + HALVES :]) / FLOORS
+        told[name] = {"value": value, "low": low, "high": high, "floor": usual, "floor_n": side}
+    if len(seen.held_out) >= LEAST:
+        for name, points in (("memorised", x), ("memorised_held_out", seen.held_out)):
+            copies = neighbours.memorised(points, seen.training, seen.held_out)
+            told[name] = float(copies.double().mean())
+    rows = real.training.order(0, min(n, len(real.training)), seed)
+    told["sliced_wasserstein"] = pixels.sliced_wasserstein(
+        drawn.images, real.training.batch(rows).image, seed=seed
+    )
     if drawn.captions and real.training.names[0].startswith("shapes/"):
         with contextlib.suppress(LimnerError):  # somebody's own folder of that name
             told["prompts_exact"] = shapes.score(as_bytes(drawn.images), drawn.captions)["exact"]
-    tell(1.0)
     return told
+
+
+def _figures(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
+    """Of drawn features [N, D] against real ones [M, D]."""
+    precision, recall = neighbours.precision_recall(y, x, k)
+    density, coverage = neighbours.density_coverage(y, x, k)
+    return {
+        "kid": distances.kernel_distance(x, y), "frechet": distances.frechet_distance(x, y),
+        "precision": precision, "recall": recall, "density": density, "coverage": coverage,
+    }  # fmt: skip
 
 
 def find_features(name: str, weights: str = "") -> Features:
@@ -179,12 +199,9 @@ def find_features(name: str, weights: str = "") -> Features:
     return of_model(describer.model, name, str(describer.loaded.header.get("digest", "")))
 
 
-def nearest_pairs(
-    drawn: Drawn, real: Real, features: Features, count: int = WORST
-) -> tuple[Tensor, list[str]]:
+def nearest_pairs(drawn: Drawn, real: Real, seen: Described, count: int = WORST) -> tuple[Tensor, list[str]]:
     """The images nearest to a training image, each followed by it: [2 count, C, H, W] and what to write below."""
-    x = features.of(drawn.images.split(BATCH))
-    away, which = neighbours.nearest(x, features.of(batches(real.training)))
+    away, which = neighbours.nearest(seen.drawn, seen.training)
     worst = away.argsort()[:count]
     originals = real.training.batch(which[worst].numpy()).image
     sheet = torch.stack([drawn.images[worst], originals], dim=1).flatten(0, 1)
@@ -231,7 +248,7 @@ def evaluate(
     """
     what = Path(what)
     told: dict[str, Any] = {"of": str(what), "against": list(sources)}
-    painter, found = None, None
+    painter = None
     if what.suffix == ".safetensors" or exists(what):
         painter = Painter(what)
         out = Path(to or (what if what.is_dir() else what.parent) / "evaluation")
@@ -246,16 +263,17 @@ def evaluate(
     else:
         raise LimnerError(f"There is neither a run nor a folder of images at {what}.")
     if drawn:
-        found = find_features(features, weights)
+        with bar("describing", quiet) as watch:
+            seen = describe(drawn, real, find_features(features, weights), watch)
         with bar("measuring", quiet) as watch:
-            told |= measure(drawn, real, found, watch, seed)
+            told |= measure(drawn, real, seen, watch, seed)
     if painter and isinstance(painter.model, Autoencodes):
         told["reconstruction"] = reconstruction(painter, real)
     elif not drawn:
         raise LimnerError(f"There is nothing to measure of {what}: it neither draws nor gives images back.")
     out.mkdir(parents=True, exist_ok=True)
-    if drawn and found:
-        sheet, words = nearest_pairs(drawn, real, found)
+    if drawn:
+        sheet, words = nearest_pairs(drawn, real, seen)
         grid(sheet, words, columns=8).save(out / "nearest.png")
         grid(drawn.images[:64], drawn.captions[:64] if drawn.captions else None).save(out / "drawn.png")
     (out / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from limner.evaluate import (
     as_saved,
     batches,
     condition_like,
+    describe,
     measure,
     nearest_pairs,
     open_real,
@@ -37,6 +38,10 @@ def write(folder: Path, images: torch.Tensor) -> Path:
     return folder
 
 
+def figures(drawn: Drawn, real: Real):
+    return measure(drawn, real, describe(drawn, real, random_vgg()))
+
+
 @pytest.fixture(scope="module")
 def digits():
     pytest.importorskip("sklearn")
@@ -46,7 +51,7 @@ def digits():
 def test_held_out_images_are_good_and_no_copies(digits):
     half = digits.held_out.part(np.arange(0, len(digits.held_out), 2))
     other = digits.held_out.part(np.arange(1, len(digits.held_out), 2))
-    told = measure(Drawn(torch.cat(list(batches(half)))), Real(digits.training, other), random_vgg())
+    told = figures(Drawn(torch.cat(list(batches(half)))), Real(digits.training, other))
     assert told["kid"]["low"] <= max(0.0, told["kid"]["floor"]) <= told["kid"]["high"]
     assert told["frechet"]["value"] < 2 * told["frechet"]["floor"]
     assert told["memorised"] <= 0.1 and told["memorised_held_out"] <= 0.05
@@ -57,16 +62,16 @@ def test_held_out_images_are_good_and_no_copies(digits):
 def test_training_images_are_found_out(digits):
     images = torch.cat(list(batches(digits.training, 200)))
     copies = as_saved(images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
-    told = measure(Drawn(copies), digits, random_vgg())
+    told = figures(Drawn(copies), digits)
     assert told["memorised"] > 0.95
-    sheet, words = nearest_pairs(Drawn(copies), digits, random_vgg(), 4)
+    sheet, words = nearest_pairs(Drawn(copies), digits, describe(Drawn(copies), digits, random_vgg()), 4)
     assert sheet.shape == (8, 1, 16, 16) and len(words) == 8
     assert (sheet[0::2] - sheet[1::2]).abs().mean() < 0.05  # beside each copy its original
 
 
 def test_noise_is_far_away(digits):
     noise = torch.rand(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    told = measure(Drawn(noise), digits, random_vgg())
+    told = figures(Drawn(noise), digits)
     assert told["kid"]["low"] > told["kid"]["floor"]
     assert told["frechet"]["value"] > 5 * told["frechet"]["floor"]
     assert told["recall"]["value"] < 0.1 and told["memorised"] == 0
@@ -74,7 +79,7 @@ def test_noise_is_far_away(digits):
 
 def test_too_few_images_are_refused(digits):
     with pytest.raises(LimnerError, match="at least 20"):
-        measure(Drawn(torch.zeros(3, 1, 16, 16)), digits, random_vgg())
+        describe(Drawn(torch.zeros(3, 1, 16, 16)), digits, random_vgg())
 
 
 def test_a_folder_that_any_program_made(limner, tmp_path):

@@ -92,10 +92,13 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
 
 def test_the_floor_falls_with_the_number_of_images():
     x = features(2000, 16)
-    few, n_few = distances.floor(distances.frechet_distance, x, 50)
-    many, n_many = distances.floor(distances.frechet_distance, x, 5000)
-    assert n_few == 50 and n_many == 1000
-    assert 0 < many < few
+
+    def floor(n):
+        parts = list(distances.disjoint(2000, n, 5))
+        assert all(len(i) == n and sorted([*i.tolist(), *j.tolist()]) == list(range(2000)) for i, j in parts)
+        return sum(distances.frechet_distance(x[i], x[j]) for i, j in parts) / 5
+
+    assert 0 < floor(1000) < floor(50)
 
 
 def test_inception_score_matches_the_golden_number():

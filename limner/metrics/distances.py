@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -84,17 +84,9 @@ def interval(value: float, of_halves: list[float], share: float = 0.95) -> tuple
     return value - spread, value + spread
 
 
-def floor(
-    measure: Callable[[Tensor, Tensor], float], real: Tensor, n: int, repeats: int = 5, seed: int = 0
-) -> tuple[float, int]:
-    """What ``measure`` says of real against real: (its mean, images on the sample's side).
-
-    n of the real features [N, D], or half of them where there are fewer than 2 n, against the rest.
-    """
-    side = min(n, len(real) // 2)
+def disjoint(total: int, n: int, repeats: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """``repeats`` random choices of n of ``total`` indices, each with all the others."""
     generator = torch.Generator().manual_seed(seed)
-    values = []
     for _ in range(repeats):
-        order = torch.randperm(len(real), generator=generator)
-        values.append(measure(real[order[:side]], real[order[side:]]))
-    return sum(values) / repeats, side
+        order = torch.randperm(total, generator=generator)
+        yield order[:n], order[n:]

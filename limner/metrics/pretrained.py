@@ -233,5 +233,7 @@ def _hub(name: str | Path, kind: str) -> tuple[Any, str]:
             f"`huggingface-cli download {name}`, or name their folder with --weights. ({str(error)[:120]})"
         ) from None
     model.eval().requires_grad_(False)
-    digest = hashlib.sha256(f"{name} {model.num_parameters()}".encode()).hexdigest()[:12]
-    return model, digest
+    digest = hashlib.sha256()
+    for weight in model.state_dict().values():
+        digest.update(weight.contiguous().numpy().tobytes())
+    return model, digest.hexdigest()[:12]
