@@ -29,6 +29,8 @@ from torch.nn import functional as F
 import limner
 from limner.core import DataOptions, LimnerError
 from limner.data import Data, grid
+from limner.evaluate import as_saved
+from limner.metrics.distances import frechet_distance
 
 CHANNELS = {"digits": 1, "emoji": 3}
 SIZE = (32, 32)
@@ -58,11 +60,6 @@ class Classifier(nn.Module):
         return torch.cat([self.body(part) for part in images.split(256)]).double().numpy()
 
 
-def as_saved(images: Tensor) -> Tensor:
-    """[N, C, H, W] in [-1, 1], rounded to 8 bits: everybody is judged by what a PNG would hold."""
-    return images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
-
-
 def train_classifier(data: Data, steps: int, batch: int = 64) -> tuple[Classifier, float]:
     """The judge, always from the same seed, and its accuracy on the images that it learned from."""
     torch.manual_seed(0)
@@ -81,16 +78,8 @@ def train_classifier(data: Data, steps: int, batch: int = 64) -> tuple[Classifie
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """|mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of two sets of features [N, D] (Heusel 2017).
-
-    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only.
-    """
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    offset = a.mean(0) - b.mean(0)
-    return float(offset @ offset + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    """The Frechet distance of two sets of features [N, D]."""
+    return frechet_distance(torch.from_numpy(a), torch.from_numpy(b))
 
 
 def run_limner(name: str, out: Path, args: argparse.Namespace) -> tuple[Tensor, dict[str, Any]]:
