@@ -7,7 +7,7 @@ one, is the last channel and colours are premultiplied by it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -151,6 +151,7 @@ class Model(nn.Module):
     reads: ClassVar[frozenset[str]] = frozenset()  # Condition fields that it can use
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     stages: ClassVar[tuple[str, ...]] = ()  # submodules adopted from another run: frozen, not averaged
+    starts: ClassVar[tuple[str, ...]] = ()  # config fields that may name a run to start from
     presets: ClassVar[dict[str, Preset]] = {}
     paper: ClassVar[str] = ""  # author, year, title
     about: ClassVar[str] = ""  # a phrase for `limner families`
@@ -165,6 +166,17 @@ class Model(nn.Module):
 
     def advance(self, seen: int) -> None:
         """Called before each step; must be a pure function of images seen (growth, ramps)."""
+
+    @classmethod
+    def settle(cls, config: Any, others: Mapping[str, Model]) -> Any:
+        """``config`` with what it must share with the runs that ``starts`` names, by field.
+
+        Raises LimnerError for one that it cannot start from.
+        """
+        return config
+
+    def adopt(self, others: Mapping[str, Model]) -> None:
+        """Take over weights of the runs that ``starts`` names; called once, when a new training begins."""
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)

@@ -70,7 +70,7 @@ def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, pro
     """Sources at the size and channels of ``spec``, split as training splits them."""
     options = replace(options, channels=spec.channels)  # type: ignore[arg-type]
     data = open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
-    return Real(*data.split(options.holdout))
+    return Real(*data.split(options.holdout, options.per_class))
 
 
 def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:

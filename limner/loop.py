@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ class Loop:
 
     def trial(self) -> tuple[float, int]:
         """(seconds a step, peak bytes) of a rehearsal that moves nothing."""
-        before = {name: b.clone() for name, b in self.model.named_buffers()}
+        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may move these
         rows = self.data.order(self.seen, self.run.training.batch, self.run.seed)
         kept: dict[int, int] = {}
 
@@ -402,17 +402,21 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
     data = open_data(run.sources, size=run.size, options=run.data, progress=not journal.quiet)
     if ranks.first:
         ranks.wait()
-    training, heldout = data.split(run.data.holdout)
+    training, heldout = data.split(run.data.holdout, run.data.per_class)
     budget = parse_budget(run.budget, len(training))
     if len(training) < t.batch:
         journal.warn(
             f"{len(training)} images are fewer than a batch of {t.batch}: each comes more than once."
         )
 
+    resumed = checkpoint.resume(out) if resume else None
+    run, others = (run, {}) if resumed else _settle(run)
+    parents = resumed.header["parents"] if resumed else {n: o.header["digest"] for n, o in others.items()}
     torch.manual_seed(mix(run.seed, "weights"))
     model = families.load(run.family)(run.model, data.spec)
+    if others:
+        model.adopt({name: other.model for name, other in others.items()})
     loop = Loop(run, model, training, device, ranks)
-    resumed = checkpoint.resume(out) if resume else None
     if resumed:
         if resumed.state["data"] != data.fingerprint and not t.data_changed:
             raise LimnerError(
@@ -425,7 +429,7 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
 
     def save() -> None:
         if ranks.first:
-            about = checkpoint.make_header(run, data.spec, loop.seen) | {"seconds": loop.seconds}
+            about = checkpoint.make_header(run, data.spec, loop.seen, parents) | {"seconds": loop.seconds}
             state = loop.counters() | {"data": data.fingerprint}
             checkpoint.save(out, loop.average.state_dict(), about, loop.tensors(), state, keep=t.keep)
 
@@ -484,6 +488,15 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
         losses = measure()
     rate = (loop.seen - began_seen) / max(loop.seconds - began, 1e-9)
     return Result(out, loop.seen, loop.seconds, rate, stop, losses)
+
+
+def _settle(run: Run) -> tuple[Run, dict[str, checkpoint.Loaded]]:
+    """The runs that a new training starts from, and the run with the settings that it shares with them."""
+    family = families.load(run.family)
+    named = {name: getattr(run.model, name) for name in family.starts if getattr(run.model, name)}
+    others = {name: checkpoint.load(path) for name, path in named.items()}
+    settled = family.settle(run.model, {name: other.model for name, other in others.items()})
+    return replace(run, model=settled), others
 
 
 def _roll_back(loop: Loop, out: Path, journal: Journal) -> None:

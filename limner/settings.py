@@ -32,6 +32,7 @@ class DataOptions:
     captions: bool = True  # use captions where there are any
     flip: bool = False  # also show every training image mirrored
     holdout: float = 0.05  # share kept out of training, to measure on
+    per_class: int = 0  # train on so many images of each class only; 0: on all
     max_bad: float = 0.1  # stop when more than this share of the files cannot be read
     frames: int = 1  # frames a clip, for video models
     cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from limner.core import ImageSpec
 from limner.data import builtin, check, grid, open_data, save_png, to_pil
 from limner.data.dataset import Data
 from limner.settings import DataOptions, LimnerError
@@ -479,3 +481,18 @@ def test_shapes_drawn_by_other_code_are_packed_anew(monkeypatch: pytest.MonkeyPa
     before = list(builtin.shapes().key)
     monkeypatch.setattr(builtin.Path, "read_bytes", lambda self: b"another drawing")
     assert list(builtin.shapes().key) != before
+
+
+def test_few_images_of_each_class():
+    labels = np.array([0] * 30 + [1] * 20 + [2] * 3)
+    spec = ImageSpec(1, 2, 2, classes=("a", "b", "c"))
+    data = Data(
+        spec, "f", np.zeros((53, 2, 2, 1), np.uint8), np.arange(53), [str(i) for i in range(53)], labels
+    )
+    training, held = data.split(0.2, per_class=5)
+    everything, same = data.split(0.2)
+    assert np.bincount(training.labels).tolist() == [5, 5, int((everything.labels == 2).sum())]
+    assert held.names == same.names and set(training.names) <= set(everything.names)
+    assert training.names == data.split(0.2, per_class=5)[0].names
+    with pytest.raises(LimnerError, match="no classes"):
+        dataclasses.replace(data, labels=None).split(0.2, per_class=5)

@@ -49,10 +49,11 @@ class Data:
             captions=None if self.captions is None else [self.captions[i] for i in indices],
         )
 
-    def split(self, holdout: float) -> tuple[Data, Data]:
+    def split(self, holdout: float, per_class: int = 0) -> tuple[Data, Data]:
         """(training part, held-out part): disjoint, always the same, with every class's share in each.
 
-        From 20 images on at least one is held out, unless `holdout` is 0; below, none is.
+        From 20 images on at least one is held out, unless `holdout` is 0; below, none is. With `per_class`
+        the training part is only so many images of each class.
         """
         n = len(self)
         if not 0 <= holdout < 1:
@@ -64,7 +65,21 @@ class Data:
         chosen = order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)]
         mask = np.zeros(n, bool)
         mask[chosen] = True
-        return self.part(np.flatnonzero(~mask)), self.part(np.flatnonzero(mask))
+        training, held_out = self.part(np.flatnonzero(~mask)), self.part(np.flatnonzero(mask))
+        return training._few(per_class) if per_class else training, held_out
+
+    def _few(self, per_class: int) -> Data:
+        """So many random images of each class, always the same."""
+        if per_class < 0 or self.labels is None:
+            raise LimnerError(
+                f"Cannot take {per_class} images of each class: "
+                + ("these images have no classes." if self.labels is None else "name a number above 0.")
+            )
+        keys = np.random.PCG64(mix("few", self.fingerprint)).random_raw(len(self))
+        order = np.lexsort((keys, self.labels))
+        labels = self.labels[order]
+        place = np.arange(len(order)) - np.searchsorted(labels, labels)  # within its class
+        return self.part(np.sort(order[place < per_class]))
 
     def order(self, seen: int, count: int, seed: int) -> np.ndarray:
         """[count] indices at positions seen, seen + 1, ... of an endless stream of shuffled epochs."""

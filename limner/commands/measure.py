@@ -1,0 +1,118 @@
+"""The commands that measure: `limner evaluate` and `limner compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from limner.commands import INTERRUPTED, say
+from limner.settings import LimnerError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluate:
+    """Measure a run, or a folder of images that any program made, against real images."""
+
+    what: tyro.conf.Positional[str]  # folder of a run, or of images
+    sources: tyro.conf.Positional[tuple[str, ...]]  # the real images
+    n: int | None = None  # images to draw or take; default: 1000, or as many as are real
+    features: str = "random"  # random, inception, clip, dinov2, or a run that describes images
+    weights: str = ""  # file or folder of the features' weights, where they need any
+    to: str = ""  # folder for evaluation.json and pictures; default: RUN/evaluation
+    seed: int = 0  # of the first image drawn
+    json: bool = False  # for programs to read
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compare:
+    """Train several families for the same time on the same images, measure all alike, and report.
+
+    What stands behind a lone -- goes to every training, as: -- --data.no-labels
+    """
+
+    sources: tyro.conf.Positional[tuple[str, ...]]  # folders, archives, parquet files, shapes, digits, emoji
+    families: str  # names with commas between
+    budget: str = "5m"  # length of each training
+    to: str = (
+        "runs/compare"  # folder for report.html, report.json and the runs; an unfinished one is gone on with
+    )
+    preset: str = ""  # tiny, small, base or paper; default: small on a CPU, base on a GPU
+    size: str = ""  # 32, or HEIGHTxWIDTH as 64x48; default: as the data has it
+    n: int | None = None  # images to draw of each; default: 1000, or as many as are real
+    features: str = "random"  # random, inception, clip, dinov2
+    seed: int = 0
+    json: bool = False  # for programs to read
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    given = tyro.cli(_Evaluate, prog="limner evaluate", args=list(argv))
+    if not given.sources:
+        raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
+    from limner import evaluate as evaluation
+
+    told = evaluation.evaluate(
+        given.what, given.sources, given.n, given.features, given.weights, given.to, given.seed, given.json
+    )
+    if given.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "value", "95% interval", "real against real", box=None, pad_edge=False)
+    for row in evaluation.rows(told):
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    if "n" in told:
+        about = f"{told['n']:,} images against {told['real']:,}, features {told['features']} {told['features_hash']}"
+        say(f"{about}, {told['resize']}.")
+        if told["n"] < 10_000:
+            say("Below 10,000 images trust the kernel distance: the Frechet distance is biased by n.")
+    say(f"Look at {told['to']}.")
+    return 0
+
+
+def compare(argv: Sequence[str]) -> int:
+    own = list(argv)
+    extra = own[own.index("--") + 1 :] if "--" in own else []
+    given = tyro.cli(_Compare, prog="limner compare", args=own[: own.index("--")] if "--" in own else own)
+    if not given.sources:
+        raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
+    from limner import compare as comparison
+
+    names = [name.strip() for name in given.families.split(",") if name.strip()]
+    rows = comparison.compare(
+        given.sources,
+        names,
+        given.budget,
+        given.to,
+        given.preset,
+        given.size,
+        given.n,
+        given.features,
+        given.seed,
+        extra,
+    )
+    if given.json:
+        print((Path(given.to) / "report.json").read_text("utf-8"))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*comparison.SHORT, box=None, pad_edge=False)
+        for row in comparison.ranked(rows):
+            if "failed" not in row:
+                cells = comparison.cells(row)
+                table.add_row(*(cells[at] for at in comparison.SHORT.values()))
+        Console(highlight=False).print(table)
+        for row in rows:
+            if "failed" in row:
+                print(f"{row['family']} failed: {row['failed']}")
+        say(f"{comparison.advice(rows)}\nLook at {Path(given.to) / 'report.html'}.")
+    if len(rows) < len(names):
+        return INTERRUPTED
+    return 0 if any("kid" in row for row in rows) else 1
