@@ -1,0 +1,35 @@
+"""What self-supervised networks minimise: views of one image agree, those of others do not."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(one: Tensor, other: Tensor, temperature: float = 0.5) -> Tensor:
+    """Each of 2N views finds its partner among all the others, by cosine (Chen 2020, eq. 1, the mean of 2N).
+
+    ``one`` and ``other`` [N, D] are two views of the same N images.
+    """
+    z = F.normalize(torch.cat([one, other]), dim=1)  # [2N, D]
+    alike = z @ z.T / temperature
+    alike = alike.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(one))
+    return F.cross_entropy(alike, partner)
+
+
+def self_distillation(
+    student: Tensor, teacher: Tensor, centre: Tensor, student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:  # fmt: skip
+    """The student predicts what the teacher says of every other view (Caron 2021, algorithm 1).
+
+    ``student`` [V, B, K] scores of all views, of which the first G are those that the ``teacher`` [G, B, K]
+    saw; ``centre`` [K] is taken off the teacher's. The mean over pairs of different views.
+    """
+    says = F.softmax((teacher - centre) / teacher_temperature, dim=-1)  # [G, B, K]
+    predicts = F.log_softmax(student / student_temperature, dim=-1)  # [V, B, K]
+    pairs = -torch.einsum("gbk,vbk->gv", says, predicts) / student.shape[1]  # [G, V]
+    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
+    return pairs.masked_fill(same, 0.0).sum() / (~same).sum()
