@@ -348,9 +348,9 @@ def _share(value: float, n: int) -> dict[str, Any]:
 
 
 ABOUT = {
-    "accuracy": "accuracy of its own classes",
-    "knn_accuracy": "accuracy of 20 nearest neighbours by its features",
-    "probe_accuracy": "accuracy of a linear probe on its features",
+    "accuracy": "accuracy of its classes",
+    "knn_accuracy": "accuracy of its features' 20 nearest",
+    "probe_accuracy": "accuracy of a linear probe",
 }
 
 
@@ -361,12 +361,10 @@ def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         if name in told:
             v = told[name]
             interval = f"{v['low']:.1%} to {v['high']:.1%}"
-            table.append((f"{about}, {v['n']:,} held-out images", f"{v['value']:.1%}", interval, ""))
+            table.append((f"{about}, {v['n']:,} held out", f"{v['value']:.1%}", interval, ""))
     if "few_probe_accuracy" in told:
         v = told["few_probe_accuracy"]
-        about = (
-            f"linear probe, {v['labels_per_class']} labels a class: mean and deviation of {v['draws']} draws"
-        )
+        about = f"the same from {v['labels_per_class']} labels a class, {v['draws']} draws"
         table.append((about, f"{v['value']:.1%} ± {v['spread']:.1%}", "", ""))
     return table
 
