@@ -46,17 +46,19 @@ def test_separable_classes_are_told_and_shuffled_labels_are_not():
         assert accuracy(x, shuffled, y, truth) < 0.5
 
 
-def test_the_probe_is_logistic_regression_at_its_minimum():
+@pytest.mark.parametrize("decay", [1e-3, 0.1])
+def test_the_probe_is_logistic_regression_at_its_minimum(decay):
+    """Few points and many features, where the decay decides how well it does."""
     linear = pytest.importorskip("sklearn.linear_model")
-    x, labels = clusters(400, 5, 12, 1.5)
-    y, truth = clusters(400, 5, 12, 1.5, seed=1)
+    x, labels = clusters(60, 5, 40, 3.0)
+    y, truth = clusters(2000, 5, 40, 3.0, seed=1)
     mean, std = x.mean(0), x.std(0, correction=0)
     # Its objective is |w|^2 / 2 + C * the summed cross entropy.
-    peer = linear.LogisticRegression(C=1 / (2 * 1e-3 * len(x)), max_iter=1000, tol=1e-8)
+    peer = linear.LogisticRegression(C=1 / (2 * decay * len(x)), max_iter=1000, tol=1e-8)
     peer.fit(((x - mean) / std).numpy(), labels.numpy())
     expected = peer.score(((y - mean) / std).numpy(), truth.numpy())
-    assert 0.5 < expected < 0.99
-    assert probe_accuracy(x, labels, y, truth) == pytest.approx(expected, abs=1.5 / len(y))
+    assert 0.5 < expected < 0.9
+    assert probe_accuracy(x, labels, y, truth, decay) == pytest.approx(expected, abs=2.5 / len(y))
 
 
 def test_the_probe_takes_any_scale_and_features_that_never_vary():
