@@ -22,6 +22,9 @@ Train, sample, measure and serve image generators of every family on your own im
   limner train FAMILY SOURCE... --out RUN   train a family on images
   limner sample RUN                      draw new images from a run
   limner evaluate RUN|DIR SOURCE...      how good a run's or a folder's images are, and whether they are copies
+  limner embed RUN SOURCE... --to FILE   the features of every image, as npz, safetensors or parquet
+  limner classify RUN SOURCE...          what every image shows, and how often that is right
+  limner search RUN SOURCE PNG           the images of a source that look most like a picture
   limner compare SOURCE... --families A,B   train several families alike; one report of which suits you
   limner show RUN                        what a run is: family, config, data, where it came from
   limner families [FAMILY]               the families there are; one family's settings and size
@@ -35,6 +38,9 @@ COMMANDS = {  # -> the module in `commands` and the function, imported when it i
     "train": "train:train",
     "sample": "draw:sample",
     "evaluate": "measure:evaluate",
+    "embed": "understand:embed",
+    "classify": "understand:classify",
+    "search": "understand:search",
     "compare": "measure:compare",
     "show": "look:show",
     "families": "look:list_families",

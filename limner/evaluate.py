@@ -13,8 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner import understand
 from limner.checkpoint import exists
-from limner.core import Autoencodes, Condition, DataOptions, Generates, ImageSpec, LimnerError, Model, nearest
+from limner.core import (
+    Autoencodes,
+    Classifies,
+    Condition,
+    DataOptions,
+    Describes,
+    Generates,
+    ImageSpec,
+    LimnerError,
+    Model,
+    nearest,
+)
 from limner.data import Data, grid, open_data, shapes
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import NAMES, Features, find, of_model
@@ -240,21 +252,30 @@ def evaluate(
     to: str | Path | None = None,
     seed: int = 0,
     quiet: bool = False,
+    labels_per_class: int = 0,
 ) -> dict[str, Any]:
     """Measure a run, or a folder of images that any program made, against real images; keep what was found.
 
-    Writes evaluation.json, and nearest.png with the images nearest to training images, into ``to``. Raises
-    LimnerError for what the person can mend.
+    What a run draws is held against the images; what it sees in them against their labels, as
+    ``understand.measure`` says, which takes ``labels_per_class``. Writes evaluation.json, and nearest.png with the
+    images nearest to training images, into ``to``. Raises LimnerError for what the person can mend.
     """
     what = Path(what)
     told: dict[str, Any] = {"of": str(what), "against": list(sources)}
-    painter = None
+    painter, understood = None, dict[str, Any]()
     if what.suffix == ".safetensors" or exists(what):
         painter = Painter(what)
         out = Path(to or (what if what.is_dir() else what.parent) / "evaluation")
         told["run"] = painter.loaded.header.get("digest", "")
         real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
+        understood = understand.measure(
+            painter, sources, real.training, real.held_out, labels_per_class, seed, quiet
+        )
         drawn = _draw(painter, real, n or min(1000, len(real)), seed, quiet)
+    elif labels_per_class:
+        raise LimnerError(
+            f"--labels-per-class probes the features of a run, and {what} is none: leave it out."
+        )
     elif what.exists():
         out = Path(to or f"{what.name}-evaluation")
         made = open_data([str(what)], progress=not quiet, options=DataOptions(labels=False, captions=False))
@@ -269,8 +290,9 @@ def evaluate(
             told |= measure(drawn, real, seen, watch, seed)
     if painter and isinstance(painter.model, Autoencodes):
         told["reconstruction"] = reconstruction(painter, real)
-    elif not drawn:
-        raise LimnerError(f"There is nothing to measure of {what}: it neither draws nor gives images back.")
+    elif painter and not drawn and not understood:
+        raise LimnerError(f"There is nothing to measure of {what}: {_why_nothing(painter, real)}.")
+    told |= understood
     out.mkdir(parents=True, exist_ok=True)
     if drawn:
         sheet, words = nearest_pairs(drawn, real, seen)
@@ -285,6 +307,12 @@ def _draw(painter: Painter, real: Real, n: int, seed: int, quiet: bool) -> Drawn
         return None
     with bar(f"drawing {n} images", quiet) as watch:
         return draw_like(painter, real, n, seed, watch)
+
+
+def _why_nothing(painter: Painter, real: Real) -> str:
+    if not isinstance(painter.model, Describes | Classifies):
+        return "it neither draws, gives images back, describes nor classifies"
+    return understand.why_not(real.held_out)
 
 
 ABOUT = {
@@ -324,4 +352,4 @@ def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         if name in told.get("reconstruction", {}):
             label = f"{name.replace('_', '-').upper()} of held-out images given back"
             table.append((label, f"{told['reconstruction'][name]:.4g}{unit}", "", ""))
-    return table
+    return table + understand.rows(told)

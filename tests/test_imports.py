@@ -20,7 +20,7 @@ BELOW["config"] = {"families", "core", "settings"}
 BELOW["checkpoint"] = BELOW["config"] | {"config"}
 BELOW["optim"] = BELOW["distributed"] = BELOW["device"] = BELOW["report"] = {"core", "settings"}
 BELOW["journal"] = BELOW["config"] | {"config", "data"}
-WORKERS = {"loop", "sample", "evaluate"}  # these may use each other
+WORKERS = {"loop", "sample", "evaluate", "understand"}  # these may use each other
 for worker in WORKERS:
     BELOW[worker] = WORKERS | BELOW["checkpoint"] | {"checkpoint", "data", "metrics"}
     BELOW[worker] |= {"optim", "device", "distributed", "journal"}

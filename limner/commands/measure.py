@@ -22,6 +22,7 @@ class _Evaluate:
     n: int | None = None  # images to draw or take; default: 1000, or as many as are real
     features: str = "random"  # random, inception, clip, dinov2, or a run that describes images
     weights: str = ""  # file or folder of the features' weights, where they need any
+    labels_per_class: int = 0  # also probe a run's features with so many labelled images a class
     to: str = ""  # folder for evaluation.json and pictures; default: RUN/evaluation
     seed: int = 0  # of the first image drawn
     json: bool = False  # for programs to read
@@ -55,7 +56,15 @@ def evaluate(argv: Sequence[str]) -> int:
     from limner import evaluate as evaluation
 
     told = evaluation.evaluate(
-        given.what, given.sources, given.n, given.features, given.weights, given.to, given.seed, given.json
+        given.what,
+        given.sources,
+        given.n,
+        given.features,
+        given.weights,
+        given.to,
+        given.seed,
+        given.json,
+        given.labels_per_class,
     )
     if given.json:
         print(json.dumps(told, indent=2))

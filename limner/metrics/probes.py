@@ -1,0 +1,93 @@
+"""What features are worth: how well labels can be told from them, by neighbours or by one linear layer.
+
+Features are [N, D], labels [N] class indices; what is returned is a share in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Z95 = 1.959964  # standard deviations on either side that hold 95% of a Gaussian
+
+
+def knn_accuracy(
+    features: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Share of ``test`` [M, D] whose class its k nearest by cosine vote for, each by exp(cosine / temperature).
+
+    As Wu 2018 (section 3.4) and Caron 2021 measure.
+    """
+    features, classes = F.normalize(features.float()), int(labels.max()) + 1
+    right = 0
+    for part, truth in zip(F.normalize(test.float()).split(256), test_labels.split(256), strict=True):
+        near = (part @ features.T).topk(min(k, len(features)), dim=1)  # [B, k]
+        votes = part.new_zeros(len(part), classes)
+        votes.scatter_add_(1, labels[near.indices], (near.values / temperature).exp())
+        right += int((votes.argmax(1) == truth).sum())
+    return right / len(test)
+
+
+def probe_accuracy(
+    features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, decay: float = 1e-3, steps: int = 100
+) -> float:
+    """Share of ``test`` that a linear layer gets right, trained on standardised ``features`` to its minimum.
+
+    Lowers the mean cross entropy + ``decay`` |weight|^2 by L-BFGS.
+    """
+    # In float64, where a feature that never varies comes out as 0 and not as rounding.
+    mean, std = features.double().mean(0), features.double().std(0, correction=0).clamp(min=1e-6)
+    x, y = ((part.double() - mean).div(std).float() for part in (features, test))
+    weight = x.new_zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
+    bias = x.new_zeros(weight.shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(x @ weight + bias, labels) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimiser.step(closure)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return float(((y @ weight + bias).argmax(1) == test_labels).double().mean())
+
+
+def few(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices of ``per_class`` random images of each class, of all where a class has fewer."""
+    order = torch.randperm(len(labels), generator=generator)
+    return torch.cat([order[labels[order] == c][:per_class] for c in labels.unique()])
+
+
+def few_probe_accuracy(
+    features: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    per_class: int,
+    draws: int = 5,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """``probe_accuracy`` with ``per_class`` random labelled images of each class only: mean and deviation of draws."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [few(labels, per_class, generator) for _ in range(draws)]
+    found = [probe_accuracy(features[rows], labels[rows], test, test_labels) for rows in chosen]
+    drawn = torch.tensor(found, dtype=torch.float64)
+    return float(drawn.mean()), float(drawn.std())
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95% interval of a share that was counted over ``n`` cases (Wilson 1927); never outside [0, 1]."""
+    z = Z95 * Z95 / n
+    centre = (share + z / 2) / (1 + z)
+    half = math.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z)
+    return max(0.0, centre - half), min(1.0, centre + half)
