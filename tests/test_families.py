@@ -47,6 +47,9 @@ CAPTIONS = ("a red circle", "two blue squares", "nothing at all", "一只猫")
 PAPER_PARAMETERS = {
     "vae": {"autoencoder": 652_824},  # 784-400-20, pytorch/examples
     "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
+    "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
+    "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
+    "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
 every_family = pytest.mark.parametrize("family", [families.load(name) for name in FAMILIES], ids=FAMILIES)
@@ -187,7 +190,10 @@ def test_paper_preset_has_the_papers_size(name: str) -> None:
     preset = families.load(name).presets["paper"]
     assert preset.size and preset.channels
     with torch.device("meta"):
-        model = families.load(name)(preset.model, ImageSpec(preset.channels, *preset.size))
+        spec = ImageSpec(preset.channels, *preset.size)
+        if hasattr(families.load(name), "classify"):
+            spec = dataclasses.replace(spec, classes=tuple(f"class {i}" for i in range(1000)))
+        model = families.load(name)(preset.model, spec)
     assert counts(model) == PAPER_PARAMETERS[name]
 
 
@@ -210,8 +216,12 @@ def test_takes_an_odd_spec_or_says_why_not(family: type[Model], shape: tuple[int
     assert spec.frames == 1, "a video family is to extend this test"
     for objective in model.objectives():
         play(model, objective, batch_for(model), 1)
-    picture = paint(model.eval(), Condition(2), [0, 1])
-    assert picture.shape == (2, *spec.shape) and picture.isfinite().all()
+    model.eval()
+    if isinstance(model, Generates):
+        picture = paint(model, Condition(2), [0, 1])
+        assert picture.shape == (2, *spec.shape) and picture.isfinite().all()
+    if isinstance(model, Describes):
+        assert model.features(batch_for(model).image).isfinite().all()
 
 
 # ---- it trains

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ class DINO(Model):
     def body(self) -> PatchTransformer:
         return self.teacher.body  # type: ignore[return-value]
 
-    def train(self, mode: bool = True) -> Model:
+    def train(self, mode: bool = True) -> DINO:
         super().train(mode)
         self.teacher.eval()
         return self
@@ -170,22 +170,22 @@ class DINO(Model):
         return self.body(image)[:, 0].float()
 
 
-def _training(batch: int, lr: float, decay: float, warmup: int) -> Training:
+def _training(name: Literal["muon", "adamw"], batch: int, lr: float, decay: float, warmup: int) -> Training:
+    settings = Optimiser(name, lr=lr, betas=(0.9, 0.999), decay=decay, matrix_lr=0.005)
     return Training(
-        batch=batch, optimisers={"student": Optimiser("adamw", lr=lr, betas=(0.9, 0.999), decay=decay)},
-        schedule="cosine", warmup=warmup, clip=3.0, average=0.0,
-    )  # fmt: skip
+        batch=batch, optimisers={"student": settings}, schedule="cosine", warmup=warmup, clip=3.0, average=0.0
+    )
 
 
 DINO.presets = {
     "tiny": Preset(
         DINOConfig(PatchConfig(width=32, depth=2, heads=2), 0.0, 32, 16, 32, freeze_images=0),
-        _training(16, 2e-3, 0.0, 0),
+        _training("adamw", 16, 2e-3, 0.0, 0),
     ),
-    "small": Preset(DINOConfig(), _training(64, 5e-4, 0.04, 5_000)),
+    "small": Preset(DINOConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
         DINOConfig(PatchConfig(width=384, depth=12, heads=6), 0.1, 2048, 256, 4096, locals=6, momentum=0.996),
-        _training(256, 5e-4, 0.04, 100_000),
+        _training("adamw", 256, 5e-4, 0.04, 100_000),
     ),
     # ViT-S/16 as published: 0.0005 for each 256 of a batch of 1024, 10 epochs of warm-up, 8 small views of 96.
     "paper": Preset(
@@ -194,7 +194,7 @@ DINO.presets = {
             local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True, momentum=0.996,
             momentum_images=100 * 1_281_167, freeze_images=1_281_167,
         ),
-        _training(1024, 2e-3, 0.04, 10 * 1_281_167),
+        _training("adamw", 1024, 2e-3, 0.04, 10 * 1_281_167),
         size=(224, 224),
         channels=3,
     ),

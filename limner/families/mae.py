@@ -6,7 +6,7 @@ He 2022, "Masked Autoencoders Are Scalable Vision Learners".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -124,25 +124,34 @@ class MAE(Model):
         return self.body(image)[:, 1:].mean(1).float()
 
 
-def _training(batch: int, lr: float, warmup: int, average: float = 10_000.0) -> Training:
+def _training(
+    name: Literal["muon", "adamw"],
+    batch: int,
+    lr: float,
+    decay: float,
+    warmup: int,
+    average: float = 10_000.0,
+) -> Training:
+    settings = Optimiser(name, lr=lr, betas=(0.9, 0.95), decay=decay, matrix_lr=0.01)
     return Training(
-        batch=batch, optimisers={"network": Optimiser("adamw", lr=lr, betas=(0.9, 0.95), decay=0.05)},
-        schedule="cosine", warmup=warmup, average=average,
-    )  # fmt: skip
+        batch=batch, optimisers={"network": settings}, schedule="cosine", warmup=warmup, average=average
+    )
 
 
 MAE.presets = {
     "tiny": Preset(
-        MAEConfig(PatchConfig(width=32, depth=2, heads=2), 16, 1, 2), _training(16, 2e-3, 0, 100.0)
+        MAEConfig(PatchConfig(width=32, depth=2, heads=2), 16, 1, 2),
+        _training("adamw", 16, 2e-3, 0.0, 0, 100.0),
     ),
-    "small": Preset(MAEConfig(), _training(128, 1e-3, 10_000)),
+    "small": Preset(MAEConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
-        MAEConfig(PatchConfig(width=384, depth=12, heads=6), 192, 4, 6), _training(512, 6e-4, 200_000)
+        MAEConfig(PatchConfig(width=384, depth=12, heads=6), 192, 4, 6),
+        _training("muon", 256, 1e-3, 0.05, 100_000),
     ),
     # ViT-B/16 with the paper's decoder; table 8: 1.5e-4 for each 256 of a batch of 4096, 40 epochs of warm-up.
     "paper": Preset(
         MAEConfig(PatchConfig(16, 768, 12, 12), 512, 8, 16, surroundings=False, crop=0.2, mirror=True),
-        _training(4096, 2.4e-3, 40 * 1_281_167, 0.0),
+        _training("adamw", 4096, 2.4e-3, 0.05, 40 * 1_281_167, 0.0),
         size=(224, 224),
         channels=3,
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -131,27 +131,41 @@ class ViT(Model):
             ) from None
 
 
-def _training(batch: int, lr: float, decay: float, warmup: int, average: float = 10_000.0) -> Training:
+def _training(
+    name: Literal["muon", "adamw"],
+    batch: int,
+    lr: float,
+    decay: float,
+    warmup: int,
+    average: float = 10_000.0,
+) -> Training:
+    settings = Optimiser(name, lr=lr, betas=(0.9, 0.99), decay=decay, matrix_lr=0.01)
     return Training(
-        batch=batch, optimisers={"network": Optimiser("adamw", lr=lr, betas=(0.9, 0.99), decay=decay)},
-        schedule="cosine", warmup=warmup, clip=1.0, average=average,
-    )  # fmt: skip
+        batch=batch,
+        optimisers={"network": settings},
+        schedule="cosine",
+        warmup=warmup,
+        clip=1.0,
+        average=average,
+    )
 
 
 # Widths and depths as in the paper's table 1 and, for Ti and S, Touvron's table 1:
 # Ti 192 x 12 with 3 heads, S 384 x 12 with 6, B 768 x 12 with 12, L 1024 x 24 with 16.
 ViT.presets = {
-    "tiny": Preset(ViTConfig(PatchConfig(width=32, depth=2, heads=2)), _training(16, 2e-3, 0.0, 0, 100.0)),
-    "small": Preset(ViTConfig(), _training(64, 1e-3, 0.05, 5_000)),
+    "tiny": Preset(
+        ViTConfig(PatchConfig(width=32, depth=2, heads=2)), _training("adamw", 16, 2e-3, 0.0, 0, 100.0)
+    ),
+    "small": Preset(ViTConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
-        ViTConfig(PatchConfig(width=384, depth=12, heads=6)), _training(256, 5e-4, 0.05, 100_000)
+        ViTConfig(PatchConfig(width=384, depth=12, heads=6)), _training("muon", 256, 1e-3, 0.05, 100_000)
     ),
     # B/16 on ImageNet as the paper's table 3 has it: 10,000 steps of warm-up, batch 4096, no average.
     "paper": Preset(
         ViTConfig(
             PatchConfig(16, 768, 12, 12), drop_path=0.0, smoothing=0.0, mixup=0.0, augment=False, mirror=True
         ),
-        _training(4096, 3e-3, 0.3, 10_000 * 4096, 0.0),
+        _training("adamw", 4096, 3e-3, 0.3, 10_000 * 4096, 0.0),
         size=(224, 224),
         channels=3,
     ),

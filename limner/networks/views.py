@@ -29,7 +29,9 @@ def warp(x: Tensor, matrix: Tensor, size: tuple[int, int] | None = None) -> Tens
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def viewpoint(x: Tensor, turn: float = 15.0, zoom: float = 0.15, shift: float = 0.1, shear: float = 0.1) -> Tensor:
+def viewpoint(
+    x: Tensor, turn: float = 15.0, zoom: float = 0.15, shift: float = 0.1, shear: float = 0.1
+) -> Tensor:
     """Turned by degrees up to ``turn``, zoomed, moved by a share of the side, sheared."""
     angle = uniform(x, -turn, turn).flatten() * math.pi / 180
     scale = torch.exp(uniform(x, -zoom, zoom).flatten())
@@ -40,7 +42,9 @@ def viewpoint(x: Tensor, turn: float = 15.0, zoom: float = 0.15, shift: float = 
     return warp(x, rows.unflatten(1, (2, 3)))
 
 
-def crop(x: Tensor, size: tuple[int, int], least: float = 0.4, most: float = 1.0, ratio: float = 4 / 3) -> Tensor:
+def crop(
+    x: Tensor, size: tuple[int, int], least: float = 0.4, most: float = 1.0, ratio: float = 4 / 3
+) -> Tensor:
     """A random part of ``least`` to ``most`` of the area, of any aspect within ``ratio``, at another size."""
     area = uniform(x, least, most).flatten()
     aspect = torch.exp(uniform(x, -math.log(ratio), math.log(ratio)).flatten())
