@@ -175,7 +175,7 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95% interval of a share of ``n`` trials (Wilson 1927)."""
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))  # but for rounding
 
 
 def paired(one: Tensor, other: Tensor, z: float = 1.96) -> dict[str, float]:

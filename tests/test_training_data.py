@@ -92,7 +92,8 @@ def run(place, tmp_path):
 
 def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     arguments = ["evaluate", run, place / "images", "--as-training-data", "--classifier-family", stand_in,
-                 "--classifier-preset", "tiny", "--classifier-budget", "320img", "--n", "30", "--seed", "3"]  # fmt: skip
+                 "--classifier-preset", "tiny", "--classifier-budget", "320img", "--n", "30", "--seed", "3",
+                 ]  # fmt: skip
     arguments = [str(a) for a in arguments]
     assert cli.run([*arguments, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -226,9 +227,11 @@ def test_the_verdict_follows_the_paired_difference():
     assert outcome(30, 5)[0] == "helps" and outcome(5, 30)[0] == "hurts"
     assert outcome(20, 15)[0] == "unclear" and outcome(0, 0)[0] == "unclear"
     assert outcome(0, 0)[1]["low"] < 0 < outcome(0, 0)[1]["high"], "nothing seen is not nothing there"
-    # Pairs say more than two intervals beside one another, which here overlap.
-    assert outcome(12, 0)[0] == "helps"
-    assert worth.wilson(1.0, 500)[0] < worth.wilson(488 / 500, 500)[1]
+    # Pairs say more than two intervals beside one another: these overlap.
+    real = (torch.arange(500) < 400)[None]
+    both = (torch.arange(500) < 412)[None]
+    assert worth.wilson(0.8, 500)[1] > worth.wilson(412 / 500, 500)[0]
+    assert worth.verdict(worth.paired(both, real)) == "helps"
     # Repeats that disagree widen it.
     real = torch.zeros(2, 400, dtype=torch.bool)
     both = real.clone()
