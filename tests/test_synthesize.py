@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limner import checkpoint
+from limner import checkpoint, families
 from limner import synthesize as synthesis
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
@@ -324,3 +324,29 @@ def test_the_order_of_seeds_does_not_depend_on_the_batch(place, tmp_path):
     counts = Counter(label for _, label in kept[0])
     assert max(counts.values()) - min(counts.values()) <= 1
     assert Painter(place / "dcgan").spec.classes == ("cat", "dog", "owl")
+
+
+@pytest.mark.skipif(
+    families.CLASSIFIER not in families.names(),
+    reason=f"THE FAMILY {families.CLASSIFIER} IS NOT THERE YET: --classifier cannot be run as it is meant",
+)
+def test_classifier_by_the_command(place, limner, tmp_path):
+    """Every image that was kept is one that the classifier takes for its label, seen as the file holds it."""
+    limner(
+        "train",
+        families.CLASSIFIER,
+        place / "animals",
+        "--out",
+        tmp_path / "run",
+        *TINY,
+        "--budget",
+        "640img",
+    )
+    said = limner("synthesize", place / "dcgan", "--n", 12, "--to", tmp_path / "to", "--classifier",
+                  tmp_path / "run", "--confidence", 0.34).stdout  # fmt: skip
+    told = json.loads((tmp_path / "to" / "provenance.json").read_text())
+    assert f"--classifier left out {told['drawn'] - 12} of {told['drawn']}" in said and told["drawn"] > 12
+    made, classifier = open_data(tmp_path / "to", size=(16, 16)), Painter(tmp_path / "run")
+    sure = synthesis.probabilities(classifier.model, made.batch(np.arange(12)).image)
+    assert made.labels is not None and made.spec.classes == classifier.spec.classes
+    assert (sure[np.arange(12), made.labels] >= 0.339).all()
