@@ -21,6 +21,7 @@ Train, sample, measure and serve image generators of every family on your own im
   limner data show SOURCE --to PNG       a sheet of its images with labels or captions
   limner train FAMILY SOURCE... --out RUN   train a family on images
   limner sample RUN                      draw new images from a run
+  limner synthesize RUN --to DIR         a labelled or captioned folder of new images, to train on
   limner evaluate RUN|DIR SOURCE...      how good a run's or a folder's images are, and whether they are copies
   limner embed RUN SOURCE... --to FILE   the features of every image, as npz, safetensors or parquet
   limner classify RUN SOURCE...          what every image shows, and how often that is right
@@ -37,6 +38,7 @@ COMMANDS = {  # -> the module in `commands` and the function, imported when it i
     "data": "data:data",
     "train": "train:train",
     "sample": "draw:sample",
+    "synthesize": "synthesize:synthesize",
     "evaluate": "measure:evaluate",
     "embed": "understand:embed",
     "classify": "understand:classify",

@@ -295,6 +295,36 @@ class _SampleFamily(_Sample, Generic[C]):
     sampling: tyro.conf.OmitArgPrefixes[C]
 
 
+@dataclass(frozen=True)
+class _Synthesize:
+    """Make a folder of labelled or captioned images that limner train reads; the same call again goes on.
+
+    Without --label or --prompt every class comes as often, or the captions of --prompts-from take turns.
+    """
+
+    run: RunFolder  # folder of a run, or its model.safetensors
+    to: str = ""  # folder for the images, metadata.jsonl and provenance.json
+    n: int = 10_000  # images that the folder is to hold
+    label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # only this class; may be given again
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # what to show; may be given again
+    prompts_from: str = ""  # source whose captions are taken; without it the images that the run learnt from
+    like: str = ""  # source: keep only images that look like one of its training images
+    new: str = ""  # source: leave out images nearer to one of its training images than held-out ones are
+    classifier: str = ""  # run that classifies: keep only images that it takes for what was asked
+    confidence: float = 0.9  # least probability that --classifier gives the asked class
+    features: str = "random"  # what --like and --new compare by: random, inception, clip, dinov2, or a run
+    weights: str = ""  # file or folder of the features' weights, where they need any
+    seed: int = 0  # of the first image drawn; each image has its own
+    batch: int = 64  # images drawn at once
+    device: str = "auto"  # auto, cpu, cuda
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SynthesizeFamily(_Synthesize, Generic[C]):
+    __doc__ = _Synthesize.__doc__
+    sampling: tyro.conf.OmitArgPrefixes[C]
+
+
 def parse_train(argv: Sequence[str]) -> TrainArguments:
     """The arguments of ``limner train``; --help, and a flag it cannot use (code 2), end the program here."""
     if not argv or argv[0].startswith("-"):
@@ -330,6 +360,11 @@ def parse_families(argv: Sequence[str]) -> Any:
 def parse_sample(argv: Sequence[str], knobs: type | None = None) -> Any:
     """The arguments of ``limner sample``; the fields of ``knobs``, a family's Sampling, are flags too."""
     return _parse(_SampleFamily if knobs else _Sample, argv, "limner sample", knobs)
+
+
+def parse_synthesize(argv: Sequence[str], knobs: type | None = None) -> Any:
+    """The arguments of ``limner synthesize``; the fields of ``knobs``, a family's Sampling, are flags too."""
+    return _parse(_SynthesizeFamily if knobs else _Synthesize, argv, "limner synthesize", knobs)
 
 
 def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:

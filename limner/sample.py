@@ -155,13 +155,18 @@ def save_folder(
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
         name = f"{seed:06d}.png"
         to_pil(image).save(folder / name)
-        line: dict[str, Any] = {"file_name": name, "seed": seed}
-        if condition.text is not None:
-            line["text"] = condition.text[i]
-        if condition.label is not None:
-            line["label"] = spec.classes[int(condition.label[i])]
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.append(metadata_line(name, seed, condition, i, spec))
     (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:
+    """A line of metadata.jsonl: image ``i`` of the condition, in the file ``name``."""
+    line: dict[str, Any] = {"file_name": name, "seed": seed}
+    if condition.text is not None:
+        line["text"] = condition.text[i]
+    if condition.label is not None:
+        line["label"] = spec.classes[int(condition.label[i])]
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager

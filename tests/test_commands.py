@@ -59,7 +59,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, limner: Command) -> Path:
 
 
 @pytest.mark.parametrize("command", [[], ["data"], ["data", "check"], ["data", "show"], ["demo"], ["train"],
-                                     ["sample"], ["show"], ["families"]], ids=" ".join)  # fmt: skip
+                                     ["sample"], ["synthesize"], ["show"], ["families"]], ids=" ".join)  # fmt: skip
 def test_help_is_instant_and_does_not_import_torch(command: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['limner', *{command!r}, '--help']\n"

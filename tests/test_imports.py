@@ -24,6 +24,8 @@ WORKERS = {"loop", "sample", "evaluate", "understand"}  # these may use each oth
 for worker in WORKERS:
     BELOW[worker] = WORKERS | BELOW["checkpoint"] | {"checkpoint", "data", "metrics"}
     BELOW[worker] |= {"optim", "device", "distributed", "journal"}
+BELOW["api"] = BELOW["synthesize"] = BELOW["loop"]
+BELOW["training_data"] = BELOW["loop"] | {"synthesize", "api"}
 
 
 def parts(path: Path) -> list[str]:

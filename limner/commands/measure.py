@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from limner import families
 from limner.commands import INTERRUPTED, say
 from limner.settings import LimnerError
 
@@ -25,6 +27,13 @@ class _Evaluate:
     labels_per_class: int = 0  # also probe a run's features with so many labelled images a class
     to: str = ""  # folder for evaluation.json and pictures; default: RUN/evaluation
     seed: int = 0  # of the first image drawn
+    as_training_data: bool = (
+        False  # also: does a classifier learn from the run's images what it does from real
+    )
+    classifier_family: str = families.CLASSIFIER  # what is trained for it
+    classifier_preset: str = ""  # tiny, small, base or paper; default: small on a CPU, base on a GPU
+    classifier_budget: str = "60kimg"  # how long, each time: the same for real, synthetic and both
+    repeats: int = 1  # classifiers of each kind, each with another seed
     json: bool = False  # for programs to read
 
 
@@ -55,6 +64,7 @@ def evaluate(argv: Sequence[str]) -> int:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner import evaluate as evaluation
 
+    learnt = _as_training_data(given) if given.as_training_data else None
     told = evaluation.evaluate(
         given.what,
         given.sources,
@@ -66,6 +76,11 @@ def evaluate(argv: Sequence[str]) -> int:
         given.json,
         given.labels_per_class,
     )
+    if learnt:
+        from limner import training_data
+
+        training_data.keep(learnt, told["to"])
+        told["training_data"] = learnt
     if given.json:
         print(json.dumps(told, indent=2))
         return 0
@@ -81,8 +96,36 @@ def evaluate(argv: Sequence[str]) -> int:
         say(f"{about}, {told['resize']}.")
         if told["n"] < 10_000:
             say("Below 10,000 images trust the kernel distance: the Frechet distance is biased by n.")
+    if learnt:
+        _show_training_data(learnt)
     say(f"Look at {told['to']}.")
     return 0
+
+
+def _as_training_data(given: _Evaluate) -> dict[str, Any]:
+    from limner.training_data import as_training_data
+
+    return as_training_data(
+        given.what, given.sources, given.n, given.classifier_family, given.classifier_budget,
+        given.classifier_preset, given.repeats, given.seed, given.to or None, given.json,
+    )  # fmt: skip
+
+
+def _show_training_data(learnt: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from limner import training_data
+
+    heads = (f"{learnt['classifier']} trained on", "images", "accuracy", "95% interval", "over repeats")
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in training_data.rows(learnt):
+        table.add_row(*row)
+    Console(highlight=False).print()
+    Console(highlight=False).print(table)
+    say(f"Each saw {learnt['budget']}. {learnt['said']}")
+    if not learnt["checked"]:
+        say("The run's own images cannot be opened: whether it learnt from the test images is not known.")
 
 
 def compare(argv: Sequence[str]) -> int:

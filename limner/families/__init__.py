@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT = "flow"  # what the demo trains: from a sentence to a picture
+CLASSIFIER = "vit"  # what learns from synthetic images, to tell what they are worth
 
 
 def names() -> list[str]:

@@ -26,9 +26,12 @@ def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, fl
 
 
 def _inside(points: Tensor, others: Tensor, k: int) -> float:
-    reach = radii(others, k)
-    found = [(distances(part, others) <= reach).any(1) for part in points.split(1024)]
-    return float(torch.cat(found).double().mean())
+    return float(inside(points, others, radii(others, k)).double().mean())
+
+
+def inside(points: Tensor, others: Tensor, reach: Tensor) -> Tensor:
+    """[N] which points lie in the ball of any of ``others`` [M, D], whose radii are ``reach`` [M]."""
+    return torch.cat([(distances(part, others) <= reach).any(1) for part in points.split(1024)])
 
 
 def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
@@ -48,7 +51,16 @@ def nearest(x: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
 
 def memorised(drawn: Tensor, training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
     """[N] which drawn features lie nearer to a training image than all but ``share`` of the held-out real ones do."""
-    usual = nearest(held_out, training)[0].quantile(share, interpolation="lower")
+    return copies(drawn, training, usual_distance(training, held_out, share))
+
+
+def usual_distance(training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
+    """[]: all but ``share`` of the held-out features are at least so far from every training image."""
+    return nearest(held_out, training)[0].quantile(share, interpolation="lower")
+
+
+def copies(drawn: Tensor, training: Tensor, usual: Tensor) -> Tensor:
+    """[N] which drawn features are nearer to a training image than ``usual``."""
     away = nearest(drawn, training)[0]
     # Where the data itself holds copies, the usual distance is 0 and only a copy can be found.
     return (away < usual) | ((away == 0) & (usual == 0))
