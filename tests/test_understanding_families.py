@@ -34,7 +34,7 @@ def test_other_published_sizes_of_vit(width: int, depth: int, heads: int, millio
     from limner.families.vit import ViTConfig
 
     with torch.device("meta"):
-        model = ViT(ViTConfig(PatchConfig(16, width, depth, heads)), spec)
+        model = ViT(ViTConfig(PatchConfig(16, width=width, depth=depth, heads=heads)), spec)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 

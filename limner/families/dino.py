@@ -65,7 +65,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         z = F.normalize(self.head(self.body(x)[:, 0]).float(), dim=1)  # [B, bottleneck]
         prototypes = self.prototypes.detach() if frozen else self.prototypes
-        return z @ F.normalize(prototypes, dim=1).T
+        return (z @ F.normalize(prototypes, dim=1).T).float()
 
 
 def as_buffers(module: nn.Module) -> nn.Module:
@@ -160,9 +160,12 @@ class DINO(Model):
             scores.append(self.student(torch.cat(little), frozen))
         student = torch.cat(scores).unflatten(0, (-1, len(batch.image)))  # [V, B, K]
         teacher = says.unflatten(0, (2, -1))  # [2, B, K]
+        mean = says.mean(0)
+        if self.training:  # from 0, the paper's start, the first steps would agree on one prototype for all
+            self.centre.copy_(torch.where(self.centre.any(), self.centre, mean))
         loss = self_distillation(student, teacher, self.centre, c.temperature, c.teacher_temperature)
         if self.training:
-            self.centre.lerp_(says.mean(0), 1 - c.centre_momentum)  # eq. 4
+            self.centre.copy_(self.centre.lerp(mean, 1 - c.centre_momentum))  # eq. 4
         return {"agreement": loss}
 
     def features(self, image: Tensor) -> Tensor:
@@ -184,15 +187,15 @@ DINO.presets = {
     ),
     "small": Preset(DINOConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
-        DINOConfig(PatchConfig(width=384, depth=12, heads=6), 0.1, 2048, 256, 4096, locals=6, momentum=0.996),
+        DINOConfig(PatchConfig(across=8, width=384, depth=12, heads=6), 0.1, 2048, 256, 4096, locals=6, momentum=0.996),
         _training("adamw", 256, 5e-4, 0.04, 100_000),
     ),
     # ViT-S/16 as published: 0.0005 for each 256 of a batch of 1024, 10 epochs of warm-up, 8 small views of 96.
     "paper": Preset(
         DINOConfig(
-            PatchConfig(16, 384, 12, 6), 0.1, 2048, 256, 65536, locals=8, global_area=(0.4, 1.0),
-            local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True, momentum=0.996,
-            momentum_images=100 * 1_281_167, freeze_images=1_281_167,
+            PatchConfig(patch=16, width=384, depth=12, heads=6), 0.1, 2048, 256, 65536, locals=8,
+            global_area=(0.4, 1.0), local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True,
+            momentum=0.996, momentum_images=100 * 1_281_167, freeze_images=1_281_167,
         ),
         _training("adamw", 1024, 2e-3, 0.04, 10 * 1_281_167),
         size=(224, 224),

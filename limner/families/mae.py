@@ -145,12 +145,20 @@ MAE.presets = {
     ),
     "small": Preset(MAEConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
-        MAEConfig(PatchConfig(width=384, depth=12, heads=6), 192, 4, 6),
+        MAEConfig(PatchConfig(across=8, width=384, depth=12, heads=6), 192, 4, 6),
         _training("muon", 256, 1e-3, 0.05, 100_000),
     ),
     # ViT-B/16 with the paper's decoder; table 8: 1.5e-4 for each 256 of a batch of 4096, 40 epochs of warm-up.
     "paper": Preset(
-        MAEConfig(PatchConfig(16, 768, 12, 12), 512, 8, 16, surroundings=False, crop=0.2, mirror=True),
+        MAEConfig(
+            PatchConfig(patch=16, width=768, depth=12, heads=12),
+            512,
+            8,
+            16,
+            surroundings=False,
+            crop=0.2,
+            mirror=True,
+        ),
         _training("adamw", 4096, 2.4e-3, 0.05, 40 * 1_281_167, 0.0),
         size=(224, 224),
         channels=3,

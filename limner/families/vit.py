@@ -158,12 +158,18 @@ ViT.presets = {
     ),
     "small": Preset(ViTConfig(), _training("muon", 64, 1e-3, 0.0, 5_000)),
     "base": Preset(
-        ViTConfig(PatchConfig(width=384, depth=12, heads=6)), _training("muon", 256, 1e-3, 0.05, 100_000)
+        ViTConfig(PatchConfig(across=8, width=384, depth=12, heads=6)),
+        _training("muon", 256, 1e-3, 0.05, 100_000),
     ),
     # B/16 on ImageNet as the paper's table 3 has it: 10,000 steps of warm-up, batch 4096, no average.
     "paper": Preset(
         ViTConfig(
-            PatchConfig(16, 768, 12, 12), drop_path=0.0, smoothing=0.0, mixup=0.0, augment=False, mirror=True
+            PatchConfig(patch=16, width=768, depth=12, heads=12),
+            drop_path=0.0,
+            smoothing=0.0,
+            mixup=0.0,
+            augment=False,
+            mirror=True,
         ),
         _training("adamw", 4096, 3e-3, 0.3, 10_000 * 4096, 0.0),
         size=(224, 224),

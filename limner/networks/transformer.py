@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PatchConfig:
-    patch: int = 0  # pixels a side of a patch; 0: an eighth of the shorter side, at least 2
+    patch: int = 0  # pixels a side of a patch; 0: as `across` has it
+    across: int = 4  # patches along the shorter side, about, where patch is 0
     width: int = 128  # of a token
     depth: int = 6  # layers
     heads: int = 4
@@ -45,10 +46,11 @@ class Layer(nn.Module):
         return change * keep / (1 - self.drop)
 
 
-def side_of_patch(patch: int, size: tuple[int, int]) -> int:
-    """The side of a patch, chosen where it is 0. Raises ValueError for one that does not divide the image."""
+def side_of_patch(config: PatchConfig, size: tuple[int, int]) -> int:
+    """The side of a patch. Raises ValueError where it does not divide the image."""
+    patch = config.patch
     if not patch:
-        patch = max(min(2, min(size)), min(size) // 8)
+        patch = max(1, min(size) // max(1, config.across))
         while size[0] % patch or size[1] % patch:
             patch -= 1
     if size[0] % patch or size[1] % patch:
@@ -92,7 +94,7 @@ class PatchTransformer(nn.Module):
             raise ValueError(f"a width of {c.width} does not divide into {c.heads} heads")
         if c.width % 4:
             raise ValueError(f"a width of {c.width} is not a multiple of 4")
-        self.config, self.patch = c, side_of_patch(c.patch, size)
+        self.config, self.patch = c, side_of_patch(c, size)
         self.grid = (size[0] // self.patch, size[1] // self.patch)
         self.embed = nn.Conv2d(channels, c.width, self.patch, stride=self.patch)
         self.token = nn.Parameter(torch.zeros(1, 1, c.width))

@@ -85,7 +85,7 @@ def weather(x: Tensor, noise: float = 0.15, blur: float = 1.2) -> Tensor:
     """Grain and blur, each for half of the images, as rain, mist and a bad lens give them."""
     x = sometimes(x, x + uniform(x, 0, noise) * torch.randn_like(x), 0.5)
     sigma = uniform(x, 0.1, blur)
-    radius = max(1, min(math.ceil(2 * blur), (min(x.shape[-2:]) - 1) // 2))
+    radius = min(math.ceil(2 * blur), min(x.shape[-2:]) - 1)
     at = torch.arange(-radius, radius + 1, device=x.device)
     weight = torch.exp(-0.5 * (at / sigma.flatten()[:, None]) ** 2)
     weight = weight / weight.sum(1, keepdim=True)  # [B, K]
