@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.losses.contrastive import self_distillation
+from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer, fresh
 
@@ -38,6 +38,11 @@ class DINOConfig:
     momentum_images: int = 0  # until which it rises to 1 along a cosine; 0: it stays
     temperature: float = 0.1  # of the student
     teacher_temperature: float = 0.04
+    # At first a small network says nearly the same of all images; over a batch its answers can be told apart.
+    standardise: bool = True  # the head's output over the batch, as a batch norm without weights
+    # What keeps all images from being likened to one prototype: the paper's moving centre; or, surer where
+    # batches and budgets are small, an equal share of the batch for each (as in DINOv2).
+    spread: Literal["centre", "sinkhorn"] = "sinkhorn"
     centre_momentum: float = 0.9
     freeze_images: int = 2_000  # until which the prototypes stand still
 
@@ -59,11 +64,15 @@ class Network(nn.Module):
             nn.Linear(c.hidden, c.bottleneck),
         )  # fmt: skip
         self.prototypes = nn.Parameter(torch.empty(c.prototypes, c.bottleneck))  # by direction only
+        self.standardise = c.standardise
         fresh(self.head)
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        z = F.normalize(self.head(self.body(x)[:, 0]).float(), dim=1)  # [B, bottleneck]
+        z = self.head(self.body(x)[:, 0]).float()  # [B, bottleneck]
+        if self.standardise:
+            z = (z - z.mean(0)) * (z.var(0, correction=0) + 1e-6).rsqrt()
+        z = F.normalize(z, dim=1)
         prototypes = self.prototypes.detach() if frozen else self.prototypes
         return (z @ F.normalize(prototypes, dim=1).T).float()
 
@@ -160,13 +169,13 @@ class DINO(Model):
             scores.append(self.student(torch.cat(little), frozen))
         student = torch.cat(scores).unflatten(0, (-1, len(batch.image)))  # [V, B, K]
         teacher = says.unflatten(0, (2, -1))  # [2, B, K]
-        mean = says.mean(0)
-        if self.training:  # from 0, the paper's start, the first steps would agree on one prototype for all
-            self.centre.copy_(torch.where(self.centre.any(), self.centre, mean))
-        loss = self_distillation(student, teacher, self.centre, c.temperature, c.teacher_temperature)
-        if self.training:
-            self.centre.copy_(self.centre.lerp(mean, 1 - c.centre_momentum))  # eq. 4
-        return {"agreement": loss}
+        if c.spread == "sinkhorn":
+            target = balance(teacher, c.teacher_temperature)
+        else:
+            target = sharpen(teacher, self.centre, c.teacher_temperature)
+            if self.training:
+                self.centre.copy_(self.centre.lerp(says.mean(0), 1 - c.centre_momentum))  # eq. 4
+        return {"agreement": self_distillation(student, target, c.temperature)}
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, width], the teacher's class token; other sizes too."""
@@ -195,7 +204,7 @@ DINO.presets = {
         DINOConfig(
             PatchConfig(patch=16, width=384, depth=12, heads=6), 0.1, 2048, 256, 65536, locals=8,
             global_area=(0.4, 1.0), local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True,
-            momentum=0.996, momentum_images=100 * 1_281_167, freeze_images=1_281_167,
+            standardise=False, spread="centre", momentum=0.996, momentum_images=100 * 1_281_167, freeze_images=1_281_167,
         ),
         _training("adamw", 1024, 2e-3, 0.04, 10 * 1_281_167),
         size=(224, 224),

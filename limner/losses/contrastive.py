@@ -19,17 +19,30 @@ def nt_xent(one: Tensor, other: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(alike, partner)
 
 
-def self_distillation(
-    student: Tensor, teacher: Tensor, centre: Tensor, student_temperature: float = 0.1,
-    teacher_temperature: float = 0.04,
-) -> Tensor:  # fmt: skip
-    """The student predicts what the teacher says of every other view (Caron 2021, algorithm 1).
+def sharpen(scores: Tensor, centre: Tensor, temperature: float = 0.04) -> Tensor:
+    """What a teacher says, by its ``scores`` [..., K] less their moving ``centre`` [K] (Caron 2021, algorithm 1)."""
+    return F.softmax((scores - centre) / temperature, dim=-1)
 
-    ``student`` [V, B, K] scores of all views, of which the first G are those that the ``teacher`` [G, B, K]
-    saw; ``centre`` [K] is taken off the teacher's. The mean over pairs of different views.
+
+def balance(scores: Tensor, temperature: float = 0.04, rounds: int = 3) -> Tensor:
+    """As ``sharpen``, but over the batch every prototype is meant as often (Caron 2020, eq. 3; Sinkhorn's rounds).
+
+    ``scores`` [..., K]; all but the last axis together are the batch.
     """
-    says = F.softmax((teacher - centre) / teacher_temperature, dim=-1)  # [G, B, K]
-    predicts = F.log_softmax(student / student_temperature, dim=-1)  # [V, B, K]
+    log = (scores / temperature).flatten(0, -2)  # [N, K]
+    for _ in range(rounds):
+        log = log - log.logsumexp(0, keepdim=True)
+        log = log - log.logsumexp(1, keepdim=True)
+    return log.exp().view_as(scores)
+
+
+def self_distillation(student: Tensor, says: Tensor, temperature: float = 0.1) -> Tensor:
+    """The student predicts what the teacher says of every other view (Caron 2021, eq. 2).
+
+    ``student`` [V, B, K] scores of all views, of which the first G are those that the teacher saw; ``says``
+    [G, B, K] are its probabilities. The mean over pairs of different views.
+    """
+    predicts = F.log_softmax(student / temperature, dim=-1)  # [V, B, K]
     pairs = -torch.einsum("gbk,vbk->gv", says, predicts) / student.shape[1]  # [G, V]
     same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
     return pairs.masked_fill(same, 0.0).sum() / (~same).sum()

@@ -62,12 +62,12 @@ def mirror(x: Tensor) -> Tensor:
 
 
 def light(x: Tensor, strength: float = 0.4) -> Tensor:
-    """Brightness, contrast and gamma as another hour or lamp would have them."""
-    x = (x + 1) / 2
-    x = x.clamp(min=1e-4) ** torch.exp(uniform(x, -strength, strength))
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = (x - mean) * torch.exp(uniform(x, -strength, strength)) + mean + uniform(x, -strength, strength) / 2
-    return (2 * x - 1).clamp(-1, 1)
+    """Gamma, contrast and brightness as another hour or lamp would have them; alpha stays."""
+    colours, alpha = (x[:, :3], x[:, 3:])  # grey is its own colour
+    y = ((colours + 1) / 2).clamp(min=1e-4) ** torch.exp(uniform(x, -strength, strength))
+    mean = y.mean((1, 2, 3), keepdim=True)
+    y = (y - mean) * torch.exp(uniform(x, -strength, strength)) + mean + uniform(x, -strength, strength) / 2
+    return torch.cat([(2 * y - 1).clamp(-1, 1), alpha], dim=1)
 
 
 def colour(x: Tensor, strength: float = 0.4) -> Tensor:
