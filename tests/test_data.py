@@ -257,6 +257,16 @@ def test_packed_once_and_the_same_when_moved_or_touched(pets, cache, monkeypatch
     assert read(moved).fingerprint != first.fingerprint
 
 
+def test_options_that_packing_ignores_share_the_cache(pets, cache):
+    whole = open_data(pets, options=DataOptions(cache=str(cache)))
+    for options in ({"per_class": 2}, {"holdout": 0.5}, {"flip": True}):
+        again = open_data(pets, options=DataOptions(cache=str(cache), **options))
+        assert again.fingerprint == whole.fingerprint and len(again) == len(whole)
+    assert len(list(cache.glob("packed/*"))) == 1
+    open_data(pets, options=DataOptions(cache=str(cache), labels=False))  # packed otherwise
+    assert len(list(cache.glob("packed/*"))) == 2
+
+
 def test_a_damaged_cache_is_packed_anew(pets, cache):
     first = read(pets).array.copy()  # a map of a file that is cut cannot be read
     (array,) = cache.glob("packed/*/array.npy")
