@@ -191,6 +191,7 @@ def classify(
         predictions.append({"path": name, "label": label, **first, "top": top})
     told: dict[str, Any] = {"run": painter.loaded.header.get("digest", ""), "n": len(data)}
     if truth is not None:
+        told["trained_on_these"] = list(sources) == list(painter.loaded.run.sources)
         told["accuracy"] = share((best.indices[:, 0] == truth).double().mean().item(), len(data))
     sheet = to.with_suffix(".png")
     told |= {"to": str(to), "sheet": str(sheet), "predictions": predictions}
@@ -199,19 +200,24 @@ def classify(
             _write_csv(unfinished, predictions)
     else:
         files.write_json(to, told)
-    shown = predictions[:SHEET]
+    rows = np.sort(
+        data.order(0, min(SHEET, len(data)), 0)
+    )  # from all over the source, not of its first class
+    shown = [predictions[i] for i in rows]
     with files.whole(sheet) as unfinished:
-        images = data.batch(np.arange(len(shown))).image
-        grid(images, [in_words(p) for p in shown]).save(unfinished, "PNG")
+        words, wrong = [in_words(p) for p in shown], [is_wrong(p) for p in shown]
+        grid(data.batch(rows).image, words, marked=wrong).save(unfinished, "PNG")
     return told
 
 
+def is_wrong(prediction: dict[str, Any]) -> bool:
+    return prediction["label"] not in ("", prediction["predicted"])
+
+
 def in_words(prediction: dict[str, Any]) -> str:
-    """'cat 97%', and what it is where that is wrong."""
-    wrong = prediction["label"] not in ("", prediction["predicted"])
-    return f"{prediction['predicted']} {prediction['probability']:.0%}" + (
-        f" (is {prediction['label']})" if wrong else ""
-    )
+    """'cat, 97%', and what it is where that is wrong."""
+    truth = f" (is {prediction['label']})" if is_wrong(prediction) else ""
+    return f"{prediction['predicted']}, {prediction['probability']:.0%}{truth}"
 
 
 def search(
@@ -252,7 +258,7 @@ def search(
     words = [f"{row['path']} {row['similarity']:.3f}" for row in found]
     with files.whole(to) as unfinished:
         images = torch.cat([picture, data.batch(order.numpy()).image])
-        grid(images, [f"query: {query.name}", *words]).save(unfinished, "PNG")
+        grid(images, [f"query: {query.name}", *words], marked=[True]).save(unfinished, "PNG")
     return {"query": str(query), "n": len(data), "to": str(to), "found": found}
 
 

@@ -229,8 +229,8 @@ def test_labels_go_by_name(brightest, tmp_path):
 
 def test_in_words():
     said = {"label": "", "predicted": "cat", "probability": 0.974}
-    assert understand.in_words(said) == "cat 97%" == understand.in_words({**said, "label": "cat"})
-    assert understand.in_words({**said, "label": "dog"}) == "cat 97% (is dog)"
+    assert understand.in_words(said) == "cat, 97%" == understand.in_words({**said, "label": "cat"})
+    assert understand.in_words({**said, "label": "dog"}) == "cat, 97% (is dog)"
 
 
 def test_classify_with_every_family_that_can(source, limner, tmp_path):

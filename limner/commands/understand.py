@@ -82,6 +82,10 @@ def classify(argv: Sequence[str]) -> int:
     if labelled:
         v = told["accuracy"]
         say(f"Right: {v['value']:.1%} of {v['n']:,} (95% interval {v['low']:.1%} to {v['high']:.1%}).")
+        if told["trained_on_these"]:
+            say(
+                "It was trained on most of these: limner evaluate says how often it is right on held-out images."
+            )
     say(f"All are in {told['to']}; look at {told['sheet']}.")
     return 0
 
