@@ -28,7 +28,13 @@ def train(processes: int, images: Path, out: Path, *flags: object) -> None:
 
 def launch(processes: int, *arguments: object, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """The command in so many processes."""
-    several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    several = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "-m",
+        "--",
+    ]  # else --n is torchrun's
     command = [sys.executable, "-m", *(several if processes > 1 else []), "limner.cli", *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
