@@ -439,6 +439,10 @@ def test_grid_lays_out_and_enlarges():
     assert np.array_equal(tile[::2, ::2], tile[1::2, 1::2])
     taller = grid(images, ["a word"] * 5, columns=3, scale=2)
     assert taller.width == sheet.width and taller.height > sheet.height
+    framed = np.asarray(grid(images, columns=3, scale=2, marked=[False, True]))
+    changed = np.argwhere((framed != np.asarray(sheet)).any(-1))  # around the second tile, outside its pixels
+    assert changed.min(0).tolist() == [8, 44] and changed.max(0).tolist() == [31, 75]
+    assert np.array_equal(framed[12:28, 48:72], np.asarray(sheet)[12:28, 48:72])
 
 
 def test_grid_takes_any_caption_and_picture():
