@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import re
 import types
 import typing
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
 
 import tyro
 
-from limner import families
+from limner import families, files
 from limner.settings import DataOptions, LimnerError, Training, nearest
 
 if typing.TYPE_CHECKING:
@@ -156,10 +155,7 @@ class Run:
 
 def write_run(folder: str | Path, run: Run) -> None:
     """Write a run's ``config.json`` whole or not at all."""
-    path = Path(folder) / "config.json"
-    temporary = path.with_name(".config.json.tmp")
-    temporary.write_text(json.dumps(run.to_json(), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_json(Path(folder) / "config.json", run.to_json())
 
 
 def read_run(folder: str | Path) -> Run:

@@ -1,4 +1,4 @@
-"""The processes of one training: who I am, and the few things that all of them must agree on.
+"""The processes of one training or measuring: who I am, and the few things that all of them must agree on.
 
 Gradients are averaged by hand after the backward pass, in one flat buffer for each type. DDP would hook
 into ``forward`` of one wrapped module, but here a turn is a closure over several modules.
@@ -61,13 +61,47 @@ class Ranks:
         if self.world == 1:
             return seconds, stop
         told = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
-        told = told.to(f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu")
+        told = told.to(_place())
         dist.all_reduce(told, op=dist.ReduceOp.MAX)
         return float(told[0]), int(told[1])
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process goes before the others, which then find its work done: data packed in the cache."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    def part(self, n: int) -> slice:
+        """This process's share of ``n`` things, in order; all of them where they are fewer than the processes."""
+        if n < self.world:
+            return slice(0, n)
+        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+
+    def gather(self, found: Tensor, n: int) -> Tensor:
+        """[n, ...] on every process, from what each found for its ``part(n)``."""
+        if self.world == 1 or n < self.world:
+            return found
+        counts = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
+        sent = found.new_zeros(max(counts), *found.shape[1:], device=_place())  # all must be of one size
+        sent[: len(found)] = found
+        parts = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(parts, sent)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(found.device)
 
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+def _place() -> str:
+    """Where tensors must be for the processes to send them."""
+    return f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+
+
+ALONE = Ranks()
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limner import understand
+from limner import files, probe
 from limner.checkpoint import exists
 from limner.core import (
     Autoencodes,
@@ -27,16 +26,19 @@ from limner.core import (
     Model,
     nearest,
 )
-from limner.data import Data, grid, open_data, shapes
+from limner.data import Data, batches, grid, open_data, open_like, shapes
+from limner.device import pick_device
+from limner.distributed import ALONE, Ranks, join
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import NAMES, Features, find, of_model
 from limner.sample import Painter, bar, captions_of, draw
+from limner.understand import over
 
 HALVES = 24  # random halves behind each interval
 FLOORS = 5  # ways to part the real images, whose mean is the floor
 LEAST = 20  # images on either side, below which nothing can be said
-BATCH = 64
 REFERENCE = 2000  # real images to measure distances to, at least, where there are as many
+BATCH = 64
 WORST = 16  # pairs on the picture of nearest training images
 
 Watch = Callable[[float], None]
@@ -71,18 +73,9 @@ def as_bytes(images: Tensor) -> np.ndarray:
     return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()
 
 
-def batches(data: Data, limit: int | None = None) -> Iterator[Tensor]:
-    """The images [B, C, H, W] in order, up to ``limit`` of them."""
-    n = min(len(data), limit or len(data))
-    for at in range(0, n, BATCH):
-        yield data.batch(np.arange(at, min(at + BATCH, n))).image
-
-
 def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
     """Sources at the size and channels of ``spec``, split as training splits them."""
-    options = replace(options, channels=spec.channels)  # type: ignore[arg-type]
-    data = open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
-    return Real(*data.split(options.holdout, options.per_class))
+    return Real(*open_like(sources, spec, options, progress).split(options.holdout, options.per_class))
 
 
 def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
@@ -110,14 +103,20 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
     return Condition(n, label=label, text=text)
 
 
-def draw_like(painter: Painter, real: Real, n: int, seed: int = 0, watch: Watch | None = None) -> Drawn:
-    """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1."""
+def draw_like(
+    painter: Painter, real: Real, n: int, seed: int = 0, watch: Watch | None = None, ranks: Ranks = ALONE
+) -> Drawn:
+    """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1.
+
+    Of several processes each draws its share, and all get all.
+    """
     model = painter.model
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {painter.loaded.run.family} draws no images to measure.")
     condition = condition_like(model, real.training, n, seed).to(model.device)
-    images = draw(model, condition, range(seed, seed + n), watch=watch, precision=painter.precision)
-    return Drawn(as_saved(images), captions_of(model.spec, condition))
+    mine, seeds = ranks.part(n), range(seed, seed + n)
+    images = draw(model, condition[mine], seeds[mine], watch=watch, precision=painter.precision)
+    return Drawn(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
 
 
 @dataclass(frozen=True)
@@ -130,20 +129,30 @@ class Described:
     held_out: Tensor
 
 
-def describe(drawn: Drawn, real: Real, features: Features, watch: Watch | None = None) -> Described:
-    """The features of drawn and real images. Raises LimnerError where either side has too few to measure."""
+def describe(
+    drawn: Drawn, real: Real, features: Features, watch: Watch | None = None, ranks: Ranks = ALONE
+) -> Described:
+    """The features of drawn and real images, of which each process describes its share.
+
+    Raises LimnerError where either side has too few to measure.
+    """
     n, total = len(drawn.images), len(drawn.images) + len(real)
     if min(n, len(real)) < LEAST:
         raise LimnerError(
             f"{n} images against {len(real)} real ones are too few to measure: both sides need at least {LEAST}."
         )
 
-    def part(images: Iterable[Tensor], before: int) -> Tensor:
-        return features.of(images, lambda done: watch((before + done) / total) if watch else None)
+    def tell(before: int, count: int) -> Watch | None:
+        return (lambda done: watch((before + done * count) / total)) if watch else None
 
-    x, training = part(drawn.images.split(BATCH), 0), part(batches(real.training), n)
-    held = part(batches(real.held_out), n + len(training)) if len(real.held_out) else training[:0]
-    return Described(features, x, training, held)
+    mine, told = drawn.images[ranks.part(n)], tell(0, n)
+    count = (lambda done: told(done / len(mine))) if told else None
+    x = ranks.gather(features.of(mine.split(BATCH), count), n)
+    training = over(real.training, features.of, tell(n, len(real.training)), ranks)
+    if not len(real.held_out):
+        return Described(features, x, training, training[:0])
+    held_out = over(real.held_out, features.of, tell(n + len(training), len(real.held_out)), ranks)
+    return Described(features, x, training, held_out)
 
 
 def measure(
@@ -257,35 +266,53 @@ def evaluate(
     """Measure a run, or a folder of images that any program made, against real images; keep what was found.
 
     What a run draws is held against the images; what it sees in them against their labels, as
-    ``understand.measure`` says, which takes ``labels_per_class``. Writes evaluation.json, and nearest.png with the
-    images nearest to training images, into ``to``. Raises LimnerError for what the person can mend.
+    ``probe.measure`` says, which takes ``labels_per_class``. Writes evaluation.json, and nearest.png with the images
+    nearest to training images, into ``to``. Of several processes (torchrun) each draws and describes its share; the
+    first measures and writes, the others return {}. Raises LimnerError for what the person can mend.
     """
-    what = Path(what)
+    with join(pick_device(), 1, ()) as ranks:
+        quiet = quiet or not ranks.first
+        return _evaluate(Path(what), sources, n, features, weights, to, seed, quiet, labels_per_class, ranks)
+
+
+def _evaluate(
+    what: Path, sources: Sequence[str], n: int | None, features: str, weights: str, to: str | Path | None,
+    seed: int, quiet: bool, labels_per_class: int, ranks: Ranks,
+) -> dict[str, Any]:  # fmt: skip
     told: dict[str, Any] = {"of": str(what), "against": list(sources)}
-    painter, understood = None, dict[str, Any]()
+    painter, drawn, understood = None, None, dict[str, Any]()
     if what.suffix == ".safetensors" or exists(what):
         painter = Painter(what)
         out = Path(to or (what if what.is_dir() else what.parent) / "evaluation")
         told["run"] = painter.loaded.header.get("digest", "")
-        real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
-        understood = understand.measure(
-            painter, sources, real.training, real.held_out, labels_per_class, seed, quiet
+        with ranks.in_turn():
+            real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
+        understood = probe.measure(
+            painter, sources, real.training, real.held_out, labels_per_class, seed, quiet, ranks
         )
-        drawn = _draw(painter, real, n or min(1000, len(real)), seed, quiet)
+        if isinstance(painter.model, Generates):
+            count = n or min(1000, len(real))
+            with bar(f"drawing {count:,} images", quiet) as watch:
+                drawn = draw_like(painter, real, count, seed, watch, ranks)
     elif labels_per_class:
         raise LimnerError(
             f"--labels-per-class probes the features of a run, and {what} is none: leave it out."
         )
     elif what.exists():
         out = Path(to or f"{what.name}-evaluation")
-        made = open_data([str(what)], progress=not quiet, options=DataOptions(labels=False, captions=False))
-        real = open_real(sources, made.spec, DataOptions(), not quiet)
+        with ranks.in_turn():
+            labels = DataOptions(labels=False, captions=False)
+            made = open_data([str(what)], progress=not quiet, options=labels)
+            real = open_real(sources, made.spec, DataOptions(), not quiet)
         drawn = Drawn(as_saved(torch.cat(list(batches(made, n)))))
     else:
         raise LimnerError(f"There is neither a run nor a folder of images at {what}.")
     if drawn:
         with bar("describing", quiet) as watch:
-            seen = describe(drawn, real, find_features(features, weights), watch)
+            seen = describe(drawn, real, find_features(features, weights), watch, ranks)
+    if not ranks.first:
+        return {}
+    if drawn:
         with bar("measuring", quiet) as watch:
             told |= measure(drawn, real, seen, watch, seed)
     if painter and isinstance(painter.model, Autoencodes):
@@ -298,21 +325,14 @@ def evaluate(
         sheet, words = nearest_pairs(drawn, real, seen)
         grid(sheet, words, columns=8).save(out / "nearest.png")
         grid(drawn.images[:64], drawn.captions[:64] if drawn.captions else None).save(out / "drawn.png")
-    (out / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    files.write_json(out / "evaluation.json", told)
     return told | {"to": str(out)}
-
-
-def _draw(painter: Painter, real: Real, n: int, seed: int, quiet: bool) -> Drawn | None:
-    if not isinstance(painter.model, Generates):
-        return None
-    with bar(f"drawing {n} images", quiet) as watch:
-        return draw_like(painter, real, n, seed, watch)
 
 
 def _why_nothing(painter: Painter, real: Real) -> str:
     if not isinstance(painter.model, Describes | Classifies):
         return "it neither draws, gives images back, describes nor classifies"
-    return understand.why_not(real.held_out)
+    return probe.why_not(real.held_out)
 
 
 ABOUT = {
@@ -331,19 +351,12 @@ def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for name, about in ABOUT.items():
         if name in told:
             v = told[name]
-            table.append(
-                (about, f"{v['value']:.4g}", f"{v['low']:.4g} to {v['high']:.4g}", f"{v['floor']:.4g}")
-            )
+            interval = f"{v['low']:.4g} to {v['high']:.4g}"
+            table.append((about, f"{v['value']:.4g}", interval, f"{v['floor']:.4g}"))
     if "memorised" in told:
         held = f"{told['memorised_held_out']:.1%}"
-        table.append(
-            (
-                "memorised: nearer to a training image than held-out ones are",
-                f"{told['memorised']:.1%}",
-                "",
-                held,
-            )
-        )
+        about = "memorised: nearer to a training image than held-out ones are"
+        table.append((about, f"{told['memorised']:.1%}", "", held))
     for side, value in told.get("sliced_wasserstein", {}).items():
         table.append((f"sliced Wasserstein at {side} pixels, x1000", f"{value:.4g}", "", ""))
     if "prompts_exact" in told:
@@ -352,4 +365,4 @@ def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         if name in told.get("reconstruction", {}):
             label = f"{name.replace('_', '-').upper()} of held-out images given back"
             table.append((label, f"{told['reconstruction'][name]:.4g}{unit}", "", ""))
-    return table + understand.rows(told)
+    return table + probe.rows(told)

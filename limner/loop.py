@@ -397,11 +397,8 @@ class Every:
 
 def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks, journal: Journal) -> Result:
     t = run.training
-    if not ranks.first:
-        ranks.wait()  # the first process packs the data; the others then find it in the cache
-    data = open_data(run.sources, size=run.size, options=run.data, progress=not journal.quiet)
-    if ranks.first:
-        ranks.wait()
+    with ranks.in_turn():
+        data = open_data(run.sources, size=run.size, options=run.data, progress=not journal.quiet)
     training, heldout = data.split(run.data.holdout, run.data.per_class)
     budget = parse_budget(run.budget, len(training))
     if len(training) < t.batch:

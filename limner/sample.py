@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,29 +143,6 @@ def _list(value: str | Sequence[str] | None) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
-
-
-def save_folder(
-    images: Tensor, folder: Path, seeds: Sequence[int], condition: Condition, spec: ImageSpec
-) -> None:
-    """One PNG an image, with metadata.jsonl in the form that ``train`` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        name = f"{seed:06d}.png"
-        to_pil(image).save(folder / name)
-        lines.append(metadata_line(name, seed, condition, i, spec))
-    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:
-    """A line of metadata.jsonl: image ``i`` of the condition, in the file ``name``."""
-    line: dict[str, Any] = {"file_name": name, "seed": seed}
-    if condition.text is not None:
-        line["text"] = condition.text[i]
-    if condition.label is not None:
-        line["label"] = spec.classes[int(condition.label[i])]
-    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limner import api, checkpoint, families
+from limner import api, checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Classifies, Generates, LimnerError
-from limner.data import Data, to_pil
-from limner.evaluate import BATCH, LEAST, Real, as_bytes, as_saved, batches, open_real
+from limner.data import Data, batches, to_pil
+from limner.evaluate import BATCH, LEAST, Real, as_bytes, as_saved, open_real
+from limner.metrics.probes import wilson
 from limner.sample import Painter, bar
-from limner.synthesize import probabilities, synthesize
+from limner.synthesize import synthesize
+from limner.understand import probabilities
 
 KINDS = {"real": "real images", "synthetic": "synthetic images", "both": "both, half and half"}
 FEWEST = 1000  # synthetic images, unless told
@@ -167,15 +168,7 @@ def hits(classifier: Path, test: Data) -> Tensor:
     known = {name: i for i, name in enumerate(painter.spec.classes)}
     index = torch.tensor([known.get(name, -1) for name in test.spec.classes])
     truth = index[torch.from_numpy(test.labels)]
-    guesses = [probabilities(painter.model, as_saved(images)).argmax(1) for images in batches(test)]
-    return torch.cat(guesses) == truth
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share of ``n`` trials (Wilson 1927)."""
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))  # but for rounding
+    return probabilities(painter, map(as_saved, batches(test))).argmax(1) == truth
 
 
 def paired(one: Tensor, other: Tensor, z: float = 1.96) -> dict[str, float]:
@@ -230,7 +223,7 @@ def keep(told: dict[str, Any], folder: str | Path) -> None:
     """Add what was found to the evaluation.json of a folder."""
     path = Path(folder) / "evaluation.json"
     found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    _replace(path, found | {"training_data": told})
+    files.write_json(path, found | {"training_data": told})
 
 
 # The folder ---------------------------------------------------------------------------------------------
@@ -250,7 +243,7 @@ def _begin(folder: Path, asked: dict[str, Any]) -> None:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(about, asked)
+    files.write_json(about, asked)
 
 
 def _write(data: Data, folder: Path, quiet: bool) -> None:
@@ -269,13 +262,7 @@ def _write(data: Data, folder: Path, quiet: bool) -> None:
                 label = data.spec.classes[data.labels[i]]
                 lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
             watch(len(lines) / len(data))
-    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def _replace(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    files.write_text(folder / "metadata.jsonl", "".join(lines))
 
 
 def _done(out: Path, budget: str) -> bool:

@@ -1,91 +1,113 @@
-"""What a run makes of images: their features, their classes, which are alike; and how right it is."""
+"""What a run makes of images: their features, their classes, and which are alike."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner import families
+from limner import families, files
 from limner.core import Classifies, Describes, LimnerError, nearest
-from limner.data import Data, grid, open_data
+from limner.data import Data, batches, grid, open_like
 from limner.device import autocast
+from limner.distributed import ALONE, Ranks
 from limner.metrics import probes
+from limner.metrics.features import resize, with_channels
 from limner.sample import Painter, bar
 
-BATCH = 64
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes told of each image
-DRAWS = 5  # random choices of few labelled images
 
 Watch = Callable[[float], None]
+Count = Callable[[int], None]
 
 
-# Networks over sources ----------------------------------------------------------------------------------
+# Networks over images -----------------------------------------------------------------------------------
 
 
-def open_source(
-    painter: Painter, sources: Sequence[str], labels: bool = True, progress: bool = True, cache: str = ""
-) -> Data:
-    """Sources as the run sees images: at its size and channels, cropped or padded as it was trained."""
-    spec, options = painter.spec, painter.loaded.run.data
-    options = replace(
-        options, channels=spec.channels, labels=labels, per_class=0, cache=cache or options.cache
-    )  # type: ignore[arg-type]
-    return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+def load(run: str | Path, protocol: type, device: str = "auto") -> Painter:
+    """A run that Describes, or Classifies; known before any image is read. Raises LimnerError for another."""
+    painter = Painter(run, device)
+    if not can(painter, protocol):
+        raise refusal(painter, protocol)
+    return painter
 
 
-def describe(painter: Painter, data: Data, watch: Watch | None = None) -> Tensor:
-    """The features of every image, float32 [N, D] on the CPU; images stream. Raises LimnerError."""
-    model = painter.model
-    if not isinstance(model, Describes):
-        raise _refusal(painter, "describe images", Describes)
-    return _over(painter, model.features, data, watch)
+def can(painter: Painter, protocol: type) -> bool:
+    """Whether a run Describes, or Classifies, which takes classes that it was trained on."""
+    return isinstance(painter.model, protocol) and (protocol is Describes or bool(painter.spec.classes))
 
 
-def probabilities(painter: Painter, data: Data, watch: Watch | None = None) -> Tensor:
-    """How probable each class of the run is for every image, [N, K] on the CPU. Raises LimnerError."""
-    model = painter.model
-    if not (isinstance(model, Classifies) and painter.spec.classes):
-        raise _refusal(painter, "classify images", Classifies)
-    return _over(painter, model.classify, data, watch).softmax(1)
-
-
-def _over(
-    painter: Painter, network: Callable[[Tensor], Tensor], data: Data, watch: Watch | None = None
-) -> Tensor:
-    device, found = painter.model.device, []
-    with torch.inference_mode(), autocast(device, painter.precision):
-        for at in range(0, len(data), BATCH):
-            rows = np.arange(at, min(at + BATCH, len(data)))
-            found.append(network(data.batch(rows).image.to(device)).float().cpu())
-            if watch:
-                watch((at + len(rows)) / len(data))
-    return torch.cat(found)
-
-
-def _refusal(painter: Painter, what: str, protocol: type) -> LimnerError:
+def refusal(painter: Painter, protocol: type) -> LimnerError:
+    what = "describe images" if protocol is Describes else "classify images"
     able = [name for name in families.names() if issubclass(families.load(name), protocol)]
     run = painter.loaded.run
     if run.family in able:  # it could, had it been trained on labels
         return LimnerError(
             f"{painter.loaded.path} was trained without labels and cannot {what}: use a run with."
         )
-    instead = f"use a run of {' or '.join(able)}" if able else "no family here does"
+    names = " or ".join([", ".join(able[:-1]), able[-1]] if able[1:] else able)
+    instead = f"use a run of {names}" if able else "no family here does"
     return LimnerError(f"{painter.loaded.path} is a run of {run.family}, which does not {what}: {instead}.")
+
+
+def describe(painter: Painter, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
+    """Batches [B, C, H, W] of any size and channels -> features, float32 [N, D] on the CPU."""
+    assert isinstance(painter.model, Describes)
+    return _apply(painter, painter.model.features, images, watch)
+
+
+def probabilities(painter: Painter, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
+    """Batches [B, C, H, W] of any size and channels -> how probable each class is, float64 [N, K] on the CPU."""
+    assert isinstance(painter.model, Classifies)
+    return _apply(painter, painter.model.classify, images, watch).double().softmax(1)
+
+
+def _apply(
+    painter: Painter, network: Callable[[Tensor], Tensor], images: Iterable[Tensor], watch: Count | None
+) -> Tensor:
+    device, spec, found, done = painter.model.device, painter.spec, [], 0
+    with torch.inference_mode(), autocast(device, painter.precision):
+        for image in images:
+            image = resize(with_channels(image, spec.channels), spec.height, spec.width)
+            found.append(network(image.to(device)).float().cpu())
+            done += len(image)
+            if watch:
+                watch(done)
+    return torch.cat(found)
+
+
+def over(
+    data: Data,
+    network: Callable[[Iterable[Tensor], Count | None], Tensor],
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
+) -> Tensor:
+    """[N, ...] what a network finds in each image: batches stream, and each process looks at its share."""
+    mine = data.part(np.arange(len(data))[ranks.part(len(data))])
+    count = (lambda done: watch(done / len(mine))) if watch else None
+    return ranks.gather(network(batches(mine), count), len(data))
+
+
+def open_seen(painter: Painter, sources: Sequence[str], progress: bool = True, **changes: Any) -> Data:
+    """Sources as the run sees images, with their labels even if it was trained without."""
+    options = {"labels": True, **changes}
+    return open_like(sources, painter.spec, painter.loaded.run.data, progress, **options)
+
+
+def share(value: float, n: int) -> dict[str, Any]:
+    """A share of ``n`` images with its interval."""
+    low, high = probes.wilson(value, n)
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def names_of_labels(data: Data) -> list[str]:
@@ -128,11 +150,11 @@ def embed(
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
         _pyarrow()  # say what is missing before the work
-    painter = _painter(run, device, Describes, "describe images")
-    data = open_source(painter, sources, progress=not quiet)
+    painter = load(run, Describes, device)
+    data = open_seen(painter, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
-        features = describe(painter, data, watch)
-    with _whole(to) as unfinished:
+        features = over(data, partial(describe, painter), watch)
+    with files.whole(to) as unfinished:
         write(unfinished, data.names, names_of_labels(data), features.numpy())
     digest = painter.loaded.header.get("digest", "")
     n, width = features.shape
@@ -154,49 +176,48 @@ def classify(
     to = Path(to or _folder(run) / "predictions.csv")
     if to.suffix not in (".csv", ".json"):
         raise LimnerError(f"Cannot write predictions to {to}: name a .csv or .json file.")
-    painter = _painter(run, device, Classifies, "classify images")
+    painter = load(run, Classifies, device)
     classes = painter.spec.classes
-    data = open_source(painter, sources, labels, progress=not quiet)
+    data = open_seen(painter, sources, not quiet, labels=labels)
     truth = None if data.labels is None else labels_among(data, classes)
     with bar(f"classifying {len(data):,} images", quiet) as watch:
-        best = probabilities(painter, data, watch).topk(min(TOP, len(classes)), dim=1)
+        best = over(data, partial(probabilities, painter), watch).topk(min(TOP, len(classes)), dim=1)
 
     predictions: list[dict[str, Any]] = []
     found = zip(data.names, names_of_labels(data), best.values.tolist(), best.indices.tolist(), strict=True)
     for name, label, values, places in found:
         top = [{"class": classes[i], "probability": p} for i, p in zip(places, values, strict=True)]
-        predictions.append(
-            {
-                "path": name,
-                "label": label,
-                "predicted": classes[places[0]],
-                "probability": values[0],
-                "top": top,
-            }
-        )
+        first = {"predicted": classes[places[0]], "probability": values[0]}
+        predictions.append({"path": name, "label": label, **first, "top": top})
     told: dict[str, Any] = {"run": painter.loaded.header.get("digest", ""), "n": len(data)}
     if truth is not None:
-        told["accuracy"] = _share((best.indices[:, 0] == truth).double().mean().item(), len(data))
+        told["trained_on_these"] = list(sources) == list(painter.loaded.run.sources)
+        told["accuracy"] = share((best.indices[:, 0] == truth).double().mean().item(), len(data))
     sheet = to.with_suffix(".png")
     told |= {"to": str(to), "sheet": str(sheet), "predictions": predictions}
-    with _whole(to) as unfinished:
-        if to.suffix == ".csv":
+    if to.suffix == ".csv":
+        with files.whole(to) as unfinished:
             _write_csv(unfinished, predictions)
-        else:
-            unfinished.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    first = predictions[:SHEET]
-    with _whole(sheet) as unfinished:
-        images = data.batch(np.arange(len(first))).image
-        grid(images, [in_words(p) for p in first]).save(unfinished, "PNG")
+    else:
+        files.write_json(to, told)
+    rows = np.sort(
+        data.order(0, min(SHEET, len(data)), 0)
+    )  # from all over the source, not of its first class
+    shown = [predictions[i] for i in rows]
+    with files.whole(sheet) as unfinished:
+        words, wrong = [in_words(p) for p in shown], [is_wrong(p) for p in shown]
+        grid(data.batch(rows).image, words, marked=wrong).save(unfinished, "PNG")
     return told
 
 
+def is_wrong(prediction: dict[str, Any]) -> bool:
+    return prediction["label"] not in ("", prediction["predicted"])
+
+
 def in_words(prediction: dict[str, Any]) -> str:
-    """'cat 97%', and what it is where that is wrong."""
-    wrong = prediction["label"] not in ("", prediction["predicted"])
-    return f"{prediction['predicted']} {prediction['probability']:.0%}" + (
-        f" (is {prediction['label']})" if wrong else ""
-    )
+    """'cat, 97%', and what it is where that is wrong."""
+    truth = f" (is {prediction['label']})" if is_wrong(prediction) else ""
+    return f"{prediction['predicted']}, {prediction['probability']:.0%}{truth}"
 
 
 def search(
@@ -219,175 +240,33 @@ def search(
         raise LimnerError(f"Cannot find {n} images: ask for at least one.")
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")
-    painter = _painter(run, device, Describes, "describe images")
+    painter = load(run, Describes, device)
     with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
-        asked = open_source(painter, [str(query)], labels=False, progress=False, cache=cache)
+        asked = open_seen(painter, [str(query)], False, labels=False, cache=cache)
         if len(asked) != 1:
             raise LimnerError(f"{query} holds {len(asked)} images: name one picture to search for.")
-        picture, wanted = asked.batch(np.arange(1)).image, describe(painter, asked)
-    data = open_source(painter, [source], progress=not quiet)
+        picture = asked.batch(np.arange(1)).image
+        wanted = describe(painter, [picture])
+    data = open_seen(painter, [source], not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
-        alike = F.cosine_similarity(describe(painter, data, watch), wanted)  # [N]
+        alike = F.cosine_similarity(over(data, partial(describe, painter), watch), wanted)  # [N]
     order = alike.argsort(descending=True, stable=True)[:n]
     labels = names_of_labels(data)
     found = [
         {"path": data.names[i], "label": labels[i], "similarity": float(alike[i])} for i in order.tolist()
     ]
     words = [f"{row['path']} {row['similarity']:.3f}" for row in found]
-    with _whole(to) as unfinished:
+    with files.whole(to) as unfinished:
         images = torch.cat([picture, data.batch(order.numpy()).image])
-        grid(images, [f"query: {query.name}", *words]).save(unfinished, "PNG")
+        grid(images, [f"query: {query.name}", *words], marked=[True]).save(unfinished, "PNG")
     return {"query": str(query), "n": len(data), "to": str(to), "found": found}
-
-
-def _painter(run: str | Path, device: str, protocol: type, what: str) -> Painter:
-    """A run that can do what is wanted of it, known before any image is read."""
-    painter = Painter(run, device)
-    if not isinstance(painter.model, protocol) or (protocol is Classifies and not painter.spec.classes):
-        raise _refusal(painter, what, protocol)
-    return painter
 
 
 def _folder(run: str | Path) -> Path:
     return Path(run) if Path(run).is_dir() else Path(run).parent
 
 
-# Measuring ----------------------------------------------------------------------------------------------
-
-
-def measure(
-    painter: Painter,
-    sources: Sequence[str],
-    training: Data,
-    held_out: Data,
-    per_class: int = 0,
-    seed: int = 0,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """How much of the held-out images' labels a run has understood; {} where it cannot say or there are none.
-
-    ``knn_accuracy`` and ``probe_accuracy`` of its features, taught by the training part's labels; with
-    ``per_class`` also ``few_probe_accuracy``, taught by so many of each class; ``accuracy`` of its own classes.
-    Labels are read also of a run that was trained without them: they measure, they do not train. Raises LimnerError.
-    """
-    model, told = painter.model, dict[str, Any]()
-    describes, classifies = (
-        isinstance(model, Describes),
-        isinstance(model, Classifies) and painter.spec.classes,
-    )
-    if per_class < 0 or (per_class and not describes):
-        if describes:
-            raise LimnerError(f"Cannot probe with {per_class} labelled images a class: ask for at least one.")
-        raise _refusal(painter, "describe images", Describes)
-    if not (describes or classifies):
-        return {}
-    training, held_out = with_labels(painter, sources, [training, held_out], progress=not quiet)
-    if training.labels is None or held_out.labels is None or not len(held_out):
-        if per_class:
-            raise LimnerError(f"There is nothing to probe with: {why_not(held_out)}.")
-        return {}
-    if describes:
-        with bar(f"describing {len(training) + len(held_out):,} images", quiet) as watch:
-            share = len(training) / (len(training) + len(held_out))
-            x = describe(painter, training, lambda done: watch(share * done))
-            y = describe(painter, held_out, lambda done: watch(share + (1 - share) * done))
-        known, n = (x, torch.from_numpy(training.labels), y, torch.from_numpy(held_out.labels)), len(y)
-        with bar("probing", quiet) as watch:
-            told["knn_accuracy"] = _share(probes.knn_accuracy(*known), n)
-            watch(0.2)
-            told["probe_accuracy"] = _share(probes.probe_accuracy(*known), n)
-            watch(0.6)
-            if per_class:
-                mean, spread = probes.few_probe_accuracy(*known, per_class, DRAWS, seed)
-                few = {"value": mean, "spread": spread, "n": n, "labels_per_class": per_class, "draws": DRAWS}
-                told["few_probe_accuracy"] = few
-    if classifies:
-        if describes and (name := unknown_class(held_out, painter.spec.classes)):
-            warnings.warn(f"The run knows no class {name!r}: only its features are measured.", stacklevel=2)
-        else:
-            truth = labels_among(held_out, painter.spec.classes)
-            with bar(f"classifying {len(held_out):,} images", quiet) as watch:
-                right = probabilities(painter, held_out, watch).argmax(1) == truth
-            told["accuracy"] = _share(right.double().mean().item(), len(held_out))
-    return told
-
-
-def with_labels(
-    painter: Painter, sources: Sequence[str], parts: Sequence[Data], progress: bool = True
-) -> list[Data]:
-    """Parts of what the run sees of a source, with their labels even if it was trained without.
-
-    The parts stay those that training made: labels, had they been read, would have split the source otherwise.
-    """
-    if painter.loaded.run.data.labels:
-        return list(parts)
-    whole = open_source(painter, sources, progress=progress)
-    if whole.labels is None:
-        return list(parts)
-    for part in parts:
-        if part.rows.max(initial=-1) >= len(whole) or [whole.names[i] for i in part.rows] != part.names:
-            raise LimnerError(f"The images in {', '.join(sources)} changed meanwhile: run it again.")
-    return [
-        replace(part, labels=whole.labels[part.rows], spec=replace(part.spec, classes=whole.spec.classes))
-        for part in parts
-    ]
-
-
-def why_not(held_out: Data) -> str:
-    """Why labels measure nothing here, and what to do."""
-    if not len(held_out):
-        return (
-            "no image is held out to measure on, which takes 20 images and a share --data.holdout in training"
-        )
-    return "these images have no labels, put them into one folder a class"
-
-
-def _share(value: float, n: int) -> dict[str, Any]:
-    low, high = probes.wilson(value, n)
-    return {"value": value, "low": low, "high": high, "n": n}
-
-
-ABOUT = {
-    "accuracy": "accuracy of its classes",
-    "knn_accuracy": "accuracy of its features' 20 nearest",
-    "probe_accuracy": "accuracy of a linear probe",
-}
-
-
-def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What ``measure`` found as lines of evaluate's table."""
-    table = []
-    for name, about in ABOUT.items():
-        if name in told:
-            v = told[name]
-            interval = f"{v['low']:.1%} to {v['high']:.1%}"
-            table.append((f"{about}, {v['n']:,} held out", f"{v['value']:.1%}", interval, ""))
-    if "few_probe_accuracy" in told:
-        v = told["few_probe_accuracy"]
-        about = f"the same from {v['labels_per_class']} labels a class, {v['draws']} draws"
-        table.append((about, f"{v['value']:.1%} ± {v['spread']:.1%}", "", ""))
-    return table
-
-
 # Files --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes ``path`` when all is written: it is there whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LimnerError(f"{path} cannot be written ({reason}): make room, or name another place.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 def _write_npz(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
@@ -398,9 +277,7 @@ def _write_npz(path: Path, names: list[str], labels: list[str], features: np.nda
 def _write_safetensors(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
     from safetensors.numpy import save_file
 
-    lists = {
-        name: json.dumps(words, ensure_ascii=False) for name, words in (("path", names), ("label", labels))
-    }
+    lists = {"path": json.dumps(names, ensure_ascii=False), "label": json.dumps(labels, ensure_ascii=False)}
     save_file({"features": features}, path, metadata=lists)
 
 

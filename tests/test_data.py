@@ -257,6 +257,16 @@ def test_packed_once_and_the_same_when_moved_or_touched(pets, cache, monkeypatch
     assert read(moved).fingerprint != first.fingerprint
 
 
+def test_options_that_packing_ignores_share_the_cache(pets, cache):
+    whole = open_data(pets, options=DataOptions(cache=str(cache)))
+    for options in ({"per_class": 2}, {"holdout": 0.5}, {"flip": True}):
+        again = open_data(pets, options=DataOptions(cache=str(cache), **options))
+        assert again.fingerprint == whole.fingerprint and len(again) == len(whole)
+    assert len(list(cache.glob("packed/*"))) == 1
+    open_data(pets, options=DataOptions(cache=str(cache), labels=False))  # packed otherwise
+    assert len(list(cache.glob("packed/*"))) == 2
+
+
 def test_a_damaged_cache_is_packed_anew(pets, cache):
     first = read(pets).array.copy()  # a map of a file that is cut cannot be read
     (array,) = cache.glob("packed/*/array.npy")
@@ -429,6 +439,10 @@ def test_grid_lays_out_and_enlarges():
     assert np.array_equal(tile[::2, ::2], tile[1::2, 1::2])
     taller = grid(images, ["a word"] * 5, columns=3, scale=2)
     assert taller.width == sheet.width and taller.height > sheet.height
+    framed = np.asarray(grid(images, columns=3, scale=2, marked=[False, True]))
+    changed = np.argwhere((framed != np.asarray(sheet)).any(-1))  # around the second tile, outside its pixels
+    assert changed.min(0).tolist() == [8, 44] and changed.max(0).tolist() == [31, 75]
+    assert np.array_equal(framed[12:28, 48:72], np.asarray(sheet)[12:28, 48:72])
 
 
 def test_grid_takes_any_caption_and_picture():

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from limner import checkpoint
+from limner.distributed import Ranks
 from limner.journal import read_log
+from tests.conftest import paint
 
 ATOL = 1e-4  # the stated tolerance: sums are taken in another order
 
 
 def train(processes: int, images: Path, out: Path, *flags: object) -> None:
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [*launch, "limner.cli", "train", "vae", images, "--out", out, "--preset", "tiny",
-               "--training.batch", 8, "--training.schedule", "constant", "--training.log-every", 1,
-               "--training.precision", "float32", "--training.samples", 4, *flags]  # fmt: skip
+    launch(processes, "train", "vae", images, "--out", out, "--preset", "tiny", "--training.batch", 8,
+           "--training.schedule", "constant", "--training.log-every", 1, "--training.precision", "float32",
+           "--training.samples", 4, *flags)  # fmt: skip
+
+
+def launch(processes: int, *arguments: object, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command in so many processes."""
+    several = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "-m",
+        "--",
+    ]  # else --n is torchrun's
+    command = [sys.executable, "-m", *(several if processes > 1 else []), "limner.cli", *map(str, arguments)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, env=variables, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
+    assert (done.returncode == 0) == ok, done.stderr[-3000:]
+    return done
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -57,8 +70,50 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
 
 
 def test_a_batch_that_does_not_divide_is_refused(images: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
-               "limner.cli", "train", "vae", images, "--out", tmp_path / "run", "--preset", "tiny",
-               "--training.batch", 7]  # fmt: skip
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and "multiple of 2" in done.stderr
+    done = launch(2, "train", "vae", images, "--out", tmp_path / "run", "--preset", "tiny",
+                  "--training.batch", 7, ok=False)  # fmt: skip
+    assert "multiple of 2" in done.stderr
+
+
+def test_shares_cover_everything_once() -> None:
+    for n in (0, 1, 3, 8, 101):
+        for world in (1, 2, 8):
+            parts = [list(range(n))[Ranks(rank, world).part(n)] for rank in range(world)]
+            if n < world:
+                assert parts == [list(range(n))] * world
+            else:
+                assert [i for part in parts for i in part] == list(range(n)) and all(parts)
+
+
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    """Drawing, describing and probing are shared; the first measures, writes and speaks, once."""
+    for seed, name in enumerate(("cat", "dog")):
+        paint(tmp_path / "images" / name, 41, seed=seed)
+    run, told = tmp_path / "run", []
+    train(1, tmp_path / "images", run, "--budget", "64img", "--data.holdout", 0.3)
+    for processes in (1, 2):
+        out = tmp_path / f"of {processes}"
+        said = launch(
+            processes, "evaluate", run, tmp_path / "images", "--n", 33, "--to", out, "--json"
+        ).stdout
+        told.append(json.loads(said))  # one JSON, so only one spoke
+        assert told[-1] == json.loads((out / "evaluation.json").read_text()) | {"to": str(out)}
+    one, two = ({k: v for k, v in figures(one).items() if k != "to"} for one in told)
+    assert (
+        one.keys() == two.keys()
+        and {"kid/value", "probe_accuracy/value", "reconstruction/psnr"} <= one.keys()
+    )
+    for name, value in one.items():
+        assert two[name] == (
+            pytest.approx(value, rel=1e-3, abs=1e-5) if isinstance(value, float) else value
+        ), name
+    done = launch(2, "evaluate", run, tmp_path / "images", "--as-training-data", ok=False)
+    assert "without torchrun" in done.stderr
+
+
+def figures(told: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """What is nested as one table."""
+    flat: dict[str, Any] = {}
+    for name, value in told.items():
+        flat |= figures(value, f"{above}{name}/") if isinstance(value, dict) else {above + name: value}
+    return flat

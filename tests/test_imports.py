@@ -16,15 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "networks": set()}
 BELOW["diffusion"] = BELOW["losses"] = BELOW["data"] = BELOW["metrics"] = {"core", "settings"}
 BELOW["families"] = {"networks", "diffusion", "losses", "core", "settings"}
-BELOW["config"] = {"families", "core", "settings"}
+BELOW["files"] = {"settings"}
+BELOW["config"] = {"families", "core", "settings", "files"}
 BELOW["checkpoint"] = BELOW["config"] | {"config"}
 BELOW["optim"] = BELOW["distributed"] = BELOW["device"] = BELOW["report"] = {"core", "settings"}
 BELOW["journal"] = BELOW["config"] | {"config", "data"}
-WORKERS = {"loop", "sample", "evaluate", "understand"}  # these may use each other
+WORKERS = {"loop", "sample", "evaluate", "understand", "probe"}  # these may use each other
 for worker in WORKERS:
     BELOW[worker] = WORKERS | BELOW["checkpoint"] | {"checkpoint", "data", "metrics"}
     BELOW[worker] |= {"optim", "device", "distributed", "journal"}
-BELOW["api"] = BELOW["synthesize"] = BELOW["loop"]
+BELOW["folder"] = {"core", "settings", "data", "files"}
+BELOW["api"] = BELOW["filters"] = BELOW["loop"]
+BELOW["synthesize"] = BELOW["loop"] | {"filters", "folder"}
 BELOW["training_data"] = BELOW["loop"] | {"synthesize", "api"}
 
 

@@ -66,10 +66,19 @@ def test_every_command_runs(place: Path, limner: Callable[..., subprocess.Comple
             words += ["--preset", "tiny"]
         if "--budget" in words:
             words[words.index("--budget") + 1] = "4s" if "--resume" in words else "2s"
+        if "--as-training-data" in words:
+            words += ["--classifier-preset", "tiny", "--classifier-budget", "640img"]
+        if words[1] == "synthesize":  # a classifier of two seconds is sure of nothing
+            words[words.index("--n") + 1] = "30"
+            words += ["--confidence", "0.01"]
+        if words[1] == "evaluate":
+            words += ["--n", "30"]
         limner(*words[1:], cwd=place)
         ran += 1
     assert ran >= 10
-    assert (place / "new.png").exists() and (place / "faces.png").exists() and (place / "digits").is_dir()
+    for name in ("new.png", "faces.png", "digits.npz", "predictions.csv", "predictions.png", "search.png"):
+        assert (place / name).exists(), name
+    assert (place / "digits").is_dir() and len(list((place / "synthetic").glob("*.png"))) == 30
 
 
 def test_the_python_example_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

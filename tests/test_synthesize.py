@@ -16,13 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-from limner import checkpoint, families
+from limner import checkpoint, families, understand
 from limner import synthesize as synthesis
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
-from limner.data import Data, open_data
+from limner.data import Data, batches, open_data
 from limner.evaluate import Real, as_saved
+from limner.filters import alike, confident, unseen
 from limner.sample import Painter
+from limner.understand import probabilities
 from tests.conftest import paint
 
 TINY = ("--preset", "tiny", "--training.samples", 4)
@@ -188,7 +190,7 @@ def test_mistakes_are_one_sentence(place, limner, tmp_path):
         ("dcgan", {"labels": ["dgo"]}, "Did you mean dog"),
         ("dcgan", {"n": 0}, "at least one"),
         ("dcgan", {"truncaton": 3}, "Did you mean truncation"),
-        ("dcgan", {"classifier": str(place / "flow")}, "does not tell classes apart"),
+        ("dcgan", {"classifier": str(place / "flow")}, "does not classify images"),
         ("dcgan", {"new": str(tmp_path / "full")}, "held-out images"),
         ("flow", {"prompts_from": str(place / "animals")}, "no captions"),
         ("flow", {"prompts_from": "shapes", "prompts": ["a"]}, "stands alone"),
@@ -221,9 +223,7 @@ def images_of(*values: float) -> torch.Tensor:
 
 
 def test_like_keeps_what_is_near_real_images():
-    keep = synthesis.alike(
-        Real(flat(np.arange(100, 140)), flat(np.arange(0))), "x", "random", quiet=True
-    ).keep
+    keep = alike(Real(flat(np.arange(100, 140)), flat(np.arange(0))), "x", "random", quiet=True).keep
     assert keep(images_of(120, 10, 115, 250, 200), None).tolist() == [True, False, True, False, False]
     # The very balls whose share of drawn images is the precision.
     from limner.metrics import neighbours
@@ -237,7 +237,7 @@ def test_like_keeps_what_is_near_real_images():
 
 def test_new_leaves_copies_out():
     training, held_out = flat(np.arange(0, 250, 10)), flat(np.arange(5, 245, 10))
-    keep = synthesis.unseen(Real(training, held_out), "x", "random", quiet=True).keep
+    keep = unseen(Real(training, held_out), "x", "random", quiet=True).keep
     assert not keep(images_of(100, 60, 100.2), None).any()  # copies, and what is nearly one
     assert keep(held_out.batch(np.arange(24)).image, None).double().mean() >= 0.9
     from limner.metrics import neighbours
@@ -250,7 +250,7 @@ def test_new_leaves_copies_out():
     ]
     assert torch.equal(~keep(drawn, None), neighbours.memorised(*points))
     with pytest.raises(LimnerError, match="at least 20 held-out"):
-        synthesis.unseen(Real(training, flat(np.arange(3))), "x", "random", quiet=True)
+        unseen(Real(training, flat(np.arange(3))), "x", "random", quiet=True)
 
 
 class Brightness(Model):
@@ -274,22 +274,22 @@ def brightness(monkeypatch):
     class Known:
         def __init__(self, run, device):
             self.model, self.loaded = Brightness(), Loaded
-            self.spec = self.model.spec
+            self.spec, self.precision = self.model.spec, "float32"
 
-    monkeypatch.setattr(synthesis, "Painter", Known)
+    monkeypatch.setattr(understand, "Painter", Known)
 
 
 def test_classifier_goes_by_names_and_confidence(brightness):
     asked = ["bright", "dark", "dark"]
-    keep = synthesis.confident("run", asked, 0.9).keep
+    keep = confident("run", asked, 0.9).keep
     images = images_of(250, 250, 5, 127.5)
     assert keep(images, ["bright", "dark", "dark", "dark"]).tolist() == [True, False, True, False]
-    assert synthesis.confident("run", asked, 0.5).keep(images[3:], ["dark"]).tolist() == [True]
+    assert confident("run", asked, 0.5).keep(images[3:], ["dark"]).tolist() == [True]
     for wanted, words in ((["brigth"], "Did you mean bright"), ([], "needs labels")):
         with pytest.raises(LimnerError, match=words):
-            synthesis.confident("run", wanted, 0.9)
+            confident("run", wanted, 0.9)
     with pytest.raises(LimnerError, match="probability"):
-        synthesis.confident("run", asked, 1.5)
+        confident("run", asked, 1.5)
 
 
 def test_it_gives_up_when_nothing_passes(place, limner, tmp_path, monkeypatch):
@@ -345,7 +345,7 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     classifier, classes = Painter(tmp_path / "run"), ("cat", "dog", "owl")
     assert classifier.spec.classes == classes
     drawn = Painter(place / "dcgan").tensors(60, label=classes, seed=1000)
-    sure = synthesis.probabilities(classifier.model, as_saved(drawn))
+    sure = probabilities(classifier, [as_saved(drawn)])
     medians = [float(sure[k::3, k].median()) for k in range(3)]
     least = min(medians)  # half of one class's images pass, and more of the others'
     said = limner("synthesize", place / "dcgan", "--n", 30, "--to", tmp_path / "to", "--classifier",
@@ -354,5 +354,5 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     assert f"--classifier left out {told['drawn'] - 30} of {told['drawn']}" in said and told["drawn"] > 30
     made = open_data(tmp_path / "to", size=(16, 16))
     assert made.labels is not None and made.spec.classes == classes
-    sure = synthesis.probabilities(classifier.model, made.batch(np.arange(30)).image)
+    sure = probabilities(classifier, batches(made))
     assert (sure[np.arange(30), made.labels] >= least - 1e-4).all()

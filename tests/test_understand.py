@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limner import checkpoint, cli, families, understand
+from limner import checkpoint, cli, families, files, probe, understand
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import open_data
@@ -142,11 +142,11 @@ def test_images_without_labels_have_empty_ones(run, limner, tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "x.npz").write_text("before")
-    with pytest.raises(KeyboardInterrupt), understand._whole(tmp_path / "x.npz") as unfinished:
+    with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "x.npz") as unfinished:
         unfinished.write_text("half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"] and (tmp_path / "x.npz").read_text() == "before"
-    with pytest.raises(LimnerError, match="cannot be written"), understand._whole(tmp_path / "x.npz" / "y"):
+    with pytest.raises(LimnerError, match="cannot be written"), files.whole(tmp_path / "x.npz" / "y"):
         pass
 
 
@@ -229,8 +229,8 @@ def test_labels_go_by_name(brightest, tmp_path):
 
 def test_in_words():
     said = {"label": "", "predicted": "cat", "probability": 0.974}
-    assert understand.in_words(said) == "cat 97%" == understand.in_words({**said, "label": "cat"})
-    assert understand.in_words({**said, "label": "dog"}) == "cat 97% (is dog)"
+    assert understand.in_words(said) == "cat, 97%" == understand.in_words({**said, "label": "cat"})
+    assert understand.in_words({**said, "label": "dog"}) == "cat, 97% (is dog)"
 
 
 def test_classify_with_every_family_that_can(source, limner, tmp_path):
@@ -273,7 +273,7 @@ def test_the_split_stays_that_of_training(run, source):
     options = replace(painter.loaded.run.data, holdout=0.3)
     real = open_real([str(source)], painter.spec, options, progress=False)
     assert real.training.labels is None
-    training, held_out = understand.with_labels(
+    training, held_out = probe.with_labels(
         painter, [str(source)], [real.training, real.held_out], progress=False
     )
     assert held_out.names == real.held_out.names and len(held_out) == 18
@@ -313,7 +313,10 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     picture = source / "red" / "000.png"
     told = (
-        (("embed", blind, source, "--to", "x.npz"), "does not describe images: use a run of vae"),
+        (
+            ("embed", blind, source, "--to", "x.npz"),
+            "does not describe images: use a run of dino, mae, vae or vit",
+        ),
         (("search", run, source, "nowhere.png"), "no picture nowhere.png"),
         (("evaluate", blind, source, "--labels-per-class", 2), "does not describe images"),
     )
@@ -321,7 +324,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
         done = limner(*arguments, ok=False)
         assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
     for arguments, words in (  # the same door, without a process for each
-        (("search", blind, source, picture), "does not describe images: use a run of vae"),
+        (("search", blind, source, picture), "does not describe images: use a run of dino, mae, vae or vit"),
         (("classify", run, source), "does not classify images"),
         (("evaluate", run, source, "--labels-per-class", -1), "at least one"),
         (("evaluate", source, source, "--labels-per-class", 1), "--labels-per-class"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 MISTAKE, INTERRUPTED = 2, 130  # exit codes; a training stopped by a signal exits with 128 + its number
 
 
@@ -10,3 +12,17 @@ def say(text: str) -> None:
     from rich.console import Console
 
     Console(highlight=False, soft_wrap=True).print(text)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = False) -> None:
+    """A table on the terminal, its first column in bold or not; cells are no markup, since they may be file names."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, show_header=any(heads))
+    for i, head in enumerate(heads):
+        drawn.add_column(head, style="bold" if bold and i == 0 else None)
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(drawn)

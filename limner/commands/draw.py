@@ -15,7 +15,8 @@ def sample(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         config.parse_sample(argv)
         return 0
-    from limner.sample import Painter, bar, condition_for, save_folder
+    from limner import folder
+    from limner.sample import Painter, bar, condition_for
 
     device = "auto"
     if "--device" in argv[:-1]:
@@ -44,6 +45,6 @@ def sample(argv: Sequence[str]) -> int:
     elif to.suffix:
         raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for one file an image.")
     else:
-        save_folder(images, to, range(given.seed, given.seed + n), condition, painter.spec)
+        folder.save(images, to, range(given.seed, given.seed + n), condition, painter.spec)
     say(f"{n} images in {to}")
     return 0

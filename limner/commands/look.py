@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 from limner import config, families
-from limner.commands import say
+from limner.commands import say, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,6 @@ def show(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(told, ensure_ascii=False, indent=2))
         return 0
-    from rich.table import Table
-
     spec, run = loaded.spec, loaded.run
     rows = {
         "family": f"{run.family} ({run.preset}): {type(loaded.model).about}",
@@ -47,13 +45,8 @@ def show(argv: Sequence[str]) -> int:
         "written by": ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items()),
         "digest": str(told.get("digest", "")),
     }
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in rows.items():
-        table.add_row(f"[bold]{name}", value)
     say("")
-    from rich.console import Console
-
-    Console(highlight=False).print(table)
+    table(["", ""], rows.items(), bold=True)
     print(json.dumps(config.to_json(run.model), indent=2))
     return 0
 
@@ -112,19 +105,11 @@ def _table_of_families(as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=2))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("family", "what it is", "paper", "reads", "can", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(
-            f"[bold]{row['family']}",
-            row["about"],
-            row["paper"],
-            ", ".join(row["reads"]),
-            ", ".join(row["can"]),
-        )
-    Console(highlight=False).print(table)
+    cells = [
+        (row["family"], row["about"], row["paper"], ", ".join(row["reads"]), ", ".join(row["can"]))
+        for row in rows
+    ]
+    table(["family", "what it is", "paper", "reads", "can"], cells, bold=True)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import tyro
 
 from limner import families
-from limner.commands import INTERRUPTED, say
+from limner.commands import INTERRUPTED, say, table
 from limner.settings import LimnerError
 
 
@@ -76,6 +77,8 @@ def evaluate(argv: Sequence[str]) -> int:
         given.json,
         given.labels_per_class,
     )
+    if not told:  # one of several processes, of which the first speaks
+        return 0
     if learnt:
         from limner import training_data
 
@@ -84,13 +87,7 @@ def evaluate(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(told, indent=2))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", "value", "95% interval", "real against real", box=None, pad_edge=False)
-    for row in evaluation.rows(told):
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    table(["", "value", "95% interval", "real against real"], evaluation.rows(told))
     if "n" in told:
         about = f"{told['n']:,} images against {told['real']:,}, features {told['features']} {told['features_hash']}"
         say(f"{about}, {told['resize']}.")
@@ -103,6 +100,8 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _as_training_data(given: _Evaluate) -> dict[str, Any]:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise LimnerError("--as-training-data works in one process: call it without torchrun.")
     from limner.training_data import as_training_data
 
     return as_training_data(
@@ -112,17 +111,11 @@ def _as_training_data(given: _Evaluate) -> dict[str, Any]:
 
 
 def _show_training_data(learnt: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from limner import training_data
 
-    heads = (f"{learnt['classifier']} trained on", "images", "accuracy", "95% interval", "over repeats")
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in training_data.rows(learnt):
-        table.add_row(*row)
-    Console(highlight=False).print()
-    Console(highlight=False).print(table)
+    say("")
+    heads = [f"{learnt['classifier']} trained on", "images", "accuracy", "95% interval", "over repeats"]
+    table(heads, training_data.rows(learnt))
     say(f"Each saw {learnt['budget']}. {learnt['said']}")
     if not learnt["checked"]:
         say("The run's own images cannot be opened: whether it learnt from the test images is not known.")
@@ -152,15 +145,8 @@ def compare(argv: Sequence[str]) -> int:
     if given.json:
         print((Path(given.to) / "report.json").read_text("utf-8"))
     else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*comparison.SHORT, box=None, pad_edge=False)
-        for row in comparison.ranked(rows):
-            if "failed" not in row:
-                cells = comparison.cells(row)
-                table.add_row(*(cells[at] for at in comparison.SHORT.values()))
-        Console(highlight=False).print(table)
+        cells = [comparison.cells(row) for row in comparison.ranked(rows) if "failed" not in row]
+        table([*comparison.SHORT], [[row[at] for at in comparison.SHORT.values()] for row in cells])
         for row in rows:
             if "failed" in row:
                 print(f"{row['family']} failed: {row['failed']}")

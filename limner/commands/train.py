@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from limner import config
+from limner import config, families
 from limner.commands import say
 
 
@@ -47,5 +47,7 @@ def train(argv: Sequence[str]) -> int:
         if result.stopped:
             say(f"Stopped and saved after {lead} Go on: limner train {given.run.family} --out {out} --resume")
         else:
-            say(f"{lead}\nLook at {out / 'report.html'}, then draw: limner sample {out}")
+            draws = hasattr(families.load(given.run.family), "sample")
+            then = f"draw: limner sample {out}" if draws else f"measure: limner evaluate {out} SOURCE"
+            say(f"{lead}\nLook at {out / 'report.html'}, then {then}")
     return 128 + result.stopped if result.stopped else 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from limner.commands import say
+from limner.commands import say, table
 
 FIRST = 20  # images in the table on the terminal
 
@@ -70,7 +70,7 @@ def classify(argv: Sequence[str]) -> int:
         print(json.dumps(told, ensure_ascii=False, indent=2))
         return 0
     labelled = "accuracy" in told
-    _table(
+    table(
         ["image", "looks like", "probability", *(["is"] if labelled else [])],
         [
             [p["path"], p["predicted"], f"{p['probability']:.1%}", *([p["label"]] if labelled else [])]
@@ -82,6 +82,10 @@ def classify(argv: Sequence[str]) -> int:
     if labelled:
         v = told["accuracy"]
         say(f"Right: {v['value']:.1%} of {v['n']:,} (95% interval {v['low']:.1%} to {v['high']:.1%}).")
+        if told["trained_on_these"]:
+            say(
+                "It was trained on most of these: limner evaluate says how often it is right on held-out images."
+            )
     say(f"All are in {told['to']}; look at {told['sheet']}.")
     return 0
 
@@ -97,7 +101,7 @@ def search(argv: Sequence[str]) -> int:
         print(json.dumps(told, ensure_ascii=False, indent=2))
         return 0
     labelled = any(row["label"] for row in told["found"])
-    _table(
+    table(
         ["image", "similarity", *(["label"] if labelled else [])],
         [
             [row["path"], f"{row['similarity']:.4f}", *([row["label"]] if labelled else [])]
@@ -106,14 +110,3 @@ def search(argv: Sequence[str]) -> int:
     )
     say(f"The nearest of {told['n']:,} images are in {told['to']}.")
     return 0
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*head, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # a file's name is no markup
-    Console(highlight=False).print(table)

@@ -1,9 +1,20 @@
 """Any source of images -> packed, memory-mapped `Data` -> batches; and sheets to look at."""
 
 from limner.data.check import Report, check
-from limner.data.dataset import Data
+from limner.data.dataset import Data, batches
 from limner.data.grid import grid, save_png, to_pil
-from limner.data.pack import open_data
+from limner.data.pack import open_data, open_like
 from limner.data.sources import Problem
 
-__all__ = ["Data", "Problem", "Report", "check", "grid", "open_data", "save_png", "to_pil"]
+__all__ = [
+    "Data",
+    "Problem",
+    "Report",
+    "batches",
+    "check",
+    "grid",
+    "open_data",
+    "open_like",
+    "save_png",
+    "to_pil",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -103,6 +104,13 @@ class Data:
         label = None if self.labels is None else torch.from_numpy(self.labels[indices])
         text = None if self.captions is None else [self.captions[i] for i in indices]
         return Batch(image, Condition(len(indices), label=label, text=text))
+
+
+def batches(data: Data, limit: int | None = None, size: int = 64) -> Iterator[torch.Tensor]:
+    """The images [B, C, H, W] in order, up to ``limit`` of them."""
+    n = min(len(data), limit or len(data))
+    for at in range(0, n, size):
+        yield data.batch(np.arange(at, min(at + size, n))).image
 
 
 @lru_cache(maxsize=4)

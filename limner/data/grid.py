@@ -16,7 +16,7 @@ from limner.settings import LimnerError
 
 Picture = Tensor | np.ndarray | Image.Image
 
-_PAPER, _INK, _GUTTER = (250, 250, 248), (66, 66, 72), 12
+_PAPER, _INK, _MARK, _GUTTER = (250, 250, 248), (66, 66, 72), (196, 48, 40), 12
 _TILE = 128  # pixels that small images are enlarged towards
 _LINES = 4  # of a caption at most
 _FONTS = (
@@ -59,10 +59,12 @@ def grid(
     captions: Sequence[str] | None = None,
     columns: int | None = None,
     scale: int | None = None,
+    marked: Sequence[bool] = (),
 ) -> Image.Image:
     """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged whole times.
 
-    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's.
+    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's. Those that are
+    `marked` stand in a red frame, over red words.
     """
     pictures = [_picture(image) for image in images]
     if not pictures:
@@ -92,9 +94,12 @@ def grid(
         )
         left, top = _GUTTER + column * (width + _GUTTER), tops[row]
         sheet.paste(tile, (left + (width - tile.width) // 2, top + (height - tile.height) // 2))
+        ink = _MARK if any(marked[i : i + 1]) else _INK
+        if ink == _MARK:
+            pen.rectangle((left - 4, top - 4, left + width + 3, top + height + 3), outline=_MARK, width=2)
         for k, words in enumerate(lines):
             at = left + (width - _length(words, size)) / 2
-            _write(pen, (at, top + height + 4 + k * line + size), words, size)
+            _write(pen, (at, top + height + 4 + k * line + size), words, size, ink)
     return sheet
 
 
@@ -166,11 +171,13 @@ def _length(text: str, size: int) -> float:
     return sum(font.getlength(words) for font, words in _runs(text, size))
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int) -> None:
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, ink: tuple[int, int, int]
+) -> None:
     """Draws from the left end of the baseline."""
     x, y = at
     for font, words in _runs(text, size):
-        pen.text((x, y), words, _INK, font, anchor="ls")
+        pen.text((x, y), words, ink, font, anchor="ls")
         x += font.getlength(words)
 
 

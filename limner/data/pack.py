@@ -76,6 +76,18 @@ def open_data(
     return data
 
 
+def open_like(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spec: ImageSpec,
+    options: DataOptions, progress: bool = True, **changes: Any,
+) -> Data:  # fmt: skip
+    """Sources at the size and channels of ``spec``: as a run sees them, given the options it was trained with.
+
+    ``changes`` are options that shall differ. Raises LimnerError.
+    """
+    options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
+    return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+
+
 def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not given:
@@ -89,7 +101,7 @@ def cache_folder(options: DataOptions) -> Path:
 
 def _key(sources: Sequence[Source], size: tuple[int, int] | None, options: DataOptions) -> str:
     kept = dataclasses.asdict(options)
-    for name in ("flip", "holdout", "cache"):  # these do not change what is packed
+    for name in ("flip", "holdout", "per_class", "cache"):  # these do not change what is packed
         del kept[name]
     parts = [VERSION, [(s.name if s.drawn else "", s.key) for s in sources], size, kept]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -90,4 +90,4 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     z = Z95 * Z95 / n
     centre = (share + z / 2) / (1 + z)
     half = math.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # but for rounding
