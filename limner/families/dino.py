@@ -204,7 +204,8 @@ DINO.presets = {
         DINOConfig(
             PatchConfig(patch=16, width=384, depth=12, heads=6), 0.1, 2048, 256, 65536, locals=8,
             global_area=(0.4, 1.0), local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True,
-            standardise=False, spread="centre", momentum=0.996, momentum_images=100 * 1_281_167, freeze_images=1_281_167,
+            standardise=False, spread="centre", momentum=0.996, momentum_images=100 * 1_281_167,
+            freeze_images=1_281_167,
         ),
         _training("adamw", 1024, 2e-3, 0.04, 10 * 1_281_167),
         size=(224, 224),
