@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -53,3 +56,17 @@ def paint(
 def images(tmp_path: Path) -> Path:
     """Forty RGB pictures of 16 x 16."""
     return paint(tmp_path / "images", 40)
+
+
+GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
+
+
+def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(inputs, expected) that a public implementation gave in float64; lists of numbers are tensors."""
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tensors(entry) for key, entry in value.items()}
+        return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+
+    return tensors(GOLDENS[name]["inputs"]), tensors(GOLDENS[name]["expected"])

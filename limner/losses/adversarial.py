@@ -4,6 +4,7 @@
 and each result is a scalar.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,3 +47,28 @@ def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
 def wasserstein_g(fake: Tensor) -> Tensor:
     """(Arjovsky 2017, algorithm 1)."""
     return -fake.mean()
+
+
+def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    """Each real image against its own fake (Jolicoeur-Martineau 2019; paired as in Huang 2024, eq. 2)."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
+    """The same game from the other side: it needs the real scores too."""
+    return F.softplus(real - fake).mean()
+
+
+def gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
+    """[B] squared norm of each score's gradient by its image [B, ...], itself differentiable.
+
+    R1 is gamma / 2 times its mean over real images, R2 over fakes (Mescheder 2018, eq. 9). ``images`` must
+    require gradients.
+    """
+    (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return slope.square().flatten(1).sum(1)
+
+
+def slope_penalty(scores: Tensor, images: Tensor, target: float = 1.0) -> Tensor:
+    """Mean squared distance of the gradient's norm from ``target``, at mixed images (Gulrajani 2017, eq. 3)."""
+    return (gradient_norm(scores, images).sqrt() - target).square().mean()
