@@ -29,6 +29,7 @@ from limner.data import Data
 from limner.distributed import Ranks, share
 from limner.journal import Journal, read_log
 from limner.loop import Loop, learning_rate, train
+from tests.conftest import paint
 
 SPEC = ImageSpec(1, 4, 4)
 
@@ -222,10 +223,13 @@ def losses(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", families.names())
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(
-    name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: weights, average, optimisers and every step's losses, wherever it was killed."""
     torch.set_num_threads(1)
+    images = tmp_path / "images"
+    for i, label in enumerate(("cat", "dog")):
+        paint(images / label, 20, seed=i)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     run = run_for(name, images, "120img", accumulate=2)
     train(run, unbroken, quiet=True)
@@ -313,7 +317,6 @@ def test_changed_data_is_noticed(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_fewer_images_than_a_batch(n: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.conftest import paint
 
     folder = paint(tmp_path / "few", n)
     result = train(run_for("vae", folder, "32img"), tmp_path / "run")
