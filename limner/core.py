@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from limner.settings import DataOptions, LimnerError, Optimiser, Training, nearest
 
 __all__ = [
-    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed", "Draws",
-    "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser", "Preset", "Training",
-    "mix", "nearest",
+    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
+    "Draws", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser",
+    "Preset", "Training", "mix", "nearest",
 ]  # fmt: skip
 
 

@@ -55,20 +55,20 @@ class Space:
     spec: ImageSpec
     digest: str
     options: DataOptions  # how the run opened its images
-    labels: bool  # whether an image depends on its label
+    labels: bool  # whether an image depends on its label; it is given one even where it does not
     drawn: Tensor  # [N, D] points, labels in turn
     centre: Tensor  # [D]
     spread: float  # deviation of a coordinate, over all of them
 
     def condition(self, n: int, labels: Sequence[str]) -> Condition:
         """Of ``n`` images; the labels are taken in turn, or all there are."""
-        labels = labels or (self.spec.classes if self.labels else ())
+        labels = labels or (self.spec.classes if "label" in self.model.reads else ())
         return condition_for(self.model, n, labels=labels, device=str(self.model.device))
 
     def points(self, seeds: Sequence[int], labels: Sequence[str], truncation: float) -> Tensor:
         """[N, D], drawn towards the centre where ``truncation`` is below 1."""
         drawn = self.model.latent(self.condition(len(seeds), labels), Draws(seeds, self.model.device))
-        return self.centre + truncation * (drawn.float() - self.centre)
+        return torch.lerp(self.centre, drawn.float(), truncation)
 
     @torch.inference_mode()
     def paint(self, points: Tensor, labels: Sequence[str], watch: Watch | None = None) -> Tensor:
@@ -131,6 +131,8 @@ def open_space(run: str | Path, device: str = "auto") -> Space:
 
 def _heeds_labels(model: Latent, spec: ImageSpec) -> bool:
     """Whether two labels give two pictures of one seed: a run may have been told to leave its labels alone."""
+    if len(spec.classes) == 1:
+        return True
     painted = []
     for label in (0, len(spec.classes) - 1):
         device = model.device  # type: ignore[attr-defined]
@@ -283,7 +285,11 @@ def explore(
     sheets = SHEETS | ({"mixing.png": mixing} if isinstance(space.model, Layered) else {})
     with bar("exploring", quiet) as watch:
         for number, (name, draw) in enumerate(sheets.items()):
-            draw(tour, folder / name, lambda share, number=number: watch((number + share) / len(sheets)))
+
+            def share(done: float, number: int = number) -> None:
+                watch((number + done) / len(sheets))
+
+            draw(tour, folder / name, share)
     return {
         "run": space.digest,
         "to": str(folder),
@@ -362,9 +368,7 @@ def project(
             stray = ((points - space.centre) / space.spread).square().flatten(1).mean(1)
             return distance(space.model.paint(points, condition).float(), aim) + prior * stray
 
-        found = latents.descend(loss, points, steps, rate * space.spread)
-        for step, (best, least) in enumerate(found):
-            watch(step / max(steps, 1))
+        best, least = latents.descend(loss, points, steps, rate * space.spread, watch)
     winner = int(least.argmin())
     point, word = best[winner], words[winner] if words else ""
     last = space.paint(point[None], [word] if word else ())

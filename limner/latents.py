@@ -6,7 +6,7 @@ A painter here is any function [B, D] -> [B, ...] that autograd can follow; poin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -113,9 +113,13 @@ def _signed(directions: Tensor) -> Tensor:
 
 
 def descend(
-    loss: Callable[[Tensor], Tensor], starts: Tensor, steps: int, rate: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """After each step of Adam, the best points so far [B, ..., D] and their losses [B]; each goes its own way.
+    loss: Callable[[Tensor], Tensor],
+    starts: Tensor,
+    steps: int,
+    rate: float,
+    watch: Callable[[float], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The best points [B, ..., D] that Adam comes by, and their losses [B]; each start goes its own way.
 
     ``loss`` is [B, ..., D] -> [B]. The rate falls as a cosine to 0; a loss that is not finite is never best.
     """
@@ -126,8 +130,10 @@ def descend(
     for step in range(steps + 1):
         losses = loss(points)
         better = losses.detach() < least
-        best[better], least[better] = points.detach()[better], losses.detach()[better]
-        yield best, least
+        best[better], least[better] = points.detach()[better], losses.detach()[better].to(least)
         adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
         (points.grad,) = torch.autograd.grad(losses.sum(), points)
         adam.step()
+        if watch:
+            watch(step / max(steps, 1))
+    return best, least
