@@ -32,14 +32,15 @@ def arc(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
     Where the two lie on one line through the origin, the way is straight.
     """
     share = _beside(shares, one)
-    lengths = [point.norm(dim=-1, keepdim=True) for point in (one, other)]
-    a, b = (point / length.clamp(min=1e-12) for point, length in zip((one, other), lengths, strict=True))
-    angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
-    sine = angle.sin()
-    turned = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / sine.clamp(min=1e-12)
-    return torch.where(
-        sine < 1e-4, line(one, other, shares), torch.lerp(lengths[0], lengths[1], share) * turned
-    )
+    here, there = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
+    cosine = (one * other).sum(-1, keepdim=True) / (here * there).clamp(min=1e-12)
+    angle = cosine.clamp(-1, 1).acos()
+    sine = angle.sin().clamp(min=1e-12)
+    a, b = torch.sin((1 - share) * angle) / sine, torch.sin(share * angle) / sine
+    length = torch.lerp(here, there, share)
+    turned = length * (a * one / here.clamp(min=1e-12) + b * other / there.clamp(min=1e-12))
+    straight = (sine < 1e-4) | (here * there < 1e-8)
+    return torch.where(straight, line(one, other, shares), turned)
 
 
 def loop(points: Tensor, frames: int, way: Way) -> Tensor:
