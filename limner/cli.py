@@ -21,6 +21,8 @@ Train, sample, measure and serve image generators of every family on your own im
   limner data show SOURCE --to PNG       a sheet of its images with labels or captions
   limner train FAMILY SOURCE... --out RUN   train a family on images
   limner sample RUN                      draw new images from a run
+  limner explore RUN --to DIR            sheets of its latent: ways between images, directions, a loop
+  limner project RUN PICTURE --to PNG    the point in its latent whose image is nearest to a picture
   limner synthesize RUN --to DIR         a labelled or captioned folder of new images, to train on
   limner evaluate RUN|DIR SOURCE...      how good a run's or a folder's images are, and whether they are copies
   limner embed RUN SOURCE... --to FILE   the features of every image, as npz, safetensors or parquet
@@ -38,6 +40,8 @@ COMMANDS = {  # -> the module in `commands` and the function, imported when it i
     "data": "data:data",
     "train": "train:train",
     "sample": "draw:sample",
+    "explore": "explore:explore",
+    "project": "explore:project",
     "synthesize": "synthesize:synthesize",
     "evaluate": "measure:evaluate",
     "embed": "understand:embed",

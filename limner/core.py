@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from limner.settings import DataOptions, LimnerError, Optimiser, Training, nearest
 
 __all__ = [
-    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Draws",
-    "Generates", "ImageSpec", "LimnerError", "Model", "Objective", "Optimiser", "Preset", "Training",
-    "mix", "nearest",
+    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
+    "Draws", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser",
+    "Preset", "Training", "mix", "nearest",
 ]  # fmt: skip
 
 
@@ -215,4 +215,39 @@ class Describes(Protocol):
 class Classifies(Protocol):
     def classify(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, K] logits."""
+        ...
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """Draws an image from one point. ``sample`` is the two of these, with what its knobs change between.
+
+    Where the model reads labels and has any, a condition given here always names one an image.
+    """
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """[B, D], one point an image: noise, or what a mapping network makes of it; nothing truncated."""
+        ...
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, D] -> [B, *spec.shape] in [-1, 1], differentiable; the same point gives the same image."""
+        ...
+
+
+@runtime_checkable
+class Layered(Latent, Protocol):
+    """Each layer of the painter may be given a point of its own, so that images mix: coarse of one, fine of another.
+
+    Such points need not lie round their centre, as noise does.
+    """
+
+    layers: int  # L, the coarsest first; ``paint`` also takes [B, L, D]
+
+
+@runtime_checkable
+class Directed(Protocol):
+    """Knows from its weights along which directions an image changes most."""
+
+    def directions(self) -> Tensor:
+        """[K, D] of length 1, the strongest first."""
         ...

@@ -55,6 +55,7 @@ class Player:
     """An objective with the parameters that it moves and the optimiser that moves them."""
 
     objective: Objective
+    name: str  # of the submodule; numbered from its second objective on, as "discriminator 2"
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
     peaks: list[float]  # learning rates before the schedule
@@ -106,7 +107,9 @@ class Loop:
             optimiser = optimisers[objective.trains]
             parameters = [p for p in module.parameters() if id(p) not in frozen]
             peaks = [group["lr"] for group in optimiser.param_groups]
-            self.players.append(Player(objective, parameters, optimiser, peaks))
+            before = sum(player.objective.trains == objective.trains for player in self.players)
+            name = f"{objective.trains} {before + 1}" if before else objective.trains
+            self.players.append(Player(objective, name, parameters, optimiser, peaks))
         self.optimisers = optimisers
         self.model.requires_grad_(False)  # each turn asks for the gradients of its own submodule
         self.model.train()
@@ -134,7 +137,7 @@ class Loop:
             batch = Batch(self._place(batch.image), batch.condition.to(self.device))
             # Keyed by the microbatch's place in the stream, not by rank: another number of processes
             # with microbatches of the same size draws the same noise for the same images.
-            torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.objective.trains))
+            torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
             with autocast(self.device, t.precision):
                 terms = player.objective.loss(batch)
             total = torch.stack([v.float() for v in terms.values()]).sum()
@@ -164,6 +167,7 @@ class Loop:
         if self.run.data.flip:
             coin = np.random.default_rng(mix(self.run.seed, self.seen, "flip"))
             flips = coin.random(t.batch) < 0.5
+        before = {name: value.clone() for name, value in self._moving().items()}
         self.model.advance(self.seen)
         rate = learning_rate(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}
@@ -175,19 +179,22 @@ class Loop:
             norm = nn.utils.get_total_norm(gradients)
             if not bool(torch.isfinite(norm + sum(terms.values()))):
                 self._forget(player)
+                for name, value in self._moving().items():
+                    value.copy_(before[name])
                 self.skipped += 1
                 self.seen += t.batch
                 self.step += 1
                 names = [self.data.names[i] for i in rows]
-                raise FloatingPointError(f"{player.objective.trains}: not finite on {', '.join(names)}")
+                raise FloatingPointError(f"{player.name}: not finite on {', '.join(names)}")
             if t.clip:
                 nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
                 group["lr"] = peak * rate
             player.optimiser.step()
             self._forget(player)
-            report |= {f"{player.objective.trains}/{k}": v for k, v in terms.items()}
-            report[f"{player.objective.trains}/gradient"] = norm.detach()
+            report |= {f"{player.name}/{k}": v for k, v in terms.items()}
+            report[f"{player.name}/gradient"] = norm.detach()
+        self._agree()
         self.skipped = 0
         self.seen += t.batch
         self.step += 1
@@ -214,14 +221,31 @@ class Loop:
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
-        for name in self._not_averaged():
-            slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
-            for to, source in zip(slow.state_dict().values(), live.state_dict().values(), strict=True):
-                to.copy_(source)
+        kept = tuple(f"{name}." for name in (*self.model.averaged, *self.model.stages))
+        rest = self.average.state_dict()
+        for name, value in self.model.state_dict().items():
+            if not name.startswith(kept):
+                rest[name].copy_(value)
 
-    def _not_averaged(self) -> list[str]:
-        kept = {*self.model.averaged, *self.model.stages}
-        return [name for name, _ in self.model.named_children() if name not in kept]
+    def _moving(self) -> dict[str, Tensor]:
+        """What a loss may move besides its weights: the buffers that are saved."""
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        frozen = tuple(f"{name}." for name in self.model.stages)
+        state = self.model.state_dict()
+        return {n: v for n, v in state.items() if n not in weights and not n.startswith(frozen)}
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Each process moved buffers by its own images: all go on with the mean, which is what is saved.
+
+        In float64, where the mean of equal numbers is that number.
+        """
+        if self.ranks.world > 1:
+            moving = [value for value in self._moving().values() if value.is_floating_point()]
+            means = [value.double() for value in moving]
+            self.ranks.mean_(means)
+            for value, mean in zip(moving, means, strict=True):
+                value.copy_(mean)
 
     # ---- what it costs, before the first step
 
@@ -263,12 +287,12 @@ class Loop:
             rows = np.arange(at, min(at + self.micro, len(data), limit))
             batch = data.batch(rows)
             batch = Batch(self._place(batch.image), batch.condition.to(self.device))
-            for objective in model.objectives():
-                torch.manual_seed(mix("held out", at, objective.trains))
+            for player, objective in zip(self.players, model.objectives(), strict=True):
+                torch.manual_seed(mix("held out", at, player.name))
                 with autocast(self.device, self.run.training.precision):
                     terms = objective.loss(batch)
                 for name, value in terms.items():
-                    key = f"{objective.trains}/{name}"
+                    key = f"{player.name}/{name}"
                     sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
             count += len(rows)
         if model is self.model:

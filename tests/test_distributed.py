@@ -69,6 +69,36 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
             torch.testing.assert_close(tensors[name], tensor, atol=ATOL, rtol=ATOL)
 
 
+STEPS = """
+import json, sys, torch
+from limner.distributed import join
+from tests.test_loop import loop_for, settings
+with join(torch.device("cpu"), 1, ()) as ranks:
+    loop = loop_for(settings(batch=6), ranks=ranks)
+    loop.model.stage[2].running_var.fill_(1 / 3)
+    for _ in range(3):
+        loop.take_step(0.0)
+    moved = {name: value.tolist() for name, value in loop.model.named_buffers()}
+    open(f"{sys.argv[1]}/{ranks.rank}.json", "w").write(json.dumps(moved))
+"""
+
+
+def test_buffers_are_alike_on_every_process(tmp_path: Path) -> None:
+    """Only the first process saves: what a loss keeps in buffers must not differ, or resuming is not exact."""
+    (tmp_path / "steps.py").write_text(STEPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*command, str(tmp_path / "steps.py"), str(tmp_path)],
+        capture_output=True, text=True, env=variables, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, *others = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3))
+    assert first["first.2.running_mean"] != [0.0] * 4
+    assert all(other == first for other in others)
+    assert first["stage.2.running_var"] == torch.full((4,), 1 / 3).tolist()
+
+
 def test_a_batch_that_does_not_divide_is_refused(images: Path, tmp_path: Path) -> None:
     done = launch(2, "train", "vae", images, "--out", tmp_path / "run", "--preset", "tiny",
                   "--training.batch", 7, ok=False)  # fmt: skip

@@ -33,6 +33,8 @@ from limner.core import (
     Draws,
     Generates,
     ImageSpec,
+    Latent,
+    Layered,
     LimnerError,
     Model,
     Objective,
@@ -375,6 +377,29 @@ def test_capabilities(family: type[Model]) -> None:
             torch.testing.assert_close(model.features(image[2:3])[0], features[2], atol=1e-5, rtol=1e-5)
         if isinstance(model, Classifies):
             assert model.classify(image).shape == (4, len(model.spec.classes))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if issubclass(families.load(name), Latent)])
+def test_a_point_is_an_image(name: str) -> None:
+    """What `limner explore` and `limner project` count on."""
+    model = trained(families.load(name))
+    condition = condition_for(model, 3)
+    assert isinstance(model, Latent)
+    with torch.no_grad():
+        points = model.latent(condition, Draws([5, 6, 7]))
+        alone = model.latent(condition[1:2], Draws([6]))
+    assert points.ndim == 2 and len(points) == 3 and points.unique(dim=0).shape == points.shape
+    torch.testing.assert_close(alone[0], points[1])
+    points.requires_grad_()
+    painted = model.paint(points, condition)
+    assert painted.shape == (3, *model.spec.shape) and painted.abs().max() <= 1
+    assert torch.equal(painted, model.paint(points, condition)), "an image is its point's alone"
+    slope = torch.autograd.grad(painted.square().sum(), points)[0]
+    assert slope.isfinite().all() and (slope.abs().amax(1) > 0).all()
+    torch.testing.assert_close(model.paint(points[1:2], condition[1:2])[0], painted[1], atol=1e-5, rtol=1e-5)
+    if isinstance(model, Layered):
+        each = points[:, None].expand(-1, model.layers, -1)
+        torch.testing.assert_close(model.paint(each, condition), painted, atol=1e-5, rtol=1e-5)
 
 
 # ---- it is kept

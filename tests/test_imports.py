@@ -27,6 +27,8 @@ for worker in WORKERS:
     BELOW[worker] |= {"optim", "device", "distributed", "journal"}
 BELOW["folder"] = {"core", "settings", "data", "files"}
 BELOW["api"] = BELOW["filters"] = BELOW["loop"]
+BELOW["latents"] = set()
+BELOW["explore"] = BELOW["loop"] | {"latents"}
 BELOW["synthesize"] = BELOW["loop"] | {"filters", "folder"}
 BELOW["training_data"] = BELOW["loop"] | {"synthesize", "api"}
 

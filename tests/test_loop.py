@@ -127,6 +127,68 @@ def test_the_average_warms_up() -> None:
     torch.testing.assert_close(slow["first.1.weight"], live["first.1.weight"])
 
 
+class Lazy(Toy):
+    """A submodule with two objectives, the second due every other step; and a buffer of the model's own."""
+
+    def __init__(self, config: Any = None, spec: ImageSpec = SPEC):
+        super().__init__(config, spec)
+        self.strength = nn.Buffer(torch.zeros(()))
+        self.draws: dict[str, list[float]] = {"main": [], "lazy": []}
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("first", self.main), Objective("first", self.penalty, every=2)]
+
+    def main(self, batch: Batch) -> dict[str, Tensor]:
+        self.draws["main"].append(torch.rand(()).item())
+        self.strength += 1
+        return {"size": self.first(batch.image).square().mean()}
+
+    def penalty(self, batch: Batch) -> dict[str, Tensor]:
+        self.draws["lazy"].append(torch.rand(()).item())
+        self.strength += 100
+        return {"size": 2 * self.first[1].weight.square().sum()}
+
+
+def lazy_loop() -> Loop:
+    run = Run("toy", ("x",), "tiny", (4, 4), "100img", 0, None, settings(), DataOptions())
+    torch.manual_seed(0)
+    return Loop(run, Lazy(), data(), torch.device("cpu"), Ranks())
+
+
+def test_a_lazy_regulariser_takes_its_own_steps() -> None:
+    loop = lazy_loop()
+    told = [loop.take_step(0.0) for _ in range(4)]
+    assert [sorted(terms) for terms in told[:2]] == [
+        ["first 2/gradient", "first 2/size", "first/gradient", "first/size"],
+        ["first/gradient", "first/size"],
+    ]
+    (optimiser,) = loop.optimisers.values()  # both share it
+    assert {int(state["step"]) for state in optimiser.state.values()} >= {4 + 2}
+    main, lazy = loop.model.draws["main"], loop.model.draws["lazy"]
+    assert len(main) == 4 and len(lazy) == 2
+    assert not set(main) & set(lazy), "each objective draws its own"
+    assert set(loop.held_out(loop.data)) == {"first/size", "first 2/size"}
+
+
+def test_a_penaltys_step_moves_only_its_gradient() -> None:
+    """The weight that only the main loss reaches stands still in the lazy turn."""
+    loop = lazy_loop()
+    loop.players = loop.players[1:]
+    before = weights(loop.model)
+    loop.take_step(0.0)
+    after = weights(loop.model)
+    moved = {name for name, _ in loop.model.named_parameters() if not torch.equal(before[name], after[name])}
+    assert moved == {"first.1.weight"}
+
+
+def test_a_models_own_buffer_is_followed_and_rehearsed() -> None:
+    loop = lazy_loop()
+    loop.trial()
+    assert loop.model.strength == 0, "a rehearsal moves nothing"
+    loop.take_step(0.0)
+    assert loop.model.strength == loop.average.strength == 101
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(accumulate: int) -> None:
     """For a loss without draws or batch statistics."""
@@ -174,7 +236,7 @@ def test_what_is_not_finite_moves_nothing() -> None:
     object.__setattr__(loop.players[0].objective, "loss", lambda b: {"nan": sick(b)["size"] * math.nan})
     with pytest.raises(FloatingPointError, match=r"\d+\.png, \d+\.png"):
         loop.take_step(0.0)
-    for name, value in loop.model.named_parameters():
+    for name, value in loop.model.state_dict().items():  # batch statistics too
         assert torch.equal(value, before[name]), name
     assert all(torch.equal(v, average[k]) for k, v in loop.average.state_dict().items())
     assert loop.skipped == 1 and loop.seen == 8

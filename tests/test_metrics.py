@@ -228,7 +228,7 @@ def test_ms_ssim_of_one_scale_is_ssim():
 
 def test_the_pyramid_adds_up_to_the_image():
     x = torch.randn(2, 3, 64, 64)
-    levels = pixels._pyramid(x, 16)
+    levels = pixels.pyramid(x, 16)
     assert [level.shape[-1] for level in levels] == [64, 32, 16]
     assert levels[0].mean().abs() < 0.05  # what the coarser ones leave
 

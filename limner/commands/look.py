@@ -81,10 +81,11 @@ def list_families(argv: Sequence[str]) -> int:
 
 
 def _table_of_families(as_json: bool) -> int:
-    from limner.core import Autoencodes, Classifies, Describes, Generates
+    from limner.core import Autoencodes, Classifies, Describes, Generates, Latent
 
     abilities = {
         "generates": Generates,
+        "explores": Latent,
         "autoencodes": Autoencodes,
         "describes": Describes,
         "classifies": Classifies,

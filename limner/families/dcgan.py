@@ -197,30 +197,44 @@ class DCGAN(Model):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.paint(batch)
+            fake = self.fakes(batch)
         real = self.discriminator(batch.image, batch.condition.label)
         fake = self.discriminator(fake, batch.condition.label)
         return {"adversarial": LOSSES[self.config.loss][0](real, fake)}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        score = self.discriminator(self.paint(batch), batch.condition.label)
+        score = self.discriminator(self.fakes(batch), batch.condition.label)
         return {"adversarial": LOSSES[self.config.loss][1](score)}
 
-    def paint(self, batch: Batch) -> Tensor:
-        """Fakes with the labels of the batch: [B, C, H, W]."""
+    def fakes(self, batch: Batch) -> Tensor:
+        """With the labels of the batch: [B, C, H, W]."""
         draw = torch.rand if self.config.noise == "uniform" else torch.randn
         noise = draw(len(batch.image), self.config.latent, device=batch.image.device)
         return self.generator(noise, batch.condition.label)
 
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """The noise: [B, latent]."""
+        draw = draws.uniform if self.config.noise == "uniform" else draws.normal
+        return draw(self.config.latent)
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1]."""
+        return self.generator(latent, condition.label)
+
+    def directions(self) -> Tensor:
+        """[K, latent]: eigenvectors of A A^T, A the first layer's weights (Shen and Zhou 2021, eq. 4)."""
+        first = next(
+            m for m in self.generator.layers.modules() if isinstance(m, nn.ConvTranspose2d | nn.Linear)
+        )
+        weight = first.weight.T if isinstance(first, nn.Linear) else first.weight.flatten(1)
+        return torch.linalg.svd(weight[: self.config.latent].float(), full_matrices=False).U.T
+
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DCGANSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
-        if self.config.noise == "uniform":
-            noise = 0.5 + sampling.truncation * (draws.uniform(self.config.latent) - 0.5)  # [B, latent]
-        else:
-            noise = sampling.truncation * draws.normal(self.config.latent)  # [B, latent]
-        label = condition.label
-        if self.classes and label is None:
-            label = draws.integers(self.classes)  # [B]
-        picture = self.generator(noise, label)
+        centre = 0.5 if self.config.noise == "uniform" else 0.0
+        point = centre + sampling.truncation * (self.latent(condition, draws) - centre)  # [B, latent]
+        if self.classes and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(self.classes))
+        picture = self.paint(point, condition)
         yield Canvas(1, 1, lambda: picture)

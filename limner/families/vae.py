@@ -140,9 +140,16 @@ class VAE(Model):
         """[B, C, H, W] in [-1, 1] -> [B, latent]."""
         return self.encode(image)
 
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """A code from the prior: [B, latent]."""
+        return draws.normal(self.config.latent)
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1]."""
+        return self.decode(latent)
+
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: VAESampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas: a code from the prior, decoded."""
-        code = sampling.temperature * draws.normal(self.config.latent)  # [B, latent]
-        picture = self.decode(code)
+        picture = self.paint(sampling.temperature * self.latent(condition, draws), condition)
         yield Canvas(1, 1, lambda: picture)

@@ -76,7 +76,7 @@ def ms_ssim(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
 # Sets ---------------------------------------------------------------------------------------------------
 
 
-def _pyramid(images: Tensor, least: int) -> list[Tensor]:
+def pyramid(images: Tensor, least: int) -> list[Tensor]:
     """Laplacian pyramid, finest first, down to ``least`` pixels a side (Burt and Adelson 1983)."""
     channels = images.shape[1]
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
@@ -125,7 +125,7 @@ def sliced_wasserstein(
     n = min(len(x), len(y))
     told = {}
     generator = torch.Generator().manual_seed(seed)
-    for a, b in zip(_pyramid(x[:n].float(), least), _pyramid(y[:n].float(), least), strict=True):
+    for a, b in zip(pyramid(x[:n].float(), least), pyramid(y[:n].float(), least), strict=True):
         if min(a.shape[-2:]) < side:
             break
         p, q = (_patches(level, patches, side, generator) for level in (a, b))
