@@ -241,7 +241,7 @@ class ProGAN(Model):
 
     presets = {
         "tiny": Preset(
-            ProGANConfig(latent=8, maps=16, widest=8, stable=4, fade=8), adam(3e-3, batch=8, average=100.0)
+            ProGANConfig(latent=8, maps=64, widest=16, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
         ),
         "small": Preset(
             ProGANConfig(latent=128, maps=384, widest=128, stable=6_000, fade=6_000),
