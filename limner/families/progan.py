@@ -140,10 +140,10 @@ def bend(x: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    """Noise, and a label where there are any, to an image of the level that growth has come to.
+    """A point, and a label where there are any, to an image of the level that growth has come to.
 
-    A label enters as a learnt vector of as many numbers as the noise, beside it (Karras 2019's way; the
-    paper has none).
+    Points are noise of mean square 1. A label enters as a learnt vector of as many numbers beside the point,
+    of mean square 1 too (as in StyleGAN; the paper has none).
     """
 
     seen: Tensor  # images seen: saved, so that a loaded model paints at the level that it had come to
@@ -163,12 +163,8 @@ class Generator(nn.Module):
         self.conv = nn.ModuleList(EqualConv2d(o, o, 3, gain=HE) for o in maps[1:])
         self.to_rgb = nn.ModuleList(EqualConv2d(m, channels, 1) for m in maps)
 
-    def forward(self, noise: Tensor, label: Tensor | None, grown: Growth, truncation: float = 1.0) -> Tensor:
-        x = noise if self.embed is None else torch.cat([noise, self.embed(label)], dim=1)
-        x = pixel_norm(x)  # [B, inputs]
-        if truncation != 1:  # towards the centre of the sphere, the mean of all noise; the label stays
-            size = noise.shape[1]
-            x = torch.cat([truncation * x[:, :size], x[:, size:]], dim=1)
+    def forward(self, point: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        x = point if self.embed is None else torch.cat([point, pixel_norm(self.embed(label))], dim=1)
         x = self.dense(x).unflatten(1, self.shape) + self.bias[:, None, None]  # [B, maps, h, w]
         x = pixel_norm(bend(x))
         x = pixel_norm(bend(self.first(x)))
@@ -244,7 +240,7 @@ class ProGAN(Model):
             ProGANConfig(latent=8, maps=64, widest=16, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
         ),
         "small": Preset(
-            ProGANConfig(latent=128, maps=384, widest=128, stable=6_000, fade=6_000),
+            ProGANConfig(latent=128, maps=384, widest=192, stable=8_000, fade=8_000),
             adam(1e-3, batch=32, average=2_000.0, flat=0.5),
         ),
         "base": Preset(
@@ -329,15 +325,27 @@ class ProGAN(Model):
     def fakes(self, batch: Batch, grown: Growth) -> Tensor:
         """Images of the level that growth has come to, with the labels of the batch: [B, C, h, w]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(noise, batch.condition.label, grown)
+        return self.generator(pixel_norm(noise), batch.condition.label, grown)
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """Noise on the sphere of mean square 1: [B, latent]."""
+        return pixel_norm(draws.normal(self.config.latent))
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1], enlarged from the level that growth has come to."""
+        image = self.generator(latent, condition.label, self.grown)  # [B, C, h, w]
+        return F.interpolate(image, (self.spec.height, self.spec.width), mode="nearest").clamp(-1, 1)
+
+    def directions(self) -> Tensor:
+        """[K, latent]: eigenvectors of A^T A, A the first layer's weights (Shen and Zhou 2021, eq. 4)."""
+        weight = self.generator.dense.weight[:, : self.config.latent].float()
+        return torch.linalg.svd(weight, full_matrices=False).Vh
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: ProGANSampling, draws: Draws) -> Iterator[Canvas]:
-        """One canvas, enlarged from the level come to; without labels, each image's own stream chooses one."""
-        noise = draws.normal(self.config.latent)  # [B, latent]
-        label = condition.label
-        if self.classes and label is None:
-            label = draws.integers(self.classes)  # [B]
-        image = self.generator(noise, label, self.grown, sampling.truncation)  # [B, C, h, w]
-        picture = F.interpolate(image, (self.spec.height, self.spec.width), mode="nearest").clamp(-1, 1)
+        """One canvas; without labels, each image's own stream chooses its label."""
+        point = sampling.truncation * self.latent(condition, draws)  # towards the sphere's centre
+        if self.classes and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(self.classes))
+        picture = self.paint(point, condition)
         yield Canvas(1, 1, lambda: picture)
