@@ -199,7 +199,7 @@ def test_equalised_layers_have_the_papers_gains() -> None:
     for layer in model.generator.to_rgb:
         assert layer.scale == pytest.approx((1 / layer.weight[0].numel()) ** 0.5)
     assert model.generator.dense.scale == pytest.approx((2 / 16 / TINY.latent) ** 0.5)
-    assert model.discriminator.head.scale == pytest.approx((1 / 16) ** 0.5)
+    assert model.discriminator.head.scale == pytest.approx((1 / TINY.widest) ** 0.5)
     weights = torch.cat([p.flatten() for n, p in model.named_parameters() if "weight" in n])
     assert weights.std().item() == pytest.approx(1, abs=0.02), "N(0, 1), whatever the layer"
     assert not any(p.any() for n, p in model.named_parameters() if "bias" in n)

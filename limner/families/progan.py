@@ -237,7 +237,7 @@ class ProGAN(Model):
 
     presets = {
         "tiny": Preset(
-            ProGANConfig(latent=8, maps=64, widest=16, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
+            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
         ),
         "small": Preset(
             ProGANConfig(latent=128, maps=384, widest=192, stable=8_000, fade=8_000),
