@@ -49,6 +49,7 @@ CAPTIONS = ("a red circle", "two blue squares", "nothing at all", "一只猫")
 PAPER_PARAMETERS = {
     "vae": {"autoencoder": 652_824},  # 784-400-20, pytorch/examples
     "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
+    "progan": {"generator": 23_079_115, "discriminator": 23_087_249},  # 1024x1024, its authors' code
     "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
     "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino

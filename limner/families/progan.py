@@ -1,0 +1,351 @@
+"""A GAN that learns coarse to fine: it starts at 4x4 pixels and fades in one doubling after another.
+
+Karras, Aila, Laine and Lehtinen 2018, "Progressive Growing of GANs for Improved Quality, Stability, and
+Variation". Level 0 is the coarsest size, each further one is twice as large; how far growth has come is a pure
+function of the images seen. Where paper and code differ (the kernels fused with resizing), as in the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.losses import adversarial
+from limner.networks.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
+
+HE = 2**0.5  # the gain of a layer before a leaky relu (He 2015)
+COARSEST, LONGEST = 3, 16  # pixels: the least of a side at level 0 and the most
+
+LOSSES = {  # name -> (the discriminator's, the generator's)
+    "wgan_gp": (adversarial.wasserstein_d, adversarial.wasserstein_g),
+    "non_saturating": (adversarial.non_saturating_d, adversarial.non_saturating_g),
+    "hinge": (adversarial.hinge_d, adversarial.hinge_g),
+}
+
+
+@dataclass(frozen=True)
+class ProGANConfig:
+    latent: int = 512  # numbers of noise an image
+    maps: int = 8192  # feature maps of level 0 are a half of it, then halved at each level
+    widest: int = 512  # most feature maps
+    stable: int = 600_000  # images seen at each level alone
+    fade: int = 600_000  # images seen while the next level fades in; both 0: all levels at once
+    loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"
+    penalty: float = 10.0  # on slopes; wgan_gp: lambda (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
+    drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
+    group: int = 4  # images that the discriminator compares for variety
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+
+
+@dataclass(frozen=True)
+class ProGANSampling:
+    truncation: float = 1.0  # how far from the latents' centre, 1 as trained; below 1: safer and more alike
+
+
+# ---- growing
+
+
+class Growth(NamedTuple):
+    """How far a network has grown."""
+
+    level: int  # the finest at work
+    alpha: float  # how far that has faded in, in (0, 1]
+
+
+def growth(seen: int, last: int, stable: int, fade: int) -> Growth:
+    """Each level alone for ``stable`` images, then the next fades in over ``fade`` (Karras 2018, appendix A)."""
+    if stable + fade == 0:
+        return Growth(last, 1.0)
+    level, within = divmod(seen, stable + fade)
+    if level >= last:
+        return Growth(last, 1.0)
+    if within > stable:
+        return Growth(level + 1, (within - stable) / fade)
+    return Growth(level, 1.0)
+
+
+def split_size(height: int, width: int) -> tuple[tuple[int, int], int] | None:
+    """((h, w), n) with height, width = h 2^n, w 2^n and the smallest (h, w) that is no less than 3x3.
+
+    None where there is no doubling or (h, w) is longer than 16.
+    """
+    last = 0
+    while height % 2 == width % 2 == 0 and min(height, width) >= 2 * COARSEST:
+        height, width, last = height // 2, width // 2, last + 1
+    return ((height, width), last) if last and max(height, width) <= LONGEST else None
+
+
+def double(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W], each pixel four times."""
+    return F.interpolate(image, scale_factor=2.0, mode="nearest")
+
+
+def halve(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, H/2, W/2], means of four pixels."""
+    return F.avg_pool2d(image, 2)
+
+
+def at_growth(image: Tensor, last: int, grown: Growth) -> Tensor:
+    """Real images as the discriminator should see them: small, and as coarse as the fakes while fading."""
+    image = F.avg_pool2d(image, 2 ** (last - grown.level))  # [B, C, h, w]
+    return image if grown.alpha == 1 else torch.lerp(double(halve(image)), image, grown.alpha)
+
+
+# ---- networks
+
+
+def four_taps(weight: Tensor) -> Tensor:
+    """[o, i, 3, 3] -> [o, i, 4, 4], the kernel run over two pixels and summed, along both axes."""
+    padded = F.pad(weight, (1, 1, 1, 1))
+    return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]
+
+
+class UpConv2d(EqualConv2d):
+    """Each pixel four times and then the 3x3 convolution, in one step with less than half the work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = four_taps(self.weight * self.scale).flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, 2h, 2w]
+
+
+class DownConv2d(EqualConv2d):
+    """The 3x3 convolution and then means of four pixels, in one step with less than half the work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = four_taps(self.weight * self.scale) / 4
+        return F.conv2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, h/2, w/2]
+
+
+def bend(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+class Generator(nn.Module):
+    """A point, and a label where there are any, to an image of the level that growth has come to.
+
+    Points are noise of mean square 1. A label enters as a learnt vector of as many numbers beside the point,
+    of mean square 1 too (as in StyleGAN; the paper has none).
+    """
+
+    seen: Tensor  # images seen: saved, so that a loaded model paints at the level that it had come to
+
+    def __init__(
+        self, config: ProGANConfig, channels: int, coarsest: tuple[int, int], maps: list[int], classes: int
+    ):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.embed = nn.Embedding(classes, config.latent) if classes else None
+        inputs = config.latent * (2 if classes else 1)
+        self.shape = (maps[0], *coarsest)
+        self.dense = EqualLinear(inputs, maps[0] * coarsest[0] * coarsest[1], bias=False, gain=HE / 4)
+        self.bias = nn.Parameter(torch.zeros(maps[0]))
+        self.first = EqualConv2d(maps[0], maps[0], 3, gain=HE)
+        self.up = nn.ModuleList(UpConv2d(i, o, 3, gain=HE) for i, o in pairwise(maps))
+        self.conv = nn.ModuleList(EqualConv2d(o, o, 3, gain=HE) for o in maps[1:])
+        self.to_rgb = nn.ModuleList(EqualConv2d(m, channels, 1) for m in maps)
+
+    def forward(self, point: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        x = point if self.embed is None else torch.cat([point, pixel_norm(self.embed(label))], dim=1)
+        x = self.dense(x).unflatten(1, self.shape) + self.bias[:, None, None]  # [B, maps, h, w]
+        x = pixel_norm(bend(x))
+        x = pixel_norm(bend(self.first(x)))
+        before = x
+        for level in range(grown.level):
+            before = x
+            x = pixel_norm(bend(self.up[level](x)))  # [B, maps, 2h, 2w]
+            x = pixel_norm(bend(self.conv[level](x)))
+        image = self.to_rgb[grown.level](x)
+        if grown.alpha < 1:
+            image = torch.lerp(double(self.to_rgb[grown.level - 1](before)), image, grown.alpha)
+        return image.float()  # [B, C, h, w]
+
+
+class Discriminator(nn.Module):
+    """An image of the level that growth has come to, and a label where there are any, to a score.
+
+    The label enters by projection (Miyato and Koyama 2018): its vector times the last features.
+    """
+
+    def __init__(
+        self,
+        config: ProGANConfig,
+        channels: int,
+        coarsest: tuple[int, int],
+        maps: list[int],
+        features: int,
+        classes: int,
+    ):
+        super().__init__()
+        self.group = config.group
+        self.from_rgb = nn.ModuleList(EqualConv2d(channels, m, 1, gain=HE) for m in maps)
+        self.conv = nn.ModuleList(EqualConv2d(m, m, 3, gain=HE) for m in maps[1:])
+        self.down = nn.ModuleList(DownConv2d(i, o, 3, gain=HE) for o, i in pairwise(maps))
+        self.last = EqualConv2d(maps[0] + 1, maps[0], 3, gain=HE)
+        self.dense = EqualLinear(maps[0] * coarsest[0] * coarsest[1], features, gain=HE)
+        self.head = EqualLinear(features, 1)
+        self.embed = nn.Embedding(classes, features) if classes else None
+
+    def forward(self, image: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        x = bend(self.from_rgb[grown.level](image))  # [B, maps, h, w]
+        for level in reversed(range(grown.level)):
+            x = bend(self.down[level](bend(self.conv[level](x))))  # [B, maps, h/2, w/2]
+            if level + 1 == grown.level and grown.alpha < 1:
+                x = torch.lerp(bend(self.from_rgb[level](halve(image))), x, grown.alpha)
+        x = bend(self.last(minibatch_stddev(x, self.group)))
+        x = bend(self.dense(x.flatten(1)))  # [B, features]
+        score = self.head(x)[:, 0]  # [B]
+        if self.embed is not None:
+            score = score + (self.embed(label) * x).sum(1) / x.shape[1] ** 0.5  # [B]
+        return score.float()
+
+
+# ---- the family
+
+
+def adam(lr: float, **options: Any) -> Training:
+    """Both players by Adam without momentum (Karras 2018, appendix A)."""
+    players = ("discriminator", "generator")
+    return Training(optimisers={p: Optimiser("adam", lr=lr, betas=(0.0, 0.99)) for p in players}, **options)
+
+
+class ProGAN(Model):
+    Config = ProGANConfig
+    Sampling = ProGANSampling
+    reads = frozenset({"label"})
+    averaged = ("generator",)
+    paper = "Karras, Aila, Laine and Lehtinen 2018, Progressive Growing of GANs"
+    about = "two players that start at 4x4 pixels and grow; steady, and quick while small"
+
+    presets = {
+        "tiny": Preset(
+            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
+        ),
+        "small": Preset(
+            ProGANConfig(latent=128, maps=384, widest=192, stable=8_000, fade=8_000),
+            adam(1e-3, batch=32, average=2_000.0, flat=0.5),
+        ),
+        "base": Preset(
+            ProGANConfig(latent=256, maps=4096, widest=256, stable=100_000, fade=100_000),
+            adam(1e-3, batch=64),
+        ),
+        "paper": Preset(
+            ProGANConfig(), adam(1e-3, batch=16, schedule="constant"), size=(1024, 1024), channels=3
+        ),
+    }
+
+    def __init__(self, config: ProGANConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("progan draws still images, not video: set --data.frames to 1.")
+        split = split_size(spec.height, spec.width)
+        if split is None:
+            raise LimnerError(
+                f"progan doubles a small size up to the image's and cannot come to {spec.height}x{spec.width}: "
+                "choose a --size that is a power of two times sides of 3 to 16, such as 32 or 64x48."
+            )
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError(
+                "progan was asked for labels with --model.condition label, but the data has none: "
+                "sort the images into one folder a class or choose --model.condition none."
+            )
+        if min(config.stable, config.fade) < 0:
+            raise LimnerError(
+                "progan cannot grow in less than no images: set --model.stable and --model.fade to 0 or more."
+            )
+        self.classes = len(spec.classes) if config.condition != "none" else 0
+        coarsest, self.last = split
+        # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the score.
+        features, *maps = (max(1, min(config.maps >> i, config.widest)) for i in range(self.last + 2))
+        self.generator = Generator(config, spec.channels, coarsest, maps, self.classes)
+        self.discriminator = Discriminator(config, spec.channels, coarsest, maps, features, self.classes)
+
+    def advance(self, seen: int) -> None:
+        self.generator.seen.fill_(seen)
+
+    @property
+    def grown(self) -> Growth:
+        return growth(int(self.generator.seen), self.last, self.config.stable, self.config.fade)
+
+    def objectives(self) -> list[Objective]:
+        return [
+            Objective("discriminator", self.discriminator_loss),
+            Objective("generator", self.generator_loss),
+        ]
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        label, grown = batch.condition.label, self.grown
+        real = at_growth(batch.image, self.last, grown)
+        with torch.no_grad():
+            fake = self.fakes(batch, grown)
+        score = self.discriminator(real, label, grown)
+        judged = LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))
+        terms = {"adversarial": judged}
+        if self.config.penalty:
+            terms["penalty"] = self.penalty(real, fake, label, grown)
+        if self.config.loss == "wgan_gp" and self.config.drift:
+            terms["drift"] = self.config.drift * score.square().mean()
+        return terms
+
+    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        grown = self.grown
+        score = self.discriminator(self.fakes(batch, grown), batch.condition.label, grown)
+        return {"adversarial": LOSSES[self.config.loss][1](score)}
+
+    def penalty(self, real: Tensor, fake: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        """lambda (slope - 1)^2 between real and fake, or R1 on real images; in float32, twice differentiable."""
+        with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
+            if self.config.loss == "wgan_gp":
+                part = torch.rand(len(real), 1, 1, 1, device=real.device)
+                at = torch.lerp(real, fake, part).detach().requires_grad_()  # [B, C, h, w]
+                slope = adversarial.slope_penalty(self.discriminator(at, label, grown), at)
+                return self.config.penalty * slope
+            at = real.detach().requires_grad_()
+            slope = adversarial.gradient_norm(self.discriminator(at, label, grown), at).mean()
+            return 0.5 * self.config.penalty * slope
+
+    def fakes(self, batch: Batch, grown: Growth) -> Tensor:
+        """Images of the level that growth has come to, with the labels of the batch: [B, C, h, w]."""
+        noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
+        return self.generator(pixel_norm(noise), batch.condition.label, grown)
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """Noise on the sphere of mean square 1: [B, latent]."""
+        return pixel_norm(draws.normal(self.config.latent))
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1], enlarged from the level that growth has come to."""
+        image = self.generator(latent, condition.label, self.grown)  # [B, C, h, w]
+        return F.interpolate(image, (self.spec.height, self.spec.width), mode="nearest").clamp(-1, 1)
+
+    def directions(self) -> Tensor:
+        """[K, latent]: eigenvectors of A^T A, A the first layer's weights (Shen and Zhou 2021, eq. 4)."""
+        weight = self.generator.dense.weight[:, : self.config.latent].float()
+        return torch.linalg.svd(weight, full_matrices=False).Vh
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: ProGANSampling, draws: Draws) -> Iterator[Canvas]:
+        """One canvas; without labels, each image's own stream chooses its label."""
+        point = sampling.truncation * self.latent(condition, draws)  # towards the sphere's centre
+        if self.classes and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(self.classes))
+        picture = self.paint(point, condition)
+        yield Canvas(1, 1, lambda: picture)
