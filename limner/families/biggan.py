@@ -241,34 +241,30 @@ class Generator(nn.Module):
         self.start = nn.Unflatten(1, (maps[0], *base))
         self.blocks = nn.ModuleList()
         for level, (i, o) in enumerate(pairwise(maps), 1):
-            blocks: list[nn.Module]
             if config.deep:
-                blocks = [DeepUp(i, i, inputs, up=False) for _ in range(config.depth - 1)]
-                blocks += [DeepUp(i, o, inputs, up=True)]
+                self.blocks.extend(DeepUp(i, i, inputs, up=False) for _ in range(config.depth - 1))
+                self.blocks.append(DeepUp(i, o, inputs, up=True))
             else:
-                blocks = [Up(i, o, inputs)]
+                self.blocks.append(Up(i, o, inputs))
             if min(base) << level in config.attention:
-                blocks += [Attention(o)]
-            self.blocks.append(nn.ModuleList(blocks))
+                self.blocks.append(Attention(o))
         self.norm = nn.BatchNorm2d(maps[-1])
         self.out = SpectralConv2d(maps[-1], spec.channels, 3)
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
-        chunks = list(z.chunk(self.chunks, dim=1))  # [B, chunk] each
-        if self.shared is None:
-            conditions = chunks
-        else:
+        chunks = z.chunk(self.chunks, dim=1)  # [B, chunk] each
+        conditions = list(chunks)
+        if self.shared is not None:
             assert label is not None
             known = self.shared(label)  # [B, embedding]
             conditions = [torch.cat([known, chunk], dim=1) for chunk in chunks]
         if self.chunks == 1:  # deep: all of it, everywhere
-            first, conditions = conditions[0], conditions * len(self.blocks)
+            first, each = conditions[0], iter(conditions * len(self.blocks))
         else:
-            first, conditions = chunks[0], conditions[1:]
+            first, each = chunks[0], iter(conditions[1:])
         x = self.start(self.linear(first))  # [B, maps, h, w]
-        for blocks, y in zip(self.blocks, conditions, strict=True):
-            for block in blocks:
-                x = block(x) if isinstance(block, Attention) else block(x, y)
+        for block in self.blocks:
+            x = block(x) if isinstance(block, Attention) else block(x, next(each))
         return self.out(F.relu(self.norm(x))).tanh().float()  # [B, C, H, W]
 
 
