@@ -448,7 +448,7 @@ def _training(
     return Training(batch=batch, optimisers=players, schedule=schedule, **options)
 
 
-# The discriminator's images for 256x256 are widths (16, 16, 8, 8, 4, 2, 1), for 512x512 one more 1.
+# For 256x256 the paper's widths are (16, 16, 8, 8, 4, 2, 1), for 512x512 with one more 1.
 # The average's half-life is that of a decay of 0.9999 a step.
 _PAPER = _training(
     (1e-4, 4e-4), 2048, "constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
