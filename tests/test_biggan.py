@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -325,12 +325,12 @@ def test_other_resolutions_follow_the_papers_tables(widths: tuple[int, ...], sid
         return 2 * c * (c // 8) + 2 * c * (c // 2) + 1
 
     generator = 1000 * shared + (chunk + 1) * maps[0] * 16
-    for i, o in zip(maps[:-1], maps[1:], strict=True):
+    for i, o in pairwise(maps):
         generator += conv(i, o, 3) + conv(o, o, 3) + conv(i, o, 1) + 2 * (shared + chunk) * (i + o)
     generator += attend(maps[4]) + 2 * maps[-1] + conv(maps[-1], 3, 3)  # at 64x64 after four doublings
     critic = [3, *maps[::-1]]
     discriminator = 1001 * maps[0] + 1
-    for i, o in zip(critic[:-1], critic[1:], strict=True):
+    for i, o in pairwise(critic):
         discriminator += conv(i, o, 3) + conv(o, o, 3) + conv(i, o, 1)
     discriminator -= conv(maps[0], maps[0], 1)  # the last block neither halves nor widens
     discriminator += attend(maps[4])
