@@ -146,19 +146,12 @@ def test_orthogonality_is_the_squared_overlap_of_filters(shape: tuple[int, ...])
 
 
 def test_orthogonal_term_counts_the_matrices_but_not_the_embedding() -> None:
-    model = build(orthogonal=0.5).double()
-    given = batch()
-    given = Batch(given.image.double(), given.condition)
+    model = build(orthogonal=0.5)
     matrices = [p for n, p in model.generator.named_parameters() if p.ndim > 1 and not n.startswith("shared")]
     expected = 0.5 * sum(float(orthogonality(w)) for w in matrices)
-    with torch.no_grad():
-        model.generator.shared.weight.mul_(7)
-    torch.set_default_dtype(torch.float64)
-    try:
-        found = model.generator_loss(given)["orthogonal"]
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert float(found) == pytest.approx(expected, rel=1e-9) and expected > 0
+    model.generator.shared.weight.mul_(7)
+    found = model.generator_loss(batch())["orthogonal"]
+    assert float(found) == pytest.approx(expected, rel=1e-4) and expected > 0.1
     assert "orthogonal" not in build(orthogonal=0.0).generator_loss(batch())
 
 
@@ -333,7 +326,7 @@ def test_other_resolutions_follow_the_papers_tables(widths: tuple[int, ...], sid
     for i, o in pairwise(critic):
         discriminator += conv(i, o, 3) + conv(o, o, 3) + conv(i, o, 1)
     discriminator -= conv(maps[0], maps[0], 1)  # the last block neither halves nor widens
-    discriminator += attend(maps[4])
+    discriminator += attend(maps[5])  # at 64x64 on the way down
     config = dataclasses.replace(PAPER, widths=widths)
     with torch.device("meta"):
         model = BigGAN(config, ImageSpec(3, side, side, classes=tuple(map(str, range(1000)))))
@@ -453,6 +446,18 @@ def test_without_passes_the_statistics_are_those_of_training() -> None:
     assert torch.equal(last.picture(), model.generator(z, label))
 
 
+def test_truncation_narrows_what_the_statistics_of_training_leave_alone() -> None:
+    """Standing statistics partly undo it where the generator has learnt no picture for the centre yet."""
+    model = build().eval()
+    label = torch.tensor([1, 1, 1, 1])
+    pictures = []
+    for share in (1.0, 0.2):
+        sampling = BigGANSampling(share, standing=0)
+        *_, last = model.sample(Condition(4, label=label), sampling, Draws([1, 2, 3, 4]))
+        pictures.append(last.picture())
+    assert pictures[1].std(0).mean() < pictures[0].std(0).mean() / 2
+
+
 def test_a_latent_is_painted_as_it_is_sampled_and_differentiable() -> None:
     model = build().eval()
     condition = Condition(2, label=torch.tensor([0, 2]))
@@ -474,12 +479,12 @@ def test_truncation_from_the_command_line(limner: Callable[..., Any], tmp_path: 
         "--budget", "64img", *data,
     )  # fmt: skip
     spread = []
-    for share in (1.0, 0.1):
-        out = tmp_path / f"at {share}"
+    for share in (1.0, 0.0):
+        out = tmp_path / f"at {share:.0%}"
         limner("sample", tmp_path / "run", "--n", 8, "--label", "cat", "--truncation", share, "--to", out)
         pictures = np.stack([np.asarray(Image.open(file)) for file in sorted(out.glob("*.png"))])
         assert pictures.shape == (8, 16, 16, 3)
         spread.append(pictures.astype(float).std(0).mean())
-    assert spread[1] < spread[0] / 2
+    assert spread[1] < 1 < spread[0]
     refusal = limner("sample", tmp_path / "run", "--truncation", 2, "--to", tmp_path / "no.png", ok=False)
     assert refusal.returncode == 2 and "from 0 to 1" in refusal.stderr
