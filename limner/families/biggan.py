@@ -459,7 +459,7 @@ BigGAN.presets = {
         _training((2e-3, 2e-3), 8, average=100.0),
     ),
     "small": Preset(
-        BigGANConfig(32, 32, (4, 4, 2, 1), attention=(16,), embedding=32),
+        BigGANConfig(16, 16, (16, 8, 4, 1), attention=(16,), embedding=32),
         _training((4e-4, 8e-4), 64, average=5_000.0),
     ),
     "base": Preset(BigGANConfig(64, 64, attention=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)),
