@@ -1,0 +1,468 @@
+"""The class-conditional GAN at scale: a spectrally normalised pair with attention, and a truncated latent.
+
+Brock, Donahue and Simonyan 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis", also in
+its deep variant (appendix B) and without labels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+    mix,
+)
+from limner.losses.adversarial import hinge_d, hinge_g
+from limner.networks.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
+
+STANDING_BATCH = 32  # images in each pass that measures standing statistics
+
+
+@dataclass(frozen=True)
+class BigGANConfig:
+    generator_width: int = 96  # feature maps are this times the widths below
+    discriminator_width: int = 96
+    widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # from the base size up; the last repeats as needed
+    attention: tuple[int, ...] = (64,)  # shorter sides, in pixels, at which places look at each other
+    chunk: int = 20  # numbers of noise for the base and for each doubling
+    embedding: int = 128  # numbers that a label becomes, shared by all layers
+    deep: bool = False  # bottleneck blocks, and the whole noise for each
+    depth: int = 2  # deep: blocks at each size
+    latent: int = 128  # deep: numbers of noise
+    orthogonal: float = 1e-4  # weight of the generator's orthogonal regularisation
+    discriminator_steps: int = 1  # batches that the discriminator sees for each that the generator sees
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+
+
+@dataclass(frozen=True)
+class BigGANSampling:
+    truncation: float = (
+        1.0  # share of the normal's middle that noise comes from; below 1: better, less varied
+    )
+    standing: int = (
+        16  # passes of fresh images that measure the batch norms' statistics; 0: those of training
+    )
+
+
+def doublings(size: tuple[int, int]) -> int:
+    """How often a base of at least 3x3 pixels doubles to become ``size``; 0 where it cannot be done."""
+    count = 0
+    while size[0] % 2 == size[1] % 2 == 0 and min(size) >= 6:
+        size = size[0] // 2, size[1] // 2
+        count += 1
+    return count if min(size) <= 15 else 0
+
+
+def nearest_size(size: tuple[int, int]) -> str:
+    """A size near one that ``doublings`` refuses."""
+    step = 2 ** max(1, int(math.log2(min(size))) - 2)
+    height, width = (step * max(4, round(side / step)) for side in size)
+    return f"{height}x{width}"
+
+
+def truncate(z: Tensor, share: float) -> Tensor:
+    """Standard normal to truncated normal: the middle ``share`` of the bell, stretched over all of it.
+
+    Brock's threshold is then sqrt(2) erfinv(share): 0.954 is theirs of 2, 0.683 of 1, 0.383 of 0.5. One seed's
+    noise moves continuously with the share, which drawing again would not give.
+    """
+    if share == 1:
+        return z
+    root = 2**0.5
+    return (root * torch.erfinv(share * torch.erf(z.double() / root))).to(z.dtype)
+
+
+def orthogonality(weight: Tensor) -> Tensor:
+    """||W^T W * (1 - I)||_F^2, where the columns of W are the filters (Brock 2019, eq. 3)."""
+    filters = weight.flatten(1)  # [outputs, inputs]
+    squares = filters.square().sum(1)
+    if len(filters) > filters.shape[1]:  # the other Gram matrix is smaller and has the same norm
+        return (filters.T @ filters).square().sum() - squares.square().sum()
+    return (filters @ filters.T - torch.diag(squares)).square().sum()
+
+
+class Attention(nn.Module):
+    """Each place adds what it finds elsewhere in an image of half the size (Zhang 2019, section 3)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner, half = max(1, channels // 8), max(1, channels // 2)
+        self.query = SpectralConv2d(channels, inner, 1, bias=False)
+        self.key = SpectralConv2d(channels, inner, 1, bias=False)
+        self.value = SpectralConv2d(channels, half, 1, bias=False)
+        self.out = SpectralConv2d(half, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).flatten(2).mT  # [B, H W, C / 8]
+        key = F.max_pool2d(self.key(x), 2).flatten(2).mT  # [B, H W / 4, C / 8]
+        value = F.max_pool2d(self.value(x), 2).flatten(2).mT  # [B, H W / 4, C / 2]
+        weights = (query @ key.mT).float().softmax(2).to(value.dtype)  # [B, H W, H W / 4]
+        found = (weights @ value).mT.unflatten(2, x.shape[2:])  # [B, C / 2, H, W]
+        return x + self.gamma * self.out(found)  # [B, C, H, W]
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm whose gain and bias are linear in the condition, the gain around 1."""
+
+    def __init__(self, channels: int, inputs: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.gain = SpectralLinear(inputs, channels, bias=False)
+        self.bias = SpectralLinear(inputs, channels, bias=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        gain, bias = 1 + self.gain(y), self.bias(y)  # [B, C]
+        return self.norm(x) * gain[:, :, None, None] + bias[:, :, None, None]  # [B, C, H, W]
+
+
+def double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0)  # [B, C, 2H, 2W]
+
+
+class Up(nn.Module):
+    """The generator's block (Brock 2019, figure 15b): [B, i, H, W] -> [B, o, 2H, 2W]."""
+
+    def __init__(self, i: int, o: int, inputs: int):
+        super().__init__()
+        self.norms = nn.ModuleList([ConditionalNorm(i, inputs), ConditionalNorm(o, inputs)])
+        self.convs = nn.ModuleList([SpectralConv2d(i, o, 3), SpectralConv2d(o, o, 3)])
+        self.skip = SpectralConv2d(i, o, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.convs[0](double(F.relu(self.norms[0](x, y))))  # [B, o, 2H, 2W]
+        h = self.convs[1](F.relu(self.norms[1](h, y)))  # [B, o, 2H, 2W]
+        return h + double(self.skip(x))  # a 1x1 convolution may go before the doubling
+
+
+class DeepUp(nn.Module):
+    """The deep generator's block (figure 16a): a bottleneck; the way around it drops the last channels."""
+
+    def __init__(self, i: int, o: int, inputs: int, up: bool):
+        super().__init__()
+        self.up, self.channels, inner = up, o, i // 4
+        self.norms = nn.ModuleList([ConditionalNorm(c, inputs) for c in (i, inner, inner, inner)])
+        shapes = ((i, inner, 1), (inner, inner, 3), (inner, inner, 3), (inner, o, 1))
+        self.convs = nn.ModuleList([SpectralConv2d(*shape) for shape in shapes])
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h, x = x, x[:, : self.channels]
+        for stage, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
+            h = F.relu(norm(h, y))
+            if self.up and stage == 1:
+                h, x = double(h), double(x)
+            h = conv(h)
+        return h + x  # [B, o, H, W] or [B, o, 2H, 2W]
+
+
+class Down(nn.Module):
+    """The discriminator's block (figure 15c), of the wide kind: [B, i, H, W] -> [B, o, H/2, W/2].
+
+    The first block's input is an image, which is not rectified. The last one does not halve.
+    """
+
+    def __init__(self, i: int, o: int, first: bool = False, halve: bool = True):
+        super().__init__()
+        self.first, self.halve = first, halve
+        self.convs = nn.ModuleList([SpectralConv2d(i, o, 3), SpectralConv2d(o, o, 3)])
+        self.skip = SpectralConv2d(i, o, 1) if i != o or halve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.convs[0](x if self.first else F.relu(x))  # [B, o, H, W]
+        h = self.convs[1](F.relu(h))  # [B, o, H, W]
+        if self.halve:  # a 1x1 convolution may go after the pooling
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        return h + self.skip(x)  # [B, o, H/2, W/2]
+
+
+class DeepDown(nn.Module):
+    """The deep discriminator's block (figure 16b): the way around it gains channels by a 1x1 convolution."""
+
+    def __init__(self, i: int, o: int, halve: bool):
+        super().__init__()
+        self.halve, inner = halve, o // 4
+        shapes = ((i, inner, 1), (inner, inner, 3), (inner, inner, 3), (inner, o, 1))
+        self.convs = nn.ModuleList([SpectralConv2d(*shape) for shape in shapes])
+        self.skip = SpectralConv2d(i, o - i, 1) if o > i else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        for conv in self.convs[:3]:
+            h = conv(F.relu(h))
+        h = F.relu(h)
+        if self.halve:
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        if self.skip is not None:
+            x = torch.cat([x, self.skip(x)], dim=1)
+        return self.convs[3](h) + x  # [B, o, H, W] or [B, o, H/2, W/2]
+
+
+def feature_maps(config: BigGANConfig, width: int, levels: int) -> list[int]:
+    """The feature maps at each of ``levels`` + 1 sizes, from the base up."""
+    widths = [*config.widths, *[config.widths[-1]] * levels]
+    return [width * w for w in widths[: levels + 1]]
+
+
+class Generator(nn.Module):
+    """Noise, and a label where there are any, to an image."""
+
+    def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        size, levels = (spec.height, spec.width), doublings((spec.height, spec.width))
+        maps = feature_maps(config, config.generator_width, levels)
+        self.chunks = 1 if config.deep else levels + 1
+        self.latent = config.latent if config.deep else config.chunk * self.chunks
+        self.shared = nn.Embedding(classes, config.embedding) if classes else None
+        embedding = config.embedding if classes else 0
+        inputs = embedding + (config.latent if config.deep else config.chunk)  # of a condition
+
+        base = size[0] >> levels, size[1] >> levels
+        first = inputs if config.deep else config.chunk
+        self.linear = SpectralLinear(first, maps[0] * base[0] * base[1])
+        self.start = nn.Unflatten(1, (maps[0], *base))
+        self.blocks = nn.ModuleList()
+        for level, (i, o) in enumerate(pairwise(maps), 1):
+            if config.deep:
+                self.blocks.extend(DeepUp(i, i, inputs, up=False) for _ in range(config.depth - 1))
+                self.blocks.append(DeepUp(i, o, inputs, up=True))
+            else:
+                self.blocks.append(Up(i, o, inputs))
+            if min(base) << level in config.attention:
+                self.blocks.append(Attention(o))
+        self.norm = nn.BatchNorm2d(maps[-1])
+        self.out = SpectralConv2d(maps[-1], spec.channels, 3)
+
+    def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
+        chunks = z.chunk(self.chunks, dim=1)  # [B, chunk] each
+        conditions = list(chunks)
+        if self.shared is not None:
+            assert label is not None
+            known = self.shared(label)  # [B, embedding]
+            conditions = [torch.cat([known, chunk], dim=1) for chunk in chunks]
+        if self.chunks == 1:  # deep: all of it, everywhere
+            first, each = conditions[0], iter(conditions * len(self.blocks))
+        else:
+            first, each = chunks[0], iter(conditions[1:])
+        x = self.start(self.linear(first))  # [B, maps, h, w]
+        for block in self.blocks:
+            x = block(x) if isinstance(block, Attention) else block(x, next(each))
+        return self.out(F.relu(self.norm(x))).tanh().float()  # [B, C, H, W]
+
+
+class Discriminator(nn.Module):
+    """An image, and a label where there are any, to a score: positive where it looks real.
+
+    The label enters by projection (Miyato and Koyama 2018): its embedding times the last features.
+    """
+
+    def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        levels = doublings((spec.height, spec.width))
+        maps = feature_maps(config, config.discriminator_width, levels)[::-1]
+        side = min(spec.height, spec.width)
+        layers: list[nn.Module]
+        if config.deep:
+            layers = [SpectralConv2d(spec.channels, maps[0], 3)]  # [B, maps, H, W]
+        else:
+            layers = [Down(spec.channels, maps[0], first=True)]  # [B, maps, H/2, W/2]
+            layers += [Attention(maps[0])] if side >> 1 in config.attention else []
+        for level, (i, o) in enumerate(pairwise(maps), 1 if config.deep else 2):
+            halve = level <= levels
+            if config.deep:
+                layers += [DeepDown(i, o, halve=True)]
+                layers += [DeepDown(o, o, halve=False) for _ in range(config.depth - 1)]
+            else:
+                layers += [Down(i, o, halve=halve)]
+            layers += [Attention(o)] if halve and side >> level in config.attention else []
+        self.layers = nn.Sequential(*layers)
+        self.head = SpectralLinear(maps[-1], 1)
+        self.embed = SpectralEmbedding(classes, maps[-1]) if classes else None
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        features = F.relu(self.layers(image)).sum((2, 3))  # [B, maps]
+        score = self.head(features).squeeze(1)  # [B]
+        if self.embed is not None:
+            assert label is not None
+            score = score + (self.embed(label) * features).sum(1)  # [B]
+        return score.float()
+
+
+class BigGAN(Model):
+    Config = BigGANConfig
+    Sampling = BigGANSampling
+    reads = frozenset({"label"})
+    averaged = ("generator",)
+    paper = (
+        "Brock, Donahue and Simonyan 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis"
+    )
+    about = "two players kept smooth, with attention and labels; trades variety for quality as it draws"
+
+    def __init__(self, config: BigGANConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("biggan draws still images, not video: set --data.frames to 1.")
+        if not doublings(size := (spec.height, spec.width)):
+            raise LimnerError(
+                "biggan doubles a base of 3 to 15 pixels a side to the size of an image, which does not lead to "
+                f"{size[0]}x{size[1]}: choose --size {nearest_size(size)}."
+            )
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError(
+                "biggan was asked for labels with --model.condition label, but the data has none: "
+                "sort the images into one folder a class or choose --model.condition none."
+            )
+        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.generator = Generator(config, spec, self.classes)
+        self.discriminator = Discriminator(config, spec, self.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
+                nn.init.orthogonal_(module.weight)
+                if isinstance(bias := getattr(module, "bias", None), Tensor):
+                    nn.init.zeros_(bias)
+        self.measured: dict[BigGANSampling, Generator] = {}  # with standing statistics
+
+    def train(self, mode: bool = True) -> BigGAN:
+        self.measured = {}  # training moves the weights, of which these are the statistics
+        super().train(mode)
+        return self
+
+    # ---- training
+
+    def objectives(self) -> list[Objective]:
+        return [
+            Objective("discriminator", self.discriminator_loss),
+            Objective("generator", self.generator_loss, every=self.config.discriminator_steps),
+        ]
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self.forge(batch)
+        label = batch.condition.label
+        both = None if label is None else torch.cat([label, label])
+        score = self.discriminator(torch.cat([batch.image, fake]), both)  # [2B]
+        return {"adversarial": hinge_d(*score.chunk(2))}
+
+    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = {"adversarial": hinge_g(self.discriminator(self.forge(batch), batch.condition.label))}
+        if self.config.orthogonal:
+            layers = [m for m in self.generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+            with torch.autocast(batch.image.device.type, enabled=False):
+                total = torch.stack([orthogonality(layer.weight) for layer in layers]).sum()
+            terms["orthogonal"] = self.config.orthogonal * total
+        return terms
+
+    def forge(self, batch: Batch) -> Tensor:
+        """Fakes with the labels of the batch: [B, C, H, W]."""
+        z = torch.randn(len(batch.image), self.generator.latent, device=batch.image.device)
+        return self.generator(z, batch.condition.label)
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: BigGANSampling, draws: Draws) -> Iterator[Canvas]:
+        """A canvas for each pass that measures statistics, which later calls spare, and one for the picture.
+
+        Without labels, each image's own stream chooses its label.
+        """
+        if not 0 <= sampling.truncation <= 1:
+            raise LimnerError(
+                f"biggan's truncation is a share of the noise, which {sampling.truncation:g} is not: "
+                "choose one from 0 to 1."
+            )
+        z = truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
+        label = self.label(condition, draws)
+        total = 1 + (0 if sampling in self.measured else sampling.standing)
+        for done in self.measure(sampling):
+            yield Canvas(done, total, lambda: self.generator(z, label))
+        picture = self.measured[sampling](z, label)
+        yield Canvas(total, total, lambda: picture)
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """[B, latent], standard normal."""
+        return draws.normal(self.generator.latent)
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1], differentiable; a label that is not given is the first."""
+        sampling = BigGANSampling()
+        for _ in self.measure(sampling):
+            pass
+        label = condition.label
+        if label is None:
+            label = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
+        return self.measured[sampling](latent, label)
+
+    def label(self, condition: Condition, draws: Draws) -> Tensor | None:
+        if self.classes and condition.label is None:
+            return draws.integers(self.classes)  # [B]
+        return condition.label
+
+    def measure(self, sampling: BigGANSampling) -> Iterator[int]:
+        """Standing statistics for this truncation, into ``measured``; after each pass, how many are done.
+
+        Their noise and labels are always the same, so that an image depends on its own seed only. What is
+        measured is a twin of the generator that shares its weights (Brock 2019, appendix E).
+        """
+        if sampling in self.measured:
+            return
+        weights = {id(p): p for p in self.generator.parameters()}
+        with torch.inference_mode(False):  # so that a picture can be differentiated by its latent later
+            twin = copy.deepcopy(self.generator, weights).eval()
+        for norm in twin.modules():
+            if isinstance(norm, nn.BatchNorm2d) and sampling.standing:
+                norm.reset_running_stats()
+                norm.train().momentum = None  # the mean over all passes
+        for i in range(sampling.standing):
+            seeds = [mix("standing", i, j) for j in range(STANDING_BATCH)]
+            with torch.inference_mode(False), torch.no_grad():
+                draws, none = Draws(seeds, self.device), Condition(STANDING_BATCH)
+                twin(truncate(self.latent(none, draws), sampling.truncation), self.label(none, draws))
+            yield i + 1
+        self.measured = {sampling: twin.eval()}
+
+
+def _training(
+    lr: tuple[float, float], batch: int, schedule: Literal["constant", "linear"] = "linear", **options: Any
+) -> Training:
+    """Adam without momentum; ``lr`` is the generator's and the discriminator's (Brock 2019, appendix C)."""
+    adam = Optimiser("adam", betas=(0.0, 0.999), eps=1e-6)
+    players = {"generator": replace(adam, lr=lr[0]), "discriminator": replace(adam, lr=lr[1])}
+    return Training(batch=batch, optimisers=players, schedule=schedule, **options)
+
+
+# For 256x256 the paper's widths are (16, 16, 8, 8, 4, 2, 1), for 512x512 with one more 1.
+# The average's half-life is that of a decay of 0.9999 a step.
+_PAPER = _training(
+    (1e-4, 4e-4), 2048, "constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
+)
+BigGAN.presets = {
+    "tiny": Preset(
+        BigGANConfig(4, 4, (2, 2, 1), attention=(8,), chunk=4, embedding=4, latent=8),
+        _training((2e-3, 2e-3), 8, average=100.0),
+    ),
+    "small": Preset(
+        BigGANConfig(16, 16, (16, 8, 4, 1), attention=(16,), embedding=32),
+        _training((4e-4, 8e-4), 64, average=5_000.0),
+    ),
+    "base": Preset(BigGANConfig(64, 64, attention=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)),
+    "paper": Preset(BigGANConfig(), _PAPER, size=(128, 128), channels=3),
+    "deep": Preset(BigGANConfig(128, 128, deep=True), _PAPER, size=(128, 128), channels=3),
+}
