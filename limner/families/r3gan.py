@@ -30,7 +30,8 @@ from limner.core import (
 )
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
 from limner.networks.convnets import widths
-from limner.networks.resample import downsample2d, kernel, upsample2d
+from limner.networks.convolve import Conv2d, by_images_only, conv2d
+from limner.networks.resample import kernel
 
 SMALLEST, LARGEST = 3, 16  # pixels: the base's shorter side is no smaller, its longer side no larger
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -93,9 +94,9 @@ class Block(nn.Module):
         inner = maps * config.expansion
         gain = GAIN * depth ** (-1 / (2 * 3 - 2))  # three layers in a block
         groups = inner // math.gcd(inner, config.group)
-        self.expand = scaled(nn.Conv2d(maps, inner, 1), gain)
-        self.mix = scaled(nn.Conv2d(inner, inner, 3, padding=1, groups=groups), gain)
-        self.project = scaled(nn.Conv2d(inner, maps, 1, bias=False), 0.0)
+        self.expand = scaled(Conv2d(maps, inner, 1), gain)
+        self.mix = scaled(Conv2d(inner, inner, 3, padding=1, groups=groups), gain)
+        self.project = scaled(Conv2d(inner, maps, 1, bias=False), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.expand(x), 0.2)  # [B, inner, H, W]
@@ -105,29 +106,38 @@ class Block(nn.Module):
 
 def change(inputs: int, outputs: int) -> nn.Module:
     """A 1x1 convolution where the number of maps changes."""
-    return nn.Identity() if inputs == outputs else scaled(nn.Conv2d(inputs, outputs, 1, bias=False))
+    return nn.Identity() if inputs == outputs else scaled(Conv2d(inputs, outputs, 1, bias=False))
+
+
+def taps(x: Tensor) -> Tensor:
+    """[C, 1, 4, 4], the filter [1, 3, 3, 1] both ways, for each map of x on its own."""
+    return kernel(like=x)[None, None].expand(x.shape[1], 1, -1, -1)
 
 
 class Up(nn.Module):
-    """Twice the size, interpolated."""
+    """Twice the size, interpolated: ``resample.upsample2d`` as one convolution, which is quicker."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.change = change(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return upsample2d(self.change(x), kernel(like=x))  # [B, outputs, 2H, 2W]
+        x = self.change(x)  # [B, outputs, H, W]
+        return F.conv_transpose2d(
+            x, 4 * taps(x), stride=2, padding=1, groups=x.shape[1]
+        )  # [B, outputs, 2H, 2W]
 
 
 class Down(nn.Module):
-    """Half the size, filtered."""
+    """Half the size, filtered: ``resample.downsample2d`` as one convolution, which can be derived twice."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.change = change(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.change(downsample2d(x, kernel(like=x)))  # [B, outputs, H/2, W/2]
+        x = conv2d(x, taps(x), stride=2, padding=1, groups=x.shape[1])  # [B, inputs, H/2, W/2]
+        return self.change(x)  # [B, outputs, H/2, W/2]
 
 
 class Generator(nn.Module):
@@ -148,7 +158,7 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [Block(maps[0], config, depth) for _ in range(config.blocks)]
         for i, o in pairwise(maps):
             layers += [Up(i, o), *(Block(o, config, depth) for _ in range(config.blocks))]
-        self.layers = nn.Sequential(*layers, scaled(nn.Conv2d(maps[-1], channels, 1, bias=False)))
+        self.layers = nn.Sequential(*layers, scaled(Conv2d(maps[-1], channels, 1, bias=False)))
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
@@ -172,7 +182,7 @@ class Discriminator(nn.Module):
         super().__init__()
         maps = widths(config.width, config.widest, doublings + 1)  # fine to coarse
         depth = config.blocks * len(maps)
-        layers: list[nn.Module] = [scaled(nn.Conv2d(channels, maps[0], 1, bias=False))]
+        layers: list[nn.Module] = [scaled(Conv2d(channels, maps[0], 1, bias=False))]
         for i, o in pairwise(maps):
             layers += [*(Block(i, config, depth) for _ in range(config.blocks)), Down(i, o)]
         layers += [Block(maps[-1], config, depth) for _ in range(config.blocks)]
@@ -268,7 +278,8 @@ class R3GAN(Model):
         trains = torch.is_grad_enabled()  # held-out losses need slopes too
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             scores = self.discriminator(images, None if label is None else label.repeat(2))  # [2B]
-            slopes = gradient_norm(scores, images)  # [2B]
+            with by_images_only():
+                slopes = gradient_norm(scores, images)  # [2B]
         r1, r2 = (0.5 * self.discriminator.gamma * part.mean() for part in slopes.chunk(2))
         terms = {"adversarial": relativistic_d(*scores.chunk(2)), "r1": r1, "r2": r2}
         return terms if trains else {name: term.detach() for name, term in terms.items()}
