@@ -199,7 +199,7 @@ def test_the_generators_loss_is_the_same_game_from_the_other_side() -> None:
     torch.manual_seed(5)
     terms = model.generator_loss(batch)
     torch.manual_seed(5)
-    real, fake = model.discriminator(batch.image, None), model.discriminator(model.paint(batch), None)
+    real, fake = model.discriminator(batch.image, None), model.discriminator(model.fakes(batch), None)
     torch.testing.assert_close(terms["adversarial"], F.softplus(real - fake).mean())
     terms["adversarial"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
@@ -249,6 +249,15 @@ def test_truncation_narrows_the_noise() -> None:
 
     spread = [paint(psi).std(0).mean().item() for psi in (0.0, 0.3, 1.0)]
     assert spread[0] == 0 and spread[0] < spread[1] < spread[2]
+
+
+def test_directions_are_those_that_the_first_layer_stretches_most() -> None:
+    model = build(ImageSpec(3, 16, 16, classes=CLASSES), width=16, widest=16)
+    found = model.directions()
+    assert found.shape == (TINY.latent, TINY.latent)
+    torch.testing.assert_close(found @ found.T, torch.eye(TINY.latent))
+    stretched = (found @ model.generator.weigh.weight[:, : TINY.latent].T).norm(dim=1)
+    assert torch.equal(stretched.argsort(descending=True), torch.arange(TINY.latent))
 
 
 def test_without_a_condition_labels_change_nothing() -> None:

@@ -272,7 +272,7 @@ class R3GAN(Model):
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Each real image against its own fake, and gamma / 2 times R1 + R2, all in float32 (eq. 2 and 4)."""
         with torch.no_grad():
-            fake = self.paint(batch)
+            fake = self.fakes(batch)
         label = batch.condition.label
         images = torch.cat([batch.image, fake]).requires_grad_()  # [2B, C, H, W]
         trains = torch.is_grad_enabled()  # held-out losses need slopes too
@@ -288,20 +288,32 @@ class R3GAN(Model):
         label = batch.condition.label
         with torch.no_grad():
             real = self.discriminator(batch.image, label)  # [B]
-        fake = self.discriminator(self.paint(batch), label)  # [B]
+        fake = self.discriminator(self.fakes(batch), label)  # [B]
         return {"adversarial": relativistic_g(real, fake)}
 
-    def paint(self, batch: Batch) -> Tensor:
-        """Fakes with the labels of the batch: [B, C, H, W]."""
+    def fakes(self, batch: Batch) -> Tensor:
+        """With the labels of the batch, of any range: [B, C, H, W]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(noise, batch.condition.label if self.classes else None)
+        return self.generator(noise, batch.condition.label)
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """The noise: [B, latent]."""
+        return draws.normal(self.config.latent)
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1]."""
+        return self.generator(latent, condition.label).clamp(-1, 1)
+
+    def directions(self) -> Tensor:
+        """[K, latent]: eigenvectors of A^T A, A the first layer's weights (Shen and Zhou 2021, eq. 4)."""
+        weight = self.generator.weigh.weight[:, : self.config.latent].float()  # [maps, latent]
+        return torch.linalg.svd(weight, full_matrices=False).Vh
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: R3GANSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
-        noise = sampling.truncation * draws.normal(self.config.latent)  # [B, latent]
-        label = condition.label
-        if self.classes and label is None:
-            label = draws.integers(self.classes)  # [B]
-        picture = self.generator(noise, label).clamp(-1, 1)  # [B, C, H, W]
+        noise = sampling.truncation * self.latent(condition, draws)  # [B, latent]
+        if self.classes and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(self.classes))
+        picture = self.paint(noise, condition)
         yield Canvas(1, 1, lambda: picture)
