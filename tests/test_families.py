@@ -53,6 +53,7 @@ PAPER_PARAMETERS = {
     "progan": {"generator": 23_079_115, "discriminator": 23_087_249},  # 1024x1024, its authors' code
     "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
     "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
+    "r3gan": {"generator": 22_429_824, "discriminator": 22_381_440},  # FFHQ-64, brownvc/R3GAN
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
