@@ -49,6 +49,7 @@ PAPER_PARAMETERS = {
     "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
     "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
     "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
+    "stylegan2": {"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},  # 1024x1024
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
@@ -249,9 +250,12 @@ def test_each_objective_moves_its_own_submodule_and_nothing_else(family: type[Mo
         before = {name: p.clone() for name, p in model.named_parameters()}
         stages = {name: state(model.get_submodule(name)) for name in model.stages}
         play(model, objective, batch, 5)
-        for name, p in model.named_parameters():
-            own = name.startswith(f"{objective.trains}.")
-            assert torch.equal(p, before[name]) != own, f"{objective.trains} and {name}"
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        own = {name for name in before if name.startswith(f"{objective.trains}.")}
+        assert moved <= own, f"{objective.trains} and {moved - own}"
+        if objective.every == 1:  # a lazy regulariser has no slope to some biases, which the main objective moves
+            assert moved == own, f"{objective.trains} and {own - moved}"
+        assert moved
         assert all(same(state(model.get_submodule(name)), kept) for name, kept in stages.items())
 
 
