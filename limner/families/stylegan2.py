@@ -176,7 +176,7 @@ class StyleGAN2(Model):
         """gamma / 2 times the squared slope of the scores of real images, as often as it is not due."""
         gamma = self.config.r1 * self.spec.height * self.spec.width
         with torch.enable_grad(), torch.autocast(batch.image.device.type, enabled=False):
-            image = batch.image.detach().float().requires_grad_()
+            image = batch.image.detach().requires_grad_()
             slope = adversarial.gradient_norm(self.judge(image, batch.condition.label), image)
         return {"r1": R1_EVERY * gamma / 2 * slope.mean()}
 

@@ -180,39 +180,54 @@ class _Spread(torch.autograd.Function):
         return _Look.apply(slope, *ctx.saved_tensors), None, None
 
 
+def _doubler(size: int, beyond: int, like: Tensor) -> Tensor:
+    """[2 (size + 2 beyond), size]: a row of pixels, reflected ``beyond`` its ends and doubled by sym6."""
+    row = F.pad(
+        torch.eye(size, dtype=like.dtype, device=like.device)[None, None], (beyond, beyond), "reflect"
+    )
+    taps = like.new_tensor(SYM6)[None] / sum(SYM6)
+    return upfirdn2d(row, taps, up=2, pad=(6, 5, 0, 0), gain=2)[0, 0, ::2].T
+
+
+def _halver(size: int, like: Tensor) -> Tensor:
+    """[size, 2 (size + 2 EDGE)]: the way back, from a row that was sampled EDGE pixels beyond its ends."""
+    wide = size + 2 * EDGE
+    taps = like.new_tensor(SYM6)[None].flip(1) / sum(SYM6)
+    rows = torch.eye(2 * wide, dtype=like.dtype, device=like.device)[None, None]
+    rows = upfirdn2d(rows, taps, pad=(5, 5, 0, 0))[0, 0, :, ::2].T  # [wide, 2 wide]
+    return rows[EDGE:-EDGE]
+
+
+def _fold(q: Tensor, size: int, beyond: int) -> Tensor:
+    """Pixel coordinates that lie farther than ``beyond`` outside, reflected about the first and last pixel."""
+    last = size - 1
+    folded = last - ((q % (2 * last)) - last).abs()
+    return torch.where((q < -beyond) | (q > last + beyond), folded, q)
+
+
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
     """[B, C, H, W] seen through maps [B, 3, 3] of pixels from the middle; reflected beyond its edges.
 
     Doubled, sampled and halved by sym6, so that whole pixels and quarter turns lose next to nothing.
     """
-    height, width = x.shape[2:]
+    n, _, height, width = x.shape
     matrix = matrix.to(x.dtype)
-    half = [(width - 1) / 2, (height - 1) / 2]
-    corners = x.new_tensor([[s * half[0], t * half[1], 1.0] for s in (-1, 1) for t in (-1, 1)]).T  # [3, 4]
-    reach = (matrix @ corners)[:, :2].abs().amax((0, 2)).tolist()  # farthest pixel that is looked at
-    limits = zip(reach, half, (width - 1, height - 1), strict=True)
-    across, down = (min(max(math.ceil(r + 2 * EDGE - h), 0), most) for r, h, most in limits)
-    x = F.pad(x, (across, across, down, down), mode="reflect")
+    pad = min(EDGE + 4, height - 1, width - 1)
+    x = _doubler(height, pad, x) @ x @ _doubler(width, pad, x).T  # [B, C, 2(H + 2 pad), 2(W + 2 pad)]
 
-    row = x.new_tensor(SYM6)[None] / sum(SYM6)
-    x = upfirdn2d(x, row, up=2, pad=(6, 5, 0, 0), gain=2)
-    x = upfirdn2d(x, row.T, pad=(0, 0, 6, 5), gain=2)  # [B, C, 2(H + 2 down), 2(W + 2 across)]
+    def places(size: int) -> Tensor:  # of the small pixels, in pixels from the first one of the image
+        return torch.arange(2 * (size + 2 * EDGE), dtype=x.dtype, device=x.device) / 2 - EDGE
 
-    # sym6 leans half a small pixel to one side: c pixels from the middle are now 2c - 1/2.
-    one = x.new_ones(1)
-    there = move2d(-0.5 * one, -0.5 * one) @ scale2d(2 * one, 2 * one)
-    tall, wide = 2 * (height + 2 * EDGE), 2 * (width + 2 * EDGE)
-    matrix = there @ matrix @ torch.linalg.inv(there)
-    matrix = (
-        scale2d(2 / x.shape[3] * one, 2 / x.shape[2] * one) @ matrix @ scale2d(wide / 2 * one, tall / 2 * one)
-    )
-    grid = F.affine_grid(matrix[:, :2], [len(x), x.shape[1], tall, wide], align_corners=False)
-    x = _Look.apply(x, grid)
-
-    row = row.flip(1)
-    x = upfirdn2d(x, row, pad=(5, 5, 0, 0))
-    x = upfirdn2d(x, row.T, down=2, pad=(0, 1, 5, 5))
-    return x[:, :, EDGE:-EDGE, EDGE:-EDGE]
+    middle = x.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    down, across = torch.meshgrid(places(height) - middle[1], places(width) - middle[0], indexing="ij")
+    seen = torch.stack([across, down], dim=-1).flatten(0, 1) @ matrix[:, :2, :2].mT  # [B, P, 2]
+    seen = (seen + matrix[:, None, :2, 2] + middle).unflatten(1, down.shape)  # (x, y) in pixels
+    seen = [_fold(seen[..., i], size, pad - EDGE) for i, size in enumerate((width, height))]
+    seen = [
+        (2 * (q + pad) + 0.5) / (size + 2 * pad) - 1 for q, size in zip(seen, (width, height), strict=True)
+    ]
+    x = _Look.apply(x, torch.stack(seen, dim=-1))  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
+    return _halver(height, x) @ x @ _halver(width, x).T
 
 
 def recolour(x: Tensor, matrix: Tensor) -> Tensor:
