@@ -210,23 +210,23 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
 
     Doubled, sampled and halved by sym6, so that whole pixels and quarter turns lose next to nothing.
     """
-    n, _, height, width = x.shape
+    height, width = x.shape[2:]
     matrix = matrix.to(x.dtype)
     pad = min(EDGE + 4, height - 1, width - 1)
     x = _doubler(height, pad, x) @ x @ _doubler(width, pad, x).T  # [B, C, 2(H + 2 pad), 2(W + 2 pad)]
 
-    def places(size: int) -> Tensor:  # of the small pixels, in pixels from the first one of the image
-        return torch.arange(2 * (size + 2 * EDGE), dtype=x.dtype, device=x.device) / 2 - EDGE
+    def places(size: int) -> Tensor:  # of the small pixels, in pixels from the image's middle
+        return torch.arange(2 * (size + 2 * EDGE), dtype=x.dtype, device=x.device) / 2 - EDGE - (size - 1) / 2
 
-    middle = x.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    down, across = torch.meshgrid(places(height) - middle[1], places(width) - middle[0], indexing="ij")
-    seen = torch.stack([across, down], dim=-1).flatten(0, 1) @ matrix[:, :2, :2].mT  # [B, P, 2]
-    seen = (seen + matrix[:, None, :2, 2] + middle).unflatten(1, down.shape)  # (x, y) in pixels
-    seen = [_fold(seen[..., i], size, pad - EDGE) for i, size in enumerate((width, height))]
-    seen = [
-        (2 * (q + pad) + 0.5) / (size + 2 * pad) - 1 for q, size in zip(seen, (width, height), strict=True)
-    ]
-    x = _Look.apply(x, torch.stack(seen, dim=-1))  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
+    def on_grid(q: Tensor, size: int) -> Tensor:  # pixels from the middle -> [-1, 1] over the doubled image
+        q = _fold(q + (size - 1) / 2, size, pad - EDGE)
+        return (2 * (q + pad) + 0.5) / (size + 2 * pad) - 1
+
+    down, across = torch.meshgrid(places(height), places(width), indexing="ij")
+    here = torch.stack([across, down, torch.ones_like(down)], dim=-1)  # [H', W', 3]
+    there = torch.einsum("bij,hwj->ibhw", matrix[:, :2], here)  # (x, y)
+    grid = torch.stack([on_grid(there[0], width), on_grid(there[1], height)], dim=-1)
+    x = _Look.apply(x, grid)  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
     return _halver(height, x) @ x @ _halver(width, x).T
 
 
