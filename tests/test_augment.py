@@ -147,9 +147,11 @@ def test_seen_straight_an_image_is_what_it_was(size: tuple[int, int]) -> None:
 
 def test_whole_pixels_move_exactly_and_edges_are_reflected() -> None:
     x = torch.randn(1, 1, 20, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    moved = A.warp(x, A.move2d(number(3), number(-2)))
-    expected = F.pad(x, (0, 3, 2, 0), mode="reflect")[:, :, :20, 3:]
+    moved = A.warp(x, A.move2d(number(1), number(-2)))
+    expected = F.pad(x, (0, 1, 2, 0), mode="reflect")[:, :, :20, 1:]
     close(moved, expected, atol=1e-9)
+    moved = A.warp(x, A.move2d(number(7), number(0)))  # farther than they ever move
+    close(moved, F.pad(x, (0, 7), mode="reflect")[:, :, :, 7:], atol=0.1)
 
 
 def test_quarter_turns_and_mirrors() -> None:
@@ -162,7 +164,7 @@ def test_a_ramp_is_zoomed_about_the_middle() -> None:
     across = torch.arange(32).double() - 15.5
     x = across.expand(1, 1, 32, 32) / 16
     zoomed = A.warp(x, A.scale2d(number(0.5), number(0.5)))[:, :, 8:24, 8:24]  # twice as large
-    close(zoomed, (0.5 * across / 16).expand(1, 1, 32, 32)[:, :, 8:24, 8:24], atol=1e-3)
+    close(zoomed, (0.5 * across / 16).expand(1, 1, 32, 32)[:, :, 8:24, 8:24], atol=2e-3)
     part = A.warp(x, A.move2d(number(0.3), number(0)))[:, :, 8:24, 8:24]
     close(part, ((across + 0.3) / 16).expand(1, 1, 32, 32)[:, :, 8:24, 8:24], atol=1e-3)
 
@@ -194,14 +196,14 @@ def test_only_the_images_that_a_change_meets_are_resampled() -> None:
 
 
 def test_slopes_of_slopes_reach_the_image() -> None:
-    x = smooth(2, 3, 8, 6).requires_grad_()
+    x = smooth(2, 3, 6, 8).requires_grad_()
 
     def changed(x: Tensor) -> Tensor:
         torch.manual_seed(2)
         return A.augment(x, 0.9, mirror=True)
 
-    assert torch.autograd.gradcheck(changed, (x,))
-    assert torch.autograd.gradgradcheck(lambda x: changed(x).square(), (x[:, :1].detach().requires_grad_(),))
+    assert torch.autograd.gradcheck(changed, (x,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: changed(x).square(), (x,), fast_mode=True)
 
 
 def test_bf16_around_it_changes_nothing() -> None:

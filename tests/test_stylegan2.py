@@ -168,7 +168,7 @@ def test_path_length_against_its_formula() -> None:
 
 def test_r1_against_finite_differences() -> None:
     """gamma / 2 |grad|^2, gamma 10 at 1024x1024 as published, times the steps between its turns."""
-    model = build(ImageSpec(1, 8, 8), r1=10 / 1024**2).double()
+    model = build(ImageSpec(1, 8, 8), r1=10 / 1024**2).double().requires_grad_(False)
     image = torch.rand(1, 1, 8, 8, dtype=torch.float64) * 2 - 1
     batch = Batch(image, Condition(1))
     squared, step = 0.0, 1e-4
@@ -317,7 +317,7 @@ def test_only_the_adaptive_chance_moves_and_only_in_training(how: str) -> None:
     model = build(augment=how, chance=0.1, target=-2.0)  # always overfitting
     for _ in range(4):
         model.discriminator_loss(batch_of(4))
-    assert (float(model.augment.chance) > 0.1) == (how == "adaptive")
+    assert (float(model.augment.chance) > 0.1001) == (how == "adaptive")
     kept = float(model.augment.chance)
     model.eval()
     for _ in range(4):

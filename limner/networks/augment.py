@@ -169,11 +169,9 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, slope: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(grid)
-        empty = slope.new_zeros(shape)
-        wanted = [True, False]  # not the grid's
-        return torch.ops.aten.grid_sampler_2d_backward(slope.contiguous(), empty, grid, 0, 0, False, wanted)[
-            0
-        ]
+        of_x_alone = [True, False]
+        adjoint = torch.ops.aten.grid_sampler_2d_backward
+        return adjoint(slope.contiguous(), slope.new_zeros(shape), grid, 0, 0, False, of_x_alone)[0]
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
@@ -182,11 +180,10 @@ class _Spread(torch.autograd.Function):
 
 def _doubler(size: int, beyond: int, like: Tensor) -> Tensor:
     """[2 (size + 2 beyond), size]: a row of pixels, reflected ``beyond`` its ends and doubled by sym6."""
-    row = F.pad(
-        torch.eye(size, dtype=like.dtype, device=like.device)[None, None], (beyond, beyond), "reflect"
-    )
+    places = _fold(torch.arange(-beyond, size + beyond, device=like.device), size, 0)
+    rows = torch.eye(size, dtype=like.dtype, device=like.device)[:, places][None, None]
     taps = like.new_tensor(SYM6)[None] / sum(SYM6)
-    return upfirdn2d(row, taps, up=2, pad=(6, 5, 0, 0), gain=2)[0, 0, ::2].T
+    return upfirdn2d(rows, taps, up=2, pad=(6, 5, 0, 0), gain=2)[0, 0, ::2].T
 
 
 def _halver(size: int, like: Tensor) -> Tensor:
@@ -212,20 +209,21 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
     """
     height, width = x.shape[2:]
     matrix = matrix.to(x.dtype)
-    pad = min(EDGE + 4, height - 1, width - 1)
-    x = _doubler(height, pad, x) @ x @ _doubler(width, pad, x).T  # [B, C, 2(H + 2 pad), 2(W + 2 pad)]
+    # Sampled as they are as far as whole pixels move; what lies farther is folded back, almost the same.
+    far = [EDGE + 1 + size // 8 for size in (height, width)]
+    x = _doubler(height, far[0] + EDGE, x) @ x @ _doubler(width, far[1] + EDGE, x).T  # [B, C, H', W']
 
     def places(size: int) -> Tensor:  # of the small pixels, in pixels from the image's middle
         return torch.arange(2 * (size + 2 * EDGE), dtype=x.dtype, device=x.device) / 2 - EDGE - (size - 1) / 2
 
-    def on_grid(q: Tensor, size: int) -> Tensor:  # pixels from the middle -> [-1, 1] over the doubled image
-        q = _fold(q + (size - 1) / 2, size, pad - EDGE)
-        return (2 * (q + pad) + 0.5) / (size + 2 * pad) - 1
+    def on_grid(q: Tensor, size: int, far: int) -> Tensor:  # pixels from the middle -> [-1, 1] over H' or W'
+        q = _fold(q + (size - 1) / 2, size, far) + far + EDGE
+        return (2 * q + 0.5) / (size + 2 * (far + EDGE)) - 1  # sym6 leans half a small pixel to one side
 
     down, across = torch.meshgrid(places(height), places(width), indexing="ij")
-    here = torch.stack([across, down, torch.ones_like(down)], dim=-1)  # [H', W', 3]
+    here = torch.stack([across, down, torch.ones_like(down)], dim=-1)  # [h, w, 3]
     there = torch.einsum("bij,hwj->ibhw", matrix[:, :2], here)  # (x, y)
-    grid = torch.stack([on_grid(there[0], width), on_grid(there[1], height)], dim=-1)
+    grid = torch.stack([on_grid(there[0], width, far[1]), on_grid(there[1], height, far[0])], dim=-1)
     x = _Look.apply(x, grid)  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
     return _halver(height, x) @ x @ _halver(width, x).T
 
