@@ -54,6 +54,7 @@ PAPER_PARAMETERS = {
     "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
     "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
     "r3gan": {"generator": 22_429_824, "discriminator": 22_381_440},  # FFHQ-64, brownvc/R3GAN
+    "stylegan2": {"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},  # 1024x1024
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
@@ -256,9 +257,14 @@ def test_each_objective_moves_its_own_submodule_and_nothing_else(family: type[Mo
         before = {name: p.clone() for name, p in model.named_parameters()}
         stages = {name: state(model.get_submodule(name)) for name in model.stages}
         play(model, objective, batch, 5)
-        for name, p in model.named_parameters():
-            own = name.startswith(f"{objective.trains}.")
-            assert torch.equal(p, before[name]) != own, f"{objective.trains} and {name}"
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        own = {name for name in before if name.startswith(f"{objective.trains}.")}
+        assert moved <= own, f"{objective.trains} and {moved - own}"
+        if (
+            objective.every == 1
+        ):  # a lazy regulariser has no slope to some biases, which the main objective moves
+            assert moved == own, f"{objective.trains} and {own - moved}"
+        assert moved
         assert all(same(state(model.get_submodule(name)), kept) for name, kept in stages.items())
 
 
@@ -267,10 +273,10 @@ def test_losses_are_scalars_that_depend_on_the_global_seed_only(family: type[Mod
     model = build(family)
     batch = batch_for(model)
     model.advance(0)
-    for objective in model.objectives():
+    for i, objective in enumerate(model.objectives()):
         torch.manual_seed(7)
         first = copy.deepcopy(model).objectives()  # a twin, for the moving statistics of some norms
-        terms = first[[o.trains for o in model.objectives()].index(objective.trains)].loss(batch)
+        terms = first[i].loss(batch)
         torch.manual_seed(7)
         again = objective.loss(batch)
         assert terms.keys() == again.keys() and terms
