@@ -71,12 +71,22 @@ def test_every_command_runs(place: Path, limner: Callable[..., subprocess.Comple
         if words[1] == "synthesize":  # a classifier of two seconds is sure of nothing
             words[words.index("--n") + 1] = "30"
             words += ["--confidence", "0.01"]
+        if words[1] == "project":
+            words += ["--steps", "5", "--tries", "8"]
         if words[1] == "evaluate":
             words += ["--n", "30"]
         limner(*words[1:], cwd=place)
         ran += 1
     assert ran >= 10
-    for name in ("new.png", "faces.png", "digits.npz", "predictions.csv", "predictions.png", "search.png"):
+    for name in (
+        "new.png",
+        "faces.png",
+        "digits.npz",
+        "predictions.csv",
+        "predictions.png",
+        "search.png",
+        "projection.png",
+    ):
         assert (place / name).exists(), name
     assert (place / "digits").is_dir() and len(list((place / "synthetic").glob("*.png"))) == 30
 
