@@ -179,7 +179,8 @@ def interpolation(tour: Tour, path: Path, watch: Watch) -> None:
         label = tour.labels[row % len(tour.labels)]
         one, other = tour.points(label)[row : row + 2]
         images.append(tour.paint(tour.space.way(one, other, shares), label))
-        words += [tour.names[row], label, *[""] * (tour.columns - 3), tour.names[row + 1]][: tour.columns]
+        ends = [", ".join(filter(None, (name, label))) for name in tour.names[row : row + 2]]
+        words += [ends[0], *[""] * (tour.columns - 2), ends[1]]
         watch((row + 1) / tour.rows)
     _save(grid(torch.cat(images), words, tour.columns), path)
 
@@ -329,7 +330,7 @@ def project(
     to: str | Path = "projection.png",
     steps: int = 300,
     label: str = "",
-    rate: float = 0.1,
+    rate: float = 0.3,
     prior: float = 0.001,
     each_layer: bool = False,
     tries: int = 256,

@@ -41,7 +41,7 @@ class _Project:
     to: str = "projection.png"  # sheet to write; the point is kept beside it as .safetensors
     steps: int = 300  # of Adam
     label: str = ""  # which class it is; without it the one that comes nearest
-    rate: float = 0.1  # largest step of Adam, in deviations of a point's numbers
+    rate: float = 0.3  # largest step of Adam, in deviations of a point's numbers
     prior: float = 0.001  # pull towards the centre; higher: an image more like the run's own
     each_layer: bool = False  # a point for each layer, where the run can: nearer, but less like its own
     tries: int = 256  # random points to start from; the nearest few go on
