@@ -374,3 +374,18 @@ def test_by_command(limner, images: Path, tmp_path: Path) -> None:
         "train", "stylegan2", images, "--size", "33", "--out", tmp_path / "no", "--budget", "8img", ok=False
     )
     assert done.returncode == 2 and "--size" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_layers_take_styles_of_their_own() -> None:
+    """What explore's mixing sheet and project's --each-layer ask of a painter."""
+    from limner.core import Condition, Draws, Layered
+
+    torch.manual_seed(0)
+    model = StyleGAN2(StyleGAN2.presets["tiny"].model, ImageSpec(3, 16, 16)).eval()
+    assert isinstance(model, Layered)
+    condition = Condition(2)
+    w = model.latent(condition, Draws([0, 1]))
+    each = w[:, None].repeat(1, model.layers, 1)
+    torch.testing.assert_close(model.paint(each, condition), model.paint(w, condition))
+    each[:, -1] = w.flip(0)
+    assert not torch.allclose(model.paint(each, condition), model.paint(w, condition))

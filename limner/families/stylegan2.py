@@ -212,6 +212,11 @@ class StyleGAN2(Model):
 
     # ---- drawing
 
+    @property
+    def layers(self) -> int:
+        """Styles that an image may be given, the coarsest first."""
+        return self.generator.synthesis.layers
+
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """[B, style]: one style an image; without labels, each image's own stream chooses its label."""
         z, label = draws.normal(self.config.latent), condition.label
