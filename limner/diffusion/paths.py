@@ -1,11 +1,59 @@
-"""The straight path from noise to data (Lipman 2023; Liu 2023): data at t = 1, noise at t = 0."""
+"""Paths between data and noise, x = alpha data + sigma noise: straight, variance preserving, exploding.
+
+A path gives alpha and sigma for times of its own, and a row of levels to sample along. Whatever the path, the
+ratio sigma / alpha says how noisy a place is (Karras 2022), and every solver works with any of them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Level:
+    """A place on a path, x = alpha data + sigma noise, and the time that the network is told there."""
+
+    alpha: float
+    sigma: float
+    time: float
+    straight: bool = False  # a solver of the ODE follows x / (alpha + sigma) here rather than x / alpha
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha: from infinity, all noise, to 0, the data."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
+    @property
+    def log_snr(self) -> float:
+        """lambda = log(alpha / sigma), half the logarithm of the signal's over the noise's power (Lu 2022)."""
+        return -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, -self.ratio + 1)
+
+    @property
+    def share(self) -> float:
+        """alpha / (alpha + sigma): 0 is noise, 1 is data; on the straight path its time."""
+        return self.alpha / (self.alpha + self.sigma)
+
+
+CLEAN = Level(1.0, 0.0, math.nan)  # where every path ends; no network is asked there
+
+
+class Path(Protocol):
+    """One time an image; what a time is, and where it runs, is the path's own."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def at(self, ratio: float) -> Level:
+        """The level where sigma / alpha is ``ratio``."""
+        ...
 
 
 def like(t: Tensor, x: Tensor) -> Tensor:
@@ -13,10 +61,40 @@ def like(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def noised(path: Path, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = alpha(t) data + sigma(t) noise, for times t [B]."""
+    return like(path.alpha(t), data) * data + like(path.sigma(t), data) * noise
+
+
+# The straight path: data at t = 1, noise at t = 0 (Lipman 2023; Liu 2023) ---------------------------------
+
+
+@dataclass(frozen=True)
+class Straight:
+    """alpha = t, sigma = 1 - t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def at(self, ratio: float) -> Level:
+        return straight(1 / (1 + ratio))
+
+    def levels(self, steps: int, shift: float = 1.0) -> list[Level]:
+        """From noise to data; ``shift`` above 1 spends more of the steps near the noise (Esser 2024, eq. 23)."""
+        noise = [1 - i / steps for i in range(steps + 1)]
+        return [straight(1 - shift * s / (1 + (shift - 1) * s)) for s in noise]
+
+
+def straight(t: float) -> Level:
+    return Level(t, 1 - t, t, straight=True)
+
+
 def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = t data + (1 - t) noise, for times t [B]."""
-    t = like(t, data)
-    return t * data + (1 - t) * noise
+    return noised(Straight(), data, noise, t)
 
 
 def velocity(data: Tensor, x_t: Tensor, t: Tensor, nearest: float = 0.0) -> Tensor:
@@ -38,6 +116,146 @@ def evenly(n: int, device: torch.device | str = "cpu") -> Tensor:
     return (part / n).clamp(1e-6, 1 - 1e-6)
 
 
+def normal_from(uniform: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1) -> standard normal ones, by the quantile function."""
+    return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
+
+
 def logit_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
     """Uniform numbers in (0, 1) -> times sigmoid(z), z ~ N(mean, std^2) (Esser 2024, eq. 19)."""
-    return torch.sigmoid(mean + std * math.sqrt(2) * torch.erfinv(2 * uniform - 1))
+    return torch.sigmoid(mean + std * normal_from(uniform))
+
+
+# The exploding path: the data itself with noise on top (Karras 2022) --------------------------------------
+
+
+@dataclass(frozen=True)
+class Exploding:
+    """alpha = 1, sigma = t."""
+
+    low: float = 0.002  # the least sigma that is sampled at
+    high: float = 80.0  # and the greatest, as good as noise alone
+    rho: float = 7.0  # above 1: more of the steps near the data
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def at(self, ratio: float) -> Level:
+        return Level(1.0, ratio, ratio)
+
+    def levels(self, steps: int) -> list[Level]:
+        """From noise to data (Karras 2022, eq. 5)."""
+        return [*map(self.at, karras(steps, self.low, self.high, self.rho)), CLEAN]
+
+
+def karras(steps: int, low: float, high: float, rho: float = 7.0) -> list[float]:
+    """``steps`` numbers from high to low, evenly spaced in their rho-th roots (Karras 2022, eq. 5)."""
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    return [(first + i / max(steps - 1, 1) * (last - first)) ** rho for i in range(steps)]
+
+
+# Variance preserving, in a finite number of steps (Ho 2020) -----------------------------------------------
+
+Schedule = Literal["linear", "cosine", "scaled_linear"]
+Spacing = Literal["even", "ddim", "quadratic", "snr", "karras"]
+
+
+def betas(schedule: Schedule, steps: int, start: float = 0.0, end: float = 0.0) -> Tensor:
+    """[steps] in float64: what share of the variance each step replaces by noise.
+
+    linear: 1e-4 to 0.02 for 1000 steps (Ho 2020); cosine (Nichol 2021, eq. 17); scaled_linear: linear in the
+    square root, as latent diffusion's code has it under the name linear, 0.0015 to 0.0195 (Rombach 2022).
+    """
+    if schedule == "cosine":
+        at = torch.arange(steps + 1, dtype=torch.float64) / steps
+        kept = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2  # alpha-bar
+        return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
+    if schedule == "scaled_linear":
+        roots = torch.linspace((start or 0.0015) ** 0.5, (end or 0.0195) ** 0.5, steps, dtype=torch.float64)
+        return roots**2
+    scale = 1000 / steps
+    return torch.linspace((start or 1e-4) * scale, (end or 0.02) * scale, steps, dtype=torch.float64)
+
+
+class Discrete:
+    """alpha = sqrt(alpha-bar), sigma = sqrt(1 - alpha-bar); times are 0, the least noise, to steps - 1."""
+
+    def __init__(self, betas: Tensor):
+        self.betas = betas.double()
+        self.kept = torch.cumprod(1 - self.betas, 0)  # alpha-bar
+
+    @property
+    def steps(self) -> int:
+        return len(self.betas)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.kept.to(t.device)[t].sqrt().float()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self.kept.to(t.device)[t]).sqrt().float()
+
+    def level(self, time: float) -> Level:
+        """Between two times log alpha is interpolated, outside of them extrapolated (Lu 2022, appendix D)."""
+        low = min(max(int(time), 0), self.steps - 2)
+        kept = self.kept[low : low + 2].log()
+        log_alpha = float(0.5 * torch.lerp(kept[0], kept[1], time - low))
+        return Level(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), time)
+
+    @cached_property
+    def _ratios(self) -> Tensor:
+        return ((1 - self.kept) / self.kept).sqrt()
+
+    def at(self, ratio: float) -> Level:
+        """The inverse of ``level``; beyond the noisiest or cleanest step the nearest one's time."""
+        log_alpha = -0.5 * math.log1p(ratio**2)
+        table = 0.5 * self.kept.log()
+        high = int(torch.searchsorted(-table, -log_alpha).clamp(1, self.steps - 1))
+        first, second = table[high - 1 : high + 1].tolist()
+        time = high - 1 + (log_alpha - first) / (second - first)
+        return Level(
+            math.exp(log_alpha), ratio * math.exp(log_alpha), min(max(time, 0.0), float(self.steps - 1))
+        )
+
+    def levels(self, steps: int, spacing: Spacing = "even") -> list[Level]:
+        """From noise to data in ``steps`` network calls.
+
+        even: from the last time to the first (Nichol 2021); ddim, quadratic: as Song 2021 has them; snr: evenly in
+        log alpha / sigma (Lu 2022); karras: evenly in the 7th root of sigma / alpha.
+        """
+        if spacing in ("snr", "karras"):
+            low, high = float(self._ratios[0]), float(self._ratios[-1])
+            if spacing == "snr":
+                share = [i / max(steps - 1, 1) for i in range(steps)]
+                return [*(self.at(high ** (1 - s) * low**s) for s in share), CLEAN]
+            return [*map(self.at, karras(steps, low, high)), CLEAN]
+        steps = min(steps, self.steps)
+        times = space_evenly(self.steps, [steps]) if spacing == "even" else space_ddim(self.steps, steps, spacing)
+        return [*(self.level(t) for t in reversed(times)), CLEAN]
+
+
+def space_evenly(total: int, parts: Sequence[int]) -> list[int]:
+    """Times that sampling keeps of ``total``: so many of each equal part, its ends included (Nichol 2021)."""
+    size, extra = divmod(total, len(parts))
+    kept, start = [], 0
+    for i, count in enumerate(parts):
+        length = size + (i < extra)
+        if count > length:
+            raise ValueError(f"cannot take {count} of {length} steps")
+        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        at = 0.0
+        for _ in range(count):  # a running sum, so that rounding falls as it does in the paper's code
+            kept.append(start + round(at))
+            at += stride
+        start += length
+    return kept
+
+
+def space_ddim(total: int, steps: int, spacing: str) -> list[int]:
+    """Times that sampling keeps of ``total``: each so-manyth, or quadratically spaced (Song 2021, appendix D.2)."""
+    if spacing == "quadratic":
+        end = math.sqrt(0.8 * total)
+        return sorted({int((end * i / max(steps - 1, 1)) ** 2) for i in range(steps)})
+    return list(range(0, total, total // steps))[:steps]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -29,10 +28,13 @@ from limner.core import (
     Preset,
     Training,
 )  # fmt: skip
-from limner.diffusion import paths, solvers
-from limner.diffusion.guidance import guide
+from limner.diffusion import paths
+from limner.diffusion.paths import Level
+from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
 from limner.networks.text import TextEncoder, to_pieces
 from limner.networks.unet import UNet, time_features
+
+PATH = paths.Straight()
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,9 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
-class FlowSampling:
+class FlowSampling(Knobs):
     steps: int = 16  # steps from noise to image
-    solver: Literal["euler", "heun"] = "heun"  # heun: two network calls a step
-    guidance: float = 2.0  # how strongly to follow the condition; 1: as trained
-    guide_from: float = 0.0  # guide only from this time on
-    guide_to: float = 1.0  # and up to this one
+    solver: Solver = "heun"  # heun: two network calls a step, the others one
     shift: float = 1.0  # above 1: more of the steps near the noise
 
 
@@ -119,7 +118,7 @@ class Network(nn.Module):
 class Flow(Model):
     Config = FlowConfig
     Sampling = FlowSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "text"})
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = (
         "Lipman 2023, Flow Matching for Generative Modeling; Li and He 2025, Back to Basics"
@@ -157,24 +156,23 @@ class Flow(Model):
         error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
         return {"velocity": error.square().mean()}
 
+    def denoiser(self, condition: Condition) -> Predict:
+        """The clean image that the network guesses, for ``condition``."""
+        described = self.network.describe(condition)
+
+        def predict(x: Tensor, level: Level) -> Guess:
+            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), described))
+
+        return predict
+
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: FlowSampling, draws: Draws) -> Iterator[Canvas]:
-        s, network = sampling, self.network
-        noise = draws.normal(*self.spec.shape)
-        described = network.describe(condition)
-        guided = s.guidance != 1 and network.condition != "none"
-        nothing = network.describe(Condition(condition.size)) if guided else None
-
-        def velocity(x: Tensor, now: float) -> Tensor:
-            t = torch.full((len(x),), now, device=x.device)
-            data = network(x, t, described)
-            if nothing is not None and s.guide_from <= now <= s.guide_to:
-                data = guide(data, network(x, t, nothing), s.guidance)
-            return paths.velocity(data, x, t)
-
-        solve = solvers.heun if s.solver == "heun" else solvers.euler
-        for done, x in enumerate(solve(velocity, noise, solvers.times(s.steps, s.shift)), start=1):
-            yield Canvas(done, s.steps, partial(torch.clamp, x, -1, 1))
+        guided = sampling.guidance != 1 and self.network.condition != "none"
+        nothing = self.denoiser(Condition(condition.size)) if guided else None
+        yield from draw(
+            self.denoiser(condition), PATH, PATH.levels(sampling.steps, sampling.shift), sampling, draws,
+            self.spec.shape, condition, weak=weaker(sampling, self, nothing, condition),
+        )  # fmt: skip
 
 
 # Muon learns from an image what takes AdamW two to three: see docs/log.md.
