@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g, slope_penalty
 from limner.networks.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
-from limner.networks.resample import downsample2d, filter2d, kernel, upsample2d
+from limner.networks.resample import downsample2d, filter2d, kernel, resample2d, upfirdn2d, upsample2d
 from tests.conftest import golden
 
 
@@ -93,3 +93,19 @@ def test_relativistic_scores_are_compared_pair_by_pair() -> None:
     assert relativistic_d(real, fake).item() == pytest.approx(expected["rpgan_d"], rel=1e-9)
     assert relativistic_g(real, fake).item() == pytest.approx(expected["rpgan_g"], rel=1e-9)
     assert relativistic_d(real, fake) != relativistic_d(real, fake.flip(0))
+
+
+@pytest.mark.parametrize(
+    "how", [{"up": 2, "pad": (2, 1, 2, 1), "gain": 4.0}, {"down": 2}, {"pad": (2, 2, 0, 3)}]
+)
+def test_matrices_filter_as_the_convolution_does(how: dict) -> None:
+    """The small way, taken on a CPU, and the general one; and their slopes."""
+    x = torch.randn(2, 3, 12, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found = resample2d(one, kernel(like=x), **how)
+    expected = upfirdn2d(other, kernel(like=x), **how)
+    close(found, expected.detach())
+    weight = torch.randn_like(expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    close(one.grad, other.grad)

@@ -33,7 +33,9 @@ class Level:
     @property
     def log_snr(self) -> float:
         """lambda = log(alpha / sigma), half the logarithm of the signal's over the noise's power (Lu 2022)."""
-        return -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, -self.ratio + 1)
+        return (
+            -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, -self.ratio + 1)
+        )
 
     @property
     def share(self) -> float:
@@ -232,7 +234,9 @@ class Discrete:
                 return [*(self.at(high ** (1 - s) * low**s) for s in share), CLEAN]
             return [*map(self.at, karras(steps, low, high)), CLEAN]
         steps = min(steps, self.steps)
-        times = space_evenly(self.steps, [steps]) if spacing == "even" else space_ddim(self.steps, steps, spacing)
+        times = (
+            space_evenly(self.steps, [steps]) if spacing == "even" else space_ddim(self.steps, steps, spacing)
+        )
         return [*(self.level(t) for t in reversed(times)), CLEAN]
 
 

@@ -41,7 +41,9 @@ class Knobs:
     guidance: float = 2.0  # how strongly to follow the condition; 1: as trained
     guide_from: float = 0.0  # guide only where signal / (signal + noise) is at least this
     guide_to: float = 1.0  # and at most this
-    weaker: str = field(default="", metadata={"run": True})  # run to be guided away from: this one, less trained
+    weaker: str = field(
+        default="", metadata={"run": True}
+    )  # run to be guided away from: this one, less trained
     eta: float = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
     churn: float = 0.0  # heun: noise added back over all steps
     strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
@@ -89,7 +91,9 @@ def draw(
             mask = F.interpolate(condition.mask.float(), known.shape[-2:], mode="area").gt(0).expand_as(known)
         else:
             if not 0 < k.strength <= 1:
-                raise LimnerError(f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1.")
+                raise LimnerError(
+                    f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1."
+                )
             steps = len(levels) - 1
             levels = levels[steps - max(1, round(k.strength * steps)) :]
     x = levels[0].sigma * noise()

@@ -230,7 +230,9 @@ def unipc(denoise: Denoise, x: Tensor, levels: Sequence[Level], order: int = 3) 
     for i, (now, then) in enumerate(pairwise(levels)):
         h = then.log_snr - now.log_snr
         base, _ = _first(x, data, now, then)
-        history = [(at, guess) for at, guess in guesses if math.isfinite(at)][-(order - 1) :] if order > 1 else []
+        history = (
+            [(at, guess) for at, guess in guesses if math.isfinite(at)][-(order - 1) :] if order > 1 else []
+        )
         places = [(at - now.log_snr) / h for at, _ in history] if _even(h) else []
         slopes = [(guess - data) / r for r, (_, guess) in zip(places, history, strict=False)]
         x = base

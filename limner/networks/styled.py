@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
-from limner.networks.resample import downsample2d, kernel, upfirdn2d, upsample2d
+from limner.networks.resample import downsample2d, kernel, resample2d, upsample2d
 
 Noise = Callable[[int, int], Tensor]  # (height, width) -> [B, 1, height, width]
 
@@ -33,7 +33,7 @@ def modulated_conv2d(
         x = F.conv2d(x, weight, padding=weight.shape[2] // 2)
     else:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, O, 2H + 1, 2W + 1]
-        x = upfirdn2d(x, up, pad=(1, 1, 1, 1), gain=4)
+        x = resample2d(x, up, pad=(1, 1, 1, 1), gain=4)
     if demodulate:
         with torch.autocast(x.device.type, enabled=False):
             power = styles.square() @ weight.square().sum((2, 3)).T  # [B, O]
@@ -145,7 +145,7 @@ class ResidualDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.around(downsample2d(x, self.down))
         x = leaky(self.same(x))
-        x = upfirdn2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
+        x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
         x = F.conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
         return y + leaky(x, 1.0)  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
 
