@@ -51,6 +51,7 @@ PAPER_PARAMETERS = {
     "biggan": {"generator": 70_433_988, "discriminator": 87_982_370},  # 128x128, ajbrock/BigGAN-PyTorch
     "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
     "progan": {"generator": 23_079_115, "discriminator": 23_087_249},  # 1024x1024, its authors' code
+    "dit": {"network": 130_315_808},  # B/2 on 32x32x4 latents with 1000 classes, facebookresearch/DiT
     "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
     "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
     "r3gan": {"generator": 22_429_824, "discriminator": 22_381_440},  # FFHQ-64, brownvc/R3GAN
@@ -58,7 +59,7 @@ PAPER_PARAMETERS = {
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
-LABELLED = {"biggan", "vit"}  # whose numbers are for 1000 classes
+LABELLED = {"biggan", "dit", "vit"}  # whose numbers are for 1000 classes
 
 every_family = pytest.mark.parametrize("family", [families.load(name) for name in FAMILIES], ids=FAMILIES)
 

@@ -20,9 +20,8 @@ def step_bound(path: Discrete, data: Tensor, x_t: Tensor, t: Tensor, guess: Tens
     kept = path.kept.to(t.device)
     beta, now = path.betas.to(t.device)[t], kept[t]
     before = torch.where(t > 0, kept[(t - 1).clamp(min=0)], 1.0)
-    small = (
-        beta * (1 - before) / (1 - now)
-    )  # the posterior's variance: 0 at the last step, which takes the next one's
+    small = beta * (1 - before) / (1 - now)  # the posterior's variance
+    # At the last step it is 0, and the next one's is taken.
     small = torch.where(t > 0, small, path.betas[1].item() * (1 - kept[0]) / (1 - kept[1]))
     of_data, of_x = before.sqrt() * beta / (1 - now), (1 - beta).sqrt() * (1 - before) / (1 - now)
     of_data, of_x, low, high = (
@@ -41,8 +40,6 @@ def log_level(data: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Log-probability that N(mean, std^2), rounded to 256 levels in [-1, 1], is ``data``; the ends take the tails."""
     upper = torch.special.ndtr((data + 1 / 255 - mean) / std)
     lower = torch.special.ndtr((data - 1 / 255 - mean) / std)
-    upper, lower = (
-        upper.where(data < 0.999, torch.ones_like(data)),
-        lower.where(data > -0.999, torch.zeros_like(data)),
-    )
+    upper = torch.where(data < 0.999, upper, 1.0)
+    lower = torch.where(data > -0.999, lower, 0.0)
     return (upper - lower).clamp(min=1e-12).log()

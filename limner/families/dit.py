@@ -1,0 +1,243 @@
+"""A transformer that denoises: diffusion or flow matching over patches, unconditional, by label or by text.
+
+Peebles and Xie 2023, "Scalable Diffusion Models with Transformers": noise is predicted in 1000 steps, with each
+step's variance. Or along the straight path, its velocity (Ma 2024, SiT) or the clean image (Li and He 2025, JiT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.diffusion import paths
+from limner.diffusion.bound import step_bound
+from limner.diffusion.paths import Level, Spacing
+from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.text import TextEncoder, to_pieces
+
+STRAIGHT = paths.Straight()
+DISCRETE = paths.Discrete(paths.betas("linear", 1000))
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    body: BlocksConfig = field(default_factory=BlocksConfig)
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
+    learn_variance: bool = True  # noise: also learn how much noise a step of the ancestral solver draws
+    drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
+    text_width: int = 128  # of the text encoder
+    text_layers: int = 2
+    text_length: int = 128  # bytes; longer texts are cut
+    time_mean: float = -0.8  # flow matching's training times are sigmoid(normal): its mean
+    time_std: float = 1.0  # and its standard deviation
+    time_uniform: float = 0.1  # share of its training times that are uniform instead
+    nearest: float = 0.05  # data: 1 - t is taken as at least this in the loss
+
+
+@dataclass(frozen=True)
+class DiTSampling(Knobs):
+    spacing: Spacing = "even"  # noise: which of its 1000 steps are taken
+    shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
+
+
+@dataclass(frozen=True)
+class Described:
+    """A condition as the network reads it: the same at every step of sampling."""
+
+    embedding: Tensor | None = None  # [B, W], added to the time's
+    tokens: Tensor | None = None  # [B, N, D]
+    mask: Tensor | None = None  # [B, N]: what is no padding
+
+
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], time [B] and described condition -> [B, out, H, W]; 0 at first."""
+
+    def __init__(self, config: DiTConfig, spec: ImageSpec, condition: str, out: int):
+        super().__init__()
+        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
+        width, size = config.body.width, (spec.height, spec.width)
+        text = config.text_width if condition == "text" else 0
+        self.time = TimeEmbedder(width)
+        if condition == "label":
+            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
+            nn.init.normal_(self.label.weight, std=0.02)
+        if condition == "text":
+            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
+            self.pooled = nn.Linear(self.text.slots.numel(), width)
+        self.body = DiffusionTransformer(config.body, spec.channels, out, size, text)
+
+    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
+        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
+        if self.condition == "label":
+            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
+            label = none if condition.label is None else condition.label
+            return Described(self.label(label if keep is None else torch.where(keep, label, none)))
+        if self.condition == "text":
+            text = condition.text or [""] * condition.size
+            if keep is not None:
+                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
+            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
+            return Described(self.pooled(pooled), tokens, mask)
+        return Described()
+
+    def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
+        embedding = self.time(t)  # [B, W]
+        if described.embedding is not None:
+            embedding = embedding + described.embedding  # [B, W]
+        return self.body(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, out, H, W]
+
+
+class DiT(Model):
+    Config = DiTConfig
+    Sampling = DiTSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    paper: ClassVar[str] = "Peebles and Xie 2023, Scalable Diffusion Models with Transformers"
+    about: ClassVar[str] = "a transformer over patches that denoises: diffusion or flow matching"
+
+    def __init__(self, config: DiTConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("dit draws single images, not video; take the first frames with frames=1.")
+        condition = config.condition
+        if condition == "auto":
+            condition = "text" if spec.captions else "label" if spec.classes else "none"
+        for name, has in (("label", spec.classes), ("text", spec.captions)):
+            if condition == name and not has:
+                raise LimnerError(
+                    f"dit cannot read a {name} that this data does not have: use condition=none."
+                )
+        self.steps = config.predict == "noise"  # rather than the straight path
+        self.spread = self.steps and config.learn_variance
+        try:
+            self.network = Network(config, spec, condition, spec.channels * (1 + self.spread))
+        except ValueError as error:
+            raise LimnerError(f"dit cannot be built, for {error}: change --model.body.") from None
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]
+
+    def flow_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The velocity's squared error, whichever the network predicts."""
+        c, data = self.config, batch.image
+        even = paths.evenly(len(data), data.device)
+        t = paths.logit_normal(even, c.time_mean, c.time_std)
+        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
+        x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
+        guess = self.network(x_t, t, self.describe(batch))
+        if c.predict == "velocity":
+            error = guess - (data - noise)
+        else:
+            error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
+        return {"velocity": error.square().mean()}
+
+    def diffusion_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The noise's squared error and, for the variance alone, the bound (Nichol 2021, eq. 16)."""
+        data = batch.image
+        t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
+        x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
+        out = self.network(x_t, t, self.describe(batch))  # [B, C or 2C, H, W]
+        guess = out[:, : data.shape[1]]
+        terms = {"noise": (guess - noise).square().mean()}
+        if self.spread:
+            level = (paths.like(way(t), x_t) for way in (DISCRETE.alpha, DISCRETE.sigma))
+            found = clean(x_t, guess.detach(), *level)
+            terms["bound"] = step_bound(DISCRETE, data, x_t, t, found, share(out)).mean()
+        return terms
+
+    def describe(self, batch: Batch) -> Described:
+        """The conditions of a batch, without those that guidance needs to be left out now and then."""
+        keep = torch.rand(len(batch.image), device=batch.image.device) >= self.config.drop_condition
+        return self.network.describe(batch.condition, keep)
+
+    def denoiser(self, condition: Condition) -> Predict:
+        """What the network guesses the clean image to be, for ``condition``."""
+        described = self.network.describe(condition)
+
+        def predict(x: Tensor, level: Level) -> Guess:
+            out = self.network(x, torch.full((len(x),), level.time, device=x.device), described)
+            if self.steps:
+                found = clean(x, out[:, : x.shape[1]], level.alpha, level.sigma)
+                return Guess(found, share(out) if self.spread else 0.0)
+            return Guess(x + level.sigma * out if self.config.predict == "velocity" else out)
+
+        return predict
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: DiTSampling, draws: Draws) -> Iterator[Canvas]:
+        if getattr(sampling.weaker, "steps", self.steps) != self.steps:
+            raise LimnerError("--weaker needs a run of dit that also predicts noise, or also does not.")
+        s, path = sampling, DISCRETE if self.steps else STRAIGHT
+        levels = DISCRETE.levels(s.steps, s.spacing) if self.steps else STRAIGHT.levels(s.steps, s.shift)
+        guided = s.guidance != 1 and self.network.condition != "none"
+        nothing = self.denoiser(Condition(condition.size)) if guided else None
+        yield from draw(
+            self.denoiser(condition), path, levels, s, draws, self.spec.shape, condition,
+            weak=weaker(s, self, nothing, condition), clip=1.0 if self.steps else 0.0,
+        )  # fmt: skip
+
+
+def clean(x: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """The data of x = alpha data + sigma noise."""
+    return (x - sigma * noise) / alpha
+
+
+def share(out: Tensor) -> Tensor:
+    """Where in its range the variance lies: the second half of the channels, [-1, 1] being all of it."""
+    return (out.chunk(2, dim=1)[1] + 1) / 2
+
+
+def _training(name: Literal["muon", "adamw"], batch: int, lr: float, **options: Any) -> Training:
+    return Training(batch=batch, optimisers={"network": Optimiser(name, lr=lr, matrix_lr=0.01)}, **options)
+
+
+# S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
+DiT.presets = {
+    "tiny": Preset(
+        DiTConfig(BlocksConfig(patch=4, width=32, depth=2, heads=2), text_width=32, text_layers=1),
+        _training("adamw", 16, 4e-3, average=100.0),
+    ),
+    "small": Preset(DiTConfig(), _training("muon", 32, 2e-3, samples=16, clip=1.0)),
+    "base": Preset(
+        DiTConfig(
+            BlocksConfig(width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8),
+            text_width=512,
+            text_layers=6,
+            text_length=512,
+        ),
+        _training("muon", 256, 5e-4, flat=0.5, warmup=10_000, clip=1.0, average=500_000.0),
+    ),
+    # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
+    "paper": Preset(
+        DiTConfig(BlocksConfig(patch=2, width=768, depth=12, heads=12), predict="noise"),
+        Training(
+            batch=256,
+            optimisers={"network": Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999))},
+            schedule="constant",
+            average=1_774_000.0,
+            average_rampup=0.0,
+        ),
+        size=(32, 32),
+        channels=4,
+    ),
+}

@@ -1,0 +1,162 @@
+"""A transformer over the patches of a noisy image, told of time and condition by adaLN-Zero (Peebles 2023).
+
+Each block's norms are scaled and shifted, and what it adds is gated, by numbers that are linear in the embedding
+and 0 at first, so that a new block does nothing and a new network gives exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.transformer import fresh, sincos
+from limner.networks.unet import attend, zeroed
+
+
+@dataclass(frozen=True)
+class BlocksConfig:
+    patch: int = 4  # pixels a side of a patch
+    width: int = 256  # of a token
+    depth: int = 6  # blocks
+    heads: int = 4
+    ratio: float = 4.0  # the perceptron's width over the token's
+    qk_norm: bool = False  # queries and keys normalised, by RMS (Dehghani 2023)
+    rotary: bool = False  # queries and keys also turned by their place (Su 2021)
+    gated: bool = False  # SwiGLU in place of GELU (Shazeer 2020), with as many weights
+    registers: int = 0  # tokens beside the patches that carry time and condition (Li and He 2025)
+
+
+def waves(t: Tensor, width: int) -> Tensor:
+    """[B] -> [B, width]: cosines, then sines of t / 10000^(i / half); ``width`` must be even."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, device=t.device))
+    angle = t.float()[:, None] * frequency  # [B, half]
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class TimeEmbedder(nn.Module):
+    """Times [B], about 0 to 1000 -> [B, width]."""
+
+    def __init__(self, width: int, inputs: int = 256):
+        super().__init__()
+        self.inputs = inputs
+        self.first, self.second = nn.Linear(inputs, width), nn.Linear(width, width)
+        for part in (self.first, self.second):
+            nn.init.normal_(part.weight, std=0.02)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.second(F.silu(self.first(waves(t, self.inputs))))  # [B, width]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The norm of x [B, L, W], scaled by 1 + scale and shifted, each [B, 1, W]."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale + 1)
+
+
+def turns(grid: tuple[int, int], head: int, device: torch.device | None = None) -> Tensor:
+    """Angles [h w, head / 2] that rotary positions turn pairs by: half by the row, half by the column."""
+    frequency = 1e-4 ** (torch.arange(head // 4, device=device) / (head // 4))
+    places = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
+    return torch.cat([place.flatten()[:, None] * frequency for place in places], dim=1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, heads, L, D] with its last ``len(cos)`` tokens turned, each pair (i, i + D/2) by its angle."""
+    first, rest = x.split([x.shape[2] - len(cos), len(cos)], dim=2)
+    a, b = rest.chunk(2, dim=-1)
+    return torch.cat([first, torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)], dim=2)
+
+
+class Block(nn.Module):
+    """Self-attention and a two-layer perceptron, each modulated and gated by the embedding [B, W]."""
+
+    def __init__(self, config: BlocksConfig):
+        super().__init__()
+        c, width = config, config.width
+        self.heads, self.gated = c.heads, c.gated
+        inner = int(c.ratio * width * (2 / 3 if c.gated else 1))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, (1 + c.gated) * inner), nn.Linear(inner, width)
+        norms = [nn.RMSNorm(width // c.heads, eps=1e-6) if c.qk_norm else nn.Identity() for _ in "qk"]
+        self.norm_q, self.norm_k = norms
+        fresh(self)
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, embedding: Tensor, mask: Tensor | None, turn: list[Tensor]) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
+        h = self.qkv(modulate(x, shift1, scale1))  # [B, L, 3W]
+        q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # 3 x [B, heads, L, D]
+        q, k = self.norm_q(q), self.norm_k(k)
+        if turn:
+            q, k = rotate(q, *turn), rotate(k, *turn)
+        h = attend(q, k, v, mask).transpose(1, 2).flatten(2)  # [B, L, W]
+        x = x + gate1 * self.out(h)  # [B, L, W]
+        h = self.up(modulate(x, shift2, scale2))  # [B, L, inner] or twice that
+        if self.gated:
+            gate, h = h.chunk(2, dim=-1)
+            return x + gate2 * self.down(F.silu(gate) * h)  # [B, L, W]
+        return x + gate2 * self.down(F.gelu(h, approximate="tanh"))  # [B, L, W]
+
+
+class DiffusionTransformer(nn.Module):
+    """Image, embedding [B, W] after its activation, perhaps tokens [B, N, D] with their mask [B, N] -> an image.
+
+    The tokens join the patches in every block. An image of another ``size`` is refused; sides that do not
+    divide into patches are padded inside and cut off again. Raises ValueError for widths that do not divide.
+    """
+
+    position: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
+
+    def __init__(
+        self, config: BlocksConfig, channels: int, out: int, size: tuple[int, int], context: int = 0
+    ):
+        super().__init__()
+        c = config
+        if c.width % (4 * c.heads):
+            raise ValueError(f"a width of {c.width} does not divide into {c.heads} heads of a multiple of 4")
+        self.patch, self.out = c.patch, out
+        self.grid = (math.ceil(size[0] / c.patch), math.ceil(size[1] / c.patch))
+        self.embed = zeroed(nn.Conv2d(channels, c.width, c.patch, stride=c.patch))
+        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # as the matrix that it is
+        self.context = nn.Linear(context, c.width) if context else None
+        fresh(self)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.modulation = zeroed(nn.Linear(c.width, 2 * c.width))
+        self.head = zeroed(nn.Linear(c.width, c.patch**2 * out))
+        self.registers = nn.Parameter(0.02 * torch.randn(c.registers, c.width)) if c.registers else None
+        where = self.embed.weight.device
+        self.register_buffer("position", sincos(c.width, self.grid, where).float(), persistent=False)
+        angles = turns(self.grid, c.width // c.heads, where) if c.rotary else None
+        self.register_buffer("cos", None if angles is None else angles.cos(), persistent=False)
+        self.register_buffer("sin", None if angles is None else angles.sin(), persistent=False)
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % self.patch or width % self.patch:
+            x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
+        x = self.embed(x).flatten(2).transpose(1, 2) + self.position  # [B, L, W]
+        places = x.shape[1]
+        if self.registers is not None:
+            x = torch.cat([self.registers + embedding[:, None], x], dim=1)  # [B, R + L, W]
+        if self.context is not None and tokens is not None and mask is not None:
+            mask = F.pad(mask, (0, x.shape[1]), value=True)[:, None, None]  # [B, 1, 1, N + R + L]
+            x = torch.cat([self.context(tokens), x], dim=1)  # [B, N + R + L, W]
+        else:
+            mask = None
+        turn = [] if self.cos is None or self.sin is None else [self.cos, self.sin]
+        for block in self.blocks:
+            x = block(x, embedding, mask, turn)
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)  # 2 x [B, 1, W]
+        x = self.head(modulate(x[:, -places:], shift, scale))  # [B, L, p p out]
+        x = x.unflatten(2, (self.patch, self.patch, self.out)).unflatten(1, self.grid)  # [B, h, w, p, p, out]
+        x = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # [B, out, H, W]
+        return x[..., :height, :width]
