@@ -1,0 +1,256 @@
+"""One-step generation by drifting: samples move to where the data are and away from one another, in training.
+
+Deng, Li, Li, Du and He 2026, "Generative Modeling via Drifting". A generator draws an image from noise in one
+call. In each step its samples are compared with the batch's images in several spaces of features; the drifting
+field says which way each should move, and the generator learns to draw there. There is no teacher, no second
+player and no path from noise to data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.losses.drift import drift, drift_loss, pairs
+from limner.networks.unet import Attention, Block, norm
+
+
+@dataclass(frozen=True)
+class DriftingConfig:
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    latent: int = 64  # numbers of noise an image
+    patch: int = 2  # pixels a side that the generator draws as one place
+    widths: tuple[int, ...] = (
+        64,
+        128,
+        192,
+    )  # channels by level, the finest first; each level halves the side
+    blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
+    attention: tuple[int, ...] = (2,)  # levels that attend
+    head: int = 64  # width of an attention head
+    embedding: int = 128  # width of what the blocks are told of noise and label
+    features: tuple[int, ...] = (
+        32,
+        64,
+        128,
+    )  # channels of the fixed random network, by stage; each halves the side
+    places: int = 16  # places of a map of features that are compared in a step, drawn at random
+    temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
+    guidance: float = 1.0  # strongest guidance that is learned, by labels; 1: none
+    guidance_power: float = 3.0  # how rarely strong guidance is trained: p(alpha) ~ alpha^-power
+
+
+@dataclass(frozen=True)
+class DriftingSampling:
+    guidance: float = 1.0  # away from the other classes; 1: none, at most what was trained
+    truncation: float = 1.0  # spread of the noise; below 1: safer and more alike
+
+
+class Generator(nn.Module):
+    """Noise, a label where there are any, and the guidance asked for -> an image of any range."""
+
+    def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        c = config
+        levels = len(c.widths)
+        multiple = c.patch * 2 ** (levels - 1)
+        height, width = (
+            math.ceil(side / multiple) * multiple // c.patch for side in (spec.height, spec.width)
+        )
+        self.size, self.patch = (spec.height, spec.width), c.patch
+        self.mapping = nn.Sequential(
+            nn.Linear(c.latent, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding)
+        )
+        self.label = nn.Embedding(classes, c.embedding) if classes else None
+        self.guidance = nn.Linear(1, c.embedding, bias=False) if classes and c.guidance > 1 else None
+        base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
+        self.start = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
+        self.place, self.blocks, self.grow = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
+        self.look = nn.ModuleDict()
+        for level, (wide, depth) in enumerate(zip(c.widths, c.blocks, strict=True)):
+            size = (height >> level, width >> level)
+            self.place.append(nn.Parameter(0.3 * torch.randn(wide, *size)))
+            self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
+            if level in c.attention:
+                self.look[str(level)] = Attention(wide, size, c.head, 0)
+            if level + 1 < levels:
+                self.grow.append(nn.Conv2d(c.widths[level + 1], wide, 1))
+        self.norm = norm(c.widths[0])
+        self.draw = nn.Conv2d(c.widths[0], spec.channels * c.patch**2, 3, padding=1)
+
+    def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        embedding = self.mapping(noise)  # [B, E]
+        if self.label is not None:
+            embedding = embedding + self.label(label)  # [B, E]
+        if self.guidance is not None and guidance is not None:
+            embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, E]
+        embedding = F.silu(embedding)  # [B, E]
+        x = self.start(torch.cat([noise, embedding], dim=1))  # [B, Wl, h, w]
+        x = x.contiguous(memory_format=torch.channels_last)
+        for level in reversed(range(len(self.blocks))):
+            if level < len(self.grow):
+                x = F.interpolate(self.grow[level](x), scale_factor=2.0)  # [B, Wl, 2h, 2w]
+            x = x + self.place[level]  # [B, Wl, h, w]
+            for block in self.blocks[level].children():
+                x = block(x, embedding)  # [B, Wl, h, w]
+            if str(level) in self.look:
+                x = self.look[str(level)](x, None, None)  # [B, Wl, h, w]
+        x = F.pixel_shuffle(self.draw(F.silu(self.norm(x))), self.patch)  # [B, C, H', W']
+        return x[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
+
+
+class RandomFeatures(nn.Module):
+    """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, each half the side of the last.
+
+    Random features know nothing of what images show, but they tell edges, corners and textures apart.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        for wide in widths:
+            self.stages.append(
+                nn.ModuleList([nn.Conv2d(channels, wide, 3, padding=1), nn.Conv2d(wide, wide, 3, padding=1)])
+            )
+            channels = wide
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.orthogonal_(layer.weight, math.sqrt(2))
+                nn.init.normal_(layer.bias, std=0.1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            for layer in stage.children():
+                x = F.leaky_relu(layer(x), 0.2)  # [B, Wl, h, w]
+            if min(x.shape[-2:]) > 1:
+                x = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, Wl, h/2, w/2]
+            maps.append(x)
+        return maps
+
+
+def spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, C, H, W] -> mean and standard deviation over each block of 2x2, and over the whole map."""
+    mean = F.avg_pool2d(x, 2, ceil_mode=True)
+    square = F.avg_pool2d(x.square(), 2, ceil_mode=True)
+    return mean, (square - mean.square()).clamp(min=0).add(1e-4).sqrt()
+
+
+def vectors(image: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    """What samples are compared by: each [B, D, L], L places of one space of features (Deng 2026, A.5)."""
+    found = [image.flatten(1)[:, :, None]]  # the image itself
+    for x in maps:
+        found.append(x.flatten(2))
+        flat = x.flatten(2)
+        found.append(flat.mean(2, keepdim=True))
+        found.append(flat.var(2, keepdim=True, correction=0).add(1e-4).sqrt())
+        if min(x.shape[-2:]) > 2:
+            found += [part.flatten(2) for part in spread(x)]
+    last = maps[-1]
+    found.append(last.flatten(1)[:, :, None])
+    return found
+
+
+class Drifting(Model):
+    Config = DriftingConfig
+    Sampling = DriftingSampling
+    reads = frozenset({"label"})
+    averaged = ("generator",)
+    paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
+    about = "one network call, without a teacher or a second player: samples drift towards the data"
+
+    def __init__(self, config: DriftingConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("drifting draws still images, not video: set --data.frames to 1.")
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError(
+                "drifting was asked for labels with --model.condition label, but the data has none: "
+                "sort the images into one folder a class or choose --model.condition none."
+            )
+        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.generator = Generator(config, spec, self.classes)
+        self.encoder = RandomFeatures(spec.channels, config.features)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("generator", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        c, real, label = self.config, batch.image, batch.condition.label
+        n = len(real)
+        guidance = None
+        if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
+            at = torch.rand(self.classes, device=real.device)
+            low = c.guidance ** (1 - c.guidance_power)
+            guidance = ((1 - at * (1 - low)) ** (1 / (1 - c.guidance_power)))[label]  # [N]
+        fake = self.generator(torch.randn(n, c.latent, device=real.device), label, guidance)
+        same = torch.ones(n, n, dtype=torch.bool, device=real.device)
+        if self.classes and label is not None:
+            same = label[:, None] == label
+        bias = pairs(same, guidance)
+        with torch.no_grad():
+            wanted = vectors(real, self.encoder(real))
+        terms = []
+        for x, y in zip(vectors(fake, self.encoder(fake)), wanted, strict=True):
+            at = torch.randperm(x.shape[2], device=x.device)[: c.places]
+            x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D]
+            terms.append(drift_loss(drift(x, y, bias, c.temperatures, guidance is not None)))
+        return {"drift": torch.stack(terms).sum()}
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """The noise: [B, latent]."""
+        return draws.normal(self.config.latent)
+
+    def paint(self, latent: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
+        """[B, latent] -> [B, C, H, W] in [-1, 1]."""
+        asked = torch.full((len(latent),), guidance, device=latent.device)
+        return self.generator(latent, condition.label, asked).clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
+        """One canvas; without labels, each image's own stream chooses its label."""
+        noise = sampling.truncation * self.latent(condition, draws)  # [B, latent]
+        if self.classes and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(self.classes))
+        if sampling.guidance != 1 and not 1 <= sampling.guidance <= self.config.guidance:
+            raise LimnerError(
+                f"This run of drifting was trained for guidance from 1 to {self.config.guidance:g}, "
+                f"not {sampling.guidance:g}: choose another --guidance."
+            )
+        picture = self.paint(noise, condition, sampling.guidance)
+        yield Canvas(1, 1, lambda: picture)
+
+
+SMALL = Training(batch=128, optimisers={"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0)
+
+Drifting.presets = {
+    "tiny": Preset(
+        DriftingConfig(
+            latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, features=(8, 16),
+            guidance=3.0,
+        ),
+        Training(batch=16, optimisers={"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0),
+    ),
+    "small": Preset(DriftingConfig(), SMALL),
+    "base": Preset(DriftingConfig(), SMALL),
+    "paper": Preset(DriftingConfig(), SMALL),
+}  # fmt: skip
