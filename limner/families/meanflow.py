@@ -1,0 +1,311 @@
+"""Mean flows: the average velocity between two times, so that one network call leads from noise to image.
+
+Geng 2025, "Mean Flows for One-step Generative Modeling"; Geng 2025b, "Improved Mean Flows"; in pixels, Lu 2026,
+"One-step Latent-free Image Generation with Pixel Mean Flows". Time runs as in the rest of this house, from noise
+at t = 0 to data at t = 1, against the papers' direction. For s >= t, u(x_t, t, s) is the mean of the velocity on
+the way from x_t to x_s, so x_s = x_t + (s - t) u. The network predicts an image D, and u = (D - x_t) / (1 - t).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.diffusion import paths
+from limner.diffusion.paths import like
+from limner.networks.text import TextEncoder, to_pieces
+from limner.networks.unet import UNet, time_features
+
+Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig:
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    patch: int = 2  # pixels a side that the U-Net sees as one place
+    widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
+    blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
+    attention: tuple[int, ...] = (2,)  # levels that attend
+    reading: tuple[int, ...] = (1,)  # levels that look at the text alone, which costs less
+    head: int = 64  # width of an attention head
+    embedding: int = 128  # width of what the blocks are told of times and condition
+    dropout: float = 0.0  # inside the blocks
+    text_width: int = 128  # of the text encoder
+    text_layers: int = 2
+    text_length: int = 128  # bytes; longer texts are cut
+    predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
+    learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
+    tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved) or the data's (original)
+    still: float = 0.5  # share of training pairs with s = t, which learn the velocity itself
+    whole: float = 0.15  # share of pairs that go from noise alone to data
+    to_data: float = 0.15  # share of pairs that go from anywhere to data
+    time_mean: float = -0.8  # training times are sigmoid(normal): its mean
+    time_std: float = 1.0  # and its standard deviation
+    time_uniform: float = 0.1  # share of training times that are uniform instead
+    nearest: float = 0.05  # 1 - t is taken as at least this in velocities
+    adaptive: float = 0.0  # power p of the weight 1 / (squared error + 0.001)^p; 0: plain squares
+    drop_condition: float = 0.1  # share of training images shown without their condition
+    guidance: float = 1.0  # strongest guidance that is learned; 1: none
+    guided: float = 0.5  # share of training images with guidance above 1, if it is learned
+
+
+@dataclass(frozen=True)
+class MeanFlowSampling:
+    steps: int = 1  # network calls an image
+    guidance: float = 1.0  # how strongly to follow the condition: costs nothing, up to what was trained
+    strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
+
+
+@dataclass(frozen=True)
+class Described:
+    """A condition as the network reads it."""
+
+    embedding: Tensor | None = None  # [B, E], added to the times'
+    tokens: Tensor | None = None  # [B, L, D]
+    mask: Tensor | None = None  # [B, L]: what is no padding
+
+    def __getitem__(self, rows: slice) -> Described:
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return Described(cut(self.embedding), cut(self.tokens), cut(self.mask))
+
+    def detach(self) -> Described:
+        def fixed(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.detach()
+
+        return Described(fixed(self.embedding), fixed(self.tokens), self.mask)
+
+
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], its time [B], the time to go to [B] and described condition -> [B, C, H, W]."""
+
+    def __init__(self, config: MeanFlowConfig, spec: ImageSpec, condition: str):
+        super().__init__()
+        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
+        width = config.embedding
+        self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        if condition == "label":
+            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
+        if condition == "text":
+            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
+            self.pooled = nn.Linear(self.text.slots.numel(), width)
+        if condition != "none" and config.guidance > 1:
+            self.guidance = nn.Linear(1, width, bias=False)
+        self.unet = UNet(
+            spec.channels, spec.channels, (spec.height, spec.width), width,
+            config.text_width if condition == "text" else 0, config.patch, config.widths, config.blocks,
+            config.attention, config.reading, config.head, config.dropout,
+        )  # fmt: skip
+
+    def describe(self, condition: Condition, keep: Tensor | None = None, guidance: Tensor | None = None) -> Described:
+        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
+        found = Described()
+        if self.condition == "label":
+            label = condition.label
+            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
+            label = none if label is None else label if keep is None else torch.where(keep, label, none)
+            found = Described(self.label(label))
+        if self.condition == "text":
+            text = condition.text or [""] * condition.size
+            if keep is not None:
+                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
+            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
+            found = Described(self.pooled(pooled), tokens, mask)
+        if guidance is not None and hasattr(self, "guidance") and found.embedding is not None:
+            told = found.embedding + self.guidance(guidance.log()[:, None])  # [B, E]
+            found = dataclasses.replace(found, embedding=told)
+        return found
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, described: Described) -> Tensor:
+        told = torch.cat([time_features(t, 64), time_features(s - t, 64)], dim=1)  # [B, 128]
+        embedding = self.time(told)  # [B, E]
+        if described.embedding is not None:
+            embedding = embedding + described.embedding  # [B, E]
+        return self.unet(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+
+
+class MeanFlow(Model):
+    Config = MeanFlowConfig
+    Sampling = MeanFlowSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    paper: ClassVar[str] = "Geng 2025, Mean Flows for One-step Generative Modeling; Lu 2026, Pixel Mean Flows"
+    about: ClassVar[str] = "one network call from noise to image, trained without a teacher"
+
+    def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        condition = config.condition
+        if condition == "auto":
+            condition = "text" if spec.captions else "label" if spec.classes else "none"
+        if condition == "label" and not spec.classes:
+            raise LimnerError(
+                "condition=label of meanflow needs classes, which this data does not have; use condition=none."
+            )
+        if condition == "text" and not spec.captions:
+            raise LimnerError(
+                "condition=text of meanflow needs captions, which this data does not have; use condition=none."
+            )
+        if spec.frames > 1:
+            raise LimnerError("meanflow draws single images, not video; take the first frames with frames=1.")
+        self.network = Network(config, spec, condition)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def average(self, described: Described) -> Average:
+        """u(x_t, t, s), the mean velocity that the network guesses for a condition."""
+
+        def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            guess = self.network(x, t, s, described)
+            return paths.velocity(guess, x, t, self.config.nearest) if self.config.predicts == "image" else guess
+
+        return u
+
+    def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """t and s [n]; the first ``still`` of them are equal, the others a pair each, t < s."""
+        c = self.config
+        one, other = (
+            torch.where(
+                torch.rand(n, device=device) < c.time_uniform, even, paths.logit_normal(even, c.time_mean, c.time_std)
+            )
+            for even in (paths.evenly(n, device), paths.evenly(n, device))
+        )
+        still, whole, to_data = (round(n * share) for share in (c.still, c.whole, c.to_data))
+        t, s = torch.minimum(one, other), torch.maximum(one, other)
+        t[:still] = s[:still] = one[:still]
+        t[still : still + whole], s[still : still + whole] = 0.0, 1.0
+        on = slice(still + whole, still + whole + to_data)
+        t[on], s[on] = one[on], 1.0
+        return t, s, min(still, n)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        c, data, n = self.config, batch.image, len(batch.image)
+        t, s, still = self.times(n, data.device)
+        x_t = paths.interpolate(data, torch.randn_like(data), t)
+        keep = torch.rand(n, device=data.device) >= c.drop_condition
+        guidance = self.strengths(n, keep)
+        described = self.network.describe(batch.condition, keep, guidance)
+        velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, described, guidance)
+
+        go = slice(still, n)
+        moves = still < n
+        if moves and c.learn == "derivative":
+            u, slope = self.derivative(x_t, t, s, described, velocity, still)
+            compound = u - like(s - t, u) * slope  # V, the velocity at t (improved MeanFlow, eq. 12)
+            error = compound - velocity
+        else:
+            u = self.average(described)(x_t, t, s)
+            wanted = velocity
+            if moves:
+                wanted = torch.cat([velocity[:still], self.split(x_t[go], t[go], s[go], described[go].detach())])
+            error = u - wanted
+        squares = error.square().flatten(1)  # [B, CHW]
+        weight = (squares.detach().sum(1) + 1e-3) ** -c.adaptive
+        loss = (weight * squares.sum(1)).mean() / squares.shape[1] ** (1 - c.adaptive)
+        plain = squares.mean(1)  # shown in its place: weighted squares hardly change as they fall
+        terms = {"velocity": plain[:still].sum() / n, "average": plain[still:].sum() / n}
+        shown = torch.stack(list(terms.values())).sum()
+        return {name: term.detach() for name, term in terms.items()} | {"slope": loss - loss.detach() + 0 * shown}
+
+    def strengths(self, n: int, keep: Tensor) -> Tensor | None:
+        """The guidance that each training image is shown with, [n]: 1, or evenly spread in its logarithm."""
+        c = self.config
+        if not hasattr(self.network, "guidance"):
+            return None
+        drawn = c.guidance ** torch.rand(n, device=keep.device)
+        return torch.where(keep & (torch.rand(n, device=keep.device) < c.guided), drawn, torch.ones_like(drawn))
+
+    @torch.no_grad()
+    def guided(
+        self, velocity: Tensor, x_t: Tensor, t: Tensor, described: Described, guidance: Tensor | None
+    ) -> Tensor:
+        """v + (1 - 1 / w) (v with the condition - v without): what guidance w makes of v (Geng 2025b, eq. 16)."""
+        if guidance is None:
+            return velocity
+        rows = (guidance > 1).nonzero()[:, 0]
+        if not len(rows):
+            return velocity
+        x, time = x_t[rows], t[rows]
+        without = self.network.describe(Condition(len(rows)), guidance=torch.ones_like(time))
+        gap = self.average(described.detach()[rows])(x, time, time) - self.average(without)(x, time, time)
+        return velocity.index_add(0, rows, like(1 - 1 / guidance[rows], gap) * gap)
+
+    @torch.no_grad()
+    def split(self, x: Tensor, t: Tensor, s: Tensor, described: Described) -> Tensor:
+        """u(x_t, t, s) as the mean of the ways from t to m and from m to s, at a random m (Guo 2025, SplitMeanFlow)."""
+        u = self.average(described)
+        share = 0.25 + 0.5 * torch.rand_like(t)
+        m = torch.lerp(t, s, share)
+        first = u(x, t, m)
+        second = u(x + like(m - t, x) * first, m, s)
+        return torch.lerp(second, first, like(share, x))
+
+    def derivative(
+        self, x: Tensor, t: Tensor, s: Tensor, described: Described, velocity: Tensor, still: int
+    ) -> tuple[Tensor, Tensor]:
+        """u(x_t, t, s) and the stopped slope du/dt on the way, by a Jacobian-vector product; 0 where s = t."""
+        u = self.average(described)
+        along = velocity
+        if self.config.tangent == "own":
+            with torch.no_grad():
+                along = self.average(described.detach())(x, t, t)
+        value, slope = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (along, torch.ones_like(t)))
+        return value, slope.detach()
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:
+        k = sampling
+        if k.guidance != 1 and self.network.condition != "none" and not 1 <= k.guidance <= self.config.guidance:
+            raise LimnerError(
+                f"This run of meanflow learned guidance from 1 to {self.config.guidance:g}: choose another --guidance."
+            )
+        x, start = draws.normal(*self.spec.shape), 0.0
+        if condition.image is not None:
+            if not 0 < k.strength <= 1:
+                raise LimnerError(f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1.")
+            start = 1 - k.strength
+            x = start * condition.image + (1 - start) * x
+        asked = torch.full((condition.size,), k.guidance, device=x.device)
+        u = self.average(self.network.describe(condition, guidance=asked))
+        times = torch.linspace(start, 1, k.steps + 1, device=x.device)
+        for i in range(k.steps):
+            t, s = (time.expand(len(x)) for time in times[i : i + 2])
+            x = x + like(s - t, x) * u(x, t, s)
+            yield Canvas(i + 1, k.steps, partial(x.clamp, -1, 1))
+
+
+SMALL = Training(
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
+)
+TINY = MeanFlowConfig(
+    widths=(16, 32), blocks=(1, 1), attention=(1,), reading=(0,), head=16, embedding=32, text_width=32, text_layers=1,
+    guidance=3.0,
+)  # fmt: skip
+
+MeanFlow.presets = {
+    "tiny": Preset(TINY, dataclasses.replace(SMALL, batch=16)),
+    "small": Preset(MeanFlowConfig(), SMALL),
+    "base": Preset(MeanFlowConfig(), SMALL),
+    "paper": Preset(MeanFlowConfig(), SMALL),
+}
