@@ -48,6 +48,8 @@ CAPTIONS = ("a red circle", "two blue squares", "nothing at all", "一只猫")
 # Trainable parameters by submodule of each paper preset, counted on the public implementation.
 PAPER_PARAMETERS = {
     "vae": {"autoencoder": 652_824},  # 784-400-20, pytorch/examples
+    "ddpm": {"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
+    "edm": {"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
     "biggan": {"generator": 70_433_988, "discriminator": 87_982_370},  # 128x128, ajbrock/BigGAN-PyTorch
     "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
     "progan": {"generator": 23_079_115, "discriminator": 23_087_249},  # 1024x1024, its authors' code

@@ -1,0 +1,235 @@
+"""Denoising diffusion in a thousand steps, unconditional or by label: a U-Net guesses the noise in an image.
+
+Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models". By its config also Nichol and Dhariwal 2021
+(cosine schedule, learned variance, fewer steps) and Dhariwal and Nichol 2021 (network=adm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.diffusion import paths
+from limner.diffusion.bound import step_bound
+from limner.diffusion.paths import Level, Schedule, Spacing
+from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
+from limner.networks.diffusion_unets import DiffusionUNet
+from limner.networks.quick_unet import QuickUNet
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    network: Literal["quick", "ddpm", "adm"] = (
+        "quick"  # quick: on a CPU; ddpm: Ho 2020's; adm: Dhariwal 2021's
+    )
+    width: int = 48  # channels of the first level
+    multiples: tuple[int, ...] = (
+        1,
+        3,
+        4,
+    )  # the levels' channels, in units of that; each level halves the side
+    blocks: int = 1  # residual blocks by level, on the way down
+    attention: tuple[int, ...] = (2,)  # levels that attend, 0 being the full size
+    head: int = 64  # channels of an attention head; 0: one head of all
+    dropout: float = 0.0  # inside the blocks
+    patch: int = 2  # quick: pixels a side that it sees as one place
+    scale_shift: bool = True  # adm: the time scales and shifts features, rather than being added to them
+    resample_blocks: bool = True  # adm: levels are joined by residual blocks
+    order: Literal["heads", "split"] = "heads"  # adm: of queries, keys and values; split: as at 64 pixels
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    drop_condition: float = 0.1  # share of training images shown without their label, for guidance
+    steps: int = 1000  # from data to noise
+    schedule: Schedule = "linear"  # of the noise over them; cosine: Nichol 2021
+    predict: Literal["noise", "velocity"] = "noise"  # velocity: Salimans 2022
+    learn_variance: bool = False  # of each step back (Nichol 2021)
+    bound: float = 0.001  # weight of the variational bound in all steps, by which that is learned
+
+
+@dataclass(frozen=True)
+class DDPMSampling(Knobs):
+    solver: Solver = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
+    spacing: Spacing = "even"  # which steps are taken
+    variance: float = 1.0  # ancestral, unless learned: 1 is the larger of the paper's two, 0 the smaller
+
+
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], time [B] of ``steps`` and label [B], -1 for none -> [B, out, H, W]."""
+
+    def __init__(self, config: DDPMConfig, channels: int, out: int, size: tuple[int, int], classes: int):
+        super().__init__()
+        c = config
+        self.quick, self.steps, self.classes = c.network == "quick", c.steps, classes
+        self.unet: nn.Module
+        if self.quick:
+            self.unet = QuickUNet(
+                channels, out, size, c.width, c.multiples, c.blocks, c.attention, patch=c.patch,
+                head=c.head or c.width * max(c.multiples), classes=classes, dropout=c.dropout,
+            )  # fmt: skip
+        else:
+            adm = c.network == "adm"
+            self.unet = DiffusionUNet(
+                channels, out, c.width, c.multiples, c.blocks, c.attention, head=c.head, heads=int(not c.head),
+                order=c.order, classes=classes, original=not adm, scale_shift=adm and c.scale_shift,
+                resample_blocks=adm and c.resample_blocks, dropout=c.dropout,
+            )  # fmt: skip
+
+    def labels(self, condition: Condition, keep: Tensor | None = None) -> Tensor | None:
+        """[B], -1 for none; images that ``keep`` [B] is False for go without."""
+        if not self.classes or condition.label is None or keep is None:
+            return condition.label if self.classes else None
+        return torch.where(keep, condition.label, -1)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        share = t.float() / self.steps
+        return self.unet(x, share if self.quick else 1000 * share, label)  # [B, out, H, W]
+
+
+class DDPM(Model):
+    Config = DDPMConfig
+    Sampling = DDPMSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "image", "mask"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    paper: ClassVar[str] = (
+        "Ho 2020, Denoising Diffusion Probabilistic Models; Nichol 2021, Improved Denoising Diffusion"
+    )
+    about: ClassVar[str] = "denoising diffusion in a thousand steps: the classic"
+
+    def __init__(self, config: DDPMConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("ddpm draws single images, not video; take the first frames with frames=1.")
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError("ddpm cannot read labels that this data does not have: use condition=none.")
+        if config.steps < 2:
+            raise LimnerError("ddpm needs two steps or more, such as --model.steps 1000.")
+        with torch.device("cpu"):
+            self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
+        self.network = Network(
+            config, spec.channels, spec.channels * (2 if config.learn_variance else 1), (spec.height, spec.width),
+            0 if config.condition == "none" else len(spec.classes),
+        )  # fmt: skip
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """L_simple (Ho 2020, eq. 14) and, for the variance alone, L_vlb (Nichol 2021, eq. 16)."""
+        c, data = self.config, batch.image
+        t = (paths.evenly(len(data), data.device) * c.steps).long()
+        keep = torch.rand(len(data), device=data.device) >= c.drop_condition
+        noise = torch.randn_like(data)
+        x_t = paths.noised(self.path, data, noise, t)
+        out = self.network(x_t, t, self.network.labels(batch.condition, keep))  # [B, C or 2C, H, W]
+        guess = out[:, : data.shape[1]]
+        alpha, sigma = (paths.like(way(t), data) for way in (self.path.alpha, self.path.sigma))
+        target = noise if c.predict == "noise" else alpha * noise - sigma * data
+        terms = {c.predict: (guess - target).square().mean()}
+        if c.learn_variance:
+            found = self.clean(x_t, guess.detach(), alpha, sigma)
+            bound = step_bound(self.path, data, x_t, t, found, share(out)).mean()
+            terms["bound"] = c.bound * c.steps * bound
+        return terms
+
+    def clean(self, x: Tensor, guess: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+        """The data that the network's guess means (Ho 2020, eq. 15; Salimans 2022, appendix D)."""
+        return (x - sigma * guess) / alpha if self.config.predict == "noise" else alpha * x - sigma * guess
+
+    def denoiser(self, condition: Condition, variance: float = 1.0) -> Predict:
+        """The clean image that the network guesses, for ``condition``, and the variance of an ancestral step."""
+        label = self.network.labels(condition)
+
+        def predict(x: Tensor, level: Level) -> Guess:
+            out = self.network(x, torch.full((len(x),), level.time, device=x.device), label)
+            found = self.clean(x, out[:, : x.shape[1]], level.alpha, level.sigma)
+            return Guess(found, share(out) if self.config.learn_variance else variance)
+
+        return predict
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: DDPMSampling, draws: Draws) -> Iterator[Canvas]:
+        s = sampling
+        guided = s.guidance != 1 and condition.label is not None and self.network.classes
+        nothing = self.denoiser(Condition(condition.size)) if guided else None
+        yield from draw(
+            self.denoiser(condition, s.variance), self.path, self.path.levels(s.steps, s.spacing), s, draws,
+            self.spec.shape, condition, weak=weaker(s, self, nothing, condition), clip=1.0,
+        )  # fmt: skip
+
+
+def share(out: Tensor) -> Tensor:
+    """Where in its range the variance lies: the second half of the channels, [-1, 1] being all of it."""
+    return (out.chunk(2, dim=1)[1] + 1) / 2
+
+
+SMALL = Training(
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
+)
+
+
+def halflife(decay: float, batch: int) -> float:
+    """In images, of a moving average that keeps ``decay`` of itself each step."""
+    return batch * math.log(0.5) / math.log(decay)
+
+
+DDPM.presets = {
+    "tiny": Preset(
+        DDPMConfig(width=16, multiples=(1, 2), attention=(1,), head=16),
+        replace(SMALL, batch=16, average=100.0),
+    ),
+    "small": Preset(DDPMConfig(), SMALL),
+    "base": Preset(
+        DDPMConfig(
+            network="adm",
+            width=128,
+            multiples=(1, 2, 2, 3),
+            blocks=2,
+            attention=(1, 2, 3),
+            dropout=0.1,
+            schedule="cosine",
+            learn_variance=True,
+        ),
+        Training(
+            batch=128,
+            optimisers={"network": Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999))},
+            flat=0.5,
+            warmup=10_000,
+            clip=1.0,
+            average=500_000.0,
+        ),
+    ),
+    # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip).
+    "paper": Preset(
+        DDPMConfig(
+            network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention=(1,), head=0, dropout=0.1
+        ),
+        Training(
+            batch=128,
+            optimisers={"network": Optimiser("adam", lr=2e-4, betas=(0.9, 0.999))},
+            schedule="constant",
+            warmup=5000 * 128,
+            clip=1.0,
+            average=halflife(0.9999, 128),
+            average_rampup=0.0,
+        ),
+        size=(32, 32),
+        channels=3,
+    ),
+}
