@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.bound import log_level, step_bound
 from limner.families.dit import DISCRETE, DiT, DiTConfig, DiTSampling
-from limner.networks.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder, rotate, turns, waves
+from limner.networks.diffusion_unets import sinusoids
+from limner.networks.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder, rotate, turns
 from limner.networks.transformer import sincos
 from tests.conftest import golden
 
@@ -56,7 +57,7 @@ def test_published_sizes(size: str, width: int, depth: int, heads: int, paramete
 
 def test_times_and_places_match_the_golden_numbers() -> None:
     given, expected = golden("timestep_embedding_openai")
-    assert_close(waves(given["t"], given["dim"]).double(), expected["emb"], rtol=1e-5, atol=1e-5)
+    assert_close(sinusoids(given["t"], given["dim"]).double(), expected["emb"], rtol=1e-5, atol=1e-5)
     given, expected = golden("sincos_2d")
     assert_close(sincos(given["dim"], (given["grid"],) * 2), expected["pos_embed"][1:], rtol=1e-6, atol=1e-6)
     assert TimeEmbedder(12)(torch.tensor([0.0, 999.0])).shape == (2, 12)

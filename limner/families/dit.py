@@ -35,7 +35,8 @@ from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 from limner.networks.text import TextEncoder, to_pieces
 
 STRAIGHT = paths.Straight()
-DISCRETE = paths.Discrete(paths.betas("linear", 1000))
+with torch.device("cpu"):  # even where a model is laid out on another device
+    DISCRETE = paths.Discrete(paths.betas("linear", 1000))
 
 
 @dataclass(frozen=True)

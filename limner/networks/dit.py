@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.diffusion_unets import filled, sinusoids
 from limner.networks.transformer import fresh, sincos
 from limner.networks.unet import attend, zeroed
 
@@ -30,14 +31,6 @@ class BlocksConfig:
     registers: int = 0  # tokens beside the patches that carry time and condition (Li and He 2025)
 
 
-def waves(t: Tensor, width: int) -> Tensor:
-    """[B] -> [B, width]: cosines, then sines of t / 10000^(i / half); ``width`` must be even."""
-    half = width // 2
-    frequency = torch.exp(-math.log(10_000) / half * torch.arange(half, device=t.device))
-    angle = t.float()[:, None] * frequency  # [B, half]
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
-
-
 class TimeEmbedder(nn.Module):
     """Times [B], about 0 to 1000 -> [B, width]."""
 
@@ -50,7 +43,7 @@ class TimeEmbedder(nn.Module):
             nn.init.zeros_(part.bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.second(F.silu(self.first(waves(t, self.inputs))))  # [B, width]
+        return self.second(F.silu(self.first(sinusoids(t, self.inputs))))  # [B, width]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -141,9 +134,7 @@ class DiffusionTransformer(nn.Module):
         self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         height, width = x.shape[-2:]
-        if height % self.patch or width % self.patch:
-            x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
-        x = self.embed(x).flatten(2).transpose(1, 2) + self.position  # [B, L, W]
+        x = self.embed(filled(x, self.patch)).flatten(2).transpose(1, 2) + self.position  # [B, L, W]
         places = x.shape[1]
         if self.registers is not None:
             x = torch.cat([self.registers + embedding[:, None], x], dim=1)  # [B, R + L, W]
