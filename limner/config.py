@@ -280,7 +280,13 @@ class _Sample:
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # what to show; may be given again
     label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # which class to show; may be given again
     seed: int = 0  # the same seed draws the same images
+    between: tuple[int, int] | None = (
+        None  # two seeds: the way from the one's image to the other's, in N images
+    )
+    image: str = ""  # picture to start from, noised by --strength: variations of it, or other labels for it
+    mask: str = ""  # picture that is white where --image is to be drawn anew; the rest stays
     to: str = ""  # a .png for one grid, or a folder for one file an image; without it samples.png in RUN
+    progress_to: str = ""  # a .gif of how the images come out of the noise
     batch: int = 64  # images drawn at once
     device: str = "auto"  # auto, cpu, cuda
 

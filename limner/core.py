@@ -7,8 +7,9 @@ one, is the last channel and colours are premultiplied by it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -18,8 +19,8 @@ from limner.settings import DataOptions, LimnerError, Optimiser, Training, neare
 
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
-    "Draws", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser",
-    "Preset", "Training", "mix", "nearest",
+    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser",
+    "Part", "Preset", "Seed", "Stage", "Training", "mix", "nearest",
 ]  # fmt: skip
 
 
@@ -96,6 +97,14 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A frozen network of another run that a family stands on."""
+
+    family: str  # of that run; it is trained first where none is named
+    config: str  # field of the config that holds its settings
+
+
+@dataclass(frozen=True)
 class Canvas:
     """A picture under way: ``done`` of ``total`` steps, drawn only when somebody asks."""
 
@@ -110,31 +119,43 @@ def mix(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+Seed = int | tuple[int, int, float]  # of an image; or of two, and how far from the first to the second
+
+
 class Draws:
     """One independent random stream per image, so no image depends on its neighbours in the batch.
 
-    Drawn on the CPU whatever the device, so a seed names the same noise everywhere.
+    Drawn on the CPU whatever the device, so a seed names the same noise everywhere. Between two seeds, normal
+    numbers lie on the quarter circle from the one's to the other's, which keeps them normal; all else is the first's.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
-        self.seeds = tuple(int(s) for s in seeds)
+    def __init__(self, seeds: Sequence[Seed], device: torch.device | str = "cpu"):
+        self.seeds = tuple(seeds)
         self.device = torch.device(device)
-        self.streams = [torch.Generator().manual_seed(mix(s)) for s in self.seeds]
+        ends = [seed[:2] if isinstance(seed, tuple) else (seed,) for seed in self.seeds]
+        self.streams = [[torch.Generator().manual_seed(mix(int(s))) for s in both] for both in ends]
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def normal(self, *shape: int) -> Tensor:
         """[B, *shape], standard normal."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.streams]).to(self.device)
+        drawn = []
+        for seed, streams in zip(self.seeds, self.streams, strict=True):
+            one, *other = (torch.randn(shape, generator=g) for g in streams)
+            if isinstance(seed, tuple):
+                angle = seed[2] * math.pi / 2
+                one = math.cos(angle) * one + math.sin(angle) * other[0]
+            drawn.append(one)
+        return torch.stack(drawn).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """[B, *shape], uniform in [0, 1)."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self.streams]).to(self.device)
+        return torch.stack([torch.rand(shape, generator=g) for g, *_ in self.streams]).to(self.device)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """[B, *shape], uniform in {0, ..., high - 1}."""
-        drawn = [torch.randint(high, shape, generator=g) for g in self.streams]
+        drawn = [torch.randint(high, shape, generator=g) for g, *_ in self.streams]
         return torch.stack(drawn).to(self.device)
 
 
@@ -152,6 +173,7 @@ class Model(nn.Module):
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     stages: ClassVar[tuple[str, ...]] = ()  # submodules adopted from another run: frozen, not averaged
     starts: ClassVar[tuple[str, ...]] = ()  # config fields that may name a run to start from
+    trains_first: ClassVar[dict[str, Stage]] = {}  # config fields that name a stage's run, or nothing
     presets: ClassVar[dict[str, Preset]] = {}
     paper: ClassVar[str] = ""  # author, year, title
     about: ClassVar[str] = ""  # a phrase for `limner families`
@@ -169,14 +191,14 @@ class Model(nn.Module):
 
     @classmethod
     def settle(cls, config: Any, others: Mapping[str, Model]) -> Any:
-        """``config`` with what it must share with the runs that ``starts`` names, by field.
+        """``config`` with what it must share with the runs that it names, by field; a stage's settings are in it.
 
         Raises LimnerError for one that it cannot start from.
         """
         return config
 
     def adopt(self, others: Mapping[str, Model]) -> None:
-        """Take over weights of the runs that ``starts`` names; called once, when a new training begins."""
+        """Take over weights of the runs that the config names; called once, when a new training begins."""
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)
@@ -250,4 +272,27 @@ class Directed(Protocol):
 
     def directions(self) -> Tensor:
         """[K, D] of length 1, the strongest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a folder of diffusers; ``_class_name`` among its settings says what it is."""
+
+    folder: str  # "": the top
+    settings: dict[str, Any]
+    weights: Mapping[str, Tensor] = field(default_factory=dict)  # by their names there
+
+
+@runtime_checkable
+class Exchanges(Protocol):
+    """Its weights and settings can be written as diffusers has them, and read."""
+
+    def to_diffusers(self) -> list[Part]:
+        """Raises LimnerError for what has no counterpart there."""
+        ...
+
+    @classmethod
+    def from_diffusers(cls, parts: Sequence[Part]) -> Model | None:
+        """The model that these are; None where they are something else. Raises LimnerError as above."""
         ...

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -28,7 +26,7 @@ from limner.core import (
     Layered,
     LimnerError,
 )
-from limner.data import grid, open_like
+from limner.data import grid, open_picture
 from limner.metrics.pixels import psnr, pyramid
 from limner.sample import Painter, bar, condition_for
 
@@ -352,7 +350,7 @@ def project(
     check_labels(space, [label] if label else [])
     if each_layer and not isinstance(space.model, Layered):
         raise LimnerError("The layers of this run share one point: leave --each-layer out.")
-    target = open_picture(picture, space)  # [1, C, H, W]
+    target = open_picture(picture, space.spec, space.options)  # [1, C, H, W]
     with bar(f"projecting {picture.name}", quiet) as watch:
         with torch.no_grad():
             points, words = candidates(space, target, label, tries, seed)
@@ -404,17 +402,6 @@ def candidates(space: Space, target: Tensor, label: str, tries: int, seed: int) 
     others = torch.cat([point.expand(max(len(classes), 1), -1) for point in rest])
     words = [classes[i % len(classes)] for i in range(n)] + classes * len(rest) if classes else []
     return torch.cat([drawn, others]), words
-
-
-def open_picture(path: Path, space: Space) -> Tensor:
-    """[1, C, H, W] in [-1, 1], as the run sees images. Raises LimnerError where it is not one picture."""
-    if not path.is_file():
-        raise LimnerError(f"There is no picture {path}: name the one to project.")
-    with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
-        data = open_like([str(path)], space.spec, space.options, False, labels=False, cache=cache)
-        if len(data) != 1:
-            raise LimnerError(f"{path} holds {len(data)} images: name one picture to project.")
-        return data.batch(np.arange(1)).image
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:

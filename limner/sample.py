@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from limner import checkpoint
-from limner.core import Condition, Draws, Generates, ImageSpec, LimnerError, Model, nearest
-from limner.data import Data, grid, to_pil
+from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
+from limner.data import Data, grid, open_picture, to_pil
 from limner.device import autocast, pick_device
 
 
@@ -47,13 +47,14 @@ def condition_for(
 def draw(
     model: Model,
     condition: Condition,
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     sampling: Any = None,
     batch: int = 64,
     watch: Callable[[float], None] | None = None,
     precision: str = "float32",
+    look: Callable[[Canvas], None] | None = None,
 ) -> Tensor:
-    """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done."""
+    """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done, ``look`` each canvas on the way."""
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {type(model).__module__.rpartition('.')[2]} draws no images.")
     sampling = sampling if sampling is not None else model.Sampling()
@@ -62,6 +63,8 @@ def draw(
         for at in range(0, len(seeds), batch):
             part = slice(at, min(at + batch, len(seeds)))
             for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
+                if look:
+                    look(canvas)
                 if watch:
                     share = canvas.done / max(canvas.total, 1)
                     watch((part.start + share * (part.stop - part.start)) / len(seeds))
@@ -104,18 +107,9 @@ class Painter:
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
 
-    def sample(
-        self,
-        n: int = 1,
-        prompt: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
-        seed: int = 0,
-        batch: int = 64,
-        watch: Callable[[float], None] | None = None,
-        **knobs: Any,
-    ) -> list[Image.Image]:
-        """``n`` PIL images with the seeds seed, seed + 1, ...; ``knobs`` are the family's Sampling fields."""
-        return [to_pil(x) for x in self.tensors(n, prompt, label, seed, batch, watch, **knobs)]
+    def sample(self, n: int = 1, **how: Any) -> list[Image.Image]:
+        """``n`` PIL images; all else as in ``tensors``."""
+        return [to_pil(x) for x in self.tensors(n, **how)]
 
     def tensors(
         self,
@@ -125,18 +119,89 @@ class Painter:
         seed: int = 0,
         batch: int = 64,
         watch: Callable[[float], None] | None = None,
+        *,
+        image: str | Path = "",
+        mask: str | Path = "",
+        between: tuple[int, int] | None = None,
+        look: Callable[[Canvas], None] | None = None,
         **knobs: Any,
     ) -> Tensor:
-        """As ``sample``, but [N, C, H, W] in [-1, 1] on the CPU."""
+        """[N, C, H, W] in [-1, 1] on the CPU, with the seeds seed, seed + 1, ...
+
+        ``image`` is a picture to start from, ``mask`` one that is white where it is to be drawn anew. ``between``
+        draws the way from one seed to another. ``knobs`` are the family's Sampling fields; those that name a run
+        may be a path. Raises LimnerError.
+        """
         if n < 1:
             raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
-        condition = condition_for(self.model, n, _list(prompt), _list(label), str(self.model.device))
-        known = {f.name for f in dataclasses.fields(self.model.Sampling)}
-        for name in knobs.keys() - known:
-            raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, known)}")
+        condition = self.condition(n, prompt, label, image, mask)
+        fields = {f.name: f for f in dataclasses.fields(self.model.Sampling)}
+        for name in knobs.keys() - fields.keys():
+            raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, fields)}")
+        for name, value in knobs.items():
+            if fields[name].metadata.get("run") and value:
+                knobs[name] = checkpoint.load(value, self.model.device).model
         sampling = self.model.Sampling(**knobs)
-        seeds = range(seed, seed + n)
-        return draw(self.model, condition, seeds, sampling, batch, watch, self.precision)
+        seeds: Sequence[Seed] = range(seed, seed + n)
+        if between:
+            seeds = [(*between, i / max(n - 1, 1)) for i in range(n)]
+        return draw(self.model, condition, seeds, sampling, batch, watch, self.precision, look)
+
+    def condition(
+        self,
+        n: int,
+        prompt: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        image: str | Path = "",
+        mask: str | Path = "",
+    ) -> Condition:
+        """As ``condition_for``, with a picture to start from, seen as the run sees images. Raises LimnerError."""
+        model, device = self.model, self.model.device
+        condition = condition_for(model, n, _list(prompt), _list(label), str(device))
+        if not image:
+            if mask:
+                raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
+            return condition
+        for name in ("image", *(["mask"] if mask else [])):
+            if name not in model.reads:
+                raise LimnerError(
+                    f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
+                )
+        options = self.loaded.run.data
+        picture = open_picture(image, self.spec, options).to(device).expand(n, -1, -1, -1)
+        marked = None
+        if mask:
+            grey = dataclasses.replace(self.spec, channels=1)
+            marked = (open_picture(mask, grey, options) > 0).float().to(device).expand(n, -1, -1, -1)
+            if not marked.any():
+                raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
+        return dataclasses.replace(condition, image=picture, mask=marked)
+
+
+class Film:
+    """How the images of the first batch come out of the noise, a sheet a frame; ``look`` of ``draw``."""
+
+    FRAMES = 48  # at most, for long ways
+
+    def __init__(self, captions: Sequence[str] | None = None):
+        self.captions = captions
+        self.frames: list[Image.Image] = []
+        self.ended = False
+
+    def __call__(self, canvas: Canvas) -> None:
+        last = canvas.done == canvas.total
+        if not self.ended and (last or canvas.done % max(1, canvas.total // self.FRAMES) == 0):
+            picture = canvas.picture().float().cpu()
+            self.frames.append(grid(picture, self.captions[: len(picture)] if self.captions else None))
+            self.ended = last
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first, *rest = self.frames
+        times = [max(40, 3000 // len(self.frames))] * len(rest) + [
+            2000
+        ]  # milliseconds; the result stays a while
+        first.save(path, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
 
 
 def _list(value: str | Sequence[str] | None) -> list[str]:

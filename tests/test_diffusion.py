@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from limner.diffusion import paths, solvers
+from limner.diffusion import paths
 from limner.diffusion.guidance import guide
+from tests.conftest import golden
 
 
 def test_the_straight_path_matches_the_golden_numbers():
@@ -55,35 +56,56 @@ def test_even_numbers_are_uniform_and_one_from_each_part():
     assert_close(drawn.var(0), torch.full((8,), 1 / 12), rtol=0, atol=0.005)
 
 
-def _error(solve, steps: int) -> float:
-    """Of x' = x cos(3 t), x(0) = 1, at t = 1; the answer is exp(sin(3) / 3)."""
-    start = torch.ones(1, dtype=torch.float64)
-    *_, end = solve(lambda x, t: x * math.cos(3 * t), start, solvers.times(steps))
-    return abs(end.item() - math.exp(math.sin(3) / 3))
-
-
-def test_euler_is_of_first_order():
-    assert math.log2(_error(solvers.euler, 200) / _error(solvers.euler, 400)) == pytest.approx(1, abs=0.05)
-
-
-def test_heun_is_of_second_order_but_for_its_last_step():
-    """Its one Euler step of length 1/n errs by a constant / n^2: the whole stays of second order."""
-    assert math.log2(_error(solvers.heun, 200) / _error(solvers.heun, 400)) == pytest.approx(2, abs=0.05)
-
-
-def test_solvers_yield_every_step_and_start_and_end_where_told():
-    seen = []
-    drawn = list(
-        solvers.heun(lambda x, t: seen.append(t) or torch.ones_like(x), torch.zeros(3), solvers.times(4))
-    )
-    assert len(drawn) == 4 and len(seen) == 7
-    assert max(seen) < 1  # the velocity towards the data is not asked for at the data
-    assert_close(drawn[-1], torch.ones(3))
-
-
 def test_shift_keeps_the_ends_and_moves_steps_to_the_noise():
-    plain, shifted = solvers.times(8), solvers.times(8, shift=3)
+    plain, shifted = ([level.time for level in paths.Straight().levels(8, shift)] for shift in (1, 3))
     assert plain == pytest.approx([i / 8 for i in range(9)])
     assert shifted[0] == 0 and shifted[-1] == 1
     assert all(b < a for a, b in zip(plain[1:-1], shifted[1:-1], strict=True))
     assert all(a < b for a, b in pairwise(shifted))
+
+
+def test_the_noise_schedule_between_its_steps():
+    given, expected = golden("dpmsolver_noise_schedule")
+    path = paths.Discrete(paths.betas("linear", 1000))
+    levels = [path.level(t * 1000 - 1) for t in given["t"].tolist()]
+    assert [math.log(level.alpha) for level in levels] == pytest.approx(expected["log_alpha"].tolist())
+    assert [level.log_snr for level in levels] == pytest.approx(expected["lambda_"].tolist())
+
+
+ALL = {
+    "straight": paths.Straight(),
+    "exploding": paths.Exploding(),
+    "linear": paths.Discrete(paths.betas("linear", 1000)),
+    "cosine": paths.Discrete(paths.betas("cosine", 200)),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_every_path_leads_from_noise_to_data(name, steps):
+    levels = ALL[name].levels(steps)
+    assert len(levels) == steps + 1 and (levels[-1].alpha, levels[-1].sigma) == (1, 0)
+    assert all(a.ratio > b.ratio for a, b in pairwise(levels))
+    assert levels[0].share < 0.02
+    for level in levels[1:-1]:
+        assert ALL[name].at(level.ratio).ratio == pytest.approx(level.ratio)
+        assert ALL[name].at(level.ratio).time == pytest.approx(level.time, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("spacing", ["even", "ddim", "quadratic", "snr", "karras"])
+def test_spacings_of_discrete_times(spacing):
+    levels = ALL["linear"].levels(20, spacing)
+    assert len(levels) == 21
+    assert all(a.time > b.time for a, b in pairwise(levels[:-1]))
+    if spacing in ("even", "snr", "karras"):
+        assert (levels[0].time, levels[-2].time) == pytest.approx((999, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["straight", "exploding"])
+def test_times_in_training_are_those_of_the_levels(name):
+    path, level = ALL[name], ALL[name].at(0.7)
+    t = torch.tensor([level.time], dtype=torch.float64)
+    assert path.alpha(t).item() == pytest.approx(level.alpha)
+    assert path.sigma(t).item() == pytest.approx(level.sigma)
+    data, noise = torch.randn(2, 1, 3, dtype=torch.float64)
+    assert_close(paths.noised(path, data, noise, t), level.alpha * data + level.sigma * noise)

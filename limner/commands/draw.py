@@ -16,7 +16,8 @@ def sample(argv: Sequence[str]) -> int:
         config.parse_sample(argv)
         return 0
     from limner import folder
-    from limner.sample import Painter, bar, condition_for
+    from limner.data import grid, to_pil
+    from limner.sample import Film, Painter, bar, captions_of
 
     device = "auto"
     if "--device" in argv[:-1]:
@@ -26,25 +27,26 @@ def sample(argv: Sequence[str]) -> int:
     asked = given.prompt or given.label
     n = given.n if given.n is not None else 8 * len(asked) or 64
     knobs = {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
-    with bar(f"drawing {n} images") as watch:
-        images = painter.tensors(n, given.prompt, given.label, given.seed, given.batch, watch, **knobs)
     run = Path(argv[0])
     to = Path(given.to or (run if run.is_dir() else run.parent) / "samples.png")
-    condition = condition_for(painter.model, n, given.prompt, given.label)
-    if to.suffix.lower() == ".png":
-        from limner.data import grid
-        from limner.sample import captions_of
-
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if n == 1:
-            from limner.data import to_pil
-
-            to_pil(images[0]).save(to)
-        else:
-            grid(images, captions_of(painter.spec, condition)).save(to)
-    elif to.suffix:
+    if to.suffix and to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for one file an image.")
-    else:
+    if given.progress_to and not given.progress_to.lower().endswith(".gif"):
+        raise LimnerError(f"Cannot write {given.progress_to}: name a .gif for --progress-to.")
+    condition = painter.condition(n, given.prompt, given.label, given.image, given.mask)
+    captions = captions_of(painter.spec, condition)
+    film = Film(captions)
+    with bar(f"drawing {n} images") as watch:
+        images = painter.tensors(
+            n, given.prompt, given.label, given.seed, given.batch, watch, image=given.image, mask=given.mask,
+            between=given.between, look=film if given.progress_to else None, **knobs,
+        )  # fmt: skip
+    if given.progress_to:
+        film.save(Path(given.progress_to))
+    if not to.suffix:
         folder.save(images, to, range(given.seed, given.seed + n), condition, painter.spec)
+    else:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        (to_pil(images[0]) if n == 1 else grid(images, captions)).save(to)
     say(f"{n} images in {to}")
     return 0

@@ -3,7 +3,7 @@
 from limner.data.check import Report, check
 from limner.data.dataset import Data, batches
 from limner.data.grid import grid, save_png, to_pil
-from limner.data.pack import open_data, open_like
+from limner.data.pack import open_data, open_like, open_picture
 from limner.data.sources import Problem
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "grid",
     "open_data",
     "open_like",
+    "open_picture",
     "save_png",
     "to_pil",
 ]

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from limner.core import ImageSpec
 from limner.data import decode
@@ -86,6 +87,17 @@ def open_like(
     """
     options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
     return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+
+
+def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
+    """One picture as a run sees images, [1, C, H, W] in [-1, 1]. Raises LimnerError where it is not one."""
+    if not Path(path).is_file():
+        raise LimnerError(f"There is no picture {path}.")
+    with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
+        data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)
+        if len(data) != 1:
+            raise LimnerError(f"{path} holds {len(data)} images: name a single picture.")
+        return data.batch(np.arange(1)).image
 
 
 def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:

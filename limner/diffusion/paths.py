@@ -234,6 +234,8 @@ class Discrete:
                 return [*(self.at(high ** (1 - s) * low**s) for s in share), CLEAN]
             return [*map(self.at, karras(steps, low, high)), CLEAN]
         steps = min(steps, self.steps)
+        if steps == 1:
+            return [self.level(self.steps - 1), CLEAN]
         times = (
             space_evenly(self.steps, [steps]) if spacing == "even" else space_ddim(self.steps, steps, spacing)
         )
