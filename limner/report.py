@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-COLOURS = ("#3060c9", "#c2542d", "#2f8f5b", "#8a4fb0", "#b58a00", "#5f6b7a")
+COLOURS = ("#3060c9", "#c2542d", "#2f8f5b", "#8a4fb0", "#b58a00", "#5f6b7a", "#c23b7a", "#1f8a99")
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667083; --line: #d9dee7; --paper: #fbfaf7; --card: #fff }
@@ -85,8 +85,9 @@ def code(text: str) -> str:
 
 
 def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log: bool = False
-) -> str:
+    series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log: bool = False,
+    log_x: bool = False,
+) -> str:  # fmt: skip
     """Lines over a shared pair of axes, as SVG. Points that are not finite are left out."""
     width, height, left, right, top, bottom = 760, 300, 64, 20, 34, 44
     clean = {
@@ -100,14 +101,17 @@ def curves(
     def up(y: float) -> float:
         return math.log10(y) if log else y
 
-    xs = [x for points in clean.values() for x, _ in points]
+    def along(x: float) -> float:
+        return math.log10(x) if log_x else x
+
+    xs = [along(x) for points in clean.values() for x, _ in points]
     ys = [up(y) for points in clean.values() for _, y in points]
     x0, x1 = min(xs), max(max(xs), min(xs) + 1e-9)
     y0, y1 = min(ys), max(ys)
     y0, y1 = (y0 - 0.05 * (y1 - y0 or 1), y1 + 0.05 * (y1 - y0 or 1))
 
     def px(x: float) -> float:
-        return left + (x - x0) / (x1 - x0) * (width - left - right)
+        return left + (along(x) - x0) / (x1 - x0) * (width - left - right)
 
     def py(y: float) -> float:
         return top + (y1 - up(y)) / (y1 - y0) * (height - top - bottom)
@@ -120,7 +124,8 @@ def curves(
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown:.3g}</text>')
         x = x0 + (x1 - x0) * i / 4
-        told = f"{x / 1000:.3g}k" if x1 >= 10_000 else f"{x:.3g}"
+        x = 10**x if log_x else x
+        told = f"{x / 1000:.3g}k" if x >= 10_000 else f"{x:.3g}"
         parts.append(f'<text x="{px(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{told}</text>')
     parts.append(
         f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
