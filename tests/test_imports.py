@@ -14,7 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What each part may import besides itself; a part that is not here stands on top of all that is.
 BELOW: dict[str, set[str]] = {"settings": set(), "core": {"settings"}, "networks": set()}
-BELOW["diffusion"] = BELOW["losses"] = BELOW["data"] = BELOW["metrics"] = {"core", "settings"}
+BELOW["diffusion"] = BELOW["losses"] = BELOW["data"] = {"core", "settings"}
+BELOW["metrics"] = {"networks", "core", "settings"}
 BELOW["families"] = {"networks", "diffusion", "losses", "core", "settings"}
 BELOW["files"] = {"settings"}
 BELOW["config"] = {"families", "core", "settings", "files"}
@@ -29,6 +30,7 @@ BELOW["folder"] = {"core", "settings", "data", "files"}
 BELOW["api"] = BELOW["filters"] = BELOW["loop"]
 BELOW["latents"] = set()
 BELOW["explore"] = BELOW["loop"] | {"latents"}
+BELOW["exchange"] = BELOW["checkpoint"] | {"checkpoint"}
 BELOW["synthesize"] = BELOW["loop"] | {"filters", "folder"}
 BELOW["training_data"] = BELOW["loop"] | {"synthesize", "api"}
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from limner.core import Describes, Model
+from limner.networks.random_vgg import RandomVGG, leaves, with_channels
 from limner.settings import LimnerError, nearest
 
 NAMES = ("random", "inception", "clip", "dinov2")
@@ -72,23 +73,6 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-def with_channels(image: Tensor, channels: int) -> Tensor:
-    """Grey, RGB or premultiplied RGBA as any other of them; RGBA is laid over white where alpha goes."""
-    have = image.shape[1]
-    if have == channels:
-        return image
-    if have == 4:  # in [-1, 1]: colour + (1 - alpha) white, each taken to [0, 1] and back
-        image = image[:, :3] + (1 - image[:, 3:])
-    if have == 1 and channels >= 3:
-        image = image.expand(-1, 3, -1, -1)
-    if channels == 1:
-        weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-        image = (image * weights).sum(1, keepdim=True)
-    if channels == 4:
-        image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
-    return image
-
-
 # A random network ---------------------------------------------------------------------------------------
 
 STAGES = (
@@ -96,83 +80,30 @@ STAGES = (
     (64, 64),
     (128, 128),
     (128, 128),
-)  # channels of a stage's convolutions; each ends in a pooling
+)  # channels of a stage's convolutions
 WIDTH = 64
 
 
-class RandomVGG(nn.Module):
-    """VGG with weights drawn once for all: [B, 3, S, S] in [-1, 1] -> [B, 64] (after Naeem 2020, "R64").
-
-    Naeem found such features to rank generators well where ImageNet's do not fit. Each convolution is drawn
-    orthogonal from a fixed seed, and scaled and shifted so that each channel has mean 0 and variance 1 on fixed
-    pictures of leaves: deep random networks otherwise describe everything alike. What the four stages see, in
-    quarters of the image, is projected to 64 numbers.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(64)
-        self.stages = nn.ModuleList()
-        self.projection: Tensor
-        channels = 3
-        for widths in STAGES:
-            convolutions = nn.Sequential()
-            for width in widths:
-                convolution = nn.Conv2d(channels, width, 3, padding=1)
-                nn.init.orthogonal_(convolution.weight, generator=generator)
-                convolution.bias.data.zero_()  # type: ignore[union-attr]
-                convolutions.append(convolution)
-                channels = width
-            self.stages.append(convolutions)
-        size = 4 * sum(widths[-1] for widths in STAGES)
-        projection = torch.randn(size, WIDTH, generator=generator) / size**0.5
-        self.register_buffer("projection", projection)
-        self.requires_grad_(False).eval()
-        self.describe(leaves(64, generator), calibrate=True)
-
-    @torch.no_grad()
-    def describe(self, x: Tensor, calibrate: bool = False) -> Tensor:
-        seen = []
-        for stage in self.stages:
-            for convolution in stage.children():
-                x = convolution(x)
-                if calibrate:
-                    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp(min=1e-6)
-                    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-                    convolution.weight.div_(std[:, None, None, None])
-                    convolution.bias.sub_(mean).div_(std)
-                    x = (x - mean[:, None, None]) / std[:, None, None]
-                x = F.relu(x)
-            seen.append(F.adaptive_avg_pool2d(x, 2).flatten(1))  # [B, 4C]
-            x = F.max_pool2d(x, 2)
-        return torch.cat(seen, dim=1) @ self.projection * 10  # [B, 64]
-
-
-def leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
-    """[n, 3, side, side] in [-1, 1]: flat discs of all sizes over one another, as statistics of photographs have it.
-
-    Drawn from the generator alone (dead leaves; Ruderman 1997).
-    """
-    grid = (torch.arange(side) + 0.5) / side
-    pictures = torch.zeros(n, 3, side, side)
-    for _ in range(60):
-        x, y, size = torch.rand(3, n, 1, 1, generator=generator)
-        radius = 0.05 / (0.06 + size)
-        colour = torch.rand(n, 3, 1, 1, generator=generator) * 2 - 1
-        inside = ((grid[None, None, :] - x) ** 2 + (grid[None, :, None] - y) ** 2 < radius**2)[:, None]
-        pictures = torch.where(inside, colour, pictures)
-    return pictures
-
-
 def random_vgg() -> Features:
-    """The default features: nothing to download, the same everywhere."""
-    network = RandomVGG().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """The default features: nothing to download, the same everywhere (after Naeem 2020, "R64").
+
+    Naeem found those of a random VGG to rank generators well where ImageNet's do not fit. What the four stages see,
+    in quarters of the image, is projected to 64 numbers. No family may train on this very network.
+    """
+    generator = torch.Generator().manual_seed(64)
+    network = RandomVGG(STAGES, generator)
+    size = 4 * sum(widths[-1] for widths in STAGES)
+    projection = torch.randn(size, WIDTH, generator=generator) / size**0.5
+    network.calibrate(leaves(64, generator))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = f"RandomVGG 1 {STAGES} {WIDTH}"
 
+    @torch.no_grad()
     def describe(image: Tensor) -> Tensor:
         side = 32 if max(image.shape[-2:]) <= 32 else 64
         image = resize(with_channels(image, 3), side, side)
-        return network.describe(image.contiguous(memory_format=torch.channels_last))
+        seen = network(image.contiguous(memory_format=torch.channels_last))
+        return torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in seen], dim=1) @ projection * 10
 
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     return Features("random", digest, "bicubic to 32x32, images above that to 64x64", describe)

@@ -1,0 +1,42 @@
+"""A discriminator that judges patches: its scores each see so many pixels a side (Isola 2017)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from limner.networks.convnets import init_normal
+
+SMALLEST = 6  # pixels a side of an image, below which even one layer leaves no score
+
+
+def fitting(layers: int, size: tuple[int, int]) -> int:
+    """As many halvings as leave a score, and never more than ``layers``."""
+    return max(n for n in range(1, layers + 1) if n == 1 or min(size) >> n >= 3)
+
+
+class PatchGAN(nn.Module):
+    """[B, C, H, W] -> scores [B, 1, h, w]; three ``layers``, each a halving, see 70 x 70 pixels.
+
+    With batch norm as in VQGAN (Esser 2021), or instance norm, without weights of its own, as in CycleGAN.
+    """
+
+    def __init__(
+        self, channels: int, width: int = 64, layers: int = 3, norm: Literal["batch", "instance"] = "batch"
+    ):
+        super().__init__()
+        maps = [min(width * 2**i, width * 8) for i in range(layers + 1)]
+        steps: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        for i in range(layers):
+            stride = 2 if i + 1 < layers else 1
+            steps += [
+                nn.Conv2d(maps[i], maps[i + 1], 4, stride, 1, bias=norm == "instance"),
+                nn.BatchNorm2d(maps[i + 1]) if norm == "batch" else nn.InstanceNorm2d(maps[i + 1]),
+                nn.LeakyReLU(0.2),
+            ]
+        self.layers = nn.Sequential(*steps, nn.Conv2d(maps[-1], 1, 4, 1, 1))
+        init_normal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image).float()  # [B, 1, h, w]

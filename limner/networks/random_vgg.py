@@ -1,0 +1,88 @@
+"""A network like VGG whose weights are drawn once for all: it describes images, and nothing has to be downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RandomVGG(nn.Module):
+    """[B, 3, H, W] in [-1, 1] -> feature maps by stage, fine to coarse; ``stages`` are its convolutions' channels.
+
+    Each convolution is drawn orthogonal, and ``calibrate`` scales and shifts it so that each channel has mean 0 and
+    variance 1 on given pictures: deep random networks otherwise describe everything alike. A stage begins with a
+    pooling, but for the first.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[int]], generator: torch.Generator):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        channels = 3
+        for widths in stages:
+            convolutions = nn.Sequential()
+            for width in widths:
+                convolution = nn.Conv2d(channels, width, 3, padding=1)
+                nn.init.orthogonal_(convolution.weight, generator=generator)
+                convolution.bias.data.zero_()  # type: ignore[union-attr]
+                convolutions.append(convolution)
+                channels = width
+            self.stages.append(convolutions)
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, calibrate: bool = False) -> list[Tensor]:
+        seen = []
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = F.max_pool2d(x, 2)  # [B, C, H/2^i, W/2^i]
+            for convolution in stage.children():
+                x = convolution(x)
+                if calibrate:
+                    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp(min=1e-6)
+                    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+                    convolution.weight.div_(std[:, None, None, None])
+                    convolution.bias.sub_(mean).div_(std)
+                    x = (x - mean[:, None, None]) / std[:, None, None]
+                x = F.relu(x)  # [B, C, H/2^i, W/2^i]
+            seen.append(x)
+        return seen
+
+    @torch.no_grad()
+    def calibrate(self, pictures: Tensor) -> RandomVGG:
+        self(pictures, calibrate=True)
+        return self
+
+
+def leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
+    """[n, 3, side, side] in [-1, 1]: flat discs of all sizes over one another, as statistics of photographs have it.
+
+    Drawn from the generator alone (dead leaves; Ruderman 1997).
+    """
+    grid = (torch.arange(side) + 0.5) / side
+    pictures = torch.zeros(n, 3, side, side)
+    for _ in range(60):
+        x, y, size = torch.rand(3, n, 1, 1, generator=generator)
+        radius = 0.05 / (0.06 + size)
+        colour = torch.rand(n, 3, 1, 1, generator=generator) * 2 - 1
+        inside = ((grid[None, None, :] - x) ** 2 + (grid[None, :, None] - y) ** 2 < radius**2)[:, None]
+        pictures = torch.where(inside, colour, pictures)
+    return pictures
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """Grey, RGB or premultiplied RGBA as any other of them; RGBA is laid over white where alpha goes."""
+    have = image.shape[1]
+    if have == channels:
+        return image
+    if have == 4:  # in [-1, 1]: colour + (1 - alpha) white, each taken to [0, 1] and back
+        image = image[:, :3] + (1 - image[:, 3:])
+    if have == 1 and channels >= 3:
+        image = image.expand(-1, 3, -1, -1)
+    if channels == 1:
+        weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+        image = (image * weights).sum(1, keepdim=True)
+    if channels == 4:
+        image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
+    return image
