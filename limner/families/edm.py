@@ -1,0 +1,211 @@
+"""Denoising at any level of noise, unconditional or by label: every choice of a diffusion model made on its own.
+
+Karras, Aittala, Aila and Laine 2022, "Elucidating the Design Space of Diffusion-Based Generative Models". The
+network sees images scaled to variance 1, guesses what lies between signal and noise, and heun's solver draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Training,
+)
+from limner.diffusion import paths
+from limner.diffusion.paths import Level, like
+from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
+from limner.networks import told
+from limner.networks.quick_unet import QuickUNet
+from limner.networks.song_unet import SongUNet
+
+
+@dataclass(frozen=True)
+class EDMConfig:
+    network: Literal["quick", "song"] = "quick"  # quick: on a CPU; song: the paper's DDPM++
+    width: int = 48  # channels of the first level
+    multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
+    blocks: int = 1  # residual blocks by level, on the way down
+    attention: tuple[int, ...] = (2,)  # levels that attend, 0 being the full size
+    dropout: float = 0.0  # inside the blocks
+    patch: int = 2  # quick: pixels a side that it sees as one place
+    head: int = 64  # quick: channels of an attention head
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    drop_condition: float = 0.1  # share of training images shown without their label, for guidance
+    augment: float = 0.0  # chance that an image is turned, stretched and so on, of which the network is told
+    spread: float = 0.5  # standard deviation of the data
+    noise_mean: float = -1.2  # noise levels in training are exp(normal): its mean
+    noise_std: float = 1.2  # and its standard deviation
+
+
+@dataclass(frozen=True)
+class EDMSampling(Knobs):
+    steps: int = 18  # steps from noise to image
+    solver: Solver = "heun"  # heun: two network calls a step, the others one
+    noise_low: float = 0.002  # noise at the last step
+    noise_high: float = 80.0  # noise at the first step
+    rho: float = 7.0  # above 1: more of the steps near the image
+
+
+def preconditioning(sigma: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(c_skip, c_out, c_in, c_noise): D(x) = c_skip x + c_out F(c_in x, c_noise) (Karras 2022, table 1)."""
+    total = sigma**2 + spread**2
+    return spread**2 / total, sigma * spread / total.sqrt(), total.rsqrt(), sigma.log() / 4
+
+
+def weight(sigma: Tensor, spread: float) -> Tensor:
+    """lambda(sigma), which makes the loss 1 at every level of noise at first (Karras 2022, table 1)."""
+    return (sigma**2 + spread**2) / (sigma * spread) ** 2
+
+
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], its noise [B] and label [B], -1 for none -> clean image [B, C, H, W]."""
+
+    def __init__(self, config: EDMConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        c, channels, size = config, spec.channels, (spec.height, spec.width)
+        self.spread, self.classes, self.quick = c.spread, classes, c.network == "quick"
+        numbers = told.NUMBERS if c.augment else 0
+        self.unet: nn.Module
+        if self.quick:
+            self.unet = QuickUNet(
+                channels, channels, size, c.width, c.multiples, c.blocks, c.attention, patch=c.patch, head=c.head,
+                classes=classes, augment=numbers, dropout=c.dropout,
+            )  # fmt: skip
+        else:
+            self.unet = SongUNet(
+                channels, channels, c.width, c.multiples, c.blocks, c.attention, classes=classes, augment=numbers,
+                dropout=c.dropout,
+            )  # fmt: skip
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None, done: Tensor | None = None) -> Tensor:
+        """``done`` [B, 9] tells what was done to an image."""
+        skip, out, into, noise = preconditioning(sigma, self.spread)
+        if self.quick:
+            noise = (noise + 1.6) / 2.8  # from 0 at sigma = 0.0017 to 1 at 120
+        guess = self.unet(like(into, x) * x, noise, label, done)  # [B, C, H, W]
+        return like(skip, x) * x + like(out, x) * guess  # [B, C, H, W]
+
+
+class EDM(Model):
+    Config = EDMConfig
+    Sampling = EDMSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "image", "mask"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    paper: ClassVar[str] = "Karras 2022, Elucidating the Design Space of Diffusion-Based Generative Models"
+    about: ClassVar[str] = "diffusion with every choice made on its own: few steps, stable to train"
+
+    def __init__(self, config: EDMConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError("edm draws single images, not video; take the first frames with frames=1.")
+        if config.condition == "label" and not spec.classes:
+            raise LimnerError("edm cannot read labels that this data does not have: use condition=none.")
+        self.network = Network(config, spec, 0 if config.condition == "none" else len(spec.classes))
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Karras 2022, eq. 2 and table 1, with one noise level from each nth part of its range."""
+        c, data, label = self.config, batch.image, batch.condition.label
+        done = None
+        if c.augment and self.training:  # held-out images are measured as they are
+            data, done = told.augment(data, c.augment)
+        sigma = (c.noise_mean + c.noise_std * paths.normal_from(paths.evenly(len(data), data.device))).exp()
+        if label is not None:
+            label = torch.where(torch.rand(len(data), device=data.device) < c.drop_condition, -1, label)
+        x = data + like(sigma, data) * torch.randn_like(data)
+        error = self.network(x, sigma, label, done) - data  # [B, C, H, W]
+        return {"image": (like(weight(sigma, c.spread), data) * error.square()).mean()}
+
+    def denoiser(self, condition: Condition) -> Predict:
+        """The clean image that the network guesses, for ``condition``."""
+
+        def predict(x: Tensor, level: Level) -> Guess:
+            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), condition.label))
+
+        return predict
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: EDMSampling, draws: Draws) -> Iterator[Canvas]:
+        s = sampling
+        if not 0 < s.noise_low < s.noise_high:
+            raise LimnerError(
+                f"noise from {s.noise_high} down to {s.noise_low} leads nowhere: take 80 and 0.002."
+            )
+        path = paths.Exploding(s.noise_low, s.noise_high, s.rho)
+        guided = s.guidance != 1 and condition.label is not None and self.network.classes
+        nothing = self.denoiser(Condition(condition.size)) if guided else None
+        yield from draw(
+            self.denoiser(condition), path, path.levels(s.steps), s, draws, self.spec.shape, condition,
+            weak=weaker(s, self, nothing, condition),
+        )  # fmt: skip
+
+
+SMALL = Training(
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
+)
+
+EDM.presets = {
+    "tiny": Preset(
+        EDMConfig(width=16, multiples=(1, 2), attention=(1,), head=16, augment=0.1),
+        replace(SMALL, batch=16, average=100.0),
+    ),
+    "small": Preset(EDMConfig(), SMALL),
+    "base": Preset(
+        EDMConfig(
+            network="song",
+            width=128,
+            multiples=(1, 2, 2, 2),
+            blocks=2,
+            attention=(1, 2),
+            dropout=0.1,
+            augment=0.1,
+        ),
+        Training(
+            batch=256,
+            optimisers={"network": Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))},
+            flat=0.5,
+            warmup=100_000,
+            clip=1.0,
+            average=500_000.0,
+        ),
+    ),
+    # CIFAR-10 without labels: 200 million images.
+    "paper": Preset(
+        EDMConfig(
+            network="song",
+            width=128,
+            multiples=(2, 2, 2),
+            blocks=4,
+            attention=(1,),
+            dropout=0.13,
+            drop_condition=0.0,
+            augment=0.12,
+        ),
+        Training(
+            batch=512,
+            optimisers={"network": Optimiser("adam", lr=1e-3, betas=(0.9, 0.999))},
+            schedule="constant",
+            warmup=10_000_000,
+            average=500_000.0,
+        ),
+        size=(32, 32),
+        channels=3,
+    ),
+}
