@@ -29,6 +29,8 @@ Train, sample, measure and serve image generators of every family on your own im
   limner classify RUN SOURCE...          what every image shows, and how often that is right
   limner search RUN SOURCE PNG           the images of a source that look most like a picture
   limner compare SOURCE... --families A,B   train several families alike; one report of which suits you
+  limner export RUN --to diffusers       a run as another library reads it
+  limner import DIR --out RUN            a run of a folder that diffusers wrote
   limner show RUN                        what a run is: family, config, data, where it came from
   limner families [FAMILY]               the families there are; one family's settings and size
 
@@ -48,6 +50,8 @@ COMMANDS = {  # -> the module in `commands` and the function, imported when it i
     "classify": "understand:classify",
     "search": "understand:search",
     "compare": "measure:compare",
+    "export": "exchange:export",
+    "import": "exchange:take",
     "show": "look:show",
     "families": "look:list_families",
 }

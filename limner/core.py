@@ -19,8 +19,8 @@ from limner.settings import DataOptions, LimnerError, Optimiser, Training, neare
 
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
-    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective", "Optimiser",
-    "Part", "Preset", "Seed", "Stage", "Training", "mix", "nearest",
+    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective",
+    "Optimiser", "Part", "Preset", "Seed", "Stage", "Training", "mix", "nearest",
 ]  # fmt: skip
 
 

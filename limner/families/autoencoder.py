@@ -7,16 +7,18 @@ Models", appendices E and G: a pixel loss, a perceptual one, and a discriminator
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
+from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Part, Preset, Training
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian
+from limner.networks import exchange
 from limner.networks.codec import Decoder, Encoder
 from limner.networks.patchgan import PatchGAN, fitting
 from limner.networks.quantise import Codebook, pull, straight_through
@@ -209,6 +211,41 @@ class Autoencoder(Model):
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, D]: what the code is made from, averaged over places."""
         return self.autoencoder.encoder.describe(image).float().mean((2, 3))
+
+    def to_diffusers(self) -> list[Part]:
+        """An AutoencoderKL."""
+        c, spec = self.config, self.spec
+        try:
+            if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent:
+                raise ValueError("it is not of kind kl, with patches of 1 and as many hidden maps as latent ones")
+            settings = exchange.codec_settings(
+                channels=spec.channels, size=(spec.height, spec.width), width=c.width, multiples=c.multiples,
+                blocks=c.blocks, attention=c.attention, latent=c.latent, groups=exchange.groups(self.autoencoder),
+            )  # fmt: skip
+            return [Part("", settings, exchange.give(self.autoencoder))]
+        except ValueError as error:
+            raise LimnerError(
+                f"autoencoder cannot be written for diffusers, for {error}: train the preset base or paper."
+            ) from None
+
+    @classmethod
+    def from_diffusers(cls, parts: Sequence[Part]) -> Autoencoder | None:
+        """An AutoencoderKL; its discriminator begins anew."""
+        found = [part for part in parts if part.settings["_class_name"] == "AutoencoderKL"]
+        if not found:
+            return None
+        try:
+            o = exchange.codec_options(found[0].settings)
+            config = AutoencoderConfig(
+                patch=1, width=o["width"], multiples=o["multiples"], blocks=o["blocks"], attention=o["attention"],
+                hidden=o["latent"], latent=o["latent"],
+            )  # fmt: skip
+            model = cls(config, ImageSpec(o["channels"], *o["size"]))
+            exchange.need({"norm_num_groups": o["groups"]}, norm_num_groups=exchange.groups(model.autoencoder))
+            exchange.take(model.autoencoder, found[0].weights)
+        except ValueError as error:
+            raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
+        return model
 
 
 def balance(error: Tensor, opinion: Tensor, last: Tensor, most: float = 1e4) -> Tensor:

@@ -7,7 +7,7 @@ Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models". By its con
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -24,6 +24,7 @@ from limner.core import (
     Model,
     Objective,
     Optimiser,
+    Part,
     Preset,
     Training,
 )
@@ -31,21 +32,16 @@ from limner.diffusion import paths
 from limner.diffusion.bound import step_bound
 from limner.diffusion.paths import Level, Schedule, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
+from limner.networks import exchange
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.quick_unet import QuickUNet
 
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    network: Literal["quick", "ddpm", "adm"] = (
-        "quick"  # quick: on a CPU; ddpm: Ho 2020's; adm: Dhariwal 2021's
-    )
+    network: Literal["quick", "ddpm", "adm"] = "quick"  # ddpm: as Ho 2020 has it; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
-    multiples: tuple[int, ...] = (
-        1,
-        3,
-        4,
-    )  # the levels' channels, in units of that; each level halves the side
+    multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
     attention: tuple[int, ...] = (2,)  # levels that attend, 0 being the full size
     head: int = 64  # channels of an attention head; 0: one head of all
@@ -172,6 +168,60 @@ class DDPM(Model):
             self.denoiser(condition, s.variance), self.path, self.path.levels(s.steps, s.spacing), s, draws,
             self.spec.shape, condition, weak=weaker(s, self, nothing, condition), clip=1.0,
         )  # fmt: skip
+
+    def to_diffusers(self) -> list[Part]:
+        """A DDPMPipeline."""
+        c, unet, spec = self.config, self.network.unet, self.spec
+        try:
+            if not isinstance(unet, DiffusionUNet):
+                raise ValueError("it has no network of that kind")
+            settings = exchange.unet_settings(
+                channels=spec.channels, out=spec.channels * (2 if c.learn_variance else 1),
+                size=(spec.height, spec.width), width=c.width, multiples=c.multiples, blocks=c.blocks,
+                attention=c.attention, head=c.head, dropout=c.dropout, classes=self.network.classes,
+                original=c.network == "ddpm", scale_shift=c.network == "adm" and c.scale_shift,
+                groups=exchange.groups(unet),
+            )  # fmt: skip
+            scheduler = exchange.scheduler_settings(
+                c.schedule, c.steps, c.predict == "noise", c.learn_variance
+            )
+            unet_part = Part("unet", settings, exchange.give(unet))
+        except ValueError as error:
+            raise LimnerError(
+                f"ddpm cannot be written for diffusers, for {error}: train with --model.network ddpm."
+            ) from None
+        return [Part("", {"_class_name": "DDPMPipeline"}), unet_part, Part("scheduler", scheduler)]
+
+    @classmethod
+    def from_diffusers(cls, parts: Sequence[Part]) -> DDPM | None:
+        """A UNet2DModel, with the schedule of the scheduler beside it."""
+        found = {str(part.settings["_class_name"]): part for part in parts}
+        if "UNet2DModel" not in found:
+            return None
+        scheduler = next((part.settings for name, part in found.items() if name.endswith("Scheduler")), {})
+        try:
+            o = exchange.unet_options(found["UNet2DModel"].settings)
+            schedule, steps, noise, variance = exchange.scheduler_options(scheduler)
+            if o["out"] != o["channels"] * (2 if variance else 1):
+                raise ValueError(f"it gives {o['out']} channels for {o['channels']}")
+            config = DDPMConfig(
+                network="ddpm" if o["original"] else "adm", width=o["width"], multiples=o["multiples"],
+                blocks=o["blocks"], attention=o["attention"], head=o["head"], dropout=o["dropout"],
+                scale_shift=o["scale_shift"] or o["original"], resample_blocks=o["original"],
+                condition="label" if o["classes"] else "none",
+                steps=steps, schedule=schedule, predict="noise" if noise else "velocity", learn_variance=variance,
+            )  # fmt: skip
+            spec = ImageSpec(
+                o["channels"], o["size"][0], o["size"][1], classes=tuple(map(str, range(o["classes"])))
+            )
+            model = cls(config, spec)
+            exchange.need(
+                {"norm_num_groups": o["groups"]}, norm_num_groups=exchange.groups(model.network.unet)
+            )
+            exchange.take(model.network.unet, found["UNet2DModel"].weights)
+        except ValueError as error:
+            raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
+        return model
 
 
 def share(out: Tensor) -> Tensor:

@@ -1,0 +1,153 @@
+"""Runs to and from other libraries' formats: a folder as diffusers writes and reads it, of safetensors and JSON.
+
+diffusers itself is not needed. Which families can do it they say themselves (`core.Exchanges`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from limner import checkpoint, families
+from limner.config import Run, write_run
+from limner.core import DataOptions, Exchanges, LimnerError, Part
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SETTINGS, SCHEDULER, PIPELINE = "config.json", "scheduler_config.json", "model_index.json"
+VERSION = "0.35.0"  # of diffusers, whose format is written
+
+
+def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
+    """Write a run's averaged weights as a new folder ``out``; what was written."""
+    loaded = checkpoint.load(run)
+    if not isinstance(loaded.model, Exchanges):
+        raise LimnerError(
+            f"{loaded.run.family} has no counterpart in diffusers; {_and(exchanging())} do: train one of them."
+        )
+    parts = loaded.model.to_diffusers()
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LimnerError(f"{out} is there already: name another folder with --out, or remove it.")
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for part in parts:
+            folder = temporary / part.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            settings = {**part.settings, "_diffusers_version": VERSION}
+            if _file_of(part) == PIPELINE:
+                named = {p.folder: ["diffusers", p.settings["_class_name"]] for p in parts if p.folder}
+                settings |= named
+            (folder / _file_of(part)).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+            if part.weights:
+                tensors = {name: value.cpu().contiguous().clone() for name, value in part.weights.items()}
+                save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise LimnerError(f"Cannot write {out}: {error.strerror}; name another folder with --out.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return parts
+
+
+def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | None = None) -> str:
+    """Make a run in ``out`` of a folder that diffusers wrote; the family's name.
+
+    ``size`` (height, width) of the images, where it is another than the folder says.
+    """
+    folder, out = Path(folder), Path(out)
+    if checkpoint.exists(out):
+        raise LimnerError(f"{out} holds a run already: name another folder with --out.")
+    parts = read(folder)
+    for part in parts if size else ():
+        if "sample_size" in part.settings:
+            part.settings["sample_size"] = size
+    for name in exchanging():
+        family: Any = families.load(name)
+        model = family.from_diffusers(parts)
+        if model is not None:
+            break
+    else:
+        kinds = sorted({str(part.settings["_class_name"]) for part in parts})
+        raise LimnerError(f"No family of Limner reads {_and(kinds)}: {_and(exchanging())} read other kinds.")
+    preset = family.presets["base"]
+    spec = model.spec
+    run = Run(
+        family=name, sources=(), preset="base", size=(spec.height, spec.width), budget="0img", seed=0,
+        model=model.config, training=preset.training, data=DataOptions(channels=spec.channels),
+    )  # fmt: skip
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob(WEIGHTS)))).hexdigest()
+    header = checkpoint.make_header(run, spec, seen=0, parents={"diffusers": digest})
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_model(out / checkpoint.MODEL, model.state_dict(), header)
+    write_run(out, run)
+    return name
+
+
+def exchanging() -> list[str]:
+    """The families that can."""
+    wanted = [name for name in vars(Exchanges) if not name.startswith("_")]
+    return [
+        name for name in families.names() if all(hasattr(families.load(name), method) for method in wanted)
+    ]
+
+
+def read(folder: Path) -> list[Part]:
+    """What a folder holds: the top, and each folder in it that has settings."""
+    if not folder.is_dir():
+        raise LimnerError(f"There is no folder {folder}: name one that diffusers wrote.")
+    parts = []
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        for file in (SETTINGS, SCHEDULER):
+            if (place / file).is_file():
+                where = "" if place == folder else place.name
+                parts.append(
+                    Part(where, _settings(place / file), _weights(place) if file == SETTINGS else {})
+                )
+    parts = [part for part in parts if isinstance(part.settings.get("_class_name"), str)]
+    if not parts:
+        raise LimnerError(f"{folder} was not written by diffusers: no {SETTINGS} in it names a _class_name.")
+    return parts
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    """The weights beside a settings file; none where there are none, as of a tokenizer."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        others = sorted(folder.glob("diffusion_pytorch_model*"))
+        if others:
+            raise LimnerError(
+                f"{folder} has {others[0].name} and no {WEIGHTS}: save it from diffusers with safe_serialization, "
+                "whole and without a variant."
+            )
+        return {}
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LimnerError(f"{path} is damaged or no safetensors file ({error}): copy it anew.") from None
+
+
+def _file_of(part: Part) -> str:
+    name = str(part.settings["_class_name"])
+    return PIPELINE if name.endswith("Pipeline") else SCHEDULER if name.endswith("Scheduler") else SETTINGS
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
