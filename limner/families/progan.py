@@ -30,6 +30,7 @@ from limner.core import (
     Training,
 )
 from limner.losses import adversarial
+from limner.networks.convolve import by_images_only, conv2d
 from limner.networks.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
 
 HE = 2**0.5  # the gain of a layer before a leaky relu (He 2015)
@@ -132,7 +133,7 @@ class DownConv2d(EqualConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = four_taps(self.weight * self.scale) / 4
-        return F.conv2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, h/2, w/2]
+        return conv2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, h/2, w/2]
 
 
 def bend(x: Tensor) -> Tensor:
@@ -316,10 +317,14 @@ class ProGAN(Model):
             if self.config.loss == "wgan_gp":
                 part = torch.rand(len(real), 1, 1, 1, device=real.device)
                 at = torch.lerp(real, fake, part).detach().requires_grad_()  # [B, C, h, w]
-                slope = adversarial.slope_penalty(self.discriminator(at, label, grown), at)
+                scores = self.discriminator(at, label, grown)
+                with by_images_only():
+                    slope = adversarial.slope_penalty(scores, at)
                 return self.config.penalty * slope
             at = real.detach().requires_grad_()
-            slope = adversarial.gradient_norm(self.discriminator(at, label, grown), at).mean()
+            scores = self.discriminator(at, label, grown)
+            with by_images_only():
+                slope = adversarial.gradient_norm(scores, at).mean()
             return 0.5 * self.config.penalty * slope
 
     def fakes(self, batch: Batch, grown: Growth) -> Tensor:

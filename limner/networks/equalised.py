@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.convolve import conv2d
+
 
 def leaky(x: Tensor, gain: float = 2**0.5) -> Tensor:
     """Leaky relu of slope 0.2 times ``gain``: sqrt(2) in StyleGAN2, 1 in ProGAN."""
@@ -61,7 +63,7 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv2d(nn.Module):
-    """A convolution of weights N(0, 1), used times gain / sqrt(fan in); the same size out."""
+    """A convolution of weights N(0, 1), used times gain / sqrt(fan in); the same size out. Quick to derive twice."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, gain: float = 1.0):
         super().__init__()
@@ -70,4 +72,4 @@ class EqualConv2d(nn.Module):
         self.scale = gain / (inputs * kernel**2) ** 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[2] // 2)
+        return conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[2] // 2)

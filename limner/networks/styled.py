@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.convolve import conv2d
 from limner.networks.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
 from limner.networks.resample import downsample2d, kernel, resample2d, upsample2d
 
@@ -146,7 +147,7 @@ class ResidualDown(nn.Module):
         y = self.around(downsample2d(x, self.down))
         x = leaky(self.same(x))
         x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
-        x = F.conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
+        x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
         return y + leaky(x, 1.0)  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
 
 
