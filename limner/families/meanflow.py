@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -33,6 +33,7 @@ from limner.core import (
 )
 from limner.diffusion import paths
 from limner.diffusion.paths import like
+from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.text import TextEncoder, to_pieces
 from limner.networks.unet import UNet, time_features
 
@@ -42,6 +43,10 @@ Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 @dataclass(frozen=True)
 class MeanFlowConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    network: Literal["unet", "transformer"] = "unet"
+    body: BlocksConfig = field(
+        default_factory=BlocksConfig
+    )  # of the transformer; what follows is the U-Net's
     patch: int = 2  # pixels a side that the U-Net sees as one place
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
@@ -55,7 +60,9 @@ class MeanFlowConfig:
     text_length: int = 128  # bytes; longer texts are cut
     predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
     learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
-    tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved) or the data's (original)
+    tangent: Literal["own", "data"] = (
+        "own"  # derivative: along its own velocity (improved) or the data's (original)
+    )
     still: float = 0.5  # share of training pairs with s = t, which learn the velocity itself
     whole: float = 0.15  # share of pairs that go from noise alone to data
     to_data: float = 0.15  # share of pairs that go from anywhere to data
@@ -84,17 +91,11 @@ class Described:
     tokens: Tensor | None = None  # [B, L, D]
     mask: Tensor | None = None  # [B, L]: what is no padding
 
-    def __getitem__(self, rows: slice) -> Described:
+    def __getitem__(self, rows: slice | Tensor) -> Described:
         def cut(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[rows]
 
         return Described(cut(self.embedding), cut(self.tokens), cut(self.mask))
-
-    def detach(self) -> Described:
-        def fixed(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.detach()
-
-        return Described(fixed(self.embedding), fixed(self.tokens), self.mask)
 
 
 class Network(nn.Module):
@@ -103,7 +104,7 @@ class Network(nn.Module):
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec, condition: str):
         super().__init__()
         self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
-        width = config.embedding
+        width = config.embedding if config.network == "unet" else config.body.width
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         if condition == "label":
             self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
@@ -112,13 +113,20 @@ class Network(nn.Module):
             self.pooled = nn.Linear(self.text.slots.numel(), width)
         if condition != "none" and config.guidance > 1:
             self.guidance = nn.Linear(1, width, bias=False)
-        self.unet = UNet(
-            spec.channels, spec.channels, (spec.height, spec.width), width,
-            config.text_width if condition == "text" else 0, config.patch, config.widths, config.blocks,
-            config.attention, config.reading, config.head, config.dropout,
-        )  # fmt: skip
+        channels, size = spec.channels, (spec.height, spec.width)
+        context = config.text_width if condition == "text" else 0
+        self.body: nn.Module
+        if config.network == "unet":
+            self.body = UNet(
+                channels, channels, size, width, context, config.patch, config.widths, config.blocks,
+                config.attention, config.reading, config.head, config.dropout,
+            )  # fmt: skip
+        else:
+            self.body = DiffusionTransformer(config.body, channels, channels, size, context)
 
-    def describe(self, condition: Condition, keep: Tensor | None = None, guidance: Tensor | None = None) -> Described:
+    def describe(
+        self, condition: Condition, keep: Tensor | None = None, guidance: Tensor | None = None
+    ) -> Described:
         """The condition's part of the input; images that ``keep`` [B] is False for go without."""
         found = Described()
         if self.condition == "label":
@@ -142,7 +150,7 @@ class Network(nn.Module):
         embedding = self.time(told)  # [B, E]
         if described.embedding is not None:
             embedding = embedding + described.embedding  # [B, E]
-        return self.unet(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+        return self.body(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
 
 
 class MeanFlow(Model):
@@ -178,7 +186,9 @@ class MeanFlow(Model):
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             guess = self.network(x, t, s, described)
-            return paths.velocity(guess, x, t, self.config.nearest) if self.config.predicts == "image" else guess
+            return (
+                paths.velocity(guess, x, t, self.config.nearest) if self.config.predicts == "image" else guess
+            )
 
         return u
 
@@ -187,7 +197,9 @@ class MeanFlow(Model):
         c = self.config
         one, other = (
             torch.where(
-                torch.rand(n, device=device) < c.time_uniform, even, paths.logit_normal(even, c.time_mean, c.time_std)
+                torch.rand(n, device=device) < c.time_uniform,
+                even,
+                paths.logit_normal(even, c.time_mean, c.time_std),
             )
             for even in (paths.evenly(n, device), paths.evenly(n, device))
         )
@@ -208,25 +220,23 @@ class MeanFlow(Model):
         described = self.network.describe(batch.condition, keep, guidance)
         velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, described, guidance)
 
-        go = slice(still, n)
-        moves = still < n
-        if moves and c.learn == "derivative":
-            u, slope = self.derivative(x_t, t, s, described, velocity, still)
-            compound = u - like(s - t, u) * slope  # V, the velocity at t (improved MeanFlow, eq. 12)
-            error = compound - velocity
-        else:
-            u = self.average(described)(x_t, t, s)
-            wanted = velocity
-            if moves:
-                wanted = torch.cat([velocity[:still], self.split(x_t[go], t[go], s[go], described[go].detach())])
-            error = u - wanted
-        squares = error.square().flatten(1)  # [B, CHW]
-        weight = (squares.detach().sum(1) + 1e-3) ** -c.adaptive
-        loss = (weight * squares.sum(1)).mean() / squares.shape[1] ** (1 - c.adaptive)
-        plain = squares.mean(1)  # shown in its place: weighted squares hardly change as they fall
-        terms = {"velocity": plain[:still].sum() / n, "average": plain[still:].sum() / n}
-        shown = torch.stack(list(terms.values())).sum()
-        return {name: term.detach() for name, term in terms.items()} | {"slope": loss - loss.detach() + 0 * shown}
+        u, wanted = self.average(described[:still])(x_t[:still], t[:still], s[:still]), velocity[:still]
+        if still < n:  # the way between two times, of the others
+            x, start, end, of = x_t[still:], t[still:], s[still:], described[still:]
+            if c.learn == "split":
+                mean, target = self.average(of)(x, start, end), self.split(x, start, end, of)
+            else:  # V, the velocity that u implies (improved MeanFlow, eq. 12)
+                mean, slope = self.derivative(x, start, end, of, velocity[still:])
+                mean, target = mean - like(end - start, x) * slope, velocity[still:]
+            u, wanted = torch.cat([u, mean]), torch.cat([wanted, target])
+        squares = (u - wanted).square().flatten(1)  # [B, CHW]
+        weight = (squares.detach().sum(1) + 1e-3) ** -c.adaptive * squares.shape[1] ** (c.adaptive - 1)
+        terms = {}
+        for name, rows in (("velocity", slice(still)), ("average", slice(still, n))):
+            # The plain squares are shown: weighted ones hardly change as they fall. The slope is the weighted ones'.
+            pull = (weight * squares.sum(1))[rows].sum() / n
+            terms[name] = pull - pull.detach() + squares.detach()[rows].sum() / squares.numel()
+        return terms
 
     def strengths(self, n: int, keep: Tensor) -> Tensor | None:
         """The guidance that each training image is shown with, [n]: 1, or evenly spread in its logarithm."""
@@ -234,7 +244,9 @@ class MeanFlow(Model):
         if not hasattr(self.network, "guidance"):
             return None
         drawn = c.guidance ** torch.rand(n, device=keep.device)
-        return torch.where(keep & (torch.rand(n, device=keep.device) < c.guided), drawn, torch.ones_like(drawn))
+        return torch.where(
+            keep & (torch.rand(n, device=keep.device) < c.guided), drawn, torch.ones_like(drawn)
+        )
 
     @torch.no_grad()
     def guided(
@@ -248,7 +260,7 @@ class MeanFlow(Model):
             return velocity
         x, time = x_t[rows], t[rows]
         without = self.network.describe(Condition(len(rows)), guidance=torch.ones_like(time))
-        gap = self.average(described.detach()[rows])(x, time, time) - self.average(without)(x, time, time)
+        gap = self.average(described[rows])(x, time, time) - self.average(without)(x, time, time)
         return velocity.index_add(0, rows, like(1 - 1 / guidance[rows], gap) * gap)
 
     @torch.no_grad()
@@ -262,28 +274,33 @@ class MeanFlow(Model):
         return torch.lerp(second, first, like(share, x))
 
     def derivative(
-        self, x: Tensor, t: Tensor, s: Tensor, described: Described, velocity: Tensor, still: int
+        self, x: Tensor, t: Tensor, s: Tensor, described: Described, velocity: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """u(x_t, t, s) and the stopped slope du/dt on the way, by a Jacobian-vector product; 0 where s = t."""
+        """u(x_t, t, s), and its slope du/dt along the way, stopped: a Jacobian-vector product."""
         u = self.average(described)
-        along = velocity
         if self.config.tangent == "own":
             with torch.no_grad():
-                along = self.average(described.detach())(x, t, t)
-        value, slope = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (along, torch.ones_like(t)))
+                velocity = u(x, t, t)
+        value, slope = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (velocity, torch.ones_like(t)))
         return value, slope.detach()
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:
         k = sampling
-        if k.guidance != 1 and self.network.condition != "none" and not 1 <= k.guidance <= self.config.guidance:
+        if (
+            k.guidance != 1
+            and self.network.condition != "none"
+            and not 1 <= k.guidance <= self.config.guidance
+        ):
             raise LimnerError(
                 f"This run of meanflow learned guidance from 1 to {self.config.guidance:g}: choose another --guidance."
             )
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
             if not 0 < k.strength <= 1:
-                raise LimnerError(f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1.")
+                raise LimnerError(
+                    f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1."
+                )
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
         asked = torch.full((condition.size,), k.guidance, device=x.device)
@@ -302,10 +319,49 @@ TINY = MeanFlowConfig(
     widths=(16, 32), blocks=(1, 1), attention=(1,), reading=(0,), head=16, embedding=32, text_width=32, text_layers=1,
     guidance=3.0,
 )  # fmt: skip
+# Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
+CIFAR = MeanFlowConfig(
+    patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention=(1,), dropout=0.2, embedding=512,
+    condition="none", predicts="velocity", learn="derivative", tangent="data", still=0.25, whole=0.0, to_data=0.0,
+    time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive=0.75, drop_condition=0.0,
+)  # fmt: skip
 
 MeanFlow.presets = {
     "tiny": Preset(TINY, dataclasses.replace(SMALL, batch=16)),
     "small": Preset(MeanFlowConfig(), SMALL),
-    "base": Preset(MeanFlowConfig(), SMALL),
-    "paper": Preset(MeanFlowConfig(), SMALL),
-}
+    "base": Preset(
+        MeanFlowConfig(
+            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512, text_width=512,
+            text_layers=6, text_length=512, dropout=0.1, guidance=4.0,
+        ),
+        Training(
+            batch=256, optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,
+            clip=1.0, average=500_000,
+        ),
+    ),
+    # Lu 2026's pMF-B/16: objective, times, guidance and batch. Its perceptual losses need networks trained on
+    # ImageNet, and its transformer has a second head for v: neither is here.
+    "paper": Preset(
+        MeanFlowConfig(
+            network="transformer",
+            body=BlocksConfig(
+                patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
+            ),
+            learn="derivative", whole=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8, time_uniform=0.0,
+            adaptive=1.0, guidance=8.0, guided=1.0,
+        ),
+        Training(
+            batch=1024, optimisers={"network": Optimiser("muon", lr=1e-3, matrix_lr=1e-3, betas=(0.9, 0.95))},
+            schedule="constant", average=1_000 * 1024,
+        ),
+        size=(256, 256), channels=3,
+    ),
+    "cifar": Preset(
+        CIFAR,
+        Training(
+            batch=1024, optimisers={"network": Optimiser("adam", lr=6e-4, betas=(0.9, 0.999))}, schedule="constant",
+            warmup=10_000 * 1024, average=14_000 * 1024,
+        ),
+        size=(32, 32), channels=3,
+    ),
+}  # fmt: skip

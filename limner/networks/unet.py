@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 
@@ -44,8 +45,20 @@ def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     return layer
 
 
-def norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(8, width), width)
+class GroupNorm(nn.GroupNorm):
+    """As PyTorch's, which has no forward-mode derivative in channels_last: there it is written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or forward_ad.unpack_dual(x).tangent is None:
+            return super().forward(x)
+        grouped = x.unflatten(1, (self.num_groups, -1))  # [B, G, C/G, H, W]
+        variance, mean = torch.var_mean(grouped, (2, 3, 4), correction=0, keepdim=True)
+        h = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2)  # [B, C, H, W]
+        return torch.addcmul(self.bias[:, None, None], h, self.weight[:, None, None])
+
+
+def norm(width: int) -> GroupNorm:
+    return GroupNorm(math.gcd(8, width), width)
 
 
 class Block(nn.Module):
