@@ -41,6 +41,9 @@ GAIN = math.sqrt(2 / (1 + 0.2**2))  # what keeps the variance through a leaky re
 @dataclass(frozen=True)
 class R3GANConfig:
     latent: int = 64  # numbers of noise an image
+    patch: int = (
+        1  # pixels a side that both networks see as one place, where the size allows; the paper has none
+    )
     width: int = 384  # feature maps at the full size; doubled at each halving
     widest: int = 768  # most feature maps
     blocks: int = 2  # residual blocks at each size
@@ -144,9 +147,16 @@ class Generator(nn.Module):
     """Noise, and a label where there are any, to an image of any range."""
 
     def __init__(
-        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
+        self,
+        config: R3GANConfig,
+        channels: int,
+        base: tuple[int, int],
+        doublings: int,
+        classes: int,
+        patch: int = 1,
     ):
         super().__init__()
+        self.patch = patch
         maps = widths(config.width, config.widest, doublings + 1)[::-1]  # coarse to fine
         depth = config.blocks * len(maps)
         self.embed = nn.Embedding(classes, config.latent) if classes else None
@@ -158,13 +168,13 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [Block(maps[0], config, depth) for _ in range(config.blocks)]
         for i, o in pairwise(maps):
             layers += [Up(i, o), *(Block(o, config, depth) for _ in range(config.blocks))]
-        self.layers = nn.Sequential(*layers, scaled(Conv2d(maps[-1], channels, 1, bias=False)))
+        self.layers = nn.Sequential(*layers, scaled(Conv2d(maps[-1], channels * patch**2, 1, bias=False)))
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
             noise = torch.cat([noise, self.embed(label)], dim=1)  # [B, 2 latent]
         x = self.basis * self.weigh(noise)[:, :, None, None]  # [B, maps, h, w]
-        return self.layers(x).float()  # [B, C, H, W]
+        return F.pixel_shuffle(self.layers(x).float(), self.patch)  # [B, C, H, W]
 
 
 class Discriminator(nn.Module):
@@ -177,12 +187,19 @@ class Discriminator(nn.Module):
     gamma: Tensor
 
     def __init__(
-        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
+        self,
+        config: R3GANConfig,
+        channels: int,
+        base: tuple[int, int],
+        doublings: int,
+        classes: int,
+        patch: int = 1,
     ):
         super().__init__()
+        self.patch = patch
         maps = widths(config.width, config.widest, doublings + 1)  # fine to coarse
         depth = config.blocks * len(maps)
-        layers: list[nn.Module] = [scaled(Conv2d(channels, maps[0], 1, bias=False))]
+        layers: list[nn.Module] = [scaled(Conv2d(channels * patch**2, maps[0], 1, bias=False))]
         for i, o in pairwise(maps):
             layers += [*(Block(i, config, depth) for _ in range(config.blocks)), Down(i, o)]
         layers += [Block(maps[-1], config, depth) for _ in range(config.blocks)]
@@ -196,7 +213,7 @@ class Discriminator(nn.Module):
         self.register_buffer("gamma", torch.tensor(config.gamma))
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        x = self.layers(image)  # [B, maps, h, w]
+        x = self.layers(F.pixel_unshuffle(image, self.patch))  # [B, maps, h, w]
         x = self.head((x * self.basis).sum((2, 3)))  # [B, maps] or [B, 1]
         if self.embed is not None:
             x = x * self.embed(label)  # [B, maps]
@@ -256,8 +273,15 @@ class R3GAN(Model):
                 "sort the images into one folder a class or choose --model.condition none."
             )
         self.classes = len(spec.classes) if config.condition != "none" else 0
-        self.generator = Generator(config, spec.channels, *found, self.classes)
-        self.discriminator = Discriminator(config, spec.channels, *found, self.classes)
+        patch = config.patch
+        folded = (
+            None
+            if spec.height % patch or spec.width % patch
+            else base_of(spec.height // patch, spec.width // patch)
+        )
+        patch, found = (patch, folded) if folded else (1, found)
+        self.generator = Generator(config, spec.channels, *found, self.classes, patch)
+        self.discriminator = Discriminator(config, spec.channels, *found, self.classes, patch)
 
     def objectives(self) -> list[Objective]:
         return [
