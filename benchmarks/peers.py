@@ -101,18 +101,18 @@ def shuffled(images: Tensor, batch: int) -> Iterator[Tensor]:
 
 
 class Limner:
-    """The ``small`` preset of flow, through Limner's own training loop."""
+    """A preset of flow, or of another family, through Limner's own training loop."""
 
     name = "limner"
 
-    def __init__(self, data: Data, batch: int | None = None, preset: str = "small"):
-        family = families.load("flow")
+    def __init__(self, data: Data, batch: int | None = None, preset: str = "small", name: str = "flow"):
+        family = families.load(name)
         chosen = config.find_preset(family, preset)
         training = dataclasses.replace(chosen.training, device="cpu")
         training = dataclasses.replace(training, batch=batch or training.batch)
         spec = data.spec
         run = config.Run(
-            family="flow", sources=(), preset=preset, size=(spec.height, spec.width), budget="1h", seed=0,
+            family=name, sources=(), preset=preset, size=(spec.height, spec.width), budget="1h", seed=0,
             model=chosen.model, training=training, data=DataOptions(),
         )  # fmt: skip
         self.loop = Loop(run, family(chosen.model, spec), data, torch.device("cpu"), Ranks())

@@ -31,6 +31,7 @@ img { max-width: 100%; border: 1px solid var(--line); border-radius: 8px; backgr
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .25rem }
 svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px }
 svg text { fill: var(--soft); font-size: 12px } svg .grid { stroke: var(--line) }
+section { overflow-x: auto }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line) }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; overflow-x: auto; font-size: .82rem }
 """
