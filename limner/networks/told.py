@@ -12,15 +12,17 @@ from torch import Tensor
 
 from limner.networks.augment import move2d, scale2d, turn2d, warp
 
+SIZE = 0.2  # doublings: standard deviation of growth and of stretching
+MOVE = 0.125  # of the image's side: standard deviation of moves
 NUMBERS = 9  # that tell what was done to an image; all are 0 where nothing was
 
 
 def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
     """[B, C, H, W] -> images of the same shape, and [B, 9] numbers that tell what was done to each.
 
-    Half of the images are mirrored. Each with probability ``chance``, then a coin that says whether: upside
-    down; and always: larger or smaller, turned, stretched in any direction, moved. Draws come from torch's
-    global generator.
+    Half of the images are mirrored. Each of these happens with probability ``chance``: a coin says whether the
+    image stands upside down; it grows or shrinks; turns; is stretched along an axis or, as often, in any
+    direction; moves. Draws come from torch's global generator.
     """
     n, _, height, width = x.shape
 
@@ -41,16 +43,15 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         mirrored, upside_down = coin(), sometimes(coin())
         x = torch.where(mirrored[:, None, None, None] > 0, x.flip(3), x)  # [B, C, H, W]
         x = torch.where(upside_down[:, None, None, None] > 0, x.flip(2), x)
-        size, turn = sometimes(0.2 * normal()), sometimes(angle())
-        stretch, along = sometimes(0.2 * normal()), angle()
-        right, down = sometimes(0.125 * normal()), sometimes(0.125 * normal())
+        size, turn, stretch = sometimes(normal()), sometimes(angle()), sometimes(normal())
+        along = torch.where(torch.rand(n, device=x.device) < 0.5, angle(), 0.0)
+        moved = sometimes(torch.ones(n, device=x.device))
+        right, down = moved * normal(), moved * normal()
         # Each matrix says where a pixel of the result looks.
-        g = scale2d((-size).exp2(), (-size).exp2()) @ turn2d(turn)
-        g = g @ turn2d(-along) @ scale2d((-stretch).exp2(), stretch.exp2()) @ turn2d(along)
-        g = g @ move2d(-width * right, -height * down)  # [B, 3, 3]
-        changed = (
-            ((size != 0) | (turn != 0) | (stretch != 0) | (right != 0) | (down != 0)).nonzero().flatten()
-        )
+        g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ turn2d(turn)
+        g = g @ turn2d(-along) @ scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2()) @ turn2d(along)
+        g = g @ move2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
+        changed = torch.stack([size, turn, stretch, moved]).any(0).nonzero().flatten()
         if len(changed) and min(height, width) > 1:  # one pixel has no neighbours to look at
             x = x.index_copy(0, changed, warp(x[changed], g[changed]))
         told = [
