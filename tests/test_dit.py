@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.diffusion import sampling
 from limner.diffusion.bound import log_level, step_bound
-from limner.families.dit import DISCRETE, DiT, DiTConfig, DiTSampling
+from limner.diffusion.sampling import Guess
+from limner.families.dit import DISCRETE, STRAIGHT, DiT, DiTConfig, DiTSampling
 from limner.networks.diffusion_unets import sinusoids
 from limner.networks.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder, rotate, turns
 from limner.networks.transformer import sincos
@@ -287,3 +289,19 @@ def test_refusals() -> None:
     with pytest.raises(LimnerError, match="weaker"):
         draw(dit(), Condition(1), [0], weaker=dit(predict="noise"))
     assert draw(dit(), Condition(1), [0], weaker=dit(), guidance=2.0).isfinite().all()
+
+
+def test_some_channels_may_go_unguided() -> None:
+    """As the paper's code draws codes of four channels."""
+
+    def told(what: float):
+        return lambda x, level: Guess(torch.full_like(x, what))
+
+    knobs = DiTSampling(steps=2, guidance=3.0)
+    levels, start = STRAIGHT.levels(2), Draws([0])
+    *_, last = sampling.draw(
+        told(0.2), STRAIGHT, levels, knobs, start, (4, 2, 2), Condition(1), weak=told(0.1), guided=3
+    )
+    picture = last.picture()[0]
+    assert_close(picture[:3], torch.full((3, 2, 2), 0.1 + 3 * 0.1))
+    assert_close(picture[3], torch.full((2, 2), 0.2))

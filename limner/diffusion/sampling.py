@@ -61,13 +61,15 @@ def draw(
     *,
     weak: Predict | None = None,
     clip: float = 0.0,
+    guided: int = 0,
     encode: Callable[[Tensor], Tensor] = lambda image: image,
     decode: Callable[[Tensor], Tensor] = lambda data: data,
 ) -> Iterator[Canvas]:
     """Canvases from noise to image, [B, *shape] inside and [B, C, H, W] in [-1, 1] on them.
 
-    ``weak`` is what ``knobs.guidance`` leads away from; guesses are clipped to +-``clip`` unless it is 0. With
-    ``condition.image``, sampling starts from that image, noised; with a mask too, only what it marks is drawn anew.
+    ``weak`` is what ``knobs.guidance`` leads away from: the first ``guided`` channels, or all where it is 0. Guesses
+    are clipped to +-``clip`` unless it is 0. With ``condition.image``, sampling starts from that image, noised; with a
+    mask too, only what it marks is drawn anew.
     """
     k = knobs
 
@@ -78,7 +80,8 @@ def draw(
         found = predict(x, level)
         data = found.data
         if weak is not None and k.guidance != 1 and k.guide_from <= level.share <= k.guide_to:
-            data = guide(data, weak(x, level).data, k.guidance)
+            led = guide(data, weak(x, level).data, k.guidance)
+            data = torch.cat([led[:, :guided], data[:, guided:]], dim=1) if guided else led
         return Guess(data.clamp(-clip, clip) if clip else data, found.spread)
 
     def denoise(x: Tensor, level: Level) -> Tensor:
