@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -31,13 +31,18 @@ from limner.core import (
     Training,
 )
 from limner.losses.drift import drift, drift_loss, pairs
+from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unet import Attention, Block, norm
 
 
 @dataclass(frozen=True)
 class DriftingConfig:
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    latent: int = 64  # numbers of noise an image
+    network: Literal["decoder", "transformer"] = "decoder"
+    body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
+    styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
+    codes: int = 64  # entries of that table
+    latent: int = 64  # numbers of noise an image; this and what follows is the decoder's
     patch: int = 2  # pixels a side that the generator draws as one place
     widths: tuple[int, ...] = (
         64,
@@ -65,12 +70,13 @@ class DriftingSampling:
     truncation: float = 1.0  # spread of the noise; below 1: safer and more alike
 
 
-class Generator(nn.Module):
+class Decoder(nn.Module):
     """Noise, a label where there are any, and the guidance asked for -> an image of any range."""
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
         super().__init__()
         c = config
+        self.latent = c.latent
         levels = len(c.widths)
         multiple = c.patch * 2 ** (levels - 1)
         height, width = (
@@ -118,6 +124,36 @@ class Generator(nn.Module):
         return x[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
 
 
+class Transformer(nn.Module):
+    """As the decoder; the noise is an image, and random entries of a table of styles (Deng 2026, A.2).
+
+    A point's last numbers choose the entries, by where they stand among normal ones.
+    """
+
+    def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
+        super().__init__()
+        c, self.shape = config, spec.shape
+        self.latent = math.prod(spec.shape) + c.styles
+        self.label = nn.Embedding(classes, c.body.width) if classes else None
+        self.guidance = nn.Linear(1, c.body.width, bias=False) if classes and c.guidance > 1 else None
+        self.style = nn.Embedding(c.codes, c.body.width)
+        for table in (self.style, self.label):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+        self.body = DiffusionTransformer(c.body, spec.channels, spec.channels, (spec.height, spec.width))
+
+    def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        image, style = noise.split([math.prod(self.shape), noise.shape[1] - math.prod(self.shape)], dim=1)
+        codes = len(self.style.weight)
+        index = (torch.special.ndtr(style.float()) * codes).long().clamp(max=codes - 1)  # [B, styles]
+        embedding = self.style(index).sum(1)  # [B, W]
+        if self.label is not None:
+            embedding = embedding + self.label(label)  # [B, W]
+        if self.guidance is not None and guidance is not None:
+            embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, W]
+        return self.body(image.unflatten(1, self.shape), F.silu(embedding)).float()  # [B, C, H, W]
+
+
 class RandomFeatures(nn.Module):
     """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, each half the side of the last.
 
@@ -135,7 +171,7 @@ class RandomFeatures(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.orthogonal_(layer.weight, math.sqrt(2))
-                nn.init.normal_(layer.bias, std=0.1)
+                nn.init.normal_(layer.bias, std=0.1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -188,8 +224,9 @@ class Drifting(Model):
                 "sort the images into one folder a class or choose --model.condition none."
             )
         self.classes = len(spec.classes) if config.condition != "none" else 0
-        self.generator = Generator(config, spec, self.classes)
-        self.encoder = RandomFeatures(spec.channels, config.features)
+        made = Decoder if config.network == "decoder" else Transformer
+        self.generator: Decoder | Transformer = made(config, spec, self.classes)
+        self.encoder = RandomFeatures(spec.channels, config.features).requires_grad_(False)
 
     def objectives(self) -> list[Objective]:
         return [Objective("generator", self.loss)]
@@ -202,7 +239,7 @@ class Drifting(Model):
             at = torch.rand(self.classes, device=real.device)
             low = c.guidance ** (1 - c.guidance_power)
             guidance = ((1 - at * (1 - low)) ** (1 / (1 - c.guidance_power)))[label]  # [N]
-        fake = self.generator(torch.randn(n, c.latent, device=real.device), label, guidance)
+        fake = self.generator(torch.randn(n, self.generator.latent, device=real.device), label, guidance)
         same = torch.ones(n, n, dtype=torch.bool, device=real.device)
         if self.classes and label is not None:
             same = label[:, None] == label
@@ -218,7 +255,7 @@ class Drifting(Model):
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise: [B, latent]."""
-        return draws.normal(self.config.latent)
+        return draws.normal(self.generator.latent)
 
     def paint(self, latent: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1]."""
@@ -240,7 +277,7 @@ class Drifting(Model):
         yield Canvas(1, 1, lambda: picture)
 
 
-SMALL = Training(batch=128, optimisers={"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0)
+MUON = {"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}
 
 Drifting.presets = {
     "tiny": Preset(
@@ -248,9 +285,35 @@ Drifting.presets = {
             latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, features=(8, 16),
             guidance=3.0,
         ),
-        Training(batch=16, optimisers={"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0),
+        Training(batch=16, optimisers=MUON, clip=1.0),
     ),
-    "small": Preset(DriftingConfig(), SMALL),
-    "base": Preset(DriftingConfig(), SMALL),
-    "paper": Preset(DriftingConfig(), SMALL),
+    "small": Preset(DriftingConfig(), Training(batch=32, samples=16, optimisers=MUON, clip=1.0)),
+    "base": Preset(
+        DriftingConfig(
+            latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
+            features=(64, 128, 256, 512), places=64, guidance=4.0,
+        ),
+        Training(
+            batch=512, optimisers={"generator": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,
+            clip=1.0, average=500_000,
+        ),
+    ),
+    # Deng 2026's B/16 in pixels: generator, kernel, guidance and optimiser. Its features come from networks trained on
+    # ImageNet (a masked autoencoder, ConvNeXt-V2), and its batches hold 128 images of each of 128 classes: here
+    # features are random and a batch is the data's, so its figures are not to be expected.
+    "paper": Preset(
+        DriftingConfig(
+            network="transformer",
+            body=BlocksConfig(
+                patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
+            ),
+            features=(64, 128, 256, 512, 512), places=64, guidance=4.0, guidance_power=5.0,
+        ),
+        Training(
+            batch=8192,
+            optimisers={"generator": Optimiser("adamw", lr=2e-4, betas=(0.9, 0.95), decay=0.01)},
+            schedule="constant", warmup=10_000 * 8192, clip=2.0, average=6_900 * 8192,
+        ),
+        size=(256, 256), channels=3,
+    ),
 }  # fmt: skip

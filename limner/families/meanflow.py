@@ -281,8 +281,8 @@ class MeanFlow(Model):
         if self.config.tangent == "own":
             with torch.no_grad():
                 velocity = u(x, t, t)
-        value, slope = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (velocity, torch.ones_like(t)))
-        return value, slope.detach()
+        found = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (velocity, torch.ones_like(t)))
+        return found[0], found[1].detach()
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:

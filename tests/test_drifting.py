@@ -1,0 +1,164 @@
+"""Drifting: the field and its normalisation, guidance, and the generators that learn from it."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.families.drifting import Drifting, DriftingSampling
+from limner.losses.drift import FAR, drift, drift_loss, field, pairs, weights
+from limner.networks.dit import BlocksConfig
+
+TINY = Drifting.presets["tiny"].model
+PLAIN = ImageSpec(3, 16, 16)
+LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
+ALL = torch.ones(2, 2, dtype=torch.bool)
+
+
+def by_the_formula(x: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
+    """Deng 2026, eq. 11 with both normalisations, one pair of pairs at a time; nothing is left out."""
+    others = torch.cat([positive, negative])
+    logits = torch.stack([torch.stack([-(a - b).norm() / temperature for b in others]) for a in x])
+    kernel = torch.sqrt(logits.softmax(1) * logits.softmax(0))
+    found = torch.zeros_like(x)
+    for i in range(len(x)):
+        for j in range(len(positive)):
+            for k in range(len(negative)):
+                found[i] += kernel[i, j] * kernel[i, len(positive) + k] * (positive[j] - negative[k])
+    return found
+
+
+def test_the_field_is_that_of_the_formula():
+    torch.manual_seed(0)
+    x, positive, negative = (torch.randn(n, 3, dtype=torch.float64) for n in (4, 5, 6))
+    for temperature in (0.3, 2.0):
+        assert_close(
+            field(x, positive, negative, temperature), by_the_formula(x, positive, negative, temperature)
+        )
+
+
+def test_the_field_turns_round_when_both_sides_are_exchanged():
+    """Antisymmetric, so that it is 0 where both are the same (Deng 2026, eq. 7)."""
+    torch.manual_seed(0)
+    x, one, other = (torch.randn(n, 3) for n in (4, 5, 5))
+    assert_close(field(x, one, other, 0.5), -field(x, other, one, 0.5))
+    assert_close(field(x, one, one, 0.5), torch.zeros_like(x), atol=1e-6, rtol=0)
+    assert_close(weights(torch.rand(4, 10), 5, 0.5).sum(1), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_it_points_to_the_data_and_away_from_other_samples():
+    x, data = torch.zeros(2, 2, 1), torch.ones(2, 2, 1)  # all samples at 0, all data at 1
+    assert (drift(x, data, pairs(ALL), [0.1]).field > 0).all()
+    x = torch.tensor([[[-1.0], [-0.5]]])  # both to one side of the data, which is nearer to the second
+    assert (drift(x, torch.zeros(1, 2, 1), pairs(ALL), [0.2]).field > 0).all()
+
+
+def test_only_its_own_class_moves_a_sample():
+    torch.manual_seed(0)
+    label = torch.tensor([0, 0, 1, 1, 0])
+    bias = pairs(label[:, None] == label)
+    assert bias.shape == (5, 10)
+    counts = bias > FAR / 2
+    assert torch.equal(counts[:, :5], label[:, None] == label)
+    assert counts[:, 5:].sum() == 3 * 2 + 2 * 1, "a sample is no rival of its own"
+    x, data = torch.randn(2, 3, 5, 4)
+    moved = data.clone()
+    moved[:, label == 1] += 100
+    one, other = (field(x, y, x, 1.0, bias) for y in (data, moved))
+    assert_close(one[:, label == 0], other[:, label == 0])
+    assert not torch.allclose(one[:, label == 1], other[:, label == 1])
+
+
+def test_a_sample_without_rivals_does_not_break():
+    bias = pairs(torch.eye(3, dtype=torch.bool))
+    found = drift(torch.randn(2, 3, 4), torch.randn(2, 3, 4), bias, [0.02, 0.2])
+    assert found.field.isfinite().all() and found.apart.isfinite()
+
+
+def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
+    """alpha = ((N - 1) + M w) / (N - 1) for N - 1 rivals and M images of others (Deng 2026, A.7)."""
+    label = torch.tensor([0, 0, 0, 1, 1])
+    alpha = torch.tensor([1.0, 2.0, 3.0, 1.0, 2.0])
+    away = pairs(label[:, None] == label, alpha)[:, 10:]
+    rivals, others = torch.tensor([2.0, 2, 2, 1, 1]), torch.tensor([2.0, 2, 2, 3, 3])
+    w = torch.where(away > FAR / 2, away.exp(), 0.0)
+    assert_close((rivals + w.sum(1)) / rivals, alpha)
+    assert_close(w.amax(1) * others, w.sum(1))
+
+
+def test_the_normalised_field_does_not_depend_on_scale_or_shift():
+    torch.manual_seed(0)
+    x, data = torch.randn(2, 3, 6, 4)
+    bias = pairs(torch.ones(6, 6, dtype=torch.bool))
+    one, other = drift(x, data, bias, [0.05, 0.2]), drift(100 * x + 7, 100 * data + 7, bias, [0.05, 0.2])
+    assert_close(one.field, other.field, rtol=1e-2, atol=1e-2)
+    assert_close(drift(x, data, bias, [0.05]).field.square().mean(), torch.tensor(1.0))
+
+
+def test_what_is_shown_is_how_far_apart_both_are_and_the_slope_is_the_fields():
+    torch.manual_seed(0)
+    x = torch.randn(1, 64, 2).requires_grad_()
+    bias = pairs(torch.ones(64, 64, dtype=torch.bool))
+    near, far = torch.randn(1, 64, 2), torch.randn(1, 64, 2) + 3
+    shown = [drift_loss(drift(x, data, bias, [0.2])) for data in (near, far)]
+    assert shown[0].abs() < 0.1 < shown[1]
+    found = drift(x, far, bias, [0.2])
+    slope = torch.autograd.grad(drift_loss(found), x)[0]
+    assert_close(slope / slope.norm(), -found.field / found.field.norm())
+
+
+def test_points_that_drift_come_to_lie_as_the_data_do():
+    """Two clusters from one, by plain steps along the field (Deng 2026, fig. 3)."""
+    torch.manual_seed(0)
+    x = 0.1 * torch.randn(1, 200, 2)
+    bias = pairs(torch.ones(200, 200, dtype=torch.bool))
+    for _ in range(150):
+        side = 2.0 * (torch.rand(1, 200, 1) < 0.5) - 1
+        data = side * torch.tensor([2.0, 0.0]) + 0.2 * torch.randn(1, 200, 2)
+        found = drift(x, data, bias, [0.05, 0.2])
+        scale = (x / found.features).median()
+        x = x + 0.1 * scale * found.field
+    left = (x[0, :, 0] < 0).float().mean()
+    assert 0.4 < left < 0.6
+    assert_close(x[0, :, 0].abs().mean(), torch.tensor(2.0), atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("network", ["decoder", "transformer"])
+@pytest.mark.parametrize("spec", [PLAIN, LABELLED, ImageSpec(1, 7, 13)])
+def test_generators_learn_and_draw(network, spec):
+    torch.manual_seed(0)
+    body = BlocksConfig(patch=4, width=32, depth=1, heads=2)
+    model = Drifting(dataclasses.replace(TINY, network=network, body=body, styles=4, codes=8), spec)
+    shape = (8, spec.channels, spec.height, spec.width)
+    label = torch.arange(8) % 2 if spec.classes else None
+    model.loss(Batch(torch.rand(shape) * 2 - 1, Condition(8, label=label)))["drift"].backward()
+    assert all(p.grad is None for p in model.encoder.parameters()), "the features stay as they are"
+    assert any(p.grad is not None and p.grad.any() for p in model.generator.parameters())
+    *_, last = model.sample(Condition(2), DriftingSampling(), Draws([0, 1]))
+    assert last.picture().shape == (2, *shape[1:]) and last.total == 1
+
+
+def test_guidance_and_truncation_are_knobs_of_one_call():
+    torch.manual_seed(0)
+    model = Drifting(TINY, LABELLED)
+    condition = Condition(2, label=torch.tensor([0, 1]))
+
+    def draw(**knobs) -> Tensor:
+        *_, last = model.sample(condition, DriftingSampling(**knobs), Draws([0, 1]))
+        return last.picture()
+
+    assert not torch.allclose(draw(), draw(guidance=3.0), atol=1e-5)
+    one, other = draw(truncation=0.0)
+    assert not torch.allclose(one, other, atol=1e-4), "their labels differ still"
+    with pytest.raises(LimnerError, match=r"from 1 to 3"):
+        draw(guidance=4.0)
+
+
+def test_what_it_cannot_take_it_refuses():
+    with pytest.raises(LimnerError, match="drifting"):
+        Drifting(dataclasses.replace(TINY, condition="label"), PLAIN)
+    with pytest.raises(LimnerError, match="frames"):
+        Drifting(TINY, ImageSpec(3, 16, 16, frames=4))
