@@ -86,7 +86,7 @@ def _train(
     command += ["--budget", budget, "--seed", str(seed), *extra]
     command += ["--preset", preset] if preset else []
     command += ["--size", size] if size else []
-    command += ["--resume"] if checkpoint.exists(out) else []
+    command += ["--resume"] if (out / "config.json").exists() else []  # perhaps of a stage alone
     print(f"\n{name}: training for {budget}", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -135,6 +135,9 @@ class Journal:
         self.write({"seen": seen, "skipped": why})
         self.warn(f"A step moved nothing: {why[:300]}")
 
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]{text}")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
-from limner.core import Batch, LimnerError, Model, Objective, mix
+from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Stage, mix
 from limner.data import Data, open_data
 from limner.device import autocast, pick_device
 from limner.distributed import MEET, Ranks, all_threads, join, share, useful_processes
@@ -375,21 +375,18 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     ]
     if int(os.environ.get("RANK", "0")) or MEET in os.environ:
         with join(device, 1, ()) as ranks, torch.random.fork_rng():
-            return _train(run, out, resume, device, ranks, Journal(None, quiet=True))
+            return _train_all(run, out, resume, device, ranks, quiet=True)
     if not resume and checkpoint.exists(out):
         raise LimnerError(f"{out} already holds a run: add --resume to go on with it, or name another.")
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            checkpoint.lock(out),
-            Journal(out, quiet, t.tensorboard) as journal,
-            join(device, processes, helper) as ranks,
-            torch.random.fork_rng(),
-        ):
-            return _train(run, out, resume, device, ranks, journal)
+        with checkpoint.lock(out), join(device, processes, helper) as ranks, torch.random.fork_rng():
+            return _train_all(run, out, resume, device, ranks, quiet)
     finally:
-        if is_new and not checkpoint.exists(out):  # it never began: leave nothing half-written behind
+        if is_new and not any(
+            out.rglob(checkpoint.MODEL)
+        ):  # it never began: leave nothing half-written behind
             shutil.rmtree(out, ignore_errors=True)
 
 
@@ -419,7 +416,90 @@ class Every:
         self.last_seconds, self.last_seen = self.loop.seconds, self.loop.seen
 
 
-def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks, journal: Journal) -> Result:
+def _train_all(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks, quiet: bool) -> Result:
+    """The stages that no run is named for, and then the run itself."""
+    before = 0.0
+    if not (resume and checkpoint.exists(out)):
+        for name, stage in families.load(run.family).trains_first.items():
+            if not getattr(run.model, name):
+                result = _train_stage(run, name, stage, out, resume, device, ranks, quiet)
+                if result.stopped:
+                    return replace(result, out=out)
+                before += result.seconds
+    with Journal(out if ranks.first else None, quiet, run.training.tensorboard) as journal:
+        return _train(run, out, resume, device, ranks, journal, before)
+
+
+STAGE_SHARE = (
+    0.25  # of a budget of time for each stage that is trained first; of images, a quarter as many besides
+)
+HOW = (  # what a stage takes from the settings of the run that it is for; all else is its preset's
+    "precision", "channels_last", "compile", "device", "processes", "save_every", "sample_every", "samples",
+    "evaluate_every", "log_every", "keep", "tensorboard", "data_changed",
+)  # fmt: skip
+
+
+def _train_stage(
+    run: Run,
+    name: str,
+    stage: Stage,
+    out: Path,
+    resume: bool,
+    device: torch.device,
+    ranks: Ranks,
+    quiet: bool,
+) -> Result:
+    """Train what ``run`` stands on into OUT/NAME, or go on there; nothing to do where that has been done."""
+    folder = out / name
+    begun = checkpoint.exists(folder)
+    if begun and not resume:
+        raise LimnerError(
+            f"{folder} already holds a run: add --resume to go on with it, or name another --out."
+        )
+    with ranks.in_turn():
+        data = open_data(run.sources, size=run.size, options=run.data, progress=not quiet)
+    epoch = len(data.split(run.data.holdout, run.data.per_class)[0])
+    if begun:
+        first = config.read_run(folder)
+        told = checkpoint.read_model(folder)[0]
+        if parse_budget(first.budget, epoch).share(told["seconds"], told["seen"]) >= 1:
+            return Result(folder, told["seen"], told["seconds"], 0.0)
+    else:
+        with torch.device("meta"):  # what the family refuses shows before the stage has taken its time
+            families.load(run.family)(run.model, data.spec)
+        amount, unit = parse_budget(run.budget, epoch)
+        part = (
+            f"{amount * STAGE_SHARE:.3f}s" if unit == "seconds" else f"{math.ceil(amount * STAGE_SHARE)}img"
+        )
+        own = config.find_preset(families.load(stage.family), run.preset).training
+        own = replace(own, **{field: getattr(run.training, field) for field in HOW})
+        settings = getattr(run.model, stage.config)
+        first = replace(run, family=stage.family, model=settings, training=own, budget=part)
+    if not ranks.first:
+        return _train(first, folder, begun, device, ranks, Journal(None, quiet=True))
+    config.write_run(out, run)  # so that --resume knows what to go on with
+    try:
+        with checkpoint.lock(folder), Journal(folder, quiet, run.training.tensorboard) as journal:
+            journal.say(
+                f"[bold]{run.family}[/] stands on a run of {stage.family}, and --model.{name} names none: "
+                f"training one first into {folder}, {first.budget} of {run.budget}"
+            )
+            return _train(first, folder, begun, device, ranks, journal)
+    finally:
+        if not checkpoint.exists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(
+    run: Run,
+    out: Path,
+    resume: bool,
+    device: torch.device,
+    ranks: Ranks,
+    journal: Journal,
+    before: float = 0.0,
+) -> Result:
+    """``before`` are the seconds that went into stages: they count in a budget of time."""
     t = run.training
     with ranks.in_turn():
         data = open_data(run.sources, size=run.size, options=run.data, progress=not journal.quiet)
@@ -431,7 +511,14 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
         )
 
     resumed = checkpoint.resume(out) if resume else None
-    run, others = (run, {}) if resumed else _settle(run)
+    if resumed:
+        before = resumed.header["seconds"] - resumed.state["seconds"]
+        saved = Run.from_json(resumed.header["run"]).model
+        for stage in families.load(run.family).trains_first.values():  # what was adopted stays as it is
+            run = replace(run, model=replace(run.model, **{stage.config: getattr(saved, stage.config)}))
+    if budget.unit == "seconds":
+        budget = budget._replace(amount=max(budget.amount - before, 1e-9))
+    run, others = (run, {}) if resumed else _settle(run, out, data.spec)
     parents = resumed.header["parents"] if resumed else {n: o.header["digest"] for n, o in others.items()}
     torch.manual_seed(mix(run.seed, "weights"))
     model = families.load(run.family)(run.model, data.spec)
@@ -450,7 +537,8 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
 
     def save() -> None:
         if ranks.first:
-            about = checkpoint.make_header(run, data.spec, loop.seen, parents) | {"seconds": loop.seconds}
+            about = checkpoint.make_header(run, data.spec, loop.seen, parents)
+            about["seconds"] = before + loop.seconds
             state = loop.counters() | {"data": data.fingerprint}
             checkpoint.save(out, loop.average.state_dict(), about, loop.tensors(), state, keep=t.keep)
 
@@ -511,13 +599,28 @@ def _train(run: Run, out: Path, resume: bool, device: torch.device, ranks: Ranks
     return Result(out, loop.seen, loop.seconds, rate, stop, losses)
 
 
-def _settle(run: Run) -> tuple[Run, dict[str, checkpoint.Loaded]]:
+def _settle(run: Run, out: Path, spec: ImageSpec) -> tuple[Run, dict[str, checkpoint.Loaded]]:
     """The runs that a new training starts from, and the run with the settings that it shares with them."""
     family = families.load(run.family)
     named = {name: getattr(run.model, name) for name in family.starts if getattr(run.model, name)}
+    named |= {name: getattr(run.model, name) or out / name for name in family.trains_first}
     others = {name: checkpoint.load(path) for name, path in named.items()}
-    settled = family.settle(run.model, {name: other.model for name, other in others.items()})
+    model = run.model
+    for name, stage in family.trains_first.items():
+        other = others[name]
+        if other.run.family != stage.family or other.spec.shape != spec.shape:
+            raise LimnerError(
+                f"{run.family} stands on a run of {stage.family} on images of {_size(spec)}, and {named[name]} is one "
+                f"of {other.run.family} on {_size(other.spec)}: name another with --model.{name}, or none, to have "
+                "one trained first."
+            )
+        model = replace(model, **{stage.config: other.run.model})
+    settled = family.settle(model, {name: other.model for name, other in others.items()})
     return replace(run, model=settled), others
+
+
+def _size(spec: ImageSpec) -> str:
+    return "x".join(map(str, spec.shape))
 
 
 def _roll_back(loop: Loop, out: Path, journal: Journal) -> None:
