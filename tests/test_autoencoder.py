@@ -190,7 +190,9 @@ def test_the_discriminator_comes_in_when_it_is_told_to():
     assert one.discriminator_loss(shown)["adversarial"] > 0
     late = copy.deepcopy(one).requires_grad_(False)
     with torch.no_grad():
-        assert "adversarial" not in late.autoencoder_loss(shown), "held out there are no slopes to weigh it by"
+        assert "adversarial" not in late.autoencoder_loss(shown), (
+            "held out there are no slopes to weigh it by"
+        )
 
 
 def test_the_discriminators_loss_is_halved():
@@ -213,7 +215,9 @@ def test_the_discriminator_pulls_as_hard_as_the_error_does():
     one.eval()  # so that the discriminator's statistics stand still
     torch.manual_seed(5)
     terms = one.autoencoder_loss(shown)
-    pulls = [torch.autograd.grad(terms[n], last, retain_graph=True)[0].norm() for n in ("pixels", "adversarial")]
+    pulls = [
+        torch.autograd.grad(terms[n], last, retain_graph=True)[0].norm() for n in ("pixels", "adversarial")
+    ]
     assert_close(pulls[1], 0.5 * pulls[0], rtol=0.2, atol=0)  # but for what keeps it from dividing by zero
 
 
@@ -249,5 +253,5 @@ def test_small_images_get_a_shallower_discriminator():
 def test_what_it_refuses():
     with pytest.raises(LimnerError, match=r"autoencoder .* 8x8"):
         model(ImageSpec(3, 7, 20))
-    with pytest.raises(LimnerError, match="autoencoder .* video"):
+    with pytest.raises(LimnerError, match=r"autoencoder .* video"):
         model(ImageSpec(3, 16, 16, frames=4))

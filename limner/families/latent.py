@@ -1,0 +1,370 @@
+"""Latent diffusion: a network draws the code of an image, and a frozen autoencoder the image from its code.
+
+Rombach 2022, "High-Resolution Image Synthesis with Latent Diffusion Models": noise is predicted in 1000 steps. Or
+along the straight path, the velocity or the clean code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Optimiser,
+    Preset,
+    Stage,
+    Training,
+)
+from limner.diffusion import paths
+from limner.diffusion.paths import Level
+from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
+from limner.networks.diffusion_unets import DiffusionUNet
+from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.text import TextEncoder, to_pieces
+from limner.networks.unet import UNet, time_features
+
+STRAIGHT = paths.Straight()
+with torch.device("cpu"):  # even where a model is laid out on another device
+    DISCRETE = paths.Discrete(paths.betas("scaled_linear", 1000))
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
+    codec: AutoencoderConfig = field(
+        default_factory=lambda: Autoencoder.presets["small"].model
+    )  # settings of that autoencoder; where a run is named, they are that run's
+    channelwise: bool = (
+        True  # each number of a code gets mean 0 and deviation 1; else all together deviation 1
+    )
+    network: Literal["quick", "ldm", "dit"] = (
+        "quick"  # U-Nets: quick on a CPU, or the paper's; or a transformer
+    )
+    width: int = 128  # U-Nets: channels of the first level
+    multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
+    blocks: int = 2  # U-Nets: residual blocks by level, on the way down
+    attention: tuple[int, ...] = (1,)  # U-Nets: levels that attend
+    head: int = 64  # U-Nets: width of an attention head
+    dropout: float = 0.0  # U-Nets: inside the blocks
+    body: BlocksConfig = field(default_factory=lambda: BlocksConfig(patch=1))  # of the transformer
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
+    drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
+    text_width: int = 128  # of the text encoder, and of a label as a token of the paper's U-Net
+    text_layers: int = 2
+    text_length: int = 128  # bytes; longer texts are cut
+    time_mean: float = -0.4  # flow matching's training times are sigmoid(normal): its mean
+    time_std: float = 1.0  # and its standard deviation
+    time_uniform: float = 0.1  # share of its training times that are uniform instead
+    nearest: float = 0.05  # data: 1 - t is taken as at least this in the loss
+
+
+@dataclass(frozen=True)
+class LatentSampling(Knobs):
+    shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
+
+
+@dataclass(frozen=True)
+class Described:
+    """A condition as the network reads it: the same at every step of sampling."""
+
+    embedding: Tensor | None = None  # [B, E], added to the time's
+    tokens: Tensor | None = None  # [B, L, D]
+    mask: Tensor | None = None  # [B, L]: what is no padding
+
+
+class Network(nn.Module):
+    """Noisy code [B, C, h, w], time [B] in [0, 1] and described condition -> [B, C, h, w]; 0 at first."""
+
+    def __init__(self, config: LatentConfig, shape: tuple[int, int, int], condition: str, classes: int):
+        super().__init__()
+        c, (channels, *sides) = config, shape
+        size = (sides[0], sides[1])
+        self.kind, self.condition, self.classes, self.text_length = (
+            c.network,
+            condition,
+            classes,
+            c.text_length,
+        )
+        as_tokens = c.network == "ldm" and condition != "none"  # all that this U-Net is told, but the time
+        context = c.text_width if condition == "text" or as_tokens else 0
+        embedding = c.body.width if c.network == "dit" else 2 * c.width
+        self.body: nn.Module
+        if c.network == "ldm":
+            self.body = DiffusionUNet(
+                channels, channels, c.width, c.multiples, c.blocks, c.attention, head=c.head, context=context,
+                dropout=c.dropout,
+            )  # fmt: skip
+        elif c.network == "dit":
+            self.time: nn.Module = TimeEmbedder(embedding)
+            self.body = DiffusionTransformer(c.body, channels, channels, size, context)
+        else:
+            self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+            widths = [c.width * m for m in c.multiples]
+            self.body = UNet(
+                channels, channels, size, embedding, context, 1, widths, [c.blocks] * len(widths), c.attention,
+                head=c.head, dropout=c.dropout,
+            )  # fmt: skip
+        if condition == "label":
+            self.label = nn.Embedding(
+                classes + 1, context if as_tokens else embedding
+            )  # the last one: no label
+        if condition == "text":
+            self.text = TextEncoder(c.text_width, c.text_layers, c.text_length)
+            self.pooled = None if as_tokens else nn.Linear(self.text.slots.numel(), embedding)
+
+    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
+        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
+        if self.condition == "label":
+            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
+            label = none if condition.label is None else condition.label
+            told = self.label(label if keep is None else torch.where(keep, label, none))  # [B, E or D]
+            if self.kind != "ldm":
+                return Described(told)
+            return Described(None, told[:, None], torch.ones_like(label, dtype=torch.bool)[:, None])
+        if self.condition == "text":
+            text = condition.text or [""] * condition.size
+            if keep is not None:
+                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
+            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.text.slots.device))
+            return Described(None if self.pooled is None else self.pooled(pooled), tokens, mask)
+        return Described()
+
+    def forward(self, x: Tensor, t: Tensor, told: Described) -> Tensor:
+        if self.kind == "ldm":
+            return self.body(x, 1000 * t, tokens=told.tokens, mask=told.mask).float()  # [B, C, h, w]
+        embedding = self.time(1000 * t if self.kind == "dit" else time_features(t, 64))  # [B, E]
+        if told.embedding is not None:
+            embedding = embedding + told.embedding  # [B, E]
+        return self.body(x, F.silu(embedding), told.tokens, told.mask).float()  # [B, C, h, w]
+
+
+class LatentDiffusion(Model):
+    """Codes are drawn as if normal: shifted by ``centre`` and scaled by ``rate``, which the first batch tells."""
+
+    Config = LatentConfig
+    Sampling = LatentSampling
+    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
+    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    stages: ClassVar[tuple[str, ...]] = ("autoencoder",)
+    trains_first: ClassVar[dict[str, Stage]] = {"autoencoder": Stage("autoencoder", "codec")}
+    paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
+    about: ClassVar[str] = "diffusion or flow matching among the codes of an autoencoder"
+
+    centre: Tensor
+    rate: Tensor
+
+    def __init__(self, config: LatentConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames > 1:
+            raise LimnerError(
+                "latent draws single images, not video: take the first frames with --data.frames 1."
+            )
+        if min(spec.height, spec.width) < SMALLEST:
+            raise LimnerError(
+                f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
+                f"{spec.height}x{spec.width}: choose a larger --size."
+            )
+        condition = config.condition
+        if condition == "auto":
+            condition = "text" if spec.captions else "label" if spec.classes else "none"
+        for name, has in (("label", spec.classes), ("text", spec.captions)):
+            if condition == name and not has:
+                raise LimnerError(
+                    f"latent cannot read a {name} that this data does not have: use condition=none."
+                )
+        self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
+        self.shape = self.autoencoder.shape
+        try:
+            self.network = Network(config, self.shape, condition, len(spec.classes))
+        except ValueError as error:
+            raise LimnerError(f"latent cannot be built, for {error}: change --model.body.") from None
+        self.steps = config.predict == "noise"  # rather than the straight path
+        self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
+        self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
+
+    def adopt(self, others: Mapping[str, Any]) -> None:
+        self.autoencoder.load_state_dict(others["autoencoder"].autoencoder.state_dict())
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]
+
+    # ---- codes
+
+    @torch.no_grad()
+    def measure(self, code: Tensor) -> None:
+        """Mean and deviation of codes (Rombach 2022, appendix G), from the first batch that is trained on."""
+        if self.config.channelwise:
+            std, mean = torch.std_mean(code, (0, 2, 3))
+        else:
+            std, mean = code.std().expand(len(self.rate)), torch.zeros_like(self.centre).flatten()
+        self.centre.copy_(mean[:, None, None])
+        self.rate.copy_(1 / std.clamp(min=1e-6)[:, None, None])
+
+    def scale(self) -> Tensor:
+        return torch.where(self.rate > 0, self.rate, 1.0)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, latent, h, w] of mean 0 and deviation 1."""
+        return (self.autoencoder.posterior(image)[0] - self.centre) * self.scale()
+
+    def decode(self, code: Tensor) -> Tensor:
+        """[B, latent, h, w] -> [B, C, H, W] in [-1, 1]."""
+        return self.autoencoder.decode(code / self.scale() + self.centre).clamp(-1, 1)
+
+    def codes(self, image: Tensor) -> Tensor:
+        """What is trained on: drawn from the posterior."""
+        with torch.no_grad():
+            code = self.autoencoder.code(image)
+            if self.training and not self.rate.any():
+                self.measure(code)
+            return (code - self.centre) * self.scale()
+
+    # ---- training
+
+    def flow_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The velocity's squared error, whichever the network predicts."""
+        c, data = self.config, self.codes(batch.image)
+        even = paths.evenly(len(data), data.device)
+        t = paths.logit_normal(even, c.time_mean, c.time_std)
+        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
+        x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
+        guess = self.network(x_t, t, self.describe(batch))
+        if c.predict == "velocity":
+            error = guess - (data - noise)
+        else:
+            error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
+        return {"velocity": error.square().mean()}
+
+    def diffusion_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The noise's squared error (Rombach 2022, eq. 3)."""
+        data = self.codes(batch.image)
+        t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
+        x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
+        guess = self.network(x_t, t / DISCRETE.steps, self.describe(batch))
+        return {"noise": (guess - noise).square().mean()}
+
+    def describe(self, batch: Batch) -> Described:
+        """The conditions of a batch, without those that guidance needs to be left out now and then."""
+        keep = torch.rand(len(batch.image), device=batch.image.device) >= self.config.drop_condition
+        return self.network.describe(batch.condition, keep)
+
+    # ---- drawing
+
+    def denoiser(self, condition: Condition) -> Predict:
+        """What the network guesses the clean code to be, for ``condition``."""
+        told = self.network.describe(condition)
+
+        def predict(x: Tensor, level: Level) -> Guess:
+            time = level.time / DISCRETE.steps if self.steps else level.time
+            out = self.network(x, torch.full((len(x),), time, device=x.device), told)
+            if self.steps:
+                return Guess((x - level.sigma * out) / level.alpha)
+            return Guess(x + level.sigma * out if self.config.predict == "velocity" else out)
+
+        return predict
+
+    def like(self, other: LatentDiffusion) -> bool:
+        """Whether the other's codes are this one's, noised in the same way."""
+        one, two = self.autoencoder.state_dict(), other.autoencoder.state_dict()
+        return (
+            self.steps == other.steps
+            and one.keys() == two.keys()
+            and all(torch.equal(one[name], two[name]) for name in one)
+        )
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
+        s = sampling
+        if isinstance(s.weaker, LatentDiffusion) and not self.like(s.weaker):
+            raise LimnerError("--weaker needs a run of latent on the same autoencoder and the same path.")
+        path: paths.Path = DISCRETE if self.steps else STRAIGHT
+        if self.steps:
+            levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
+        else:
+            levels = STRAIGHT.levels(s.steps, s.shift)
+        guided = s.guidance != 1 and self.network.condition != "none"
+        nothing = self.denoiser(Condition(condition.size)) if guided else None
+        yield from draw(
+            self.denoiser(condition), path, levels, s, draws, self.shape, condition,
+            weak=weaker(s, self, nothing, condition), encode=self.encode, decode=self.decode,
+        )  # fmt: skip
+
+
+def ddim_levels(steps: int) -> list[Level]:
+    """As latent diffusion's code has them: each so-manyth step but one later, and the end is step 0, not the data."""
+    times = paths.space_ddim(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
+    return [*(DISCRETE.level(min(t + 1, DISCRETE.steps - 1)) for t in reversed(times)), DISCRETE.level(0)]
+
+
+SMALL = Training(
+    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
+)
+
+LatentDiffusion.presets = {
+    "tiny": Preset(
+        LatentConfig(
+            codec=Autoencoder.presets["tiny"].model, width=16, blocks=1, head=16, text_width=32, text_layers=1
+        ),
+        Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
+    ),
+    "small": Preset(LatentConfig(), SMALL),
+    "base": Preset(
+        LatentConfig(
+            codec=Autoencoder.presets["base"].model,
+            network="dit",
+            body=BlocksConfig(
+                patch=2, width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8
+            ),
+            text_width=512,
+            text_layers=6,
+            text_length=512,
+        ),
+        Training(
+            batch=256,
+            optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)},
+            flat=0.5,
+            warmup=10_000,
+            clip=1.0,
+            average=500_000.0,
+        ),
+    ),
+    # FFHQ at 256x256, on VQ-f4: 3 numbers for each 4x4 pixels. The half-life is that of an average of 0.9999.
+    "paper": Preset(
+        LatentConfig(
+            codec=AutoencoderConfig(
+                kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3, codes=8192
+            ),
+            channelwise=False,
+            network="ldm",
+            width=224,
+            multiples=(1, 2, 3, 4),
+            attention=(1, 2, 3),
+            head=32,
+            predict="noise",
+        ),
+        Training(
+            batch=42,
+            optimisers={"network": Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01)},
+            schedule="constant",
+            average=291_000.0,
+            average_rampup=0.0,
+        ),
+        size=(256, 256),
+        channels=3,
+    ),
+}
