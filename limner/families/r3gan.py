@@ -29,6 +29,7 @@ from limner.core import (
     Training,
 )
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
+from limner.networks.augment import augment
 from limner.networks.convnets import widths
 from limner.networks.convolve import Conv2d, by_images_only, conv2d
 from limner.networks.resample import kernel
@@ -52,6 +53,8 @@ class R3GANConfig:
     gamma: float = 2.0  # weight of both gradient penalties at the start
     gamma_end: float = 0.2  # and when the burn-in is over
     burn_in: int = 20_000_000  # images over which the weight falls, along a cosine
+    augment: float = 0.0  # chance of each augmentation when the burn-in is over, from 0; for few images
+    mirror: bool = False  # augmentations mirror too: not for digits and letters
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
 
 
@@ -273,6 +276,7 @@ class R3GAN(Model):
                 "sort the images into one folder a class or choose --model.condition none."
             )
         self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.chance = 0.0  # of each augmentation
         patch = config.patch
         folded = (
             None
@@ -292,13 +296,14 @@ class R3GAN(Model):
     def advance(self, seen: int) -> None:
         c = self.config
         self.discriminator.gamma.fill_(falling(seen, c.gamma, c.gamma_end, c.burn_in))
+        self.chance = falling(seen, 0.0, c.augment, c.burn_in)
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Each real image against its own fake, and gamma / 2 times R1 + R2, all in float32 (eq. 2 and 4)."""
         with torch.no_grad():
             fake = self.fakes(batch)
         label = batch.condition.label
-        images = torch.cat([batch.image, fake]).requires_grad_()  # [2B, C, H, W]
+        images = self.seen(torch.cat([batch.image, fake])).requires_grad_()  # [2B, C, H, W]
         trains = torch.is_grad_enabled()  # held-out losses need slopes too
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             scores = self.discriminator(images, None if label is None else label.repeat(2))  # [2B]
@@ -311,9 +316,13 @@ class R3GAN(Model):
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         label = batch.condition.label
         with torch.no_grad():
-            real = self.discriminator(batch.image, label)  # [B]
-        fake = self.discriminator(self.fakes(batch), label)  # [B]
+            real = self.discriminator(self.seen(batch.image), label)  # [B]
+        fake = self.discriminator(self.seen(self.fakes(batch)), label)  # [B]
         return {"adversarial": relativistic_g(real, fake)}
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images as the discriminator gets to see them: augmented in training, as Karras 2020b does it."""
+        return augment(images, self.chance, self.config.mirror) if self.training and self.chance else images
 
     def fakes(self, batch: Batch) -> Tensor:
         """With the labels of the batch, of any range: [B, C, H, W]."""
