@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.networks.text import TextEncoder, to_pieces
+from limner.families._conditioning import Conditioned, Described, choose
 from limner.networks.unet import UNet, time_features
 
 PATH = paths.Straight()
@@ -65,48 +65,18 @@ class FlowSampling(Knobs):
     shift: float = 1.0  # above 1: more of the steps near the noise
 
 
-@dataclass(frozen=True)
-class Described:
-    """A condition as the network reads it: the same at every step of sampling."""
-
-    embedding: Tensor | None = None  # [B, E], added to the time's
-    tokens: Tensor | None = None  # [B, L, D]
-    mask: Tensor | None = None  # [B, L]: what is no padding
-
-
-class Network(nn.Module):
+class Network(Conditioned):
     """Noisy image [B, C, H, W], time [B] and described condition -> clean image [B, C, H, W]."""
 
     def __init__(self, config: FlowConfig, spec: ImageSpec, condition: str):
-        super().__init__()
-        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
-        width = config.embedding
+        c, width = config, config.embedding
+        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        if condition == "label":
-            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
-        if condition == "text":
-            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
-            self.pooled = nn.Linear(self.text.slots.numel(), width)
         self.unet = UNet(
             spec.channels, spec.channels, (spec.height, spec.width), width,
-            config.text_width if condition == "text" else 0, config.patch, config.widths, config.blocks,
-            config.attention, config.reading, config.head, config.dropout,
+            c.text_width if condition == "text" else 0, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
+            c.dropout,
         )  # fmt: skip
-
-    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
-        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
-        if self.condition == "label":
-            label = condition.label
-            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
-            label = none if label is None else label if keep is None else torch.where(keep, label, none)
-            return Described(self.label(label))
-        if self.condition == "text":
-            text = condition.text or [""] * condition.size
-            if keep is not None:
-                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
-            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
-            return Described(self.pooled(pooled), tokens, mask)
-        return Described()
 
     def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
         embedding = self.time(time_features(t, 64))  # [B, E]
@@ -127,20 +97,9 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = config.condition
-        if condition == "auto":
-            condition = "text" if spec.captions else "label" if spec.classes else "none"
-        if condition == "label" and not spec.classes:
-            raise LimnerError(
-                "condition=label needs classes, which this data does not have; use condition=none."
-            )
-        if condition == "text" and not spec.captions:
-            raise LimnerError(
-                "condition=text needs captions, which this data does not have; use condition=none."
-            )
         if spec.frames > 1:
             raise LimnerError("flow draws single images, not video; take the first frames with frames=1.")
-        self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, choose(config.condition, spec, "flow"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

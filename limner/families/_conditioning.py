@@ -1,0 +1,71 @@
+"""What families that follow a label or a text have in common: which of them, and how a network is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import Condition, ImageSpec, LimnerError
+from limner.networks.text import TextEncoder, to_pieces
+
+
+def choose(asked: str, spec: ImageSpec, family: str, text: bool = True) -> str:
+    """none, label or text: as the settings ask, or with auto as the data has it. Raises LimnerError."""
+    if asked == "auto":
+        return "text" if text and spec.captions else "label" if spec.classes else "none"
+    for name, what, there in (("label", "classes", spec.classes), ("text", "captions", spec.captions)):
+        if asked == name and not there:
+            raise LimnerError(
+                f"{family} was asked for condition={name}, but this data has no {what}: use condition=none."
+            )
+    return asked
+
+
+@dataclass(frozen=True)
+class Described:
+    """A condition as a network reads it."""
+
+    embedding: Tensor | None = None  # [B, E], added to the time's
+    tokens: Tensor | None = None  # [B, L, D]
+    mask: Tensor | None = None  # [B, L]: what is no padding
+
+    def __getitem__(self, rows: slice | Tensor) -> Described:
+        """That of some images."""
+        return Described(*(None if x is None else x[rows] for x in (self.embedding, self.tokens, self.mask)))
+
+
+class Conditioned(nn.Module):
+    """A network that is told of a label by an embedding [E], of a text by tokens [L, D] and what they come to [E]."""
+
+    def __init__(
+        self,
+        condition: str,
+        classes: int,
+        embedding: int,
+        text_width: int,
+        text_layers: int,
+        text_length: int,
+    ):
+        super().__init__()
+        self.condition, self.classes, self.text_length = condition, classes, text_length
+        if condition == "label":
+            self.label = nn.Embedding(classes + 1, embedding)  # the last one: no label
+        if condition == "text":
+            self.text = TextEncoder(text_width, text_layers, text_length)
+            self.pooled = nn.Linear(self.text.slots.numel(), embedding)
+
+    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
+        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
+        if self.condition == "label":
+            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
+            label = none if condition.label is None else condition.label
+            return Described(self.label(label if keep is None else torch.where(keep, label, none)))
+        if self.condition == "text":
+            text = condition.text or [""] * condition.size
+            if keep is not None:
+                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
+            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
+            return Described(self.pooled(pooled), tokens, mask)
+        return Described()
