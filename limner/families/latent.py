@@ -31,10 +31,10 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.families._conditioning import Conditioned, Described, choose
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
-from limner.networks.text import TextEncoder, to_pieces
 from limner.networks.unet import UNet, time_features
 
 STRAIGHT = paths.Straight()
@@ -45,15 +45,9 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 @dataclass(frozen=True)
 class LatentConfig:
     autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
-    codec: AutoencoderConfig = field(
-        default_factory=lambda: Autoencoder.presets["small"].model
-    )  # settings of that autoencoder; where a run is named, they are that run's
-    channelwise: bool = (
-        True  # each number of a code gets mean 0 and deviation 1; else all together deviation 1
-    )
-    network: Literal["quick", "ldm", "dit"] = (
-        "quick"  # U-Nets: quick on a CPU, or the paper's; or a transformer
-    )
+    codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # its settings; or that run's
+    channelwise: bool = True  # each number of a code gets deviation 1, and mean 0; else all together
+    network: Literal["quick", "ldm", "dit"] = "quick"  # U-Nets, for a CPU or the paper's; a transformer
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 2  # U-Nets: residual blocks by level, on the way down
@@ -78,79 +72,45 @@ class LatentSampling(Knobs):
     shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
 
 
-@dataclass(frozen=True)
-class Described:
-    """A condition as the network reads it: the same at every step of sampling."""
-
-    embedding: Tensor | None = None  # [B, E], added to the time's
-    tokens: Tensor | None = None  # [B, L, D]
-    mask: Tensor | None = None  # [B, L]: what is no padding
-
-
-class Network(nn.Module):
+class Network(Conditioned):
     """Noisy code [B, C, h, w], time [B] in [0, 1] and described condition -> [B, C, h, w]; 0 at first."""
 
     def __init__(self, config: LatentConfig, shape: tuple[int, int, int], condition: str, classes: int):
-        super().__init__()
         c, (channels, *sides) = config, shape
         size = (sides[0], sides[1])
-        self.kind, self.condition, self.classes, self.text_length = (
-            c.network,
-            condition,
-            classes,
-            c.text_length,
-        )
-        as_tokens = c.network == "ldm" and condition != "none"  # all that this U-Net is told, but the time
-        context = c.text_width if condition == "text" or as_tokens else 0
-        embedding = c.body.width if c.network == "dit" else 2 * c.width
+        tokens = c.text_width if condition == "text" or (c.network == "ldm" and condition == "label") else 0
+        embedding = {"quick": 2 * c.width, "dit": c.body.width, "ldm": tokens}[c.network]
+        super().__init__(condition, classes, embedding, c.text_width, c.text_layers, c.text_length)
+        self.kind = c.network
         self.body: nn.Module
         if c.network == "ldm":
             self.body = DiffusionUNet(
-                channels, channels, c.width, c.multiples, c.blocks, c.attention, head=c.head, context=context,
+                channels, channels, c.width, c.multiples, c.blocks, c.attention, head=c.head, context=tokens,
                 dropout=c.dropout,
             )  # fmt: skip
         elif c.network == "dit":
             self.time: nn.Module = TimeEmbedder(embedding)
-            self.body = DiffusionTransformer(c.body, channels, channels, size, context)
+            self.body = DiffusionTransformer(c.body, channels, channels, size, tokens)
         else:
             self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
             widths = [c.width * m for m in c.multiples]
             self.body = UNet(
-                channels, channels, size, embedding, context, 1, widths, [c.blocks] * len(widths), c.attention,
+                channels, channels, size, embedding, tokens, 1, widths, [c.blocks] * len(widths), c.attention,
                 head=c.head, dropout=c.dropout,
             )  # fmt: skip
-        if condition == "label":
-            self.label = nn.Embedding(
-                classes + 1, context if as_tokens else embedding
-            )  # the last one: no label
-        if condition == "text":
-            self.text = TextEncoder(c.text_width, c.text_layers, c.text_length)
-            self.pooled = None if as_tokens else nn.Linear(self.text.slots.numel(), embedding)
-
-    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
-        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
-        if self.condition == "label":
-            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
-            label = none if condition.label is None else condition.label
-            told = self.label(label if keep is None else torch.where(keep, label, none))  # [B, E or D]
-            if self.kind != "ldm":
-                return Described(told)
-            return Described(None, told[:, None], torch.ones_like(label, dtype=torch.bool)[:, None])
-        if self.condition == "text":
-            text = condition.text or [""] * condition.size
-            if keep is not None:
-                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
-            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.text.slots.device))
-            return Described(None if self.pooled is None else self.pooled(pooled), tokens, mask)
-        return Described()
 
     def forward(self, x: Tensor, t: Tensor, told: Described) -> Tensor:
-        if self.kind == "ldm":
-            return self.body(x, 1000 * t, tokens=told.tokens, mask=told.mask).float()  # [B, C, h, w]
+        tokens, mask = told.tokens, told.mask
+        if self.kind == "ldm":  # it is told by tokens alone
+            if told.embedding is not None:
+                first = told.embedding[:, None]  # [B, 1, D]
+                tokens = first if tokens is None else torch.cat([first, tokens], dim=1)  # [B, 1 + L, D]
+                mask = None if mask is None else F.pad(mask, (1, 0), value=True)  # [B, 1 + L]
+            return self.body(x, 1000 * t, tokens=tokens, mask=mask).float()  # [B, C, h, w]
         embedding = self.time(1000 * t if self.kind == "dit" else time_features(t, 64))  # [B, E]
         if told.embedding is not None:
             embedding = embedding + told.embedding  # [B, E]
-        return self.body(x, F.silu(embedding), told.tokens, told.mask).float()  # [B, C, h, w]
+        return self.body(x, F.silu(embedding), tokens, mask).float()  # [B, C, h, w]
 
 
 class LatentDiffusion(Model):
@@ -179,14 +139,7 @@ class LatentDiffusion(Model):
                 f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
-        condition = config.condition
-        if condition == "auto":
-            condition = "text" if spec.captions else "label" if spec.classes else "none"
-        for name, has in (("label", spec.classes), ("text", spec.captions)):
-            if condition == name and not has:
-                raise LimnerError(
-                    f"latent cannot read a {name} that this data does not have: use condition=none."
-                )
+        condition = choose(config.condition, spec, "latent")
         self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         try:
