@@ -1,6 +1,7 @@
 """Drifting: the field and its normalisation, guidance, and the generators that learn from it."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -155,6 +156,17 @@ def test_guidance_and_truncation_are_knobs_of_one_call():
     assert not torch.allclose(one, other, atol=1e-4), "their labels differ still"
     with pytest.raises(LimnerError, match=r"from 1 to 3"):
         draw(guidance=4.0)
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_strong_guidance_is_trained_rarely(power):
+    """p(alpha) ~ alpha^-power on [1, 3]: its distribution at 2 (Deng 2026, table 8)."""
+    alpha = Drifting(dataclasses.replace(TINY, guidance_power=power), LABELLED).strengths(
+        torch.linspace(0, 1, 4001)
+    )
+    assert_close(alpha[[0, -1]], torch.tensor([1.0, 3.0]))
+    below = math.log(2) / math.log(3) if power == 1 else (1 - 2**-2) / (1 - 3**-2)
+    assert abs(float((alpha < 2).float().mean()) - below) < 1e-3
 
 
 def test_what_it_cannot_take_it_refuses():

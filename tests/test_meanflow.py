@@ -179,7 +179,7 @@ def test_guidance_is_learned_as_an_input_and_costs_no_call():
 
 
 def test_the_guided_velocity_leads_away_from_what_no_label_gives(monkeypatch):
-    """v + (1 - 1 / w) (v with - v without); images without guidance keep theirs (Geng 2025b, eq. 16)."""
+    """v + (1 - 1 / w) (v with - v without); images without guidance keep theirs (Geng 2025b)."""
     model = meanflow(LABELLED)
     x, t = torch.randn(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.7])
     guidance = torch.tensor([1.0, 2.0, 3.0])

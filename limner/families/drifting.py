@@ -42,13 +42,9 @@ class DriftingConfig:
     body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
     codes: int = 64  # entries of that table
-    latent: int = 64  # numbers of noise an image; this and what follows is the decoder's
+    latent: int = 64  # of the decoder, as the next six: numbers of noise an image
     patch: int = 2  # pixels a side that the generator draws as one place
-    widths: tuple[int, ...] = (
-        64,
-        128,
-        192,
-    )  # channels by level, the finest first; each level halves the side
+    widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
     attention: tuple[int, ...] = (2,)  # levels that attend
     head: int = 64  # width of an attention head
@@ -57,7 +53,7 @@ class DriftingConfig:
         32,
         64,
         128,
-    )  # channels of the fixed random network, by stage; each halves the side
+    )  # channels of the fixed random network; each stage halves the side
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # strongest guidance that is learned, by labels; 1: none
@@ -185,7 +181,7 @@ class RandomFeatures(nn.Module):
 
 
 def spread(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, C, H, W] -> mean and standard deviation over each block of 2x2, and over the whole map."""
+    """[B, C, H, W] -> mean and standard deviation over each block of 2x2."""
     mean = F.avg_pool2d(x, 2, ceil_mode=True)
     square = F.avg_pool2d(x.square(), 2, ceil_mode=True)
     return mean, (square - mean.square()).clamp(min=0).add(1e-4).sqrt()
@@ -236,9 +232,7 @@ class Drifting(Model):
         n = len(real)
         guidance = None
         if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
-            at = torch.rand(self.classes, device=real.device)
-            low = c.guidance ** (1 - c.guidance_power)
-            guidance = ((1 - at * (1 - low)) ** (1 / (1 - c.guidance_power)))[label]  # [N]
+            guidance = self.strengths(torch.rand(self.classes, device=real.device))[label]  # [N]
         fake = self.generator(torch.randn(n, self.generator.latent, device=real.device), label, guidance)
         same = torch.ones(n, n, dtype=torch.bool, device=real.device)
         if self.classes and label is not None:
@@ -252,6 +246,13 @@ class Drifting(Model):
             x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D]
             terms.append(drift_loss(drift(x, y, bias, c.temperatures, guidance is not None)))
         return {"drift": torch.stack(terms).sum()}
+
+    def strengths(self, uniform: Tensor) -> Tensor:
+        """Uniform numbers -> alpha in [1, guidance], p(alpha) ~ alpha^-power, by the inverse of its distribution."""
+        most, power = self.config.guidance, 1 - self.config.guidance_power
+        if power == 0:
+            return most**uniform
+        return (1 + uniform * (most**power - 1)) ** (1 / power)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise: [B, latent]."""

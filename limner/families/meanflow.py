@@ -44,10 +44,8 @@ Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 class MeanFlowConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"
-    body: BlocksConfig = field(
-        default_factory=BlocksConfig
-    )  # of the transformer; what follows is the U-Net's
-    patch: int = 2  # pixels a side that the U-Net sees as one place
+    body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer
+    patch: int = 2  # of the U-Net, as the next eight: pixels a side that it sees as one place
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
     attention: tuple[int, ...] = (2,)  # levels that attend
@@ -60,9 +58,7 @@ class MeanFlowConfig:
     text_length: int = 128  # bytes; longer texts are cut
     predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
     learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
-    tangent: Literal["own", "data"] = (
-        "own"  # derivative: along its own velocity (improved) or the data's (original)
-    )
+    tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved), or the data's
     still: float = 0.5  # share of training pairs with s = t, which learn the velocity itself
     whole: float = 0.15  # share of pairs that go from noise alone to data
     to_data: float = 0.15  # share of pairs that go from anywhere to data
@@ -252,7 +248,7 @@ class MeanFlow(Model):
     def guided(
         self, velocity: Tensor, x_t: Tensor, t: Tensor, described: Described, guidance: Tensor | None
     ) -> Tensor:
-        """v + (1 - 1 / w) (v with the condition - v without): what guidance w makes of v (Geng 2025b, eq. 16)."""
+        """v + (1 - 1 / w) (v with the condition - v without): what guidance w makes of v (Geng 2025b)."""
         if guidance is None:
             return velocity
         rows = (guidance > 1).nonzero()[:, 0]
