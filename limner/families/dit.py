@@ -31,8 +31,8 @@ from limner.diffusion import paths
 from limner.diffusion.bound import step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.families._conditioning import Conditioned, Described, choose
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
-from limner.networks.text import TextEncoder, to_pieces
 
 STRAIGHT = paths.Straight()
 with torch.device("cpu"):  # even where a model is laid out on another device
@@ -61,45 +61,17 @@ class DiTSampling(Knobs):
     shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
 
 
-@dataclass(frozen=True)
-class Described:
-    """A condition as the network reads it: the same at every step of sampling."""
-
-    embedding: Tensor | None = None  # [B, W], added to the time's
-    tokens: Tensor | None = None  # [B, N, D]
-    mask: Tensor | None = None  # [B, N]: what is no padding
-
-
-class Network(nn.Module):
+class Network(Conditioned):
     """Noisy image [B, C, H, W], time [B] and described condition -> [B, out, H, W]; 0 at first."""
 
     def __init__(self, config: DiTConfig, spec: ImageSpec, condition: str, out: int):
-        super().__init__()
-        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
-        width, size = config.body.width, (spec.height, spec.width)
-        text = config.text_width if condition == "text" else 0
-        self.time = TimeEmbedder(width)
+        c, width = config, config.body.width
+        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
         if condition == "label":
-            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
             nn.init.normal_(self.label.weight, std=0.02)
-        if condition == "text":
-            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
-            self.pooled = nn.Linear(self.text.slots.numel(), width)
-        self.body = DiffusionTransformer(config.body, spec.channels, out, size, text)
-
-    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
-        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
-        if self.condition == "label":
-            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
-            label = none if condition.label is None else condition.label
-            return Described(self.label(label if keep is None else torch.where(keep, label, none)))
-        if self.condition == "text":
-            text = condition.text or [""] * condition.size
-            if keep is not None:
-                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
-            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
-            return Described(self.pooled(pooled), tokens, mask)
-        return Described()
+        self.time = TimeEmbedder(width)
+        text = c.text_width if condition == "text" else 0
+        self.body = DiffusionTransformer(c.body, spec.channels, out, (spec.height, spec.width), text)
 
     def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
         embedding = self.time(t)  # [B, W]
@@ -120,14 +92,7 @@ class DiT(Model):
         super().__init__(config, spec)
         if spec.frames > 1:
             raise LimnerError("dit draws single images, not video; take the first frames with frames=1.")
-        condition = config.condition
-        if condition == "auto":
-            condition = "text" if spec.captions else "label" if spec.classes else "none"
-        for name, has in (("label", spec.classes), ("text", spec.captions)):
-            if condition == name and not has:
-                raise LimnerError(
-                    f"dit cannot read a {name} that this data does not have: use condition=none."
-                )
+        condition = choose(config.condition, spec, "dit")
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance
         try:

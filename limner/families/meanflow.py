@@ -33,8 +33,8 @@ from limner.core import (
 )
 from limner.diffusion import paths
 from limner.diffusion.paths import like
+from limner.families._conditioning import Conditioned, Described, choose
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
-from limner.networks.text import TextEncoder, to_pieces
 from limner.networks.unet import UNet, time_features
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
@@ -79,63 +79,32 @@ class MeanFlowSampling:
     strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
 
 
-@dataclass(frozen=True)
-class Described:
-    """A condition as the network reads it."""
-
-    embedding: Tensor | None = None  # [B, E], added to the times'
-    tokens: Tensor | None = None  # [B, L, D]
-    mask: Tensor | None = None  # [B, L]: what is no padding
-
-    def __getitem__(self, rows: slice | Tensor) -> Described:
-        def cut(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[rows]
-
-        return Described(cut(self.embedding), cut(self.tokens), cut(self.mask))
-
-
-class Network(nn.Module):
+class Network(Conditioned):
     """Noisy image [B, C, H, W], its time [B], the time to go to [B] and described condition -> [B, C, H, W]."""
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec, condition: str):
-        super().__init__()
-        self.condition, self.classes, self.text_length = condition, len(spec.classes), config.text_length
-        width = config.embedding if config.network == "unet" else config.body.width
+        c = config
+        width = c.embedding if c.network == "unet" else c.body.width
+        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
-        if condition == "label":
-            self.label = nn.Embedding(self.classes + 1, width)  # the last one: no label
-        if condition == "text":
-            self.text = TextEncoder(config.text_width, config.text_layers, config.text_length)
-            self.pooled = nn.Linear(self.text.slots.numel(), width)
-        if condition != "none" and config.guidance > 1:
+        if condition != "none" and c.guidance > 1:
             self.guidance = nn.Linear(1, width, bias=False)
         channels, size = spec.channels, (spec.height, spec.width)
-        context = config.text_width if condition == "text" else 0
+        context = c.text_width if condition == "text" else 0
         self.body: nn.Module
-        if config.network == "unet":
+        if c.network == "unet":
             self.body = UNet(
-                channels, channels, size, width, context, config.patch, config.widths, config.blocks,
-                config.attention, config.reading, config.head, config.dropout,
+                channels, channels, size, width, context, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
+                c.dropout,
             )  # fmt: skip
         else:
-            self.body = DiffusionTransformer(config.body, channels, channels, size, context)
+            self.body = DiffusionTransformer(c.body, channels, channels, size, context)
 
     def describe(
         self, condition: Condition, keep: Tensor | None = None, guidance: Tensor | None = None
     ) -> Described:
-        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
-        found = Described()
-        if self.condition == "label":
-            label = condition.label
-            none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
-            label = none if label is None else label if keep is None else torch.where(keep, label, none)
-            found = Described(self.label(label))
-        if self.condition == "text":
-            text = condition.text or [""] * condition.size
-            if keep is not None:
-                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
-            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
-            found = Described(self.pooled(pooled), tokens, mask)
+        """As for all families, and the ``guidance`` [B] that is asked for."""
+        found = super().describe(condition, keep)
         if guidance is not None and hasattr(self, "guidance") and found.embedding is not None:
             told = found.embedding + self.guidance(guidance.log()[:, None])  # [B, E]
             found = dataclasses.replace(found, embedding=told)
@@ -159,20 +128,9 @@ class MeanFlow(Model):
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = config.condition
-        if condition == "auto":
-            condition = "text" if spec.captions else "label" if spec.classes else "none"
-        if condition == "label" and not spec.classes:
-            raise LimnerError(
-                "condition=label of meanflow needs classes, which this data does not have; use condition=none."
-            )
-        if condition == "text" and not spec.captions:
-            raise LimnerError(
-                "condition=text of meanflow needs captions, which this data does not have; use condition=none."
-            )
         if spec.frames > 1:
             raise LimnerError("meanflow draws single images, not video; take the first frames with frames=1.")
-        self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, choose(config.condition, spec, "meanflow"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
