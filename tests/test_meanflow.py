@@ -199,6 +199,8 @@ def test_one_call_is_the_networks_own_image():
     with torch.no_grad():
         image = model.network(noise, torch.zeros(1), torch.ones(1), Described())
     assert_close(draw(model, Condition(1), [4]), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    point = model.latent(Condition(1), Draws([4]))
+    assert_close(model.paint(point, Condition(1)), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_from_an_image_it_goes_back_a_share_of_the_way_to_noise(monkeypatch):

@@ -9,6 +9,7 @@ the way from x_t to x_s, so x_s = x_t + (s - t) u. The network predicts an image
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -237,6 +238,16 @@ class MeanFlow(Model):
                 velocity = u(x, t, t)
         found = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (velocity, torch.ones_like(t)))
         return found[0], found[1].detach()
+
+    def latent(self, condition: Condition, draws: Draws) -> Tensor:
+        """The noise, [B, CHW]: one call makes an image of it."""
+        return draws.normal(math.prod(self.spec.shape))
+
+    def paint(self, latent: Tensor, condition: Condition) -> Tensor:
+        """[B, CHW] -> [B, C, H, W] in [-1, 1]: from noise to image in one call, without guidance."""
+        x, ones = latent.unflatten(1, self.spec.shape), torch.ones(len(latent), device=latent.device)
+        u = self.average(self.network.describe(condition, guidance=ones))
+        return (x + u(x, torch.zeros_like(ones), ones)).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:
