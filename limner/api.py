@@ -10,9 +10,9 @@ from typing import Any
 from limner import config, families
 from limner.config import Run
 from limner.core import DataOptions, LimnerError, nearest
+from limner.course import Result
+from limner.course import train as _train
 from limner.data import open_data
-from limner.loop import Result
-from limner.loop import train as _train
 from limner.sample import Painter as load
 
 __all__ = ["load", "open_data", "train"]

@@ -17,9 +17,9 @@ from rich.console import Console
 from limner import checkpoint, config, families, report
 from limner.config import Run
 from limner.core import DataOptions
+from limner.course import Result, train
 from limner.data import grid, shapes, to_pil
 from limner.journal import read_log
-from limner.loop import Result, train
 from limner.sample import Painter, bar
 
 SIZE = 32

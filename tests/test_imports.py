@@ -27,7 +27,8 @@ for worker in WORKERS:
     BELOW[worker] = WORKERS | BELOW["checkpoint"] | {"checkpoint", "data", "metrics"}
     BELOW[worker] |= {"optim", "device", "distributed", "journal"}
 BELOW["folder"] = {"core", "settings", "data", "files"}
-BELOW["api"] = BELOW["filters"] = BELOW["loop"]
+BELOW["filters"] = BELOW["course"] = BELOW["loop"]
+BELOW["api"] = BELOW["loop"] | {"course"}
 BELOW["latents"] = set()
 BELOW["explore"] = BELOW["loop"] | {"latents"}
 BELOW["exchange"] = BELOW["checkpoint"] | {"checkpoint"}

@@ -25,10 +25,11 @@ from limner.core import (
     Optimiser,
     Training,
 )
+from limner.course import train
 from limner.data import Data
 from limner.distributed import Ranks, share
 from limner.journal import Journal, read_log
-from limner.loop import Loop, learning_rate, train
+from limner.loop import Loop, learning_rate
 from tests.conftest import paint
 
 SPEC = ImageSpec(1, 4, 4)

@@ -34,8 +34,8 @@ def demo(argv: Sequence[str]) -> int:
 def train(argv: Sequence[str]) -> int:
     given = config.parse_train(argv)
     from limner import report
+    from limner.course import train as run_training
     from limner.journal import read_log
-    from limner.loop import train as run_training
 
     result = run_training(given.run, given.out, resume=given.resume)
     out = Path(given.out)
