@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import limner as toolkit
-from limner import checkpoint, families, loop
+from limner import checkpoint, course, families
 from limner.cli import run
 from limner.config import find_preset, read_run
 from limner.core import LimnerError
@@ -77,12 +77,12 @@ def test_a_named_stage_is_copied_in_and_never_moves(pictures, stage, tmp_path):
 def test_the_average_shares_the_stage(pictures, stage, tmp_path, monkeypatch):
     loops = []
 
-    class Spy(loop.Loop):
+    class Spy(course.Loop):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             loops.append(self)
 
-    monkeypatch.setattr(loop, "Loop", Spy)
+    monkeypatch.setattr(course, "Loop", Spy)
     train(pictures, tmp_path / "run", stage)
     (one,) = loops
     assert one.average is not one.model and one.average.autoencoder is one.model.autoencoder
