@@ -30,7 +30,6 @@ from limner.core import (
 )
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
 from limner.networks.augment import augment
-from limner.networks.convnets import widths
 from limner.networks.convolve import Conv2d, by_images_only, conv2d
 from limner.networks.resample import kernel
 
@@ -45,7 +44,8 @@ class R3GANConfig:
     patch: int = (
         1  # pixels a side that both networks see as one place, where the size allows; the paper has none
     )
-    width: int = 384  # feature maps at the full size; doubled at each halving
+    width: int = 384  # feature maps at the full size
+    growth: int = 2  # times as many at each halving
     widest: int = 768  # most feature maps
     blocks: int = 2  # residual blocks at each size
     expansion: int = 2  # a block widens its feature maps by this
@@ -72,6 +72,11 @@ def base_of(height: int, width: int) -> tuple[tuple[int, int], int] | None:
     while height % 2 == width % 2 == 0 and min(height, width) // 2 >= SMALLEST:
         height, width, doublings = height // 2, width // 2, doublings + 1
     return ((height, width), doublings) if doublings and max(height, width) <= LARGEST else None
+
+
+def feature_maps(config: R3GANConfig, doublings: int) -> list[int]:
+    """By size, fine to coarse."""
+    return [min(config.width * config.growth**i, config.widest) for i in range(doublings + 1)]
 
 
 def falling(seen: int, start: float, end: float, images: int) -> float:
@@ -160,7 +165,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.patch = patch
-        maps = widths(config.width, config.widest, doublings + 1)[::-1]  # coarse to fine
+        maps = feature_maps(config, doublings)[::-1]  # coarse to fine
         depth = config.blocks * len(maps)
         self.embed = nn.Embedding(classes, config.latent) if classes else None
         if self.embed is not None:
@@ -200,7 +205,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.patch = patch
-        maps = widths(config.width, config.widest, doublings + 1)  # fine to coarse
+        maps = feature_maps(config, doublings)  # fine to coarse
         depth = config.blocks * len(maps)
         layers: list[nn.Module] = [scaled(Conv2d(channels * patch**2, maps[0], 1, bias=False))]
         for i, o in pairwise(maps):
