@@ -14,7 +14,7 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion import sampling
 from limner.diffusion.bound import log_level, step_bound
 from limner.diffusion.sampling import Guess
-from limner.families.dit import DISCRETE, STRAIGHT, DiT, DiTConfig, DiTSampling
+from limner.families.dit import DISCRETE, FINEST, STRAIGHT, DiT, DiTConfig, DiTSampling
 from limner.networks.diffusion_unets import sinusoids
 from limner.networks.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder, rotate, turns
 from limner.networks.transformer import sincos
@@ -171,7 +171,7 @@ class Known(nn.Module):
             return data
         t = t[:, None, None, None]
         if self.predict == "velocity":
-            return (data - x) / (1 - t)
+            return (data - x) / (1 - t / FINEST)
         kept = DISCRETE.kept[t.long()].float()
         noise = (x - kept.sqrt() * data) / (1 - kept).sqrt()
         return noise if self.spread is None else torch.cat([noise, torch.full_like(noise, self.spread)], 1)

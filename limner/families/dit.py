@@ -34,6 +34,7 @@ from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import Conditioned, Described, choose
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 
+FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
 STRAIGHT = paths.Straight()
 with torch.device("cpu"):  # even where a model is laid out on another device
     DISCRETE = paths.Discrete(paths.betas("linear", 1000))
@@ -44,6 +45,9 @@ class DiTConfig:
     body: BlocksConfig = field(default_factory=BlocksConfig)
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
+    embedding_std: float = (
+        0.0  # deviation that the weights of time and label begin with; 0: as suits any width
+    )
     learn_variance: bool = True  # noise: also learn how much noise a step of the ancestral solver draws
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
     text_width: int = 128  # of the text encoder
@@ -68,8 +72,8 @@ class Network(Conditioned):
         c, width = config, config.body.width
         super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
         if condition == "label":
-            nn.init.normal_(self.label.weight, std=0.02)
-        self.time = TimeEmbedder(width)
+            nn.init.normal_(self.label.weight, std=c.embedding_std or 0.5)
+        self.time = TimeEmbedder(width, c.embedding_std)
         text = c.text_width if condition == "text" else 0
         self.body = DiffusionTransformer(c.body, spec.channels, out, (spec.height, spec.width), text)
 
@@ -110,7 +114,7 @@ class DiT(Model):
         t = paths.logit_normal(even, c.time_mean, c.time_std)
         t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
         x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.describe(batch))
+        guess = self.network(x_t, FINEST * t, self.describe(batch))
         if c.predict == "velocity":
             error = guess - (data - noise)
         else:
@@ -141,7 +145,8 @@ class DiT(Model):
         described = self.network.describe(condition)
 
         def predict(x: Tensor, level: Level) -> Guess:
-            out = self.network(x, torch.full((len(x),), level.time, device=x.device), described)
+            time = level.time * (1 if self.steps else FINEST)
+            out = self.network(x, torch.full((len(x),), time, device=x.device), described)
             if self.steps:
                 found = clean(x, out[:, : x.shape[1]], level.alpha, level.sigma)
                 return Guess(found, share(out) if self.spread else 0.0)
@@ -183,7 +188,10 @@ DiT.presets = {
         DiTConfig(BlocksConfig(patch=4, width=32, depth=2, heads=2), text_width=32, text_layers=1),
         _training("adamw", 16, 4e-3, average=100.0),
     ),
-    "small": Preset(DiTConfig(), _training("muon", 32, 2e-3, samples=16, clip=1.0)),
+    "small": Preset(
+        DiTConfig(BlocksConfig(width=192, heads=3, qk_norm=True, rotary=True, gated=True)),
+        _training("muon", 32, 2e-3, samples=16, clip=1.0),
+    ),
     "base": Preset(
         DiTConfig(
             BlocksConfig(width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8),
@@ -195,7 +203,7 @@ DiT.presets = {
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
     "paper": Preset(
-        DiTConfig(BlocksConfig(patch=2, width=768, depth=12, heads=12), predict="noise"),
+        DiTConfig(BlocksConfig(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
         Training(
             batch=256,
             optimisers={"network": Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999))},

@@ -32,15 +32,15 @@ class BlocksConfig:
 
 
 class TimeEmbedder(nn.Module):
-    """Times [B], about 0 to 1000 -> [B, width]."""
+    """Times [B], about 0 to 1000 -> [B, width]. Weights begin as N(0, std^2), or Glorot's where that is 0."""
 
-    def __init__(self, width: int, inputs: int = 256):
+    def __init__(self, width: int, std: float = 0.0, inputs: int = 256):
         super().__init__()
         self.inputs = inputs
         self.first, self.second = nn.Linear(inputs, width), nn.Linear(width, width)
-        for part in (self.first, self.second):
-            nn.init.normal_(part.weight, std=0.02)
-            nn.init.zeros_(part.bias)
+        fresh(self)
+        for part in (self.first, self.second) if std else ():
+            nn.init.normal_(part.weight, std=std)
 
     def forward(self, t: Tensor) -> Tensor:
         return self.second(F.silu(self.first(sinusoids(t, self.inputs))))  # [B, width]
