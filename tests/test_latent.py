@@ -276,3 +276,18 @@ def test_what_it_refuses():
         with pytest.raises(LimnerError, match="same autoencoder"):
             list(model.sample(Condition(1), LatentSampling(steps=2, weaker=other), Draws([0])))
     list(model.sample(Condition(1), LatentSampling(steps=2, weaker=latent()), Draws([0])))
+
+
+def test_some_numbers_of_a_code_may_go_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the code of Peebles 2023 draws: of four numbers the last follows the condition as it was trained to."""
+    model = latent(dataclasses.replace(SPEC, classes=("a", "b")))
+    monkeypatch.setattr(model, "decode", lambda code: code / 100)  # far from the ends of an image's range
+    one = Condition(1, label=torch.tensor([0]))
+    step = {"steps": 1, "solver": "euler"}
+    plain, led, part = (
+        draw(model, one, [0], **step, **knobs)
+        for knobs in ({"guidance": 1.0}, {"guidance": 3.0}, {"guidance": 3.0, "guided": 2})
+    )
+    assert (led - plain).abs().amin() > 0
+    assert_close(part[:, :2], led[:, :2])
+    assert_close(part[:, 2:], plain[:, 2:])

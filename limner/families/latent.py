@@ -50,7 +50,7 @@ class LatentConfig:
     network: Literal["quick", "ldm", "dit"] = "quick"  # U-Nets, for a CPU or the paper's; a transformer
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
-    blocks: int = 2  # U-Nets: residual blocks by level, on the way down
+    blocks: int = 1  # U-Nets: residual blocks by level, on the way down
     attention: tuple[int, ...] = (1,)  # U-Nets: levels that attend
     head: int = 64  # U-Nets: width of an attention head
     dropout: float = 0.0  # U-Nets: inside the blocks
@@ -70,6 +70,7 @@ class LatentConfig:
 @dataclass(frozen=True)
 class LatentSampling(Knobs):
     shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
+    guided: int = 0  # first numbers of a code that guidance leads; 0: all; 3 of 4: as DiT's published code
 
 
 class Network(Conditioned):
@@ -255,6 +256,7 @@ class LatentDiffusion(Model):
         yield from draw(
             self.denoiser(condition), path, levels, s, draws, self.shape, condition,
             weak=weaker(s, self, nothing, condition), encode=self.encode, decode=self.decode,
+            guided=s.guided,
         )  # fmt: skip
 
 
@@ -271,7 +273,7 @@ SMALL = Training(
 LatentDiffusion.presets = {
     "tiny": Preset(
         LatentConfig(
-            codec=Autoencoder.presets["tiny"].model, width=16, blocks=1, head=16, text_width=32, text_layers=1
+            codec=Autoencoder.presets["tiny"].model, width=16, head=16, text_width=32, text_layers=1
         ),
         Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
     ),
@@ -306,6 +308,7 @@ LatentDiffusion.presets = {
             network="ldm",
             width=224,
             multiples=(1, 2, 3, 4),
+            blocks=2,
             attention=(1, 2, 3),
             head=32,
             predict="noise",
