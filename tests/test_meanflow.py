@@ -147,13 +147,15 @@ def test_the_adaptive_weight_changes_the_slope_and_not_what_is_shown():
     assert not torch.allclose(pulls[0], pulls[1], rtol=0.05)
 
 
-def test_times_are_still_go_all_the_way_or_in_between():
+def test_times_are_still_or_lead_from_noise_to_data_or_in_between():
     torch.manual_seed(0)
-    model = meanflow(still=0.5, whole=0.125, to_data=0.125)
-    t, s, still = model.times(64, torch.device("cpu"))
-    assert still == 32 and torch.equal(t[:32], s[:32])
-    assert (t[32:40] == 0).all() and (s[32:48] == 1).all()
-    assert (t[32:] < s[32:]).all() and (t >= 0).all() and (s <= 1).all()
+    t, s, still = meanflow(still=0.5, from_noise=0.25, to_data=0.5).times(4000, torch.device("cpu"))
+    assert still == 2000 and torch.equal(t[:still], s[:still])
+    assert t[:still].unique().numel() > 1900
+    assert (t[still:] < s[still:]).all() and (t >= 0).all() and (s <= 1).all()
+    start, end = t[still:] == 0, s[still:] == 1
+    for share, expected in ((start, 0.25), (end, 0.5), (start & end, 0.125)):
+        assert abs(float(share.float().mean()) - expected) < 0.04
 
 
 def test_the_transformer_in_place_of_the_unet_learns_by_the_derivative():

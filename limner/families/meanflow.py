@@ -60,9 +60,9 @@ class MeanFlowConfig:
     predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
     learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
     tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved), or the data's
-    still: float = 0.5  # share of training pairs with s = t, which learn the velocity itself
-    whole: float = 0.15  # share of pairs that go from noise alone to data
-    to_data: float = 0.15  # share of pairs that go from anywhere to data
+    still: float = 0.75  # share of training pairs with s = t, which learn the velocity itself
+    from_noise: float = 0.5  # share of the other pairs that start from noise alone
+    to_data: float = 0.5  # share of the other pairs that end at the data
     time_mean: float = -0.8  # training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of training times that are uniform instead
@@ -158,13 +158,12 @@ class MeanFlow(Model):
             )
             for even in (paths.evenly(n, device), paths.evenly(n, device))
         )
-        still, whole, to_data = (round(n * share) for share in (c.still, c.whole, c.to_data))
-        t, s = torch.minimum(one, other), torch.maximum(one, other)
+        still = round(n * c.still)
+        start, end = (torch.rand(n, device=device) < share for share in (c.from_noise, c.to_data))
+        t = torch.where(start, 0.0, torch.where(end, one, torch.minimum(one, other)))
+        s = torch.where(end, 1.0, torch.where(start, one, torch.maximum(one, other)))
         t[:still] = s[:still] = one[:still]
-        t[still : still + whole], s[still : still + whole] = 0.0, 1.0
-        on = slice(still + whole, still + whole + to_data)
-        t[on], s[on] = one[on], 1.0
-        return t, s, min(still, n)
+        return t, s, still
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c, data, n = self.config, batch.image, len(batch.image)
@@ -287,7 +286,7 @@ TINY = MeanFlowConfig(
 # Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention=(1,), dropout=0.2, embedding=512,
-    condition="none", predicts="velocity", learn="derivative", tangent="data", still=0.25, whole=0.0, to_data=0.0,
+    condition="none", predicts="velocity", learn="derivative", tangent="data", still=0.25, from_noise=0.0, to_data=0.0,
     time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive=0.75, drop_condition=0.0,
 )  # fmt: skip
 
@@ -312,7 +311,7 @@ MeanFlow.presets = {
             body=BlocksConfig(
                 patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
             ),
-            learn="derivative", whole=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8, time_uniform=0.0,
+            learn="derivative", still=0.5, from_noise=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8, time_uniform=0.0,
             adaptive=1.0, guidance=8.0, guided=1.0,
         ),
         Training(
