@@ -53,6 +53,7 @@ class R3GANConfig:
     gamma: float = 2.0  # weight of both gradient penalties at the start
     gamma_end: float = 0.2  # and when the burn-in is over
     burn_in: int = 20_000_000  # images over which the weight falls, along a cosine
+    bounded: bool = False  # fakes are shown as they are saved, cut off at black and white; for drawings
     augment: float = 0.0  # chance of each augmentation when the burn-in is over, from 0; for few images
     mirror: bool = False  # augmentations mirror too: not for digits and letters
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
@@ -332,7 +333,9 @@ class R3GAN(Model):
     def fakes(self, batch: Batch) -> Tensor:
         """With the labels of the batch, of any range: [B, C, H, W]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(noise, batch.condition.label)
+        drawn = self.generator(noise, batch.condition.label)
+        # Cut off, but with slopes as if it were not: what lies outside can still come back.
+        return drawn + (drawn.clamp(-1, 1) - drawn).detach() if self.config.bounded else drawn
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise: [B, latent]."""
