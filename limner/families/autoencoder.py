@@ -31,12 +31,10 @@ SMALLEST = 8  # pixels: a shorter side leaves the discriminator no patch
 class AutoencoderConfig:
     kind: Literal["kl", "vq"] = "kl"  # what keeps the code simple: a Gaussian's KL term, or a codebook
     patch: int = 2  # pixels a side that the networks see as one place
-    width: int = 48  # feature maps of the first level
+    width: int = 32  # feature maps of the first level
     multiples: tuple[int, ...] = (1, 2)  # of that width, by level; each level but the last halves the size
     blocks: int = 1  # residual blocks a level; the decoder has one more
-    attention: tuple[
-        int, ...
-    ] = ()  # levels that attend; between encoder and decoder there is always one that does
+    attention: tuple[int, ...] = ()  # levels that attend; what lies between the networks always does
     dropout: float = 0.0  # inside the blocks
     hidden: int = 4  # maps between a network and its 1x1 convolution at the code
     latent: int = 4  # numbers in a vector of the code
@@ -45,11 +43,11 @@ class AutoencoderConfig:
     legacy: bool = False  # vq: that weight is on the entries instead, as in published VQGANs
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the codebook term, beside errors that are averaged over an image
-    perceptual: float = 1.0  # weight of the perceptual distance
+    perceptual: float = 0.2  # weight of the perceptual distance; in the papers, with learnt weights in it, 1
     adversarial: float = 0.5  # weight of the discriminator's opinion, when it pulls as hard as the error does
-    adversarial_from: int = 50_000  # images seen before the discriminator comes in
-    discriminator_width: int = 64  # feature maps of its first layer
-    discriminator_layers: int = 3  # halvings; 3 see 70 x 70 pixels
+    adversarial_from: int = 20_000  # images seen before the discriminator comes in
+    discriminator_width: int = 32  # feature maps of its first layer
+    discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,9 @@ class Autoencoder(Model):
         c, spec = self.config, self.spec
         try:
             if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent:
-                raise ValueError("it is not of kind kl, with patches of 1 and as many hidden maps as latent ones")
+                raise ValueError(
+                    "it is not of kind kl, with patches of 1 and as many hidden maps as latent ones"
+                )
             settings = exchange.codec_settings(
                 channels=spec.channels, size=(spec.height, spec.width), width=c.width, multiples=c.multiples,
                 blocks=c.blocks, attention=c.attention, latent=c.latent, groups=exchange.groups(self.autoencoder),
@@ -241,7 +241,9 @@ class Autoencoder(Model):
                 hidden=o["latent"], latent=o["latent"],
             )  # fmt: skip
             model = cls(config, ImageSpec(o["channels"], *o["size"]))
-            exchange.need({"norm_num_groups": o["groups"]}, norm_num_groups=exchange.groups(model.autoencoder))
+            exchange.need(
+                {"norm_num_groups": o["groups"]}, norm_num_groups=exchange.groups(model.autoencoder)
+            )
             exchange.take(model.autoencoder, found[0].weights)
         except ValueError as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
@@ -267,7 +269,8 @@ def adam(lr: float, **options: object) -> Training:
 # Esser's ImageNet model: 1024 entries of 256 numbers, one for each 16 x 16 pixels.
 VQGAN = AutoencoderConfig(
     kind="vq", patch=1, width=128, multiples=(1, 1, 2, 2, 4), blocks=2, attention=(4,), hidden=256, latent=256,
-    codes=1024, legacy=True, adversarial=0.8, adversarial_from=250_001 * 12,
+    codes=1024, legacy=True, perceptual=1.0, adversarial=0.8, adversarial_from=250_001 * 12,
+    discriminator_width=64, discriminator_layers=3,
 )  # fmt: skip
 
 Autoencoder.presets = {
@@ -284,14 +287,41 @@ Autoencoder.presets = {
         ),
         adam(2e-3, batch=8, average=100.0),
     ),
-    "small": Preset(AutoencoderConfig(), adam(1e-3, batch=32, average=2_000.0)),
+    "small": Preset(
+        AutoencoderConfig(),
+        Training(
+            batch=32,
+            optimisers={
+                "autoencoder": Optimiser("muon", lr=2e-3, matrix_lr=0.02),
+                "discriminator": Optimiser("adam", lr=5e-4, betas=(0.5, 0.9)),
+            },
+            average=2_000.0,
+        ),
+    ),
     "base": Preset(
-        AutoencoderConfig(patch=1, width=96, multiples=(1, 2, 4), blocks=2, adversarial_from=500_000),
+        AutoencoderConfig(
+            patch=1,
+            width=96,
+            multiples=(1, 2, 4),
+            blocks=2,
+            adversarial_from=500_000,
+            discriminator_width=64,
+            discriminator_layers=3,
+        ),
         adam(1e-4, batch=32, average=50_000.0, warmup=10_000),
     ),
     # KL-f8 of latent diffusion: 4 numbers for each 8 x 8 pixels.
     "paper": Preset(
-        AutoencoderConfig(patch=1, width=128, multiples=(1, 2, 4, 4), blocks=2, adversarial_from=50_001 * 12),
+        AutoencoderConfig(
+            patch=1,
+            width=128,
+            multiples=(1, 2, 4, 4),
+            blocks=2,
+            perceptual=1.0,
+            adversarial_from=50_001 * 12,
+            discriminator_width=64,
+            discriminator_layers=3,
+        ),
         adam(4.5e-6 * 12, batch=12, schedule="constant", average=0.0),
         size=(256, 256),
         channels=3,
