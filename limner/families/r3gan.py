@@ -53,7 +53,7 @@ class R3GANConfig:
     gamma: float = 2.0  # weight of both gradient penalties at the start
     gamma_end: float = 0.2  # and when the burn-in is over
     burn_in: int = 20_000_000  # images over which the weight falls, along a cosine
-    bounded: bool = False  # fakes are shown as they are saved, cut off at black and white; for drawings
+    bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     augment: float = 0.0  # chance of each augmentation when the burn-in is over, from 0; for few images
     mirror: bool = False  # augmentations mirror too: not for digits and letters
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
@@ -165,7 +165,7 @@ class Generator(nn.Module):
         patch: int = 1,
     ):
         super().__init__()
-        self.patch = patch
+        self.patch, self.bounded = patch, config.bounded
         maps = feature_maps(config, doublings)[::-1]  # coarse to fine
         depth = config.blocks * len(maps)
         self.embed = nn.Embedding(classes, config.latent) if classes else None
@@ -183,7 +183,8 @@ class Generator(nn.Module):
         if self.embed is not None:
             noise = torch.cat([noise, self.embed(label)], dim=1)  # [B, 2 latent]
         x = self.basis * self.weigh(noise)[:, :, None, None]  # [B, maps, h, w]
-        return F.pixel_shuffle(self.layers(x).float(), self.patch)  # [B, C, H, W]
+        x = F.pixel_shuffle(self.layers(x).float(), self.patch)  # [B, C, H, W]
+        return x.tanh() if self.bounded else x
 
 
 class Discriminator(nn.Module):
@@ -331,11 +332,9 @@ class R3GAN(Model):
         return augment(images, self.chance, self.config.mirror) if self.training and self.chance else images
 
     def fakes(self, batch: Batch) -> Tensor:
-        """With the labels of the batch, of any range: [B, C, H, W]."""
+        """With the labels of the batch, of any range unless bounded: [B, C, H, W]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        drawn = self.generator(noise, batch.condition.label)
-        # Cut off, but with slopes as if it were not: what lies outside can still come back.
-        return drawn + (drawn.clamp(-1, 1) - drawn).detach() if self.config.bounded else drawn
+        return self.generator(noise, batch.condition.label)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise: [B, latent]."""
