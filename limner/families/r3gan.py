@@ -252,7 +252,16 @@ class R3GAN(Model):
             adam(2e-3, batch=8, average=100.0),
         ),
         "small": Preset(
-            R3GANConfig(width=24, widest=128, blocks=1, group=16, gamma=0.5, gamma_end=0.05, burn_in=50_000),
+            R3GANConfig(
+                width=24,
+                widest=128,
+                blocks=1,
+                group=16,
+                gamma=1.0,
+                gamma_end=0.2,
+                burn_in=50_000,
+                bounded=True,
+            ),
             adam(1e-3, batch=32, average=2_000.0),
         ),
         "base": Preset(
