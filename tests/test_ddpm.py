@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion import paths, solvers
-from limner.diffusion.bound import step_bound
+from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import CLEAN, Level, like
-from limner.families.ddpm import DDPM, DDPMConfig, DDPMSampling, halflife, share
+from limner.families.ddpm import DDPM, DDPMConfig, DDPMSampling, halflife
 from limner.networks.diffusion_unets import Attention, DiffusionUNet
 from tests.conftest import golden
 

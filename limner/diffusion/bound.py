@@ -10,6 +10,11 @@ from torch import Tensor
 from limner.diffusion.paths import Discrete, like
 
 
+def share(out: Tensor) -> Tensor:
+    """Where in its range a learned variance lies: the second half of a network's channels, [-1, 1] being all of it."""
+    return (out.chunk(2, dim=1)[1] + 1) / 2
+
+
 def step_bound(path: Discrete, data: Tensor, x_t: Tensor, t: Tensor, guess: Tensor, share: Tensor) -> Tensor:
     """[B] bits a number: one step's term of the bound (Ho 2020, eq. 5), times [B] being whole.
 

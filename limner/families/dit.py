@@ -28,7 +28,7 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.bound import step_bound
+from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import Conditioned, Described, choose
@@ -171,11 +171,6 @@ class DiT(Model):
 def clean(x: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """The data of x = alpha data + sigma noise."""
     return (x - sigma * noise) / alpha
-
-
-def share(out: Tensor) -> Tensor:
-    """Where in its range the variance lies: the second half of the channels, [-1, 1] being all of it."""
-    return (out.chunk(2, dim=1)[1] + 1) / 2
 
 
 def _training(name: Literal["muon", "adamw"], batch: int, lr: float, **options: Any) -> Training:
