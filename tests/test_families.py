@@ -59,7 +59,10 @@ PAPER_PARAMETERS = {
     "r3gan": {"generator": 22_429_824, "discriminator": 22_381_440},  # FFHQ-64, brownvc/R3GAN
     "stylegan2": {"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},  # 1024x1024
     "autoencoder": {"autoencoder": 83_653_863, "discriminator": 2_765_633},  # KL-f8, CompVis/latent-diffusion
-    "latent": {"autoencoder": 55_322_782, "network": 274_056_163},  # FFHQ-256 on VQ-f4, CompVis/latent-diffusion
+    "latent": {
+        "autoencoder": 55_322_782,
+        "network": 274_056_163,
+    },  # FFHQ-256 on VQ-f4, CompVis/latent-diffusion
     "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
 }
 
