@@ -318,3 +318,25 @@ def test_under_autocast_it_is_a_convolution_in_bf16() -> None:
     torch.testing.assert_close(found, expected)
     found.float().square().sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+
+
+def test_a_bounded_generator_stays_within_black_and_white() -> None:
+    spec = ImageSpec(3, 16, 16)
+    config = dataclasses.replace(R3GAN.presets["tiny"].model, bounded=True)
+    model = R3GAN(config, spec)
+    with torch.no_grad():
+        for p in model.generator.parameters():
+            p.mul_(30)
+    assert model.fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2))).abs().max() <= 1
+
+
+def test_augmentation_sets_in_over_the_burn_in_and_in_training_alone() -> None:
+    config = dataclasses.replace(R3GAN.presets["tiny"].model, augment=0.8, burn_in=100)
+    model, images = R3GAN(config, ImageSpec(3, 16, 16)), torch.rand(16, 3, 16, 16)
+    model.advance(0)
+    assert model.chance == 0 and torch.equal(model.seen(images), images)
+    model.advance(50)
+    assert model.chance == pytest.approx(0.4)
+    model.advance(1000)
+    assert model.chance == pytest.approx(0.8) and not torch.equal(model.seen(images), images)
+    assert torch.equal(model.eval().seen(images), images)

@@ -30,6 +30,7 @@ from limner.core import (
 )
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
 from limner.networks.augment import augment
+from limner.networks.convnets import widths
 from limner.networks.convolve import Conv2d, by_images_only, conv2d
 from limner.networks.resample import kernel
 
@@ -41,11 +42,7 @@ GAIN = math.sqrt(2 / (1 + 0.2**2))  # what keeps the variance through a leaky re
 @dataclass(frozen=True)
 class R3GANConfig:
     latent: int = 64  # numbers of noise an image
-    patch: int = (
-        1  # pixels a side that both networks see as one place, where the size allows; the paper has none
-    )
-    width: int = 384  # feature maps at the full size
-    growth: int = 2  # times as many at each halving
+    width: int = 384  # feature maps at the full size; doubled at each halving
     widest: int = 768  # most feature maps
     blocks: int = 2  # residual blocks at each size
     expansion: int = 2  # a block widens its feature maps by this
@@ -73,11 +70,6 @@ def base_of(height: int, width: int) -> tuple[tuple[int, int], int] | None:
     while height % 2 == width % 2 == 0 and min(height, width) // 2 >= SMALLEST:
         height, width, doublings = height // 2, width // 2, doublings + 1
     return ((height, width), doublings) if doublings and max(height, width) <= LARGEST else None
-
-
-def feature_maps(config: R3GANConfig, doublings: int) -> list[int]:
-    """By size, fine to coarse."""
-    return [min(config.width * config.growth**i, config.widest) for i in range(doublings + 1)]
 
 
 def falling(seen: int, start: float, end: float, images: int) -> float:
@@ -156,17 +148,11 @@ class Generator(nn.Module):
     """Noise, and a label where there are any, to an image of any range."""
 
     def __init__(
-        self,
-        config: R3GANConfig,
-        channels: int,
-        base: tuple[int, int],
-        doublings: int,
-        classes: int,
-        patch: int = 1,
+        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
     ):
         super().__init__()
-        self.patch, self.bounded = patch, config.bounded
-        maps = feature_maps(config, doublings)[::-1]  # coarse to fine
+        self.bounded = config.bounded
+        maps = widths(config.width, config.widest, doublings + 1)[::-1]  # coarse to fine
         depth = config.blocks * len(maps)
         self.embed = nn.Embedding(classes, config.latent) if classes else None
         if self.embed is not None:
@@ -177,13 +163,13 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [Block(maps[0], config, depth) for _ in range(config.blocks)]
         for i, o in pairwise(maps):
             layers += [Up(i, o), *(Block(o, config, depth) for _ in range(config.blocks))]
-        self.layers = nn.Sequential(*layers, scaled(Conv2d(maps[-1], channels * patch**2, 1, bias=False)))
+        self.layers = nn.Sequential(*layers, scaled(Conv2d(maps[-1], channels, 1, bias=False)))
 
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
             noise = torch.cat([noise, self.embed(label)], dim=1)  # [B, 2 latent]
         x = self.basis * self.weigh(noise)[:, :, None, None]  # [B, maps, h, w]
-        x = F.pixel_shuffle(self.layers(x).float(), self.patch)  # [B, C, H, W]
+        x = self.layers(x).float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
@@ -197,19 +183,12 @@ class Discriminator(nn.Module):
     gamma: Tensor
 
     def __init__(
-        self,
-        config: R3GANConfig,
-        channels: int,
-        base: tuple[int, int],
-        doublings: int,
-        classes: int,
-        patch: int = 1,
+        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
     ):
         super().__init__()
-        self.patch = patch
-        maps = feature_maps(config, doublings)  # fine to coarse
+        maps = widths(config.width, config.widest, doublings + 1)  # fine to coarse
         depth = config.blocks * len(maps)
-        layers: list[nn.Module] = [scaled(Conv2d(channels * patch**2, maps[0], 1, bias=False))]
+        layers: list[nn.Module] = [scaled(Conv2d(channels, maps[0], 1, bias=False))]
         for i, o in pairwise(maps):
             layers += [*(Block(i, config, depth) for _ in range(config.blocks)), Down(i, o)]
         layers += [Block(maps[-1], config, depth) for _ in range(config.blocks)]
@@ -223,7 +202,7 @@ class Discriminator(nn.Module):
         self.register_buffer("gamma", torch.tensor(config.gamma))
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        x = self.layers(F.pixel_unshuffle(image, self.patch))  # [B, maps, h, w]
+        x = self.layers(image)  # [B, maps, h, w]
         x = self.head((x * self.basis).sum((2, 3)))  # [B, maps] or [B, 1]
         if self.embed is not None:
             x = x * self.embed(label)  # [B, maps]
@@ -293,15 +272,8 @@ class R3GAN(Model):
             )
         self.classes = len(spec.classes) if config.condition != "none" else 0
         self.chance = 0.0  # of each augmentation
-        patch = config.patch
-        folded = (
-            None
-            if spec.height % patch or spec.width % patch
-            else base_of(spec.height // patch, spec.width // patch)
-        )
-        patch, found = (patch, folded) if folded else (1, found)
-        self.generator = Generator(config, spec.channels, *found, self.classes, patch)
-        self.discriminator = Discriminator(config, spec.channels, *found, self.classes, patch)
+        self.generator = Generator(config, spec.channels, *found, self.classes)
+        self.discriminator = Discriminator(config, spec.channels, *found, self.classes)
 
     def objectives(self) -> list[Objective]:
         return [
