@@ -44,6 +44,7 @@ class StyleGAN2Config:
     channel_base: int = 16384  # feature maps at 4, 8, 16, ... times the base: this by 4, 8, 16, ...
     channel_max: int = 512  # most feature maps
     group: int = 4  # images whose spread the discriminator sees together
+    bounded: bool = False  # a tanh after the sum of all sizes: pure black and white are easy, for drawings
     mixing: float = 0.9  # share of the images that are drawn from two styles
     r1: float = 6.25e-6  # R1's gamma for each pixel of an image (Karras 2020b: 0.0002 by the batch)
     path: float = 2.0  # weight of the path length's spread; 0: not
@@ -89,7 +90,7 @@ class Generator(nn.Module):
         super().__init__()
         base, maps = sizes(config, spec)
         self.mapping = Mapping(config.latent, classes, config.style, config.mapping)
-        self.synthesis = SkipGenerator(spec.channels, base, maps, config.style)
+        self.synthesis = SkipGenerator(spec.channels, base, maps, config.style, config.bounded)
         self.register_buffer("mean", torch.zeros(config.style))  # of the styles, for truncation
 
     @torch.no_grad()
@@ -280,7 +281,7 @@ StyleGAN2.presets = {
     "small": Preset(
         StyleGAN2Config(
             latent=128, style=128, mapping=2, channel_base=1024, channel_max=128, mixing=0.0, path=0.0,
-            r1=5e-4, period=30_000.0,
+            bounded=True, r1=5e-4, period=30_000.0,
         ),
         _training(0.0025, path=False, batch=32, average=2_000.0, flat=0.5),
     ),

@@ -103,13 +103,16 @@ class SkipGenerator(nn.Module):
     """Styles to an image that is the sum of what each size adds (Karras 2020, fig. 7b).
 
     ``base`` is (height, width) of the learned first features; ``maps`` are the features by size, coarse to fine.
-    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own.
+    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own. A ``bounded`` one ends in a tanh.
     """
 
     up: Tensor
 
-    def __init__(self, channels: int, base: tuple[int, int], maps: Sequence[int], style: int):
+    def __init__(
+        self, channels: int, base: tuple[int, int], maps: Sequence[int], style: int, bounded: bool = False
+    ):
         super().__init__()
+        self.bounded = bounded
         self.first = nn.Parameter(torch.randn(maps[0], *base))
         inputs, outputs = [maps[0], *maps[:-1]], maps
         self.before = nn.ModuleList(
@@ -128,7 +131,7 @@ class SkipGenerator(nn.Module):
             x = self.before[i - 1](x, w[:, 2 * i - 1], noise)  # [B, M, 2h, 2w]
             x = self.after[i](x, w[:, 2 * i], noise)
             image = upsample2d(image, self.up) + self.images[i](x, w[:, 2 * i + 1])  # [B, C, 2h, 2w]
-        return image
+        return image.tanh() if self.bounded else image
 
 
 class ResidualDown(nn.Module):
