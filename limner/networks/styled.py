@@ -103,7 +103,8 @@ class SkipGenerator(nn.Module):
     """Styles to an image that is the sum of what each size adds (Karras 2020, fig. 7b).
 
     ``base`` is (height, width) of the learned first features; ``maps`` are the features by size, coarse to fine.
-    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own. A ``bounded`` one ends in a tanh.
+    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own. If it is ``bounded``, a
+    tanh comes last.
     """
 
     up: Tensor
