@@ -62,6 +62,7 @@ class DDPMConfig:
 @dataclass(frozen=True)
 class DDPMSampling(Knobs):
     solver: Solver = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
+    guidance: float = 1.5  # how strongly to follow the condition; 1: as trained
     spacing: Spacing = "even"  # which steps are taken
     variance: float = 1.0  # ancestral, unless learned: 1 is the larger of the paper's two, 0 the smaller
 
