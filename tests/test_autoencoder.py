@@ -149,6 +149,23 @@ def test_vq_draws_from_the_codebook_only():
     assert torch.equal(codec.codebook.nearest(code).flatten(), each.argmin(1))
 
 
+def test_standardised_codes_meet_most_of_the_codebook():
+    """Without it a few entries near 0 get all vectors, and the others never move."""
+    image = torch.cat([batch().image.roll(i, 3) * (1 - i / 20) for i in range(16)])
+    used = {}
+    for standardise in (False, True):
+        one = model(kind="vq", codes=64, standardise=standardise)
+        one.autoencoder(image)  # the running statistics come near
+        with torch.no_grad():
+            code = one.autoencoder.posterior(image)[0]
+        used[standardise] = len(one.autoencoder.codebook.nearest(code).unique())
+        one.eval()
+        torch.testing.assert_close(one.encode(image[3:4])[0], one.encode(image)[3], atol=1e-5, rtol=1e-5)
+    assert 2 * used[False] < used[True] and used[True] > 30
+    assert_close(code.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    assert_close(code.std((0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
+
+
 def test_the_slope_goes_straight_through_the_codebook():
     x, entry = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
     out = straight_through(x, entry)

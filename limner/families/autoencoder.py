@@ -40,6 +40,7 @@ class AutoencoderConfig:
     latent: int = 4  # numbers in a vector of the code
     codes: int = 512  # vq: entries of the codebook
     commitment: float = 0.25  # vq: how much vectors are drawn to their entries
+    standardise: bool = True  # vq: the code gets mean 0 and deviation 1 first, so that all entries are met
     legacy: bool = False  # vq: that weight is on the entries instead, as in published VQGANs
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the codebook term, beside errors that are averaged over an image
@@ -68,7 +69,9 @@ class Codec(nn.Module):
         self.decoder = Decoder(spec.channels, c.hidden, widths, *rest)
         self.into = nn.Conv2d(twice * c.hidden, twice * c.latent, 1)
         self.out_of = nn.Conv2d(c.latent, c.hidden, 1)
-        self.codebook = Codebook(c.codes, c.latent) if c.kind == "vq" else None
+        self.codebook = Codebook(c.codes, c.latent, wide=c.standardise) if c.kind == "vq" else None
+        even = c.kind == "vq" and c.standardise  # Lancucki 2020, section 3
+        self.even = nn.BatchNorm2d(c.latent, affine=False) if even else None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,7 +83,7 @@ class Codec(nn.Module):
         """The mean and the log-variance of the code; kind vq has no other code than the mean."""
         code = self.into(self.encoder(image)).float()  # [B, (2) latent, h, w]
         if self.codebook is not None:
-            return code, None
+            return code if self.even is None else self.even(code), None
         mean, logvar = code.chunk(2, dim=1)  # [B, latent, h, w] each
         return mean, logvar.clamp(-30, 20)  # beyond that exp() is no longer of use
 
@@ -269,7 +272,7 @@ def adam(lr: float, **options: object) -> Training:
 # Esser's ImageNet model: 1024 entries of 256 numbers, one for each 16 x 16 pixels.
 VQGAN = AutoencoderConfig(
     kind="vq", patch=1, width=128, multiples=(1, 1, 2, 2, 4), blocks=2, attention=(4,), hidden=256, latent=256,
-    codes=1024, legacy=True, perceptual=1.0, adversarial=0.8, adversarial_from=250_001 * 12,
+    codes=1024, standardise=False, legacy=True, perceptual=1.0, adversarial=0.8, adversarial_from=250_001 * 12,
     discriminator_width=64, discriminator_layers=3,
 )  # fmt: skip
 

@@ -302,7 +302,18 @@ LatentDiffusion.presets = {
     "paper": Preset(
         LatentConfig(
             codec=AutoencoderConfig(
-                kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3, codes=8192
+                kind="vq",
+                patch=1,
+                width=128,
+                multiples=(1, 2, 4),
+                blocks=2,
+                hidden=3,
+                latent=3,
+                codes=8192,
+                standardise=False,
+                perceptual=1.0,
+                discriminator_width=64,
+                discriminator_layers=3,
             ),
             channelwise=False,
             network="ldm",

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 
 class Codebook(nn.Module):
-    """``codes`` learnt vectors of ``width`` numbers."""
+    """``codes`` learnt vectors of ``width`` numbers: near 0 at first, as published, or ``wide``, standard normal."""
 
-    def __init__(self, codes: int, width: int):
+    def __init__(self, codes: int, width: int, wide: bool = False):
         super().__init__()
         self.entries = nn.Embedding(codes, width)
-        nn.init.uniform_(self.entries.weight, -1 / codes, 1 / codes)
+        if not wide:
+            nn.init.uniform_(self.entries.weight, -1 / codes, 1 / codes)
 
     def nearest(self, x: Tensor) -> Tensor:
         """[B, width, H, W] -> index [B, H, W] of the entry nearest to each place's vector."""
