@@ -278,7 +278,7 @@ def test_projection_starts_from_what_the_model_encodes(
     picture = source / "cat" / "000.png"
     space = explore.open_space(vae)
     assert not space.labels
-    target = explore.open_picture(picture, space)
+    target = explore.open_picture(picture, space.spec, space.options)
     points, words = explore.candidates(space, target, "", 3, 0)
     assert points.shape == (3 + 1 + 1, 4) and words == []
     torch.testing.assert_close(points[-1:], space.model.encode(target))

@@ -315,7 +315,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
     told = (
         (
             ("embed", blind, source, "--to", "x.npz"),
-            "does not describe images: use a run of dino, mae, vae or vit",
+            "does not describe images: use a run of autoencoder, dino, mae, vae or vit",
         ),
         (("search", run, source, "nowhere.png"), "no picture nowhere.png"),
         (("evaluate", blind, source, "--labels-per-class", 2), "does not describe images"),
@@ -324,7 +324,10 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
         done = limner(*arguments, ok=False)
         assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
     for arguments, words in (  # the same door, without a process for each
-        (("search", blind, source, picture), "does not describe images: use a run of dino, mae, vae or vit"),
+        (
+            ("search", blind, source, picture),
+            "does not describe images: use a run of autoencoder, dino, mae, vae or vit",
+        ),
         (("classify", run, source), "does not classify images"),
         (("evaluate", run, source, "--labels-per-class", -1), "at least one"),
         (("evaluate", source, source, "--labels-per-class", 1), "--labels-per-class"),

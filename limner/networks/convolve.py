@@ -91,6 +91,8 @@ def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:
     """``torch.nn.functional.conv2d``, to be derived twice."""
+    if not torch.is_grad_enabled():
+        return F.conv2d(x, weight, bias, stride, padding, 1, groups)
     if torch.is_autocast_enabled(x.device.type):  # which would reach the way there, but not the way back
         kind = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
