@@ -166,7 +166,7 @@ def test_the_paper_presets_network() -> None:
 # ---- its losses
 
 
-@pytest.mark.parametrize("predict", ["noise", "velocity"])
+@pytest.mark.parametrize("predict", ["noise", "velocity", "data"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "scaled_linear"])
 def test_who_knows_the_answer_has_no_loss_and_draws_it(predict: Any, schedule: Any) -> None:
     model = build(predict=predict, schedule=schedule)
@@ -179,11 +179,14 @@ def test_who_knows_the_answer_has_no_loss_and_draws_it(predict: Any, schedule: A
             like(torch.tensor([getattr(at, part) for at in levels]), x) for part in ("alpha", "sigma")
         )
         noise = (x - alpha * data) / sigma
+        if predict == "data":
+            return data.expand_as(x)
         return noise if predict == "noise" else alpha * noise - sigma * data
 
     model.network = Told(answer)  # type: ignore[assignment]
     terms = model.loss(Batch(data.expand(16, -1, -1, -1), Condition(16)))
-    assert terms.keys() == {predict} and terms[predict] < 1e-4
+    assert terms.keys() == {"noise" if predict == "noise" else "velocity"}
+    assert sum(terms.values()) < 1e-4
     for solver in ("ancestral", "ddim", "dpm2m", "heun", "unipc"):
         drawn = sample(model, Condition(2), [1, 2], solver=solver)
         assert_close(drawn, data.expand_as(drawn), rtol=0, atol=1e-3)

@@ -36,6 +36,8 @@ from limner.networks import exchange
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.quick_unet import QuickUNet
 
+NEAREST = 0.05  # predict=data: sigma is taken as at least this in the loss
+
 
 @dataclass(frozen=True)
 class DDPMConfig:
@@ -54,7 +56,7 @@ class DDPMConfig:
     drop_condition: float = 0.1  # share of training images shown without their label, for guidance
     steps: int = 1000  # from data to noise
     schedule: Schedule = "linear"  # of the noise over them; cosine: Nichol 2021
-    predict: Literal["noise", "velocity"] = "noise"  # velocity: Salimans 2022
+    predict: Literal["noise", "velocity", "data"] = "noise"  # velocity: Salimans 2022; data: Li and He 2025
     learn_variance: bool = False  # of each step back (Nichol 2021)
     bound: float = 0.001  # weight of the variational bound in all steps, by which that is learned
 
@@ -137,8 +139,12 @@ class DDPM(Model):
         out = self.network(x_t, t, self.network.labels(batch.condition, keep))  # [B, C or 2C, H, W]
         guess = out[:, : data.shape[1]]
         alpha, sigma = (paths.like(way(t), data) for way in (self.path.alpha, self.path.sigma))
-        target = noise if c.predict == "noise" else alpha * noise - sigma * data
-        terms = {c.predict: (guess - target).square().mean()}
+        if c.predict == "noise":
+            terms = {"noise": (guess - noise).square().mean()}
+        elif c.predict == "velocity":
+            terms = {"velocity": (guess - (alpha * noise - sigma * data)).square().mean()}
+        else:  # the velocity that a guess of the data means is off by as much as the data, over sigma
+            terms = {"velocity": ((guess - data) / sigma.clamp(min=NEAREST)).square().mean()}
         if c.learn_variance:
             found = self.clean(x_t, guess.detach(), alpha, sigma)
             bound = step_bound(self.path, data, x_t, t, found, share(out)).mean()
@@ -147,7 +153,9 @@ class DDPM(Model):
 
     def clean(self, x: Tensor, guess: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """The data that the network's guess means (Ho 2020, eq. 15; Salimans 2022, appendix D)."""
-        return (x - sigma * guess) / alpha if self.config.predict == "noise" else alpha * x - sigma * guess
+        if self.config.predict == "noise":
+            return (x - sigma * guess) / alpha
+        return alpha * x - sigma * guess if self.config.predict == "velocity" else guess
 
     def denoiser(self, condition: Condition, variance: float = 1.0) -> Predict:
         """The clean image that the network guesses, for ``condition``, and the variance of an ancestral step."""
