@@ -149,7 +149,7 @@ STAGE_SHARE = (
     0.25  # of a budget of time for each stage that is trained first; of images, a quarter as many besides
 )
 HOW = (  # what a stage takes from the settings of the run that it is for; all else is its preset's
-    "precision", "channels_last", "compile", "device", "processes", "save_every", "sample_every", "samples",
+    "channels_last", "compile", "device", "processes", "save_every", "sample_every", "samples",
     "evaluate_every", "log_every", "keep", "tensorboard", "data_changed",
 )  # fmt: skip
 
