@@ -69,6 +69,8 @@ class LatentConfig:
 
 @dataclass(frozen=True)
 class LatentSampling(Knobs):
+    steps: int = 16  # steps from noise to image
+    guidance: float = 1.5  # how strongly to follow the condition; 1: as trained
     shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
     guided: int = 0  # first numbers of a code that guidance leads; 0: all; 3 of 4: as DiT's published code
 
