@@ -133,6 +133,10 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
 
 @contextmanager
 def _group(device: torch.device, meet: dict[str, Any]) -> Iterator[None]:
+    # its functions keep the group of the moment of their import as a default argument: imported later (by an
+    # optimiser, say), they would keep it alive to the interpreter's end, which gloo's threads may abort
+    import torch.distributed.nn.functional  # noqa: F401
+
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **meet)
     try:
         yield
