@@ -16,7 +16,7 @@ from limner.networks.dit import BlocksConfig
 TINY = Drifting.presets["tiny"].model
 PLAIN = ImageSpec(3, 16, 16)
 LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
-ALL = torch.ones(2, 2, dtype=torch.bool)
+ONE = torch.zeros(200, dtype=torch.long)  # all of one class
 
 
 def by_the_formula(x: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
@@ -52,15 +52,15 @@ def test_the_field_turns_round_when_both_sides_are_exchanged():
 
 def test_it_points_to_the_data_and_away_from_other_samples():
     x, data = torch.zeros(2, 2, 1), torch.ones(2, 2, 1)  # all samples at 0, all data at 1
-    assert (drift(x, data, pairs(ALL), [0.1]).field > 0).all()
+    assert (drift(x, data, pairs(ONE[:2], ONE[:2]), [0.1]).field > 0).all()
     x = torch.tensor([[[-1.0], [-0.5]]])  # both to one side of the data, which is nearer to the second
-    assert (drift(x, torch.zeros(1, 2, 1), pairs(ALL), [0.2]).field > 0).all()
+    assert (drift(x, torch.zeros(1, 2, 1), pairs(ONE[:2], ONE[:2]), [0.2]).field > 0).all()
 
 
 def test_only_its_own_class_moves_a_sample():
     torch.manual_seed(0)
     label = torch.tensor([0, 0, 1, 1, 0])
-    bias = pairs(label[:, None] == label)
+    bias = pairs(label, label).bias
     assert bias.shape == (5, 10)
     counts = bias > FAR / 2
     assert torch.equal(counts[:, :5], label[:, None] == label)
@@ -74,8 +74,8 @@ def test_only_its_own_class_moves_a_sample():
 
 
 def test_a_sample_without_rivals_does_not_break():
-    bias = pairs(torch.eye(3, dtype=torch.bool))
-    found = drift(torch.randn(2, 3, 4), torch.randn(2, 3, 4), bias, [0.02, 0.2])
+    among = pairs(torch.arange(3), torch.arange(3))
+    found = drift(torch.randn(2, 3, 4), torch.randn(2, 3, 4), among, [0.02, 0.2])
     assert found.field.isfinite().all() and found.apart.isfinite()
 
 
@@ -83,7 +83,7 @@ def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
     """alpha = ((N - 1) + M w) / (N - 1) for N - 1 rivals and M images of others (Deng 2026, A.7)."""
     label = torch.tensor([0, 0, 0, 1, 1])
     alpha = torch.tensor([1.0, 2.0, 3.0, 1.0, 2.0])
-    away = pairs(label[:, None] == label, alpha)[:, 10:]
+    away = pairs(label, label, alpha).bias[:, 10:]
     rivals, others = torch.tensor([2.0, 2, 2, 1, 1]), torch.tensor([2.0, 2, 2, 3, 3])
     w = torch.where(away > FAR / 2, away.exp(), 0.0)
     assert_close((rivals + w.sum(1)) / rivals, alpha)
@@ -93,20 +93,20 @@ def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
 def test_the_normalised_field_does_not_depend_on_scale_or_shift():
     torch.manual_seed(0)
     x, data = torch.randn(2, 3, 6, 4)
-    bias = pairs(torch.ones(6, 6, dtype=torch.bool))
-    one, other = drift(x, data, bias, [0.05, 0.2]), drift(100 * x + 7, 100 * data + 7, bias, [0.05, 0.2])
+    among = pairs(ONE[:6], ONE[:6])
+    one, other = drift(x, data, among, [0.05, 0.2]), drift(100 * x + 7, 100 * data + 7, among, [0.05, 0.2])
     assert_close(one.field, other.field, rtol=1e-2, atol=1e-2)
-    assert_close(drift(x, data, bias, [0.05]).field.square().mean(), torch.tensor(1.0))
+    assert_close(drift(x, data, among, [0.05]).field.square().mean(), torch.tensor(1.0))
 
 
 def test_what_is_shown_is_how_far_apart_both_are_and_the_slope_is_the_fields():
     torch.manual_seed(0)
     x = torch.randn(1, 64, 2).requires_grad_()
-    bias = pairs(torch.ones(64, 64, dtype=torch.bool))
+    among = pairs(ONE[:64], ONE[:64])
     near, far = torch.randn(1, 64, 2), torch.randn(1, 64, 2) + 3
-    shown = [drift_loss(drift(x, data, bias, [0.2])) for data in (near, far)]
+    shown = [drift_loss(drift(x, data, among, [0.2])) for data in (near, far)]
     assert shown[0].abs() < 0.1 < shown[1]
-    found = drift(x, far, bias, [0.2])
+    found = drift(x, far, among, [0.2])
     slope = torch.autograd.grad(drift_loss(found), x)[0]
     assert_close(slope / slope.norm(), -found.field / found.field.norm())
 
@@ -115,16 +115,27 @@ def test_points_that_drift_come_to_lie_as_the_data_do():
     """Two clusters from one, by plain steps along the field (Deng 2026, fig. 3)."""
     torch.manual_seed(0)
     x = 0.1 * torch.randn(1, 200, 2)
-    bias = pairs(torch.ones(200, 200, dtype=torch.bool))
+    among = pairs(ONE[:200], ONE[:200])
     for _ in range(150):
         side = 2.0 * (torch.rand(1, 200, 1) < 0.5) - 1
         data = side * torch.tensor([2.0, 0.0]) + 0.2 * torch.randn(1, 200, 2)
-        found = drift(x, data, bias, [0.05, 0.2])
+        found = drift(x, data, among, [0.05, 0.2])
         scale = (x / found.features).median()
         x = x + 0.1 * scale * found.field
     left = (x[0, :, 0] < 0).float().mean()
     assert 0.4 < left < 0.6
     assert_close(x[0, :, 0].abs().mean(), torch.tensor(2.0), atol=0.2, rtol=0)
+
+
+def test_a_step_draws_a_few_of_the_classes_that_its_images_have():
+    torch.manual_seed(0)
+    model = Drifting(
+        dataclasses.replace(TINY, draws=8, together=2), ImageSpec(3, 16, 16, classes=tuple("abcde"))
+    )
+    label = torch.tensor([0, 0, 1, 4, 4, 4])
+    seen = [tuple(sorted(model.chosen(label).tolist())) for _ in range(40)]
+    assert set(seen) == {(a,) * 4 + (b,) * 4 for a, b in ((0, 1), (0, 4), (1, 4))}
+    assert model.chosen(torch.tensor([3])).tolist() == [3] * 8
 
 
 @pytest.mark.parametrize("network", ["decoder", "transformer"])

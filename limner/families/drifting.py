@@ -55,6 +55,8 @@ class DriftingConfig:
         128,
     )  # channels of the fixed random network; each stage halves the side
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
+    draws: int = 32  # samples a step; the batch's images are what they are compared with
+    together: int = 4  # classes that a step draws
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # strongest guidance that is learned, by labels; 1: none
     guidance_power: float = 3.0  # how rarely strong guidance is trained: p(alpha) ~ alpha^-power
@@ -228,24 +230,36 @@ class Drifting(Model):
         return [Objective("generator", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        c, real, label = self.config, batch.image, batch.condition.label
-        n = len(real)
+        c, real = self.config, batch.image
+        label = batch.condition.label if self.classes else None
+        image = torch.zeros(len(real), dtype=torch.long, device=real.device) if label is None else label
+        sample = self.chosen(image)  # [N]
         guidance = None
         if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
-            guidance = self.strengths(torch.rand(self.classes, device=real.device))[label]  # [N]
-        fake = self.generator(torch.randn(n, self.generator.latent, device=real.device), label, guidance)
-        same = torch.ones(n, n, dtype=torch.bool, device=real.device)
-        if self.classes and label is not None:
-            same = label[:, None] == label
-        bias = pairs(same, guidance)
+            guidance = self.strengths(torch.rand(self.classes, device=real.device))[sample]  # [N]
+        else:  # images of no sample's class would pull and push nothing
+            real, image = real[(at := torch.isin(image, sample))], image[at]
+        noise = torch.randn(len(sample), self.generator.latent, device=real.device)
+        fake = self.generator(noise, sample if self.classes else None, guidance)
+        among = pairs(sample, image, guidance)
         with torch.no_grad():
             wanted = vectors(real, self.encoder(real))
         terms = []
         for x, y in zip(vectors(fake, self.encoder(fake)), wanted, strict=True):
             at = torch.randperm(x.shape[2], device=x.device)[: c.places]
             x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D]
-            terms.append(drift_loss(drift(x, y, bias, c.temperatures, guidance is not None)))
+            terms.append(drift_loss(drift(x, y, among, c.temperatures)))
         return {"drift": torch.stack(terms).sum()}
+
+    def chosen(self, image: Tensor) -> Tensor:
+        """The classes of a step's samples, [draws]: few, so that each has rivals, and some of the batch's ``image``."""
+        few: list[int] = []
+        for label in image[torch.randperm(len(image), device=image.device)].tolist():
+            if label not in few and len(few) < self.config.together:
+                few.append(label)
+        return torch.tensor(few, device=image.device).repeat(-(-self.config.draws // len(few)))[
+            : self.config.draws
+        ]
 
     def strengths(self, uniform: Tensor) -> Tensor:
         """Uniform numbers -> alpha in [1, guidance], p(alpha) ~ alpha^-power, by the inverse of its distribution."""
@@ -284,15 +298,15 @@ Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
             latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, features=(8, 16),
-            guidance=3.0,
+            draws=16, guidance=3.0,
         ),
         Training(batch=16, optimisers=MUON, clip=1.0),
     ),
-    "small": Preset(DriftingConfig(), Training(batch=32, samples=16, optimisers=MUON, clip=1.0)),
+    "small": Preset(DriftingConfig(), Training(batch=128, samples=16, optimisers=MUON, clip=1.0)),
     "base": Preset(
         DriftingConfig(
             latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
-            features=(64, 128, 256, 512), places=64, guidance=4.0,
+            features=(64, 128, 256, 512), places=64, draws=128, together=8, guidance=4.0,
         ),
         Training(
             batch=512, optimisers={"generator": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,
@@ -300,20 +314,21 @@ Drifting.presets = {
         ),
     ),
     # Deng 2026's B/16 in pixels: generator, kernel, guidance and optimiser. Its features come from networks trained on
-    # ImageNet (a masked autoencoder, ConvNeXt-V2), and its batches hold 128 images of each of 128 classes: here
-    # features are random and a batch is the data's, so its figures are not to be expected.
+    # ImageNet (a masked autoencoder, ConvNeXt-V2), and each step draws 64 samples of each of 128 classes beside
+    # 128 images of each: here features are random and a batch is the data's, so its figures are not to be expected.
     "paper": Preset(
         DriftingConfig(
             network="transformer",
             body=BlocksConfig(
                 patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
             ),
-            features=(64, 128, 256, 512, 512), places=64, guidance=4.0, guidance_power=5.0,
+            features=(64, 128, 256, 512, 512), places=64, draws=8192, together=128, guidance=4.0,
+            guidance_power=5.0,
         ),
         Training(
-            batch=8192,
+            batch=16_384,
             optimisers={"generator": Optimiser("adamw", lr=2e-4, betas=(0.9, 0.95), decay=0.01)},
-            schedule="constant", warmup=10_000 * 8192, clip=2.0, average=6_900 * 8192,
+            schedule="constant", warmup=10_000 * 16_384, clip=2.0, average=6_900 * 16_384,
         ),
         size=(256, 256), channels=3,
     ),

@@ -48,37 +48,43 @@ def field(
     return weights(torch.cdist(x, others), positive.shape[-2], temperature, bias) @ others
 
 
-def pairs(same: Tensor, guidance: Tensor | None = None) -> Tensor:
-    """The bias of a batch in which sample and image i are of one class: [N, 2N], or [N, 3N] with guidance.
+class Pairs(NamedTuple):
+    """Which pairs of N samples, P images and N samples again (with guidance, P images again) count, and how much."""
 
-    ``same`` [N, N] says which are of one class. Positives are the images of a sample's class, negatives the other
-    samples of it and, with ``guidance`` [N] (alpha >= 1), the images of all other classes, weighted so that
-    the equilibrium is alpha times the class's distribution less alpha - 1 times theirs (Deng 2026, A.7).
+    bias: Tensor  # [N, P + N] or [N, P + N + P]: what is added to a pair's logit
+    images: Tensor  # [P, P], which two images are of one class, and not the same one
+
+
+def pairs(sample: Tensor, image: Tensor, guidance: Tensor | None = None) -> Pairs:
+    """The pairs of samples of classes ``sample`` [N] and images of classes ``image`` [P].
+
+    Positives are the images of a sample's class, negatives the other samples of it and, with ``guidance`` [N]
+    (alpha >= 1), the images of all other classes, weighted so that the equilibrium is alpha times the class's
+    distribution less alpha - 1 times theirs (Deng 2026, A.7).
     """
-    n = len(same)
-    off = torch.zeros(n, n, device=same.device)
-    alone = torch.eye(n, dtype=torch.bool, device=same.device)
-    parts = [off.masked_fill(~same, FAR), off.masked_fill(~same | alone, FAR)]
+    same, rival, images = (
+        one[:, None] == other for one, other in ((sample, image), (sample, sample), (image, image))
+    )
+    rival, images = rival.fill_diagonal_(False), images.fill_diagonal_(False)
+    parts = [torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, FAR) for mask in (same, rival)]
     if guidance is not None:
-        others, rivals = (~same).sum(1), same.sum(1) - 1  # how many of each a sample has, [N]
+        others, rivals = (~same).sum(1), rival.sum(1)  # how many of each a sample has, [N]
         share = (guidance - 1).clamp(min=0) * rivals / others.clamp(min=1)  # weight of one image
-        away = share.clamp(min=1e-30).log()[:, None].expand(n, n)
+        away = share.clamp(min=1e-30).log()[:, None].expand(same.shape)
         parts.append(away.masked_fill(same | (share <= 0)[:, None], FAR))
-    return torch.cat(parts, dim=1)
+    return Pairs(torch.cat(parts, dim=1), images)
 
 
-def drift(
-    x: Tensor, real: Tensor, bias: Tensor, temperatures: Sequence[float], guided: bool = False
-) -> Drift:
-    """The samples' features [L, N, D] beside those of as many images, at L places that share their scales.
+def drift(x: Tensor, real: Tensor, among: Pairs, temperatures: Sequence[float]) -> Drift:
+    """The samples' features [L, N, D] beside those of images [L, P, D], at L places that share their scales.
 
     Features are scaled to a mean distance of sqrt(D), temperatures are in units of that, and the field of each is
-    scaled to a mean square of 1 before they are added up (Deng 2026, A.6). ``bias`` is from ``pairs``, ``guided``
-    says that it has a part for guidance.
+    scaled to a mean square of 1 before they are added up (Deng 2026, A.6).
     """
-    x, real = x.float(), real.float()
+    x, real, bias = x.float(), real.float(), among.bias
+    n, p = x.shape[-2], real.shape[-2]
     with torch.no_grad():
-        others = torch.cat([real, x, real] if guided else [real, x], dim=-2)  # [L, M, D]
+        others = torch.cat([real, x, real] if bias.shape[1] > p + n else [real, x], dim=-2)  # [L, M, D]
         distance = torch.cdist(x, others)  # [L, N, M]
         counts = (bias > FAR / 2).float()
         scale = (distance * counts).sum() / (counts.sum() * len(x))  # the mean distance
@@ -86,14 +92,12 @@ def drift(
         units = x.shape[-1] ** 0.5
         total = torch.zeros_like(x)
         for temperature in temperatures:
-            push = weights(distance / scale, real.shape[-2], temperature, bias) @ others * (units / scale)
+            push = weights(distance / scale, p, temperature, bias) @ others * (units / scale)
             total += push / push.square().mean().sqrt().clamp(min=1e-12)
-        n = real.shape[-2]
-        between, within = bias[:, :n] > FAR / 2, bias[:, n : 2 * n] > FAR / 2
         apart = (
-            2 * mean_where(distance[..., :n], between)
-            - mean_where(distance[..., n : 2 * n], within)
-            - mean_where(torch.cdist(real, real), within)
+            2 * mean_where(distance[..., :p], bias[:, :p] > FAR / 2)
+            - mean_where(distance[..., p : p + n], bias[:, p : p + n] > FAR / 2)
+            - mean_where(torch.cdist(real, real), among.images)
         ) / scale
     return Drift(x * (units / scale), total, apart)
 
