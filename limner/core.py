@@ -169,7 +169,7 @@ class Model(nn.Module):
 
     Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
     Sampling: ClassVar[type]  # dataclass of the knobs at sampling time
-    reads: ClassVar[frozenset[str]] = frozenset()  # Condition fields that it can use
+    reads: frozenset[str] = frozenset()  # Condition fields that it can use; a model's own, after its settings
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     stages: ClassVar[tuple[str, ...]] = ()  # submodules adopted from another run: frozen, not averaged
     starts: ClassVar[tuple[str, ...]] = ()  # config fields that may name a run to start from

@@ -374,3 +374,16 @@ def test_the_command_trains_and_draws(limner: Any, images: Path, tmp_path: Path)
         "train", "progan", images, "--out", tmp_path / "no", "--size", "9x40", *options, ok=False
     )
     assert refused.returncode == 2 and "9x40" in refused.stderr
+
+
+def test_a_bounded_generator_stays_within_black_and_white() -> None:
+    """At every level, and while one fades in."""
+    model = ProGAN(dataclasses.replace(ProGAN.presets["tiny"].model, bounded=True), ImageSpec(3, 16, 16))
+    with torch.no_grad():
+        for p in model.generator.to_rgb.parameters():
+            p.mul_(30).add_(30)
+    for seen in (0, 8, 100):
+        model.advance(seen)
+        image = model.paint(model.latent(Condition(2), Draws([0, 1])), Condition(2))
+        raw = model.fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2)), model.grown)
+        assert raw.abs().max() <= 1 and image.shape == (2, 3, 16, 16)

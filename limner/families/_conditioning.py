@@ -1,4 +1,4 @@
-"""What families that follow a label or a text have in common: which of them, and how a network is told."""
+"""What families have in common: still images, a label or a text to follow, and how a network is told of it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limner.core import Condition, ImageSpec, LimnerError
+from limner.core import Condition, LimnerError, Model
 from limner.networks.text import TextEncoder, to_pieces
 
 
-def choose(asked: str, spec: ImageSpec, family: str, text: bool = True) -> str:
-    """none, label or text: as the settings ask, or with auto as the data has it. Raises LimnerError."""
+def name_of(model: Model) -> str:
+    return type(model).__module__.rpartition(".")[2]
+
+
+def no_video(model: Model) -> None:
+    """Raises LimnerError where the data are videos."""
+    if model.spec.frames > 1:
+        raise LimnerError(f"{name_of(model)} takes still images, not video: set --data.frames to 1.")
+
+
+def choose(model: Model, text: bool = False) -> str:
+    """none, label or, for families that read them, text: as ``config.condition`` asks, or with auto as the data has it.
+
+    ``model.reads`` forgets what is not chosen. Raises LimnerError.
+    """
+    asked, spec = model.config.condition, model.spec
     if asked == "auto":
-        return "text" if text and spec.captions else "label" if spec.classes else "none"
-    for name, what, there in (("label", "classes", spec.classes), ("text", "captions", spec.captions)):
-        if asked == name and not there:
-            raise LimnerError(
-                f"{family} was asked for condition={name}, but this data has no {what}: use condition=none."
-            )
+        asked = "text" if text and spec.captions else "label" if spec.classes else "none"
+    if asked == "label" and not spec.classes:
+        raise LimnerError(
+            f"{name_of(model)} was asked for labels with --model.condition label, but the data has none: "
+            "sort the images into one folder a class or choose --model.condition none."
+        )
+    if asked == "text" and not spec.captions:
+        raise LimnerError(
+            f"{name_of(model)} was asked for texts with --model.condition text, but the data has none: "
+            "put a .txt file beside each image or choose --model.condition none."
+        )
+    model.reads = model.reads - ({"label", "text"} - {asked})
     return asked
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Part, Preset, Training
+from limner.families._conditioning import no_video
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian
@@ -150,8 +151,7 @@ class Autoencoder(Model):
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("autoencoder reads still images, not video: set --data.frames to 1.")
+        no_video(self)
         if min(spec.height, spec.width) < SMALLEST:
             raise LimnerError(
                 f"autoencoder needs images of at least {SMALLEST}x{SMALLEST} pixels, not {spec.height}x{spec.width}: "

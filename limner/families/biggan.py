@@ -31,6 +31,7 @@ from limner.core import (
     Training,
     mix,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 
@@ -318,19 +319,13 @@ class BigGAN(Model):
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("biggan draws still images, not video: set --data.frames to 1.")
+        no_video(self)
         if not doublings(size := (spec.height, spec.width)):
             raise LimnerError(
                 "biggan doubles a base of 3 to 15 pixels a side to the size of an image, which does not lead to "
                 f"{size[0]}x{size[1]}: choose --size {nearest_size(size)}."
             )
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "biggan was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = Discriminator(config, spec, self.classes)
         for module in self.modules():

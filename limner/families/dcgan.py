@@ -28,6 +28,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
 
@@ -172,19 +173,13 @@ class DCGAN(Model):
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("dcgan draws still images, not video: set --data.frames to 1.")
+        no_video(self)
         if config.layers == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
                 f"dcgan's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
                 "choose a larger --size or --model.layers linear."
             )
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "dcgan was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = Discriminator(config, spec, self.classes)
         init_normal(self, 0.02)

@@ -32,6 +32,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Schedule, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
+from limner.families._conditioning import choose, no_video
 from limner.networks import exchange
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.quick_unet import QuickUNet
@@ -104,7 +105,7 @@ class Network(nn.Module):
 class DDPM(Model):
     Config = DDPMConfig
     Sampling = DDPMSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "image", "mask"})
+    reads = frozenset({"label", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = (
         "Ho 2020, Denoising Diffusion Probabilistic Models; Nichol 2021, Improved Denoising Diffusion"
@@ -113,17 +114,14 @@ class DDPM(Model):
 
     def __init__(self, config: DDPMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("ddpm draws single images, not video; take the first frames with frames=1.")
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError("ddpm cannot read labels that this data does not have: use condition=none.")
+        no_video(self)
         if config.steps < 2:
             raise LimnerError("ddpm needs two steps or more, such as --model.steps 1000.")
         with torch.device("cpu"):
             self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
         self.network = Network(
             config, spec.channels, spec.channels * (2 if config.learn_variance else 1), (spec.height, spec.width),
-            0 if config.condition == "none" else len(spec.classes),
+            len(spec.classes) if choose(self) == "label" else 0,
         )  # fmt: skip
 
     def objectives(self) -> list[Objective]:

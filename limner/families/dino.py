@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
+from limner.families._conditioning import no_video
 from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer, fresh
@@ -97,8 +98,7 @@ class DINO(Model):
 
     def __init__(self, config: DINOConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("dino reads still images, not video: set --data.frames to 1.")
+        no_video(self)
         try:
             self.student = Network(config, spec)
         except ValueError as error:

@@ -31,7 +31,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose
+from limner.families._conditioning import Conditioned, Described, choose, no_video
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
@@ -87,16 +87,15 @@ class Network(Conditioned):
 class DiT(Model):
     Config = DiTConfig
     Sampling = DiTSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
+    reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Peebles and Xie 2023, Scalable Diffusion Models with Transformers"
     about: ClassVar[str] = "a transformer over patches that denoises: diffusion or flow matching"
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("dit draws single images, not video; take the first frames with frames=1.")
-        condition = choose(config.condition, spec, "dit")
+        no_video(self)
+        condition = choose(self, text=True)
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance
         try:

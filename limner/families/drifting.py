@@ -30,6 +30,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses.drift import drift, drift_loss, pairs
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unet import Attention, Block, norm
@@ -214,14 +215,8 @@ class Drifting(Model):
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("drifting draws still images, not video: set --data.frames to 1.")
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "drifting was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        no_video(self)
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         made = Decoder if config.network == "decoder" else Transformer
         self.generator: Decoder | Transformer = made(config, spec, self.classes)
         self.encoder = RandomFeatures(spec.channels, config.features).requires_grad_(False)

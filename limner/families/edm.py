@@ -29,6 +29,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level, like
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
+from limner.families._conditioning import choose, no_video
 from limner.networks import told
 from limner.networks.quick_unet import QuickUNet
 from limner.networks.song_unet import SongUNet
@@ -105,18 +106,15 @@ class Network(nn.Module):
 class EDM(Model):
     Config = EDMConfig
     Sampling = EDMSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "image", "mask"})
+    reads = frozenset({"label", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Karras 2022, Elucidating the Design Space of Diffusion-Based Generative Models"
     about: ClassVar[str] = "diffusion with every choice made on its own: few steps, stable to train"
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("edm draws single images, not video; take the first frames with frames=1.")
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError("edm cannot read labels that this data does not have: use condition=none.")
-        self.network = Network(config, spec, 0 if config.condition == "none" else len(spec.classes))
+        no_video(self)
+        self.network = Network(config, spec, len(spec.classes) if choose(self) == "label" else 0)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

@@ -21,7 +21,6 @@ from limner.core import (
     Condition,
     Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
     Optimiser,
@@ -31,7 +30,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose
+from limner.families._conditioning import Conditioned, Described, choose, no_video
 from limner.networks.unet import UNet, time_features
 
 PATH = paths.Straight()
@@ -88,7 +87,7 @@ class Network(Conditioned):
 class Flow(Model):
     Config = FlowConfig
     Sampling = FlowSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
+    reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = (
         "Lipman 2023, Flow Matching for Generative Modeling; Li and He 2025, Back to Basics"
@@ -97,9 +96,8 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("flow draws single images, not video; take the first frames with frames=1.")
-        self.network = Network(config, spec, choose(config.condition, spec, "flow"))
+        no_video(self)
+        self.network = Network(config, spec, choose(self, text=True))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

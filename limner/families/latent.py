@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose
+from limner.families._conditioning import Conditioned, Described, choose, no_video
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
@@ -121,7 +121,7 @@ class LatentDiffusion(Model):
 
     Config = LatentConfig
     Sampling = LatentSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image", "mask"})
+    reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     stages: ClassVar[tuple[str, ...]] = ("autoencoder",)
     trains_first: ClassVar[dict[str, Stage]] = {"autoencoder": Stage("autoencoder", "codec")}
@@ -133,16 +133,13 @@ class LatentDiffusion(Model):
 
     def __init__(self, config: LatentConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError(
-                "latent draws single images, not video: take the first frames with --data.frames 1."
-            )
+        no_video(self)
         if min(spec.height, spec.width) < SMALLEST:
             raise LimnerError(
                 f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
-        condition = choose(config.condition, spec, "latent")
+        condition = choose(self, text=True)
         self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
+from limner.families._conditioning import no_video
 from limner.networks import views
 from limner.networks.transformer import Layer, PatchConfig, PatchTransformer, fresh, sincos
 
@@ -83,8 +84,7 @@ class MAE(Model):
 
     def __init__(self, config: MAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("mae reads still images, not video: set --data.frames to 1.")
+        no_video(self)
         try:
             self.network = Network(config, spec)
         except ValueError as error:

@@ -34,7 +34,7 @@ from limner.core import (
 )
 from limner.diffusion import paths
 from limner.diffusion.paths import like
-from limner.families._conditioning import Conditioned, Described, choose
+from limner.families._conditioning import Conditioned, Described, choose, no_video
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unet import UNet, time_features
 
@@ -122,16 +122,15 @@ class Network(Conditioned):
 class MeanFlow(Model):
     Config = MeanFlowConfig
     Sampling = MeanFlowSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label", "text", "image"})
+    reads = frozenset({"label", "text", "image"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Geng 2025, Mean Flows for One-step Generative Modeling; Lu 2026, Pixel Mean Flows"
     about: ClassVar[str] = "one network call from noise to image, trained without a teacher"
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("meanflow draws single images, not video; take the first frames with frames=1.")
-        self.network = Network(config, spec, choose(config.condition, spec, "meanflow"))
+        no_video(self)
+        self.network = Network(config, spec, choose(self, text=True))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

@@ -29,6 +29,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses import adversarial
 from limner.networks.convolve import by_images_only, conv2d
 from limner.networks.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
@@ -48,6 +49,7 @@ class ProGANConfig:
     latent: int = 512  # numbers of noise an image
     maps: int = 8192  # feature maps of level 0 are a half of it, then halved at each level
     widest: int = 512  # most feature maps
+    bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     stable: int = 600_000  # images seen at each level alone
     fade: int = 600_000  # images seen while the next level fades in; both 0: all levels at once
     loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"
@@ -154,6 +156,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.bounded = config.bounded
         self.embed = nn.Embedding(classes, config.latent) if classes else None
         inputs = config.latent * (2 if classes else 1)
         self.shape = (maps[0], *coarsest)
@@ -177,7 +180,8 @@ class Generator(nn.Module):
         image = self.to_rgb[grown.level](x)
         if grown.alpha < 1:
             image = torch.lerp(double(self.to_rgb[grown.level - 1](before)), image, grown.alpha)
-        return image.float()  # [B, C, h, w]
+        image = image.float()  # [B, C, h, w]
+        return image.tanh() if self.bounded else image
 
 
 class Discriminator(nn.Module):
@@ -241,7 +245,7 @@ class ProGAN(Model):
             ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
         ),
         "small": Preset(
-            ProGANConfig(latent=128, maps=384, widest=192, stable=8_000, fade=8_000),
+            ProGANConfig(latent=128, maps=384, widest=192, bounded=True, stable=8_000, fade=8_000),
             adam(1e-3, batch=32, average=2_000.0, flat=0.5),
         ),
         "base": Preset(
@@ -255,24 +259,18 @@ class ProGAN(Model):
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("progan draws still images, not video: set --data.frames to 1.")
+        no_video(self)
         split = split_size(spec.height, spec.width)
         if split is None:
             raise LimnerError(
                 f"progan doubles a small size up to the image's and cannot come to {spec.height}x{spec.width}: "
                 "choose a --size that is a power of two times sides of 3 to 16, such as 32 or 64x48."
             )
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "progan was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
         if min(config.stable, config.fade) < 0:
             raise LimnerError(
                 "progan cannot grow in less than no images: set --model.stable and --model.fade to 0 or more."
             )
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         coarsest, self.last = split
         # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the score.
         features, *maps = (max(1, min(config.maps >> i, config.widest)) for i in range(self.last + 2))

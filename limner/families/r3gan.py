@@ -28,6 +28,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
 from limner.networks.augment import augment
 from limner.networks.convnets import widths
@@ -257,20 +258,14 @@ class R3GAN(Model):
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("r3gan draws still images, not video: set --data.frames to 1.")
+        no_video(self)
         found = base_of(spec.height, spec.width)
         if found is None:
             raise LimnerError(
                 f"r3gan needs a height and width that are a small base times a power of two, such as 32x32 or "
                 f"24x40, not {spec.height}x{spec.width}: choose another --size."
             )
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "r3gan was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         self.chance = 0.0  # of each augmentation
         self.generator = Generator(config, spec.channels, *found, self.classes)
         self.discriminator = Discriminator(config, spec.channels, *found, self.classes)

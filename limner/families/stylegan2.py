@@ -27,6 +27,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import choose, no_video
 from limner.losses import adversarial
 from limner.networks.augment import Controller, augment
 from limner.networks.convolve import by_images_only
@@ -123,22 +124,16 @@ class PathLength(nn.Module):
 class StyleGAN2(Model):
     Config = StyleGAN2Config
     Sampling = StyleGAN2Sampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label"})
+    reads = frozenset({"label"})
     averaged: ClassVar[tuple[str, ...]] = ("generator",)
     paper: ClassVar[str] = "Karras 2020, Analyzing and Improving the Image Quality of StyleGAN"
     about: ClassVar[str] = "draws by styles, coarse to fine; adaptive augmentation for few images"
 
     def __init__(self, config: StyleGAN2Config, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("stylegan2 draws still images, not video: set --data.frames to 1.")
-        if config.condition == "label" and not spec.classes:
-            raise LimnerError(
-                "stylegan2 was asked for labels with --model.condition label, but the data has none: "
-                "sort the images into one folder a class or choose --model.condition none."
-            )
+        no_video(self)
         base, maps = sizes(config, spec)
-        self.classes = len(spec.classes) if config.condition != "none" else 0
+        self.classes = len(spec.classes) if choose(self) == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = ResidualDiscriminator(
             spec.channels, base, maps, self.classes, config.mapping, config.group

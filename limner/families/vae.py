@@ -26,6 +26,7 @@ from limner.core import (
     Preset,
     Training,
 )
+from limner.families._conditioning import no_video
 from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 
@@ -104,8 +105,7 @@ class VAE(Model):
 
     def __init__(self, config: VAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if spec.frames > 1:
-            raise LimnerError("vae draws still images, not video: set --data.frames to 1.")
+        no_video(self)
         if config.architecture == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
                 f"vae's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "

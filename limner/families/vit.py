@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
+from limner.families._conditioning import no_video
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer
 
@@ -54,7 +55,7 @@ class Network(nn.Module):
 class ViT(Model):
     Config = ViTConfig
     Sampling = ViTSampling
-    reads: ClassVar[frozenset[str]] = frozenset({"label"})
+    reads = frozenset({"label"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     starts: ClassVar[tuple[str, ...]] = ("pretrained",)
     paper: ClassVar[str] = "Dosovitskiy 2021, An Image is Worth 16x16 Words"
@@ -66,8 +67,7 @@ class ViT(Model):
             raise LimnerError(
                 "vit learns to tell classes apart, of which this data has none: put the images into one folder a class."
             )
-        if spec.frames > 1:
-            raise LimnerError("vit reads still images, not video: set --data.frames to 1.")
+        no_video(self)
         try:
             self.network = Network(config, spec)
         except ValueError as error:
