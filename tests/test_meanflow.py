@@ -147,6 +147,21 @@ def test_the_adaptive_weight_changes_the_slope_and_not_what_is_shown():
     assert not torch.allclose(pulls[0], pulls[1], rtol=0.05)
 
 
+def test_emphasis_weighs_the_moving_pairs_alone_and_changes_nothing_that_is_shown():
+    batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8))
+    for still, times in ((0.0, 5.0), (1.0, 1.0)):
+        shown, pulls = [], []
+        for emphasis in (1.0, 5.0):
+            model = meanflow(emphasis=emphasis, still=still)
+            torch.manual_seed(3)
+            total = torch.stack(list(model.loss(batch).values())).sum()
+            total.backward()
+            shown.append(total.detach())
+            pulls.append(model.network.body.head.weight.grad)
+        assert_close(shown[0], shown[1])
+        assert_close(pulls[1], times * pulls[0], rtol=1e-4, atol=1e-7)
+
+
 def test_times_are_still_or_lead_from_noise_to_data_or_in_between():
     torch.manual_seed(0)
     t, s, still = meanflow(still=0.5, from_noise=0.25, to_data=0.5).times(4000, torch.device("cpu"))

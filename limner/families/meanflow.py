@@ -67,6 +67,7 @@ class MeanFlowConfig:
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of training times that are uniform instead
     nearest: float = 0.05  # 1 - t is taken as at least this in velocities
+    emphasis: float = 1.0  # weight of the pairs with s > t: their targets have no noise, and so small errors
     adaptive: float = 0.0  # power p of the weight 1 / (squared error + 0.001)^p; 0: plain squares
     drop_condition: float = 0.1  # share of training images shown without their condition
     guidance: float = 1.0  # strongest guidance that is learned; 1: none
@@ -173,21 +174,25 @@ class MeanFlow(Model):
         described = self.network.describe(batch.condition, keep, guidance)
         velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, described, guidance)
 
-        u, wanted = self.average(described[:still])(x_t[:still], t[:still], s[:still]), velocity[:still]
+        u, wanted = [], []
+        if still:
+            u.append(self.average(described[:still])(x_t[:still], t[:still], s[:still]))
+            wanted.append(velocity[:still])
         if still < n:  # the way between two times, of the others
             x, start, end, of = x_t[still:], t[still:], s[still:], described[still:]
             if c.learn == "split":
-                mean, target = self.average(of)(x, start, end), self.split(x, start, end, of)
+                u.append(self.average(of)(x, start, end))
+                wanted.append(self.split(x, start, end, of))
             else:  # V, the velocity that u implies (improved MeanFlow, eq. 12)
                 mean, slope = self.derivative(x, start, end, of, velocity[still:])
-                mean, target = mean - like(end - start, x) * slope, velocity[still:]
-            u, wanted = torch.cat([u, mean]), torch.cat([wanted, target])
-        squares = (u - wanted).square().flatten(1)  # [B, CHW]
+                u.append(mean - like(end - start, x) * slope)
+                wanted.append(velocity[still:])
+        squares = (torch.cat(u) - torch.cat(wanted)).square().flatten(1)  # [B, CHW]
         weight = (squares.detach().sum(1) + 1e-3) ** -c.adaptive * squares.shape[1] ** (c.adaptive - 1)
         terms = {}
-        for name, rows in (("velocity", slice(still)), ("average", slice(still, n))):
+        for name, rows, share in (("velocity", slice(still), 1.0), ("average", slice(still, n), c.emphasis)):
             # The plain squares are shown: weighted ones hardly change as they fall. The slope is the weighted ones'.
-            pull = (weight * squares.sum(1))[rows].sum() / n
+            pull = share * (weight * squares.sum(1))[rows].sum() / n
             terms[name] = pull - pull.detach() + squares.detach()[rows].sum() / squares.numel()
         return terms
 
