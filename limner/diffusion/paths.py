@@ -128,6 +128,12 @@ def logit_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
     return torch.sigmoid(mean + std * normal_from(uniform))
 
 
+def times(n: int, mean: float, std: float, uniform: float, device: torch.device | str = "cpu") -> Tensor:
+    """[n] training times: ``logit_normal`` ones, and a share of ``uniform`` in their place."""
+    even = evenly(n, device)
+    return torch.where(torch.rand(n, device=device) < uniform, even, logit_normal(even, mean, std))
+
+
 # The exploding path: the data itself with noise on top (Karras 2022) --------------------------------------
 
 

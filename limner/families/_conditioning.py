@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limner.core import Condition, LimnerError, Model
+from limner.core import Batch, Condition, LimnerError, Model
 from limner.networks.text import TextEncoder, to_pieces
 
 
@@ -75,6 +75,10 @@ class Conditioned(nn.Module):
         if condition == "text":
             self.text = TextEncoder(text_width, text_layers, text_length)
             self.pooled = nn.Linear(self.text.slots.numel(), embedding)
+
+    def described(self, batch: Batch, drop: float) -> Described:
+        """The conditions of a training batch, a share of ``drop`` left out, as guidance will need it."""
+        return self.describe(batch.condition, torch.rand(len(batch.image), device=batch.image.device) >= drop)
 
     def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
         """The condition's part of the input; images that ``keep`` [B] is False for go without."""

@@ -109,11 +109,9 @@ class DiT(Model):
     def flow_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The velocity's squared error, whichever the network predicts."""
         c, data = self.config, batch.image
-        even = paths.evenly(len(data), data.device)
-        t = paths.logit_normal(even, c.time_mean, c.time_std)
-        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
+        t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, FINEST * t, self.describe(batch))
+        guess = self.network(x_t, FINEST * t, self.network.described(batch, c.drop_condition))
         if c.predict == "velocity":
             error = guess - (data - noise)
         else:
@@ -122,10 +120,10 @@ class DiT(Model):
 
     def diffusion_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The noise's squared error and, for the variance alone, the bound (Nichol 2021, eq. 16)."""
-        data = batch.image
+        c, data = self.config, batch.image
         t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
         x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
-        out = self.network(x_t, t, self.describe(batch))  # [B, C or 2C, H, W]
+        out = self.network(x_t, t, self.network.described(batch, c.drop_condition))  # [B, C or 2C, H, W]
         guess = out[:, : data.shape[1]]
         terms = {"noise": (guess - noise).square().mean()}
         if self.spread:
@@ -133,11 +131,6 @@ class DiT(Model):
             found = clean(x_t, guess.detach(), *level)
             terms["bound"] = step_bound(DISCRETE, data, x_t, t, found, share(out)).mean()
         return terms
-
-    def describe(self, batch: Batch) -> Described:
-        """The conditions of a batch, without those that guidance needs to be left out now and then."""
-        keep = torch.rand(len(batch.image), device=batch.image.device) >= self.config.drop_condition
-        return self.network.describe(batch.condition, keep)
 
     def denoiser(self, condition: Condition) -> Predict:
         """What the network guesses the clean image to be, for ``condition``."""

@@ -104,12 +104,9 @@ class Flow(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c, data = self.config, batch.image
-        even = paths.evenly(len(data), data.device)
-        t = paths.logit_normal(even, c.time_mean, c.time_std)
-        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
-        keep = torch.rand(len(data), device=data.device) >= c.drop_condition
+        t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.network.describe(batch.condition, keep))
+        guess = self.network(x_t, t, self.network.described(batch, c.drop_condition))
         error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
         return {"velocity": error.square().mean()}
 

@@ -192,11 +192,9 @@ class LatentDiffusion(Model):
     def flow_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The velocity's squared error, whichever the network predicts."""
         c, data = self.config, self.codes(batch.image)
-        even = paths.evenly(len(data), data.device)
-        t = paths.logit_normal(even, c.time_mean, c.time_std)
-        t = torch.where(torch.rand_like(t) < c.time_uniform, even, t)
+        t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.describe(batch))
+        guess = self.network(x_t, t, self.network.described(batch, c.drop_condition))
         if c.predict == "velocity":
             error = guess - (data - noise)
         else:
@@ -205,16 +203,11 @@ class LatentDiffusion(Model):
 
     def diffusion_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The noise's squared error (Rombach 2022, eq. 3)."""
-        data = self.codes(batch.image)
+        c, data = self.config, self.codes(batch.image)
         t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
         x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t / DISCRETE.steps, self.describe(batch))
+        guess = self.network(x_t, t / DISCRETE.steps, self.network.described(batch, c.drop_condition))
         return {"noise": (guess - noise).square().mean()}
-
-    def describe(self, batch: Batch) -> Described:
-        """The conditions of a batch, without those that guidance needs to be left out now and then."""
-        keep = torch.rand(len(batch.image), device=batch.image.device) >= self.config.drop_condition
-        return self.network.describe(batch.condition, keep)
 
     # ---- drawing
 

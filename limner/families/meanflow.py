@@ -150,14 +150,7 @@ class MeanFlow(Model):
     def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
         """t and s [n]; the first ``still`` of them are equal, the others a pair each, t < s."""
         c = self.config
-        one, other = (
-            torch.where(
-                torch.rand(n, device=device) < c.time_uniform,
-                even,
-                paths.logit_normal(even, c.time_mean, c.time_std),
-            )
-            for even in (paths.evenly(n, device), paths.evenly(n, device))
-        )
+        one, other = (paths.times(n, c.time_mean, c.time_std, c.time_uniform, device) for _ in range(2))
         still = round(n * c.still)
         start, end = (torch.rand(n, device=device) < share for share in (c.from_noise, c.to_data))
         t = torch.where(start, 0.0, torch.where(end, one, torch.minimum(one, other)))
