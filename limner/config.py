@@ -327,6 +327,34 @@ class _SynthesizeFamily(_Synthesize, Generic[C]):
     sampling: tyro.conf.OmitArgPrefixes[C]
 
 
+@dataclass(frozen=True)
+class _Evaluate:
+    """Measure a run, or a folder of images that any program made, against real images."""
+
+    what: tyro.conf.Positional[str]  # folder of a run, or of images
+    sources: tyro.conf.Positional[tuple[str, ...]]  # the real images
+    n: int | None = None  # images to draw or take; default: 1000, or as many as are real
+    features: str = "random"  # random, inception, clip, dinov2, or a run that describes images
+    weights: str = ""  # file or folder of the features' weights, where they need any
+    labels_per_class: int = 0  # also probe a run's features with so many labelled images a class
+    to: str = ""  # folder for evaluation.json and pictures; default: RUN/evaluation
+    seed: int = 0  # of the first image drawn
+    as_training_data: bool = (
+        False  # also: does a classifier learn from the run's images what it does from real
+    )
+    classifier_family: str = families.CLASSIFIER  # what is trained for it
+    classifier_preset: str = ""  # tiny, small, base or paper; default: small on a CPU, base on a GPU
+    classifier_budget: str = "60kimg"  # how long, each time: the same for real, synthetic and both
+    repeats: int = 1  # classifiers of each kind, each with another seed
+    json: bool = False  # for programs to read
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluateFamily(_Evaluate, Generic[C]):
+    __doc__ = _Evaluate.__doc__
+    sampling: tyro.conf.OmitArgPrefixes[C]
+
+
 def parse_train(argv: Sequence[str]) -> TrainArguments:
     """The arguments of ``limner train``; --help, and a flag it cannot use (code 2), end the program here."""
     if not argv or argv[0].startswith("-"):
@@ -364,9 +392,20 @@ def parse_sample(argv: Sequence[str], knobs: type | None = None) -> Any:
     return _parse(_SampleFamily if knobs else _Sample, argv, "limner sample", knobs)
 
 
+def parse_evaluate(argv: Sequence[str], knobs: type | None = None) -> Any:
+    """The arguments of ``limner evaluate``; the fields of ``knobs``, a family's Sampling, are flags too."""
+    return _parse(_EvaluateFamily if knobs else _Evaluate, argv, "limner evaluate", knobs)
+
+
 def parse_synthesize(argv: Sequence[str], knobs: type | None = None) -> Any:
     """The arguments of ``limner synthesize``; the fields of ``knobs``, a family's Sampling, are flags too."""
     return _parse(_SynthesizeFamily if knobs else _Synthesize, argv, "limner synthesize", knobs)
+
+
+def knobs_of(given: Any) -> dict[str, Any]:
+    """The fields of the family's Sampling in what ``parse_sample`` and its like return, if it has any."""
+    sampling = getattr(given, "sampling", None)
+    return {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)} if sampling else {}
 
 
 def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from limner import files, probe
 from limner.checkpoint import exists
+from limner.config import to_json
 from limner.core import (
     Autoencodes,
     Classifies,
@@ -104,18 +106,26 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
 
 
 def draw_like(
-    painter: Painter, real: Real, n: int, seed: int = 0, watch: Watch | None = None, ranks: Ranks = ALONE
+    painter: Painter,
+    real: Real,
+    n: int,
+    seed: int = 0,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
+    knobs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Drawn:
     """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1.
 
-    Of several processes each draws its share, and all get all.
+    ``knobs`` are fields of the family's Sampling. Of several processes each draws its share, and all get all.
     """
     model = painter.model
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {painter.loaded.run.family} draws no images to measure.")
     condition = condition_like(model, real.training, n, seed).to(model.device)
     mine, seeds = ranks.part(n), range(seed, seed + n)
-    images = draw(model, condition[mine], seeds[mine], watch=watch, precision=painter.precision)
+    images = draw(
+        model, condition[mine], seeds[mine], painter.sampling(knobs), watch=watch, precision=painter.precision
+    )
     return Drawn(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
 
 
@@ -262,22 +272,26 @@ def evaluate(
     seed: int = 0,
     quiet: bool = False,
     labels_per_class: int = 0,
+    **knobs: Any,
 ) -> dict[str, Any]:
     """Measure a run, or a folder of images that any program made, against real images; keep what was found.
 
-    What a run draws is held against the images; what it sees in them against their labels, as
-    ``probe.measure`` says, which takes ``labels_per_class``. Writes evaluation.json, and nearest.png with the images
-    nearest to training images, into ``to``. Of several processes (torchrun) each draws and describes its share; the
-    first measures and writes, the others return {}. Raises LimnerError for what the person can mend.
+    What a run draws is held against the images; what it sees in them against their labels, as ``probe.measure`` says,
+    which takes ``labels_per_class``. ``knobs`` are fields of the family's Sampling. Writes evaluation.json, and
+    nearest.png with the images nearest to training images, into ``to``. Of several processes (torchrun) each draws and
+    describes its share; the first measures and writes, the others return {}. Raises LimnerError for what the person
+    can mend.
     """
     with join(pick_device(), 1, ()) as ranks:
         quiet = quiet or not ranks.first
-        return _evaluate(Path(what), sources, n, features, weights, to, seed, quiet, labels_per_class, ranks)
+        return _evaluate(
+            Path(what), sources, n, features, weights, to, seed, quiet, labels_per_class, ranks, knobs
+        )
 
 
 def _evaluate(
     what: Path, sources: Sequence[str], n: int | None, features: str, weights: str, to: str | Path | None,
-    seed: int, quiet: bool, labels_per_class: int, ranks: Ranks,
+    seed: int, quiet: bool, labels_per_class: int, ranks: Ranks, knobs: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     told: dict[str, Any] = {"of": str(what), "against": list(sources)}
     painter, drawn, understood = None, None, dict[str, Any]()
@@ -292,8 +306,9 @@ def _evaluate(
         )
         if isinstance(painter.model, Generates):
             count = n or min(1000, len(real))
+            told["sampling"] = to_json(painter.model.Sampling(**knobs))
             with bar(f"drawing {count:,} images", quiet) as watch:
-                drawn = draw_like(painter, real, count, seed, watch, ranks)
+                drawn = draw_like(painter, real, count, seed, watch, ranks, knobs)
     elif labels_per_class:
         raise LimnerError(
             f"--labels-per-class probes the features of a run, and {what} is none: leave it out."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +135,21 @@ class Painter:
         if n < 1:
             raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
         condition = self.condition(n, prompt, label, image, mask)
-        fields = {f.name: f for f in dataclasses.fields(self.model.Sampling)}
-        for name in knobs.keys() - fields.keys():
-            raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, fields)}")
-        for name, value in knobs.items():
-            if fields[name].metadata.get("run") and value:
-                knobs[name] = checkpoint.load(value, self.model.device).model
-        sampling = self.model.Sampling(**knobs)
+        sampling = self.sampling(knobs)
         seeds: Sequence[Seed] = range(seed, seed + n)
         if between:
             seeds = [(*between, i / max(n - 1, 1)) for i in range(n)]
         return draw(self.model, condition, seeds, sampling, batch, watch, self.precision, look)
+
+    def sampling(self, knobs: Mapping[str, Any]) -> Any:
+        """The family's Sampling with these of its fields; those that name a run may be a path. Raises LimnerError."""
+        fields, found = {f.name: f for f in dataclasses.fields(self.model.Sampling)}, dict(knobs)
+        for name, value in knobs.items():
+            if name not in fields:
+                raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, fields)}")
+            if fields[name].metadata.get("run") and value:
+                found[name] = checkpoint.load(value, self.model.device).model
+        return self.model.Sampling(**found)
 
     def condition(
         self,

@@ -7,7 +7,6 @@ settings alone, and the seeds that were kept are all that an unfinished folder n
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 
 from limner import __version__, checkpoint, folder
 from limner.config import to_json
-from limner.core import Condition, Generates, ImageSpec, LimnerError, nearest
+from limner.core import Condition, Generates, ImageSpec, LimnerError
 from limner.data import open_like
 from limner.evaluate import as_saved, open_real
 from limner.filters import REASONS, Filter, alike, confident, sieve, unseen
@@ -85,10 +84,7 @@ def synthesize(
         raise LimnerError(f"The family {painter.loaded.run.family} draws no images.")
     if n < 1:
         raise LimnerError(f"Cannot make {n} images: ask for at least one.")
-    known = {f.name for f in dataclasses.fields(model.Sampling)}
-    for name in knobs.keys() - known:
-        raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, known)}")
-    sampling = model.Sampling(**knobs)
+    sampling = painter.sampling(knobs)
     asked = find_asked(painter, labels, prompts, prompts_from, sampling, quiet)
     options = painter.loaded.run.data
     filters: list[Filter] = []
@@ -100,7 +96,7 @@ def synthesize(
         filters.append(unseen(open_real([new], spec, options, not quiet), new, features, weights, quiet))
     settings = {
         "digest": painter.loaded.header["digest"], "n": n, "seed": seed, "asked": asked.about(),
-        "sampling": to_json(sampling), "filters": {f.name: f.about for f in filters},
+        "sampling": to_json(model.Sampling(**knobs)), "filters": {f.name: f.about for f in filters},
     }  # fmt: skip
     provenance = {
         "made_by": "limner synthesize", "run": str(run), "family": painter.loaded.run.family,

@@ -162,7 +162,10 @@ class Known(nn.Module):
         super().__init__()
         self.predict, self.data, self.spread = predict, data, spread
 
-    def describe(self, condition: Condition, keep: Tensor | None = None) -> None:
+    def describe(self, condition: Condition) -> None:
+        return None
+
+    def described(self, batch: Batch, drop: float) -> None:
         return None
 
     def forward(self, x: Tensor, t: Tensor, described: None) -> Tensor:

@@ -110,6 +110,20 @@ def test_a_run_is_drawn_from_and_an_autoencoder_gives_images_back(limner, tmp_pa
     assert any("PSNR" in row[0] for row in rows(told))
 
 
+def test_the_knobs_of_drawing_are_flags_and_are_kept(limner, tmp_path):
+    folder = paint(tmp_path / "images", 60)
+    limner("train", "flow", folder, "--out", tmp_path / "run", *TINY, "--budget", "64img")
+    found = []
+    for knobs in (("--steps", 1, "--solver", "euler"), ("--steps", 3)):
+        done = limner("evaluate", tmp_path / "run", folder, "--n", 20, "--json", *knobs)
+        found.append(json.loads(done.stdout))
+    assert found[0]["sampling"] | {"steps": 1, "solver": "euler"} == found[0]["sampling"]
+    assert found[1]["sampling"]["steps"] == 3
+    assert found[0]["kid"]["value"] != found[1]["kid"]["value"]
+    done = limner("evaluate", tmp_path / "run", folder, "--truncation", 1, ok=False)
+    assert done.returncode == 2 and "--truncation" in done.stderr
+
+
 def test_mistakes_are_one_sentence(limner, tmp_path):
     folder = paint(tmp_path / "images", 10)
     for arguments, words in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def sample(argv: Sequence[str]) -> int:
     given = config.parse_sample(argv, painter.model.Sampling)
     asked = given.prompt or given.label
     n = given.n if given.n is not None else 8 * len(asked) or 64
-    knobs = {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
+    knobs = config.knobs_of(given)
     run = Path(argv[0])
     to = Path(given.to or (run if run.is_dir() else run.parent) / "samples.png")
     if to.suffix and to.suffix.lower() != ".png":

@@ -11,31 +11,9 @@ from typing import Any
 
 import tyro
 
-from limner import families
+from limner import config, families
 from limner.commands import INTERRUPTED, say, table
 from limner.settings import LimnerError
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluate:
-    """Measure a run, or a folder of images that any program made, against real images."""
-
-    what: tyro.conf.Positional[str]  # folder of a run, or of images
-    sources: tyro.conf.Positional[tuple[str, ...]]  # the real images
-    n: int | None = None  # images to draw or take; default: 1000, or as many as are real
-    features: str = "random"  # random, inception, clip, dinov2, or a run that describes images
-    weights: str = ""  # file or folder of the features' weights, where they need any
-    labels_per_class: int = 0  # also probe a run's features with so many labelled images a class
-    to: str = ""  # folder for evaluation.json and pictures; default: RUN/evaluation
-    seed: int = 0  # of the first image drawn
-    as_training_data: bool = (
-        False  # also: does a classifier learn from the run's images what it does from real
-    )
-    classifier_family: str = families.CLASSIFIER  # what is trained for it
-    classifier_preset: str = ""  # tiny, small, base or paper; default: small on a CPU, base on a GPU
-    classifier_budget: str = "60kimg"  # how long, each time: the same for real, synthetic and both
-    repeats: int = 1  # classifiers of each kind, each with another seed
-    json: bool = False  # for programs to read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +38,20 @@ class _Compare:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    given = tyro.cli(_Evaluate, prog="limner evaluate", args=list(argv))
+    from limner import checkpoint
+
+    drawn = (
+        argv
+        and not argv[0].startswith("-")
+        and (argv[0].endswith(".safetensors") or checkpoint.exists(argv[0]))
+    )
+    family = families.load(checkpoint.read_model(argv[0])[0]["family"]) if drawn else None
+    given = config.parse_evaluate(argv, family.Sampling if family else None)
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner import evaluate as evaluation
 
+    knobs = config.knobs_of(given)
     learnt = _as_training_data(given) if given.as_training_data else None
     told = evaluation.evaluate(
         given.what,
@@ -76,6 +63,7 @@ def evaluate(argv: Sequence[str]) -> int:
         given.seed,
         given.json,
         given.labels_per_class,
+        **knobs,
     )
     if not told:  # one of several processes, of which the first speaks
         return 0
@@ -99,7 +87,7 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-def _as_training_data(given: _Evaluate) -> dict[str, Any]:
+def _as_training_data(given: Any) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise LimnerError("--as-training-data works in one process: call it without torchrun.")
     from limner.training_data import as_training_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ def synthesize(argv: Sequence[str]) -> int:
     given = config.parse_synthesize(argv, family.Sampling)
     if not given.to:
         raise LimnerError("Say where to put the images: --to DIR.")
-    knobs = {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
+    knobs = config.knobs_of(given)
     try:
         told = synthesis.synthesize(
             given.run, given.to, given.n, labels=given.label, prompts=given.prompt,

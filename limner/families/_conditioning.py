@@ -36,7 +36,7 @@ def choose(model: Model, text: bool = False) -> str:
         )
     if asked == "text" and not spec.captions:
         raise LimnerError(
-            f"{name_of(model)} was asked for texts with --model.condition text, but the data has none: "
+            f"{name_of(model)} was asked for captions with --model.condition text, but the data has none: "
             "put a .txt file beside each image or choose --model.condition none."
         )
     model.reads = model.reads - ({"label", "text"} - {asked})

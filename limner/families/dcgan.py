@@ -34,6 +34,7 @@ from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, ini
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid"]
 
+R1_EVERY = 16  # steps (Karras 2020, appendix B)
 LOSSES = {  # name -> (the discriminator's, the generator's)
     "bce": (adversarial.non_saturating_d, adversarial.non_saturating_g),
     "mse": (adversarial.least_squares_d, adversarial.least_squares_g),
@@ -55,6 +56,9 @@ class DCGANConfig:
     discriminator_activation: Activation = "leaky_relu"  # of slope 0.2
     batch_norm: bool = True
     loss: Literal["bce", "mse", "hinge"] = "bce"  # mse: least squares GAN (Mao 2017)
+    r1: float = (
+        0.0  # gamma of R1 (Mescheder 2018), which keeps the critic from winning; 0: none, as the paper
+    )
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     embedding: int = 32  # numbers that a label becomes beside the noise
 
@@ -164,7 +168,7 @@ class DCGAN(Model):
         "tiny": Preset(
             DCGANConfig(latent=8, width=4, widest=8, embedding=4), adam(1e-3, batch=8, average=100.0)
         ),
-        "small": Preset(DCGANConfig(), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
+        "small": Preset(DCGANConfig(r1=1.0), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
         "base": Preset(DCGANConfig(width=128, widest=1024), adam(2e-4, batch=128)),
         "paper": Preset(
             DCGANConfig(), adam(2e-4, batch=128, schedule="constant", average=0.0), size=(64, 64), channels=3
@@ -185,9 +189,11 @@ class DCGAN(Model):
         init_normal(self, 0.02)
 
     def objectives(self) -> list[Objective]:
+        lazy = [Objective("discriminator", self.r1_loss, every=R1_EVERY)] if self.config.r1 else []
         return [
             Objective("discriminator", self.discriminator_loss),
             Objective("generator", self.generator_loss),
+            *lazy,
         ]
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -200,6 +206,13 @@ class DCGAN(Model):
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         score = self.discriminator(self.fakes(batch), batch.condition.label)
         return {"adversarial": LOSSES[self.config.loss][1](score)}
+
+    def r1_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """gamma / 2 times the squared slope of the scores of real images, as often as it is not due."""
+        with torch.enable_grad(), torch.autocast(batch.image.device.type, enabled=False):
+            image = batch.image.detach().requires_grad_()
+            slope = adversarial.gradient_norm(self.discriminator(image, batch.condition.label), image)
+        return {"r1": R1_EVERY * self.config.r1 / 2 * slope.mean()}
 
     def fakes(self, batch: Batch) -> Tensor:
         """With the labels of the batch: [B, C, H, W]."""
