@@ -50,6 +50,7 @@ class DriftingConfig:
     attention: tuple[int, ...] = (2,)  # levels that attend
     head: int = 64  # width of an attention head
     embedding: int = 128  # width of what the blocks are told of noise and label
+    bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     features: tuple[int, ...] = (
         32,
         64,
@@ -75,7 +76,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
         super().__init__()
         c = config
-        self.latent = c.latent
+        self.latent, self.bounded = c.latent, c.bounded
         levels = len(c.widths)
         multiple = c.patch * 2 ** (levels - 1)
         height, width = (
@@ -120,7 +121,8 @@ class Decoder(nn.Module):
             if str(level) in self.look:
                 x = self.look[str(level)](x, None, None)  # [B, Wl, h, w]
         x = F.pixel_shuffle(self.draw(F.silu(self.norm(x))), self.patch)  # [B, C, H', W']
-        return x[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
+        x = x[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
+        return x.tanh() if self.bounded else x
 
 
 class Transformer(nn.Module):
@@ -131,7 +133,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        c, self.shape = config, spec.shape
+        c, self.shape, self.bounded = config, spec.shape, config.bounded
         self.latent = math.prod(spec.shape) + c.styles
         self.label = nn.Embedding(classes, c.body.width) if classes else None
         self.guidance = nn.Linear(1, c.body.width, bias=False) if classes and c.guidance > 1 else None
@@ -150,11 +152,12 @@ class Transformer(nn.Module):
             embedding = embedding + self.label(label)  # [B, W]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, W]
-        return self.body(image.unflatten(1, self.shape), F.silu(embedding)).float()  # [B, C, H, W]
+        x = self.body(image.unflatten(1, self.shape), F.silu(embedding)).float()  # [B, C, H, W]
+        return x.tanh() if self.bounded else x
 
 
 class RandomFeatures(nn.Module):
-    """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, each half the side of the last.
+    """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, the first at full size, each half the side of the last.
 
     Random features know nothing of what images show, but they tell edges, corners and textures apart.
     """
@@ -175,11 +178,11 @@ class RandomFeatures(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for stage in self.stages:
+            if maps and min(x.shape[-2:]) > 1:
+                x = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, Wl, h/2, w/2]
             for layer in stage.children():
                 x = F.leaky_relu(layer(x), 0.2)  # [B, Wl, h, w]
-            if min(x.shape[-2:]) > 1:
-                x = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, Wl, h/2, w/2]
-            maps.append(x)
+            maps.append(x)  # the first at full size: means of 2x2 would not see patterns within them
         return maps
 
 
@@ -297,7 +300,7 @@ Drifting.presets = {
         ),
         Training(batch=16, optimisers=MUON, clip=1.0),
     ),
-    "small": Preset(DriftingConfig(), Training(batch=128, samples=16, optimisers=MUON, clip=1.0)),
+    "small": Preset(DriftingConfig(bounded=True), Training(batch=128, samples=16, optimisers=MUON, clip=1.0)),
     "base": Preset(
         DriftingConfig(
             latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
