@@ -50,6 +50,9 @@ class R3GANConfig:
     group: int = 16  # channels in a group of the 3x3 convolutions; 0: all in one
     gamma: float = 2.0  # weight of both gradient penalties at the start
     gamma_end: float = 0.2  # and when the burn-in is over
+    lazy: int = (
+        1  # steps from one penalty to the next, which weighs as much more (Karras 2020); 1: all, as the paper
+    )
     burn_in: int = 20_000_000  # images over which the weight falls, along a cosine
     bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     augment: float = 0.0  # chance of each augmentation when the burn-in is over, from 0; for few images
@@ -271,9 +274,12 @@ class R3GAN(Model):
         self.discriminator = Discriminator(config, spec.channels, *found, self.classes)
 
     def objectives(self) -> list[Objective]:
+        every = self.config.lazy
+        lazy = [Objective("discriminator", self.penalty_loss, every=every)] if every > 1 else []
         return [
             Objective("discriminator", self.discriminator_loss),
             Objective("generator", self.generator_loss),
+            *lazy,
         ]
 
     def advance(self, seen: int) -> None:
@@ -282,19 +288,37 @@ class R3GAN(Model):
         self.chance = falling(seen, 0.0, c.augment, c.burn_in)
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Each real image against its own fake, and gamma / 2 times R1 + R2, all in float32 (eq. 2 and 4)."""
+        """Each real image against its own fake (eq. 2), and the penalties if they are due at all steps."""
+        images, label = self.both(batch)
+        if self.config.lazy == 1:
+            scores, penalties = self.penalised(images, label)  # [2B]
+        else:
+            scores, penalties = self.discriminator(images, label), {}  # [2B]
+        return {"adversarial": relativistic_d(*scores.chunk(2)), **penalties}
+
+    def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The penalties, as often as they are not due."""
+        return {name: self.config.lazy * term for name, term in self.penalised(*self.both(batch))[1].items()}
+
+    def both(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Real images and as many fakes, as the discriminator gets to see them, with their labels: [2B, C, H, W]."""
         with torch.no_grad():
             fake = self.fakes(batch)
         label = batch.condition.label
-        images = self.seen(torch.cat([batch.image, fake])).requires_grad_()  # [2B, C, H, W]
+        return self.seen(torch.cat([batch.image, fake])), None if label is None else label.repeat(2)
+
+    def penalised(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scores [2B], and gamma / 2 times R1 and R2, all in float32 (eq. 4)."""
         trains = torch.is_grad_enabled()  # held-out losses need slopes too
+        images = images.requires_grad_()
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            scores = self.discriminator(images, None if label is None else label.repeat(2))  # [2B]
+            scores = self.discriminator(images, label)  # [2B]
             with by_images_only():
                 slopes = gradient_norm(scores, images)  # [2B]
         r1, r2 = (0.5 * self.discriminator.gamma * part.mean() for part in slopes.chunk(2))
-        terms = {"adversarial": relativistic_d(*scores.chunk(2)), "r1": r1, "r2": r2}
-        return terms if trains else {name: term.detach() for name, term in terms.items()}
+        if not trains:
+            scores, r1, r2 = scores.detach(), r1.detach(), r2.detach()
+        return scores, {"r1": r1, "r2": r2}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         label = batch.condition.label
