@@ -128,7 +128,7 @@ def test_the_loss_falls_and_is_repeatable():
 def test_text_conditions_need_text_and_label_conditions_labels():
     with pytest.raises(LimnerError, match="captions"):
         Flow(dataclasses.replace(TINY, condition="text"), ImageSpec(3, 16, 16))
-    with pytest.raises(LimnerError, match="classes"):
+    with pytest.raises(LimnerError, match="labels"):
         Flow(dataclasses.replace(TINY, condition="label"), ImageSpec(3, 16, 16))
     assert Flow(TINY, ImageSpec(3, 16, 16)).network.condition == "none"
     assert Flow(TINY, ImageSpec(3, 16, 16, classes=("a", "b"))).network.condition == "label"

@@ -205,6 +205,29 @@ def test_the_generators_loss_is_the_same_game_from_the_other_side() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
 
 
+def test_lazy_penalties_come_rarely_and_weigh_as_much_more() -> None:
+    """All in one step or apart: the same terms of the same images and noise."""
+    tiny = R3GAN.presets["tiny"].model
+    found = []
+    for lazy in (1, 8):
+        torch.manual_seed(0)
+        model = R3GAN(dataclasses.replace(tiny, lazy=lazy), ImageSpec(3, 16, 16))
+        batch, terms = Batch(torch.rand(4, 3, 16, 16), Condition(4)), {}
+        for objective in model.objectives():
+            if objective.trains == "discriminator":
+                torch.manual_seed(1)
+                terms |= {
+                    f"{k} of {objective.every}": float(v.detach()) for k, v in objective.loss(batch).items()
+                }
+        found.append(terms)
+    one, lazy = found
+    assert one.keys() == {"adversarial of 1", "r1 of 1", "r2 of 1"}
+    assert lazy.keys() == {"adversarial of 1", "r1 of 8", "r2 of 8"}
+    assert lazy["adversarial of 1"] == pytest.approx(one["adversarial of 1"], rel=1e-5)
+    assert lazy["r1 of 8"] == pytest.approx(8 * one["r1 of 1"], rel=1e-5)
+    assert lazy["r2 of 8"] == pytest.approx(8 * one["r2 of 1"], rel=1e-5)
+
+
 def test_held_out_losses_need_no_gradient() -> None:
     model = build(ImageSpec(3, 16, 16)).requires_grad_(False)
     stir(model)

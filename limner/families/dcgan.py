@@ -168,7 +168,7 @@ class DCGAN(Model):
         "tiny": Preset(
             DCGANConfig(latent=8, width=4, widest=8, embedding=4), adam(1e-3, batch=8, average=100.0)
         ),
-        "small": Preset(DCGANConfig(r1=1.0), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
+        "small": Preset(DCGANConfig(), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
         "base": Preset(DCGANConfig(width=128, widest=1024), adam(2e-4, batch=128)),
         "paper": Preset(
             DCGANConfig(), adam(2e-4, batch=128, schedule="constant", average=0.0), size=(64, 64), channels=3

@@ -157,9 +157,10 @@ class Transformer(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, the first at full size, each half the side of the last.
+    """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, each half the side of the last.
 
-    Random features know nothing of what images show, but they tell edges, corners and textures apart.
+    The first has the full side, as means of 2x2 pixels would not see patterns within them. Random features know
+    nothing of what images show, but they tell edges, corners and textures apart.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...]):
@@ -176,13 +177,13 @@ class RandomFeatures(nn.Module):
                 nn.init.normal_(layer.bias, std=0.1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
+        maps: list[Tensor] = []
         for stage in self.stages:
             if maps and min(x.shape[-2:]) > 1:
                 x = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, Wl, h/2, w/2]
             for layer in stage.children():
                 x = F.leaky_relu(layer(x), 0.2)  # [B, Wl, h, w]
-            maps.append(x)  # the first at full size: means of 2x2 would not see patterns within them
+            maps.append(x)
         return maps
 
 
