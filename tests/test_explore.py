@@ -322,7 +322,7 @@ def test_labels_that_a_run_leaves_alone_are_not_asked_for(source: Path, limner, 
     run = tmp_path / "run"
     limner("train", "dcgan", source, "--out", run, *TINY, "--budget", "8img", "--model.condition", "none")
     assert not explore.open_space(run).labels
-    with pytest.raises(LimnerError, match="leave --label out"):
+    with pytest.raises(LimnerError, match="takes no --label"):
         explore.explore(run, tmp_path / "to", ["cat"], quiet=True)
     told = explore.explore(run, tmp_path / "to", rows=1, columns=2, directions=1, quiet=True)
     assert told["labels"] == []

@@ -123,8 +123,8 @@ def test_captions_are_taken_in_turn(place, limner, tmp_path):
 def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
     """Killed at any moment: with filters, an unfinished folder ends as an unbroken one does."""
     unbroken = tmp_path / "unbroken"
-    flags = ("--n", 40, "--like", place / "animals", "--label", "cat", "--label", "owl")
-    same = {"n": 40, "like": str(place / "animals"), "labels": ("cat", "owl"), "quiet": True}
+    flags = ("--n", 120, "--like", place / "animals", "--label", "cat", "--label", "owl")
+    same = {"n": 120, "like": str(place / "animals"), "labels": ("cat", "owl"), "quiet": True}
     synthesis.synthesize(place / "dcgan", unbroken, **same)
     to = tmp_path / "stopped"
     command = [
@@ -151,7 +151,7 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
         if number == signal.SIGINT:
             assert process.returncode == 130 and "goes on" in said, errors
             whole(to)
-        assert 0 < len(metadata(to)) < 40
+        assert 0 < len(metadata(to)) < 120
     (to / ".000099.png").write_bytes(b"half")  # what a kill may leave
     (to / "999999.png").write_bytes(b"half")
     with open(to / "metadata.jsonl", "a") as file:
@@ -160,7 +160,7 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
     whole(to)
     assert metadata(to) == metadata(unbroken)
     one, two = (json.loads((f / "provenance.json").read_text()) for f in (to, unbroken))
-    assert one == two and one["kept"] == 40 and one["refused"]["like"] == one["drawn"] - 40 > 0
+    assert one == two and one["kept"] == 120 and one["refused"]["like"] == one["drawn"] - 120 > 0
     assert {line["label"] for line in metadata(to)} == {"cat", "owl"}
 
     stamp = (to / "metadata.jsonl").stat().st_mtime_ns
@@ -201,12 +201,19 @@ def test_mistakes_are_one_sentence(place, limner, tmp_path):
     assert not to.exists()
 
 
-def test_a_run_that_does_not_heed_labels_is_refused(place, limner, tmp_path):
+def test_a_run_that_does_not_heed_labels_is_refused(place, limner, tmp_path, monkeypatch):
     """Labels that the images do not follow would be lies."""
     limner("train", "dcgan", place / "animals", "--out", tmp_path / "run", *TINY, "--budget", "16img",
            "--model.condition", "none")  # fmt: skip
-    done = limner("synthesize", tmp_path / "run", "--to", tmp_path / "to", "--n", 4, ok=False)
-    assert done.returncode == 2 and "whatever labels" in done.stderr
+    done = limner(
+        "synthesize", tmp_path / "run", "--to", tmp_path / "no", "--n", 4, "--label", "cat", ok=False
+    )
+    assert done.returncode == 2 and "takes no --label" in done.stderr
+    limner("synthesize", tmp_path / "run", "--to", tmp_path / "to", "--n", 4)
+    assert not any("label" in row for row in metadata(tmp_path / "to"))
+    monkeypatch.setattr(synthesis, "heeds", lambda *_: False)  # trained on labels, and yet it draws the same
+    with pytest.raises(LimnerError, match="whatever labels"):
+        synthesis.synthesize(place / "dcgan", tmp_path / "lies", 4, quiet=True)
 
 
 # Filters ------------------------------------------------------------------------------------------------
