@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -112,20 +111,18 @@ def draw_like(
     seed: int = 0,
     watch: Watch | None = None,
     ranks: Ranks = ALONE,
-    knobs: Mapping[str, Any] = MappingProxyType({}),
+    sampling: Any = None,
 ) -> Drawn:
     """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1.
 
-    ``knobs`` are fields of the family's Sampling. Of several processes each draws its share, and all get all.
+    ``sampling`` is the family's Sampling. Of several processes each draws its share, and all get all.
     """
     model = painter.model
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {painter.loaded.run.family} draws no images to measure.")
     condition = condition_like(model, real.training, n, seed).to(model.device)
     mine, seeds = ranks.part(n), range(seed, seed + n)
-    images = draw(
-        model, condition[mine], seeds[mine], painter.sampling(knobs), watch=watch, precision=painter.precision
-    )
+    images = draw(model, condition[mine], seeds[mine], sampling, watch=watch, precision=painter.precision)
     return Drawn(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
 
 
@@ -306,9 +303,10 @@ def _evaluate(
         )
         if isinstance(painter.model, Generates):
             count = n or min(1000, len(real))
-            told["sampling"] = to_json(painter.model.Sampling(**knobs))
+            sampling = painter.sampling(knobs)
+            told["sampling"] = to_json(painter.model.Sampling(**knobs))  # a run by its name, not its weights
             with bar(f"drawing {count:,} images", quiet) as watch:
-                drawn = draw_like(painter, real, count, seed, watch, ranks, knobs)
+                drawn = draw_like(painter, real, count, seed, watch, ranks, sampling)
     elif labels_per_class:
         raise LimnerError(
             f"--labels-per-class probes the features of a run, and {what} is none: leave it out."
