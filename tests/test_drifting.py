@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
-from limner.families.drifting import Drifting, DriftingSampling
+from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
 from limner.losses.drift import FAR, drift, drift_loss, field, pairs, weights
 from limner.networks.dit import BlocksConfig
 
@@ -136,6 +137,32 @@ def test_a_step_draws_a_few_of_the_classes_that_its_images_have():
     seen = [tuple(sorted(model.chosen(label).tolist())) for _ in range(40)]
     assert set(seen) == {(a,) * 4 + (b,) * 4 for a, b in ((0, 1), (0, 4), (1, 4))}
     assert model.chosen(torch.tensor([3])).tolist() == [3] * 8
+
+
+@torch.no_grad()
+def test_features_see_patterns_of_single_pixels():
+    """Stripes beside a change of the whole image's grey of the same size: well above what plain filters see."""
+    stripes = 0.1 * (1 - 2.0 * (torch.arange(16)[:, None] % 2)).expand(1, 3, 16, 16)
+
+    def sees(edges: float) -> float:
+        torch.manual_seed(0)
+        encoder = RandomFeatures(3, (32, 64), edges)
+        none, striped, lighter = (
+            encoder(x)[1] for x in (0 * stripes, stripes, torch.full_like(stripes, 0.1))
+        )
+        return float((striped - none).norm() / (lighter - none).norm())
+
+    assert sees(4.0) > 1.8 * sees(1.0)
+
+
+def test_the_generator_draws_every_pixel_alike():
+    """From places that are all alike, the pixels within the borders are: no pattern of patches or levels."""
+    torch.manual_seed(0)
+    generator = Drifting(TINY, ImageSpec(3, 32, 32)).generator
+    x = torch.randn(2, TINY.widths[0], 1, 1).expand(2, -1, 16, 16)
+    x = F.interpolate(generator.narrow(x), scale_factor=2.0, mode="bilinear")
+    inside = generator.draw(x)[..., 8:-8, 8:-8]
+    assert_close(inside, inside[..., :1, :1].expand_as(inside))
 
 
 @pytest.mark.parametrize("network", ["decoder", "transformer"])

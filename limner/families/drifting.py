@@ -44,18 +44,20 @@ class DriftingConfig:
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
     codes: int = 64  # entries of that table
     latent: int = 64  # of the decoder, as the next six: numbers of noise an image
-    patch: int = 2  # pixels a side that the generator draws as one place
+    patch: int = 2  # pixels a side of the places of the finest level
     widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
     attention: tuple[int, ...] = (2,)  # levels that attend
     head: int = 64  # width of an attention head
     embedding: int = 128  # width of what the blocks are told of noise and label
+    fine: int = 32  # channels at the image's full side, to which the places are grown smoothly
     bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     features: tuple[int, ...] = (
         32,
         64,
         128,
     )  # channels of the fixed random network; each stage halves the side
+    edges: float = 4.0  # how much more than plain filters those see that add up to 0
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
     draws: int = 32  # samples a step; the batch's images are what they are compared with
     together: int = 4  # classes that a step draws
@@ -101,7 +103,14 @@ class Decoder(nn.Module):
             if level + 1 < levels:
                 self.grow.append(nn.Conv2d(c.widths[level + 1], wide, 1))
         self.norm = norm(c.widths[0])
-        self.draw = nn.Conv2d(c.widths[0], spec.channels * c.patch**2, 3, padding=1)
+        self.narrow = nn.Conv2d(c.widths[0], c.fine, 3, padding=1)
+        self.draw = nn.Sequential(
+            norm(c.fine),
+            nn.SiLU(),
+            nn.Conv2d(c.fine, c.fine, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(c.fine, spec.channels, 3, padding=1),
+        )
 
     def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
         embedding = self.mapping(noise)  # [B, E]
@@ -120,8 +129,9 @@ class Decoder(nn.Module):
                 x = block(x, embedding)  # [B, Wl, h, w]
             if str(level) in self.look:
                 x = self.look[str(level)](x, None, None)  # [B, Wl, h, w]
-        x = F.pixel_shuffle(self.draw(F.silu(self.norm(x))), self.patch)  # [B, C, H', W']
-        x = x[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
+        x = self.narrow(F.silu(self.norm(x)))  # [B, fine, h, w]
+        x = F.interpolate(x, scale_factor=float(self.patch), mode="bilinear")  # [B, fine, H', W']
+        x = self.draw(x)[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
@@ -159,11 +169,12 @@ class Transformer(nn.Module):
 class RandomFeatures(nn.Module):
     """A convolutional network that stays as it was drawn: image [B, C, H, W] -> maps, each half the side of the last.
 
-    The first has the full side, as means of 2x2 pixels would not see patterns within them. Random features know
-    nothing of what images show, but they tell edges, corners and textures apart.
+    Random features know nothing of what images show, but they tell edges, corners and textures apart. Neighbours
+    being much alike, random filters see little of these: so half of the first add up to 0, and see ``edges`` times as
+    strongly. The first map has the full side, as means of 2x2 pixels would not see patterns within them.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...]):
+    def __init__(self, channels: int, widths: tuple[int, ...], edges: float):
         super().__init__()
         self.stages = nn.ModuleList()
         for wide in widths:
@@ -175,6 +186,9 @@ class RandomFeatures(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.orthogonal_(layer.weight, math.sqrt(2))
                 nn.init.normal_(layer.bias, std=0.1)  # type: ignore[arg-type]
+        first = next(layer for layer in self.modules() if isinstance(layer, nn.Conv2d))
+        half = first.weight.detach()[::2]
+        half.sub_(half.mean((2, 3), keepdim=True)).mul_(edges)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = []
@@ -223,7 +237,7 @@ class Drifting(Model):
         self.classes = len(spec.classes) if choose(self) == "label" else 0
         made = Decoder if config.network == "decoder" else Transformer
         self.generator: Decoder | Transformer = made(config, spec, self.classes)
-        self.encoder = RandomFeatures(spec.channels, config.features).requires_grad_(False)
+        self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
 
     def objectives(self) -> list[Objective]:
         return [Objective("generator", self.loss)]
@@ -296,7 +310,7 @@ MUON = {"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}
 Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
-            latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, features=(8, 16),
+            latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, fine=8, features=(8, 16),
             draws=16, guidance=3.0,
         ),
         Training(batch=16, optimisers=MUON, clip=1.0),
@@ -304,7 +318,7 @@ Drifting.presets = {
     "small": Preset(DriftingConfig(bounded=True), Training(batch=128, samples=16, optimisers=MUON, clip=1.0)),
     "base": Preset(
         DriftingConfig(
-            latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
+            latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512, fine=64,
             features=(64, 128, 256, 512), places=64, draws=128, together=8, guidance=4.0,
         ),
         Training(
