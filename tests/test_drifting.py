@@ -11,11 +11,12 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
-from limner.losses.drift import FAR, drift, drift_loss, field, pairs, weights
+from limner.losses.drift import FAR, drift, drift_loss, field, pairs, pairs_alike, weights
 from limner.networks.dit import BlocksConfig
 
 TINY = Drifting.presets["tiny"].model
 PLAIN = ImageSpec(3, 16, 16)
+CAPTIONED = ImageSpec(3, 16, 16, captions=True)
 LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
 ONE = torch.zeros(200, dtype=torch.long)  # all of one class
 
@@ -78,6 +79,40 @@ def test_a_sample_without_rivals_does_not_break():
     among = pairs(torch.arange(3), torch.arange(3))
     found = drift(torch.randn(2, 3, 4), torch.randn(2, 3, 4), among, [0.02, 0.2])
     assert found.field.isfinite().all() and found.apart.isfinite()
+
+
+def test_texts_that_are_the_same_or_nothing_alike_are_classes():
+    torch.manual_seed(0)
+    label = torch.tensor([0, 1, 0, 1, 1])
+    sample = torch.tensor([4, 0, 2])
+    one = pairs(label[sample], label)
+    same = (label[:, None] == label).float()
+    other = pairs_alike(same, sample, torch.ones(3, dtype=torch.bool), 1e-3)
+    assert_close(one.bias.exp(), other.bias.exp())
+    assert_close(one.images.float(), other.images)
+    x, real = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    assert_close(drift(x, real, one, [0.2]), drift(x, real, other, [0.2]))
+
+
+def test_a_sample_without_its_text_has_all_images_and_others_without():
+    keep = torch.tensor([True, False, False])
+    counts = pairs_alike(torch.eye(3), torch.arange(3), keep, 1e-3).bias.exp()
+    wanted = torch.tensor([[1.0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1], [1, 1, 1, 0, 1, 0]])
+    assert_close(counts, wanted)
+
+
+def test_samples_of_each_text_come_to_lie_as_its_images_do():
+    """Points whose conditions lie on a line: a sample goes near to where images of its condition are."""
+    torch.manual_seed(0)
+    condition = torch.rand(64)
+    alike = 1 - (condition[:, None] - condition).abs()
+    data = (4 * condition + 0.05 * torch.randn(64))[None, :, None]
+    x = 2 + 0.1 * torch.randn(1, 64, 1)
+    among = pairs_alike(alike, torch.arange(64), torch.ones(64, dtype=torch.bool), 0.02)
+    for step in range(300):
+        found = drift(x, data, among, [0.05, 0.2])
+        x = x + 0.05 * (1 - step / 300) * (x / found.features).median() * found.field
+    assert (x[0, :, 0] - 4 * condition).abs().mean() < 0.3, "from about 1"
 
 
 def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
@@ -166,14 +201,15 @@ def test_the_generator_draws_every_pixel_alike():
 
 
 @pytest.mark.parametrize("network", ["decoder", "transformer"])
-@pytest.mark.parametrize("spec", [PLAIN, LABELLED, ImageSpec(1, 7, 13)])
+@pytest.mark.parametrize("spec", [PLAIN, LABELLED, CAPTIONED, ImageSpec(1, 7, 13)])
 def test_generators_learn_and_draw(network, spec):
     torch.manual_seed(0)
     body = BlocksConfig(patch=4, width=32, depth=1, heads=2)
     model = Drifting(dataclasses.replace(TINY, network=network, body=body, styles=4, codes=8), spec)
     shape = (8, spec.channels, spec.height, spec.width)
     label = torch.arange(8) % 2 if spec.classes else None
-    model.loss(Batch(torch.rand(shape) * 2 - 1, Condition(8, label=label)))["drift"].backward()
+    text = list("abcdefgh") if spec.captions else None
+    model.loss(Batch(torch.rand(shape) * 2 - 1, Condition(8, label=label, text=text)))["drift"].backward()
     assert all(p.grad is None for p in model.encoder.parameters()), "the features stay as they are"
     assert any(p.grad is not None and p.grad.any() for p in model.generator.parameters())
     *_, last = model.sample(Condition(2), DriftingSampling(), Draws([0, 1]))
@@ -194,6 +230,12 @@ def test_guidance_and_truncation_are_knobs_of_one_call():
     assert not torch.allclose(one, other, atol=1e-4), "their labels differ still"
     with pytest.raises(LimnerError, match=r"from 1 to 3"):
         draw(guidance=4.0)
+    with pytest.raises(LimnerError, match=r"from 1 to 1,"):  # strengths are learned by labels alone
+        list(
+            Drifting(TINY, CAPTIONED).sample(
+                Condition(1, text=["a"]), DriftingSampling(guidance=2.0), Draws([0])
+            )
+        )
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])

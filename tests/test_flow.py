@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.flow import Flow, FlowSampling
-from limner.networks.text import PAD, PIECE, START, TextEncoder, to_pieces
+from limner.networks.text import PAD, PIECE, START, TextEncoder, likeness, to_pieces
 from limner.networks.unet import attend, time_features
 
 TINY = Flow.presets["tiny"].model
@@ -133,6 +133,15 @@ def test_text_conditions_need_text_and_label_conditions_labels():
     assert Flow(TINY, ImageSpec(3, 16, 16)).network.condition == "none"
     assert Flow(TINY, ImageSpec(3, 16, 16, classes=("a", "b"))).network.condition == "label"
     assert Flow(TINY, dataclasses.replace(SHAPES, classes=("a", "b"))).network.condition == "text"
+
+
+def test_texts_are_alike_by_the_letters_they_share():
+    found = likeness(["Black cat", "black CAT", "black dog", "fern", "", ""])
+    torch.testing.assert_close(found, found.T)
+    torch.testing.assert_close(found.diagonal(), torch.ones(6))
+    torch.testing.assert_close(found[[0, 4], [1, 5]], torch.ones(2))  # not by their case; two of no letters
+    assert 0.3 < found[0, 2] < 0.8, "a word of two"
+    assert found[0, 3] == found[0, 4] == 0
 
 
 def test_any_text_becomes_pieces_cut_between_characters():

@@ -30,15 +30,16 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import choose, no_video
-from limner.losses.drift import drift, drift_loss, pairs
+from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
+from limner.networks.text import likeness
 from limner.networks.unet import Attention, Block, norm
 
 
 @dataclass(frozen=True)
 class DriftingConfig:
-    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["decoder", "transformer"] = "decoder"
     body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
@@ -61,6 +62,12 @@ class DriftingConfig:
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
     draws: int = 32  # samples a step; the batch's images are what they are compared with
     together: int = 4  # classes that a step draws
+    each: int = 2  # samples that a step draws for a text: one without rivals would hardly move
+    alike: float = 0.1  # of texts: how fast pairs cease to count as their likeness falls from 1
+    drop_condition: float = 0.1  # share of samples drawn without their text
+    text_width: int = 128  # of the text encoder
+    text_layers: int = 2
+    text_length: int = 128  # bytes; longer texts are cut
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # strongest guidance that is learned, by labels; 1: none
     guidance_power: float = 3.0  # how rarely strong guidance is trained: p(alpha) ~ alpha^-power
@@ -72,12 +79,19 @@ class DriftingSampling:
     truncation: float = 1.0  # spread of the noise; below 1: safer and more alike
 
 
-class Decoder(nn.Module):
-    """Noise, a label where there are any, and the guidance asked for -> an image of any range."""
+def guides(config: DriftingConfig, condition: str) -> bool:
+    """Whether strengths of guidance are learned: away from other classes, so by labels only."""
+    return condition == "label" and config.guidance > 1
 
-    def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
-        super().__init__()
+
+class Decoder(Conditioned):
+    """Noise [B, latent], the described condition and the guidance asked for [B] -> an image of any range."""
+
+    def __init__(self, config: DriftingConfig, spec: ImageSpec, condition: str):
         c = config
+        super().__init__(
+            condition, len(spec.classes), c.embedding, c.text_width, c.text_layers, c.text_length
+        )
         self.latent, self.bounded = c.latent, c.bounded
         levels = len(c.widths)
         multiple = c.patch * 2 ** (levels - 1)
@@ -88,8 +102,8 @@ class Decoder(nn.Module):
         self.mapping = nn.Sequential(
             nn.Linear(c.latent, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding)
         )
-        self.label = nn.Embedding(classes, c.embedding) if classes else None
-        self.guidance = nn.Linear(1, c.embedding, bias=False) if classes and c.guidance > 1 else None
+        self.guidance = nn.Linear(1, c.embedding, bias=False) if guides(c, condition) else None
+        context = c.text_width if condition == "text" else 0
         base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
         self.start = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
         self.place, self.blocks, self.grow = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
@@ -99,7 +113,7 @@ class Decoder(nn.Module):
             self.place.append(nn.Parameter(0.3 * torch.randn(wide, *size)))
             self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
             if level in c.attention:
-                self.look[str(level)] = Attention(wide, size, c.head, 0)
+                self.look[str(level)] = Attention(wide, size, c.head, context)
             if level + 1 < levels:
                 self.grow.append(nn.Conv2d(c.widths[level + 1], wide, 1))
         self.norm = norm(c.widths[0])
@@ -112,10 +126,10 @@ class Decoder(nn.Module):
             nn.Conv2d(c.fine, spec.channels, 3, padding=1),
         )
 
-    def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
         embedding = self.mapping(noise)  # [B, E]
-        if self.label is not None:
-            embedding = embedding + self.label(label)  # [B, E]
+        if described.embedding is not None:
+            embedding = embedding + described.embedding  # [B, E]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, E]
         embedding = F.silu(embedding)  # [B, E]
@@ -128,41 +142,44 @@ class Decoder(nn.Module):
             for block in self.blocks[level].children():
                 x = block(x, embedding)  # [B, Wl, h, w]
             if str(level) in self.look:
-                x = self.look[str(level)](x, None, None)  # [B, Wl, h, w]
+                x = self.look[str(level)](x, described.tokens, described.mask)  # [B, Wl, h, w]
         x = self.narrow(F.silu(self.norm(x)))  # [B, fine, h, w]
         x = F.interpolate(x, scale_factor=float(self.patch), mode="bilinear")  # [B, fine, H', W']
         x = self.draw(x)[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
-class Transformer(nn.Module):
+class Transformer(Conditioned):
     """As the decoder; the noise is an image, and random entries of a table of styles (Deng 2026, A.2).
 
     A point's last numbers choose the entries, by where they stand among normal ones.
     """
 
-    def __init__(self, config: DriftingConfig, spec: ImageSpec, classes: int):
-        super().__init__()
-        c, self.shape, self.bounded = config, spec.shape, config.bounded
+    def __init__(self, config: DriftingConfig, spec: ImageSpec, condition: str):
+        c, width = config, config.body.width
+        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
+        self.shape, self.bounded = spec.shape, c.bounded
         self.latent = math.prod(spec.shape) + c.styles
-        self.label = nn.Embedding(classes, c.body.width) if classes else None
-        self.guidance = nn.Linear(1, c.body.width, bias=False) if classes and c.guidance > 1 else None
-        self.style = nn.Embedding(c.codes, c.body.width)
-        for table in (self.style, self.label):
-            if table is not None:
-                nn.init.normal_(table.weight, std=0.02)
-        self.body = DiffusionTransformer(c.body, spec.channels, spec.channels, (spec.height, spec.width))
+        self.guidance = nn.Linear(1, width, bias=False) if guides(c, condition) else None
+        self.style = nn.Embedding(c.codes, width)
+        for table in (self.style, *([self.label] if condition == "label" else [])):
+            nn.init.normal_(table.weight, std=0.02)
+        self.body = DiffusionTransformer(
+            c.body, spec.channels, spec.channels, (spec.height, spec.width),
+            c.text_width if condition == "text" else 0,
+        )  # fmt: skip
 
-    def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
         image, style = noise.split([math.prod(self.shape), noise.shape[1] - math.prod(self.shape)], dim=1)
         codes = len(self.style.weight)
         index = (torch.special.ndtr(style.float()) * codes).long().clamp(max=codes - 1)  # [B, styles]
         embedding = self.style(index).sum(1)  # [B, W]
-        if self.label is not None:
-            embedding = embedding + self.label(label)  # [B, W]
+        if described.embedding is not None:
+            embedding = embedding + described.embedding  # [B, W]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, W]
-        x = self.body(image.unflatten(1, self.shape), F.silu(embedding)).float()  # [B, C, H, W]
+        image = image.unflatten(1, self.shape)  # [B, C, H, W]
+        x = self.body(image, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
@@ -226,7 +243,7 @@ def vectors(image: Tensor, maps: list[Tensor]) -> list[Tensor]:
 class Drifting(Model):
     Config = DriftingConfig
     Sampling = DriftingSampling
-    reads = frozenset({"label"})
+    reads = frozenset({"label", "text"})
     averaged = ("generator",)
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "one network call, without a teacher or a second player: samples drift towards the data"
@@ -234,27 +251,16 @@ class Drifting(Model):
     def __init__(self, config: DriftingConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
         made = Decoder if config.network == "decoder" else Transformer
-        self.generator: Decoder | Transformer = made(config, spec, self.classes)
+        self.generator: Decoder | Transformer = made(config, spec, choose(self, text=True))
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
 
     def objectives(self) -> list[Objective]:
         return [Objective("generator", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        c, real = self.config, batch.image
-        label = batch.condition.label if self.classes else None
-        image = torch.zeros(len(real), dtype=torch.long, device=real.device) if label is None else label
-        sample = self.chosen(image)  # [N]
-        guidance = None
-        if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
-            guidance = self.strengths(torch.rand(self.classes, device=real.device))[sample]  # [N]
-        else:  # images of no sample's class would pull and push nothing
-            real, image = real[(at := torch.isin(image, sample))], image[at]
-        noise = torch.randn(len(sample), self.generator.latent, device=real.device)
-        fake = self.generator(noise, sample if self.classes else None, guidance)
-        among = pairs(sample, image, guidance)
+        c = self.config
+        fake, real, among = (self.by_text if self.generator.condition == "text" else self.by_class)(batch)
         with torch.no_grad():
             wanted = vectors(real, self.encoder(real))
         terms = []
@@ -263,6 +269,35 @@ class Drifting(Model):
             x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D]
             terms.append(drift_loss(drift(x, y, among, c.temperatures)))
         return {"drift": torch.stack(terms).sum()}
+
+    def by_class(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
+        """Samples of a few classes [N, C, H, W], the images they are compared with [P, C, H, W], and which with which.
+
+        Without labels all are of one class.
+        """
+        real, labelled = batch.image, self.generator.condition == "label"
+        none = torch.zeros(len(real), dtype=torch.long, device=real.device)
+        image = batch.condition.label if labelled and batch.condition.label is not None else none  # [B]
+        sample = self.chosen(image)  # [N]
+        guidance = None
+        if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
+            guidance = self.strengths(torch.rand(len(self.spec.classes), device=real.device))[sample]  # [N]
+        else:  # images of no sample's class would pull and push nothing
+            real, image = real[(at := torch.isin(image, sample))], image[at]
+        described = self.generator.describe(Condition(len(sample), label=sample))
+        return self.generator(self.noise(sample), described, guidance), real, pairs(sample, image, guidance)
+
+    def by_text(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
+        """As ``by_class``: samples for some images' texts, compared with all images, the more the texts are alike."""
+        c, real, text = self.config, batch.image, batch.condition.text or [""] * len(batch.image)
+        few = torch.randperm(len(real), device=real.device)[: max(1, c.draws // c.each)]
+        sample = few.repeat(c.each)  # [N]
+        keep = torch.rand(len(sample), device=real.device) >= c.drop_condition
+        described = self.generator.describe(
+            Condition(len(sample), text=[text[i] for i in sample.tolist()]), keep
+        )
+        among = pairs_alike(likeness(text).to(real.device), sample, keep, c.alike)
+        return self.generator(self.noise(sample), described), real, among
 
     def chosen(self, image: Tensor) -> Tensor:
         """The classes of a step's samples, [draws]: few, so that each has rivals, and some of the batch's ``image``."""
@@ -273,6 +308,9 @@ class Drifting(Model):
         return torch.tensor(few, device=image.device).repeat(-(-self.config.draws // len(few)))[
             : self.config.draws
         ]
+
+    def noise(self, sample: Tensor) -> Tensor:
+        return torch.randn(len(sample), self.generator.latent, device=sample.device)
 
     def strengths(self, uniform: Tensor) -> Tensor:
         """Uniform numbers -> alpha in [1, guidance], p(alpha) ~ alpha^-power, by the inverse of its distribution."""
@@ -288,17 +326,18 @@ class Drifting(Model):
     def paint(self, latent: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1]."""
         asked = torch.full((len(latent),), guidance, device=latent.device)
-        return self.generator(latent, condition.label, asked).clamp(-1, 1)
+        return self.generator(latent, self.generator.describe(condition), asked).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
         noise = sampling.truncation * self.latent(condition, draws)  # [B, latent]
-        if self.classes and condition.label is None:
-            condition = Condition(condition.size, label=draws.integers(self.classes))
-        if sampling.guidance != 1 and not 1 <= sampling.guidance <= self.config.guidance:
+        if self.generator.condition == "label" and condition.label is None:
+            condition = Condition(condition.size, label=draws.integers(len(self.spec.classes)))
+        most = self.config.guidance if self.generator.guidance is not None else 1.0
+        if sampling.guidance != 1 and not 1 <= sampling.guidance <= most:
             raise LimnerError(
-                f"This run of drifting was trained for guidance from 1 to {self.config.guidance:g}, "
+                f"This run of drifting was trained for guidance from 1 to {most:g}, "
                 f"not {sampling.guidance:g}: choose another --guidance."
             )
         picture = self.paint(noise, condition, sampling.guidance)
@@ -311,7 +350,7 @@ Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
             latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, fine=8, features=(8, 16),
-            draws=16, guidance=3.0,
+            draws=16, guidance=3.0, text_width=32, text_layers=1,
         ),
         Training(batch=16, optimisers=MUON, clip=1.0),
     ),
@@ -320,6 +359,7 @@ Drifting.presets = {
         DriftingConfig(
             latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512, fine=64,
             features=(64, 128, 256, 512), places=64, draws=128, together=8, guidance=4.0,
+            text_width=512, text_layers=6, text_length=512,
         ),
         Training(
             batch=512, optimisers={"generator": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,

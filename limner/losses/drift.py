@@ -52,7 +52,7 @@ class Pairs(NamedTuple):
     """Which pairs of N samples, P images and N samples again (with guidance, P images again) count, and how much."""
 
     bias: Tensor  # [N, P + N] or [N, P + N + P]: what is added to a pair's logit
-    images: Tensor  # [P, P], which two images are of one class, and not the same one
+    images: Tensor  # [P, P], how much two images are of one class, and not the same one
 
 
 def pairs(sample: Tensor, image: Tensor, guidance: Tensor | None = None) -> Pairs:
@@ -75,6 +75,22 @@ def pairs(sample: Tensor, image: Tensor, guidance: Tensor | None = None) -> Pair
     return Pairs(torch.cat(parts, dim=1), images)
 
 
+def pairs_alike(likeness: Tensor, sample: Tensor, keep: Tensor, temperature: float) -> Pairs:
+    """The pairs of P images of which no two need be of one class, and N samples of some images' conditions.
+
+    ``likeness`` [P, P] says how alike the images' conditions are, from 0 to 1; ``sample`` [N] whose condition each
+    sample has; those that ``keep`` [N] is False for were drawn without it. A pair counts exp((likeness - 1) /
+    temperature), so the field is Deng 2026's of images and conditions together, with a kernel that is a product,
+    and moves the images. Samples without a condition have all images, and each other.
+    """
+    log = (likeness - 1) / temperature  # [P, P]
+    log = log.masked_fill(log < -20, FAR)
+    to_images = log[sample].masked_fill(~keep[:, None], 0)  # [N, P]
+    rivals = log[sample][:, sample].masked_fill(~keep[:, None], 0)  # [N, N]
+    rivals = rivals.masked_fill(keep[:, None] != keep, FAR).fill_diagonal_(FAR)
+    return Pairs(torch.cat([to_images, rivals], dim=1), log.exp().fill_diagonal_(0))
+
+
 def drift(x: Tensor, real: Tensor, among: Pairs, temperatures: Sequence[float]) -> Drift:
     """The samples' features [L, N, D] beside those of images [L, P, D], at L places that share their scales.
 
@@ -95,16 +111,18 @@ def drift(x: Tensor, real: Tensor, among: Pairs, temperatures: Sequence[float]) 
             push = weights(distance / scale, p, temperature, bias) @ others * (units / scale)
             total += push / push.square().mean().sqrt().clamp(min=1e-12)
         apart = (
-            2 * mean_where(distance[..., :p], bias[:, :p] > FAR / 2)
-            - mean_where(distance[..., p : p + n], bias[:, p : p + n] > FAR / 2)
-            - mean_where(torch.cdist(real, real), among.images)
+            2 * mean_by(distance[..., :p], bias[:, :p].exp())
+            - mean_by(distance[..., p : p + n], bias[:, p : p + n].exp())
+            - mean_by(torch.cdist(real, real), among.images.float())
         ) / scale
     return Drift(x * (units / scale), total, apart)
 
 
-def mean_where(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean of x [L, N, M] over pairs [N, M] that the mask names; 0 where it names none."""
-    return (x * mask).sum() / (mask.sum() * len(x)).clamp(min=1)
+def mean_by(x: Tensor, weight: Tensor) -> Tensor:
+    """The mean of rows' means of x [L, N, M], pairs weighed by [N, M]; rows of no weight do not count."""
+    total = weight.sum(-1)  # [N]
+    rows = (x * weight).sum(-1) / total.clamp(min=1e-12)  # [L, N]
+    return rows.sum() / ((total > 0).sum() * len(x)).clamp(min=1)
 
 
 def drift_loss(found: Drift) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,19 @@ def to_pieces(texts: Sequence[str], length: int) -> Tensor:
     start, none = [START] + [PAD] * (PIECE - 1), [PAD] * PIECE
     filled = [[[*word] + none[len(word) :] for word in row] + [none] * (longest - len(row)) for row in rows]
     return torch.tensor([[start, *row] for row in filled])
+
+
+def likeness(texts: Sequence[str]) -> Tensor:
+    """How alike N texts are, [N, N] from 0 to 1: the cosine of how often each has which three letters in a row."""
+    found = [
+        Counter(text[i : i + 3] for i in range(len(text) - 2)) for text in (f"  {t.lower()} " for t in texts)
+    ]
+    place = {three: i for i, three in enumerate({three for counts in found for three in counts})}
+    table = torch.zeros(len(found), len(place))
+    for row, counts in zip(table, found, strict=True):
+        row[[place[three] for three in counts]] = torch.tensor([float(n) for n in counts.values()])
+    table = F.normalize(table, dim=1)
+    return (table @ table.T).clamp(max=1)
 
 
 class Layer(nn.Module):
