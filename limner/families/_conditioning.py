@@ -21,14 +21,15 @@ def no_video(model: Model) -> None:
         raise LimnerError(f"{name_of(model)} takes still images, not video: set --data.frames to 1.")
 
 
-def choose(model: Model, text: bool = False) -> str:
-    """none, label or, for families that read them, text: as ``config.condition`` asks, or with auto as the data has it.
+def choose(model: Model, *auto: str) -> str:
+    """none, label or text: as ``config.condition`` asks, or with auto the first of ``auto`` that the data has.
 
     ``model.reads`` forgets what is not chosen. Raises LimnerError.
     """
     asked, spec = model.config.condition, model.spec
     if asked == "auto":
-        asked = "text" if text and spec.captions else "label" if spec.classes else "none"
+        has = {"text": spec.captions, "label": bool(spec.classes)}
+        asked = next((kind for kind in auto if has[kind]), "none")
     if asked == "label" and not spec.classes:
         raise LimnerError(
             f"{name_of(model)} was asked for labels with --model.condition label, but the data has none: "

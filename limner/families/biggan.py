@@ -325,7 +325,7 @@ class BigGAN(Model):
                 "biggan doubles a base of 3 to 15 pixels a side to the size of an image, which does not lead to "
                 f"{size[0]}x{size[1]}: choose --size {nearest_size(size)}."
             )
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
+        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = Discriminator(config, spec, self.classes)
         for module in self.modules():

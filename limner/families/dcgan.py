@@ -183,7 +183,7 @@ class DCGAN(Model):
                 f"dcgan's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
                 "choose a larger --size or --model.layers linear."
             )
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
+        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = Discriminator(config, spec, self.classes)
         init_normal(self, 0.02)

@@ -121,7 +121,7 @@ class DDPM(Model):
             self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
         self.network = Network(
             config, spec.channels, spec.channels * (2 if config.learn_variance else 1), (spec.height, spec.width),
-            len(spec.classes) if choose(self) == "label" else 0,
+            len(spec.classes) if choose(self, "label") == "label" else 0,
         )  # fmt: skip
 
     def objectives(self) -> list[Objective]:

@@ -95,7 +95,7 @@ class DiT(Model):
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        condition = choose(self, text=True)
+        condition = choose(self, "text", "label")
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance
         try:

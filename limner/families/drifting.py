@@ -39,7 +39,7 @@ from limner.networks.unet import Attention, Block, norm
 
 @dataclass(frozen=True)
 class DriftingConfig:
-    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: label, else text, as the data has it
     network: Literal["decoder", "transformer"] = "decoder"
     body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
@@ -252,7 +252,7 @@ class Drifting(Model):
         super().__init__(config, spec)
         no_video(self)
         made = Decoder if config.network == "decoder" else Transformer
-        self.generator: Decoder | Transformer = made(config, spec, choose(self, text=True))
+        self.generator: Decoder | Transformer = made(config, spec, choose(self, "label", "text"))
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
 
     def objectives(self) -> list[Objective]:

@@ -114,7 +114,7 @@ class EDM(Model):
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.network = Network(config, spec, len(spec.classes) if choose(self) == "label" else 0)
+        self.network = Network(config, spec, len(spec.classes) if choose(self, "label") == "label" else 0)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

@@ -97,7 +97,7 @@ class Flow(Model):
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.network = Network(config, spec, choose(self, text=True))
+        self.network = Network(config, spec, choose(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

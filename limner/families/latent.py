@@ -139,7 +139,7 @@ class LatentDiffusion(Model):
                 f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
-        condition = choose(self, text=True)
+        condition = choose(self, "text", "label")
         self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         try:

@@ -131,7 +131,7 @@ class MeanFlow(Model):
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.network = Network(config, spec, choose(self, text=True))
+        self.network = Network(config, spec, choose(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

@@ -270,7 +270,7 @@ class ProGAN(Model):
             raise LimnerError(
                 "progan cannot grow in less than no images: set --model.stable and --model.fade to 0 or more."
             )
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
+        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         coarsest, self.last = split
         # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the score.
         features, *maps = (max(1, min(config.maps >> i, config.widest)) for i in range(self.last + 2))

@@ -268,7 +268,7 @@ class R3GAN(Model):
                 f"r3gan needs a height and width that are a small base times a power of two, such as 32x32 or "
                 f"24x40, not {spec.height}x{spec.width}: choose another --size."
             )
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
+        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         self.chance = 0.0  # of each augmentation
         self.generator = Generator(config, spec.channels, *found, self.classes)
         self.discriminator = Discriminator(config, spec.channels, *found, self.classes)

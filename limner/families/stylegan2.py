@@ -133,7 +133,7 @@ class StyleGAN2(Model):
         super().__init__(config, spec)
         no_video(self)
         base, maps = sizes(config, spec)
-        self.classes = len(spec.classes) if choose(self) == "label" else 0
+        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         self.generator = Generator(config, spec, self.classes)
         self.discriminator = ResidualDiscriminator(
             spec.channels, base, maps, self.classes, config.mapping, config.group
