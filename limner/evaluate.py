@@ -311,6 +311,10 @@ def _evaluate(
         raise LimnerError(
             f"--labels-per-class probes the features of a run, and {what} is none: leave it out."
         )
+    elif knobs and what.exists():
+        raise LimnerError(
+            f"{', '.join(knobs)} would say how a run draws, and {what} is none: leave that out, or measure the run."
+        )
     elif what.exists():
         out = Path(to or f"{what.name}-evaluation")
         with ranks.in_turn():

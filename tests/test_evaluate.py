@@ -19,6 +19,7 @@ from limner.evaluate import (
     batches,
     condition_like,
     describe,
+    evaluate,
     measure,
     nearest_pairs,
     open_real,
@@ -122,6 +123,12 @@ def test_the_knobs_of_drawing_are_flags_and_are_kept(limner, tmp_path):
     assert found[0]["kid"]["value"] != found[1]["kid"]["value"]
     done = limner("evaluate", tmp_path / "run", folder, "--truncation", 1, ok=False)
     assert done.returncode == 2 and "--truncation" in done.stderr
+
+
+def test_a_folder_takes_no_knobs_of_drawing(tmp_path):
+    folder = paint(tmp_path / "images", 20)
+    with pytest.raises(LimnerError, match="steps would say how a run draws"):
+        evaluate(folder, [str(folder)], quiet=True, steps=3)
 
 
 def test_mistakes_are_one_sentence(limner, tmp_path):
