@@ -163,15 +163,22 @@ def test_points_that_drift_come_to_lie_as_the_data_do():
     assert_close(x[0, :, 0].abs().mean(), torch.tensor(2.0), atol=0.2, rtol=0)
 
 
-def test_a_step_draws_a_few_of_the_classes_that_its_images_have():
+def test_a_step_draws_a_few_classes_one_sample_more_than_images():
     torch.manual_seed(0)
     model = Drifting(
         dataclasses.replace(TINY, draws=8, together=2), ImageSpec(3, 16, 16, classes=tuple("abcde"))
     )
-    label = torch.tensor([0, 0, 1, 4, 4, 4])
-    seen = [tuple(sorted(model.chosen(label).tolist())) for _ in range(40)]
-    assert set(seen) == {(a,) * 4 + (b,) * 4 for a, b in ((0, 1), (0, 4), (1, 4))}
-    assert model.chosen(torch.tensor([3])).tolist() == [3] * 8
+    label = torch.tensor([0, 0, 1, 4, 4, 4, 4, 4])
+    seen = set()
+    for _ in range(60):
+        rows, sample = model.chosen(label)
+        assert rows.unique().numel() == len(rows) and len(sample) <= 8
+        counts = {c: (int((label[rows] == c).sum()), int((sample == c).sum())) for c in (0, 1, 4)}
+        assert all(drawn == images + 1 for images, drawn in counts.values() if drawn)
+        seen.add(tuple(drawn for _, drawn in counts.values()))
+    assert seen == {(3, 2, 3), (3, 0, 4), (2, 2, 4)}
+    assert model.chosen(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
+    assert len(model.chosen(torch.tensor([3] * 20))[0]) == 7
 
 
 @torch.no_grad()

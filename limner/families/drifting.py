@@ -60,8 +60,8 @@ class DriftingConfig:
     )  # channels of the fixed random network; each stage halves the side
     edges: float = 4.0  # how much more than plain filters those see that add up to 0
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
-    draws: int = 32  # samples a step; the batch's images are what they are compared with
-    together: int = 4  # classes that a step draws
+    draws: int = 32  # samples a step, at most
+    together: int = 2  # classes that a step draws, at least
     each: int = 2  # samples that a step draws for a text: one without rivals would hardly move
     alike: float = 0.1  # of texts: how fast pairs cease to count as their likeness falls from 1
     drop_condition: float = 0.1  # share of samples drawn without their text
@@ -278,36 +278,47 @@ class Drifting(Model):
         real, labelled = batch.image, self.generator.condition == "label"
         none = torch.zeros(len(real), dtype=torch.long, device=real.device)
         image = batch.condition.label if labelled and batch.condition.label is not None else none  # [B]
-        sample = self.chosen(image)  # [N]
+        rows, sample = self.chosen(image)  # [P], [N]
         guidance = None
         if self.generator.guidance is not None:  # one strength a class, so that rivals were drawn alike
             guidance = self.strengths(torch.rand(len(self.spec.classes), device=real.device))[sample]  # [N]
-        else:  # images of no sample's class would pull and push nothing
-            real, image = real[(at := torch.isin(image, sample))], image[at]
+            rows = torch.cat([rows, (~torch.isin(image, sample)).nonzero()[:, 0]])  # to be guided away from
+        real, image = real[rows], image[rows]
         described = self.generator.describe(Condition(len(sample), label=sample))
         return self.generator(self.noise(sample), described, guidance), real, pairs(sample, image, guidance)
 
     def by_text(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
-        """As ``by_class``: samples for some images' texts, compared with all images, the more the texts are alike."""
-        c, real, text = self.config, batch.image, batch.condition.text or [""] * len(batch.image)
-        few = torch.randperm(len(real), device=real.device)[: max(1, c.draws // c.each)]
-        sample = few.repeat(c.each)  # [N]
-        keep = torch.rand(len(sample), device=real.device) >= c.drop_condition
+        """As ``by_class``: samples for some texts and as many images, which count as their texts are alike."""
+        c, n, text = self.config, len(batch.image), batch.condition.text or [""] * len(batch.image)
+        few = min(n, max(1, c.draws // c.each))  # images whose texts are drawn
+        sample = torch.arange(few, device=batch.image.device).repeat(c.each)  # [N]
+        keep = torch.rand(len(sample), device=sample.device) >= c.drop_condition
+        rows = torch.randperm(n, device=sample.device)[: max(few, len(sample) - 1)]  # [P]
+        text = [text[i] for i in rows.tolist()]
         described = self.generator.describe(
             Condition(len(sample), text=[text[i] for i in sample.tolist()]), keep
         )
-        among = pairs_alike(likeness(text).to(real.device), sample, keep, c.alike)
-        return self.generator(self.noise(sample), described), real, among
+        among = pairs_alike(likeness(text).to(sample.device), sample, keep, c.alike)
+        return self.generator(self.noise(sample), described), batch.image[rows], among
 
-    def chosen(self, image: Tensor) -> Tensor:
-        """The classes of a step's samples, [draws]: few, so that each has rivals, and some of the batch's ``image``."""
-        few: list[int] = []
-        for label in image[torch.randperm(len(image), device=image.device)].tolist():
-            if label not in few and len(few) < self.config.together:
-                few.append(label)
-        return torch.tensor(few, device=image.device).repeat(-(-self.config.draws // len(few)))[
-            : self.config.draws
-        ]
+    def chosen(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of ``image`` [B] that a step looks at, [P], and its samples' classes [N], ``draws`` or a few less.
+
+        A class has one sample more than images, so that each sample has as many rivals as images. The nearest of
+        many is nearer than the nearest of few: with fewer rivals than images, samples came to lie too far out.
+        """
+        c, order = self.config, torch.randperm(len(image), device=image.device)
+        shuffled = image[order]
+        classes = list(dict.fromkeys(shuffled.tolist()))
+        most = c.draws // min(c.together, len(classes))  # of a class
+        rows: list[Tensor] = []
+        sample: list[int] = []
+        for label in classes:
+            if (room := min(most, c.draws - len(sample))) < 2:
+                break
+            rows.append(order[shuffled == label][: room - 1])
+            sample += [label] * (len(rows[-1]) + 1)
+        return torch.cat(rows), torch.tensor(sample, device=image.device)
 
     def noise(self, sample: Tensor) -> Tensor:
         return torch.randn(len(sample), self.generator.latent, device=sample.device)
