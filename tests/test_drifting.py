@@ -179,6 +179,8 @@ def test_a_step_draws_a_few_classes_one_sample_more_than_images():
     assert seen == {(3, 2, 3), (3, 0, 4), (2, 2, 4)}
     assert model.chosen(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
     assert len(model.chosen(torch.tensor([3] * 20))[0]) == 7
+    few = Drifting(dataclasses.replace(TINY, draws=1, together=9), PLAIN)
+    assert [len(x) for x in few.chosen(torch.tensor([3, 4, 5]))] == [1, 2], "a sample needs a rival"
 
 
 @torch.no_grad()

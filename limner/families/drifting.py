@@ -44,13 +44,13 @@ class DriftingConfig:
     body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
     codes: int = 64  # entries of that table
-    latent: int = 64  # of the decoder, as the next six: numbers of noise an image
+    latent: int = 64  # of the decoder, as the next seven: numbers of noise an image
     patch: int = 2  # pixels a side of the places of the finest level
     widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
     attention: tuple[int, ...] = (2,)  # levels that attend
     head: int = 64  # width of an attention head
-    embedding: int = 128  # width of what the blocks are told of noise and label
+    embedding: int = 128  # width of what the blocks are told of noise and condition
     fine: int = 32  # channels at the image's full side, to which the places are grown smoothly
     bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     features: tuple[int, ...] = (
@@ -310,13 +310,14 @@ class Drifting(Model):
         c, order = self.config, torch.randperm(len(image), device=image.device)
         shuffled = image[order]
         classes = list(dict.fromkeys(shuffled.tolist()))
-        most = c.draws // min(c.together, len(classes))  # of a class
+        most = max(2, c.draws // min(c.together, len(classes)))  # of a class
         rows: list[Tensor] = []
         sample: list[int] = []
         for label in classes:
-            if (room := min(most, c.draws - len(sample))) < 2:
+            room = min(most, c.draws - len(sample))
+            if rows and room < 2:
                 break
-            rows.append(order[shuffled == label][: room - 1])
+            rows.append(order[shuffled == label][: max(1, room - 1)])
             sample += [label] * (len(rows[-1]) + 1)
         return torch.cat(rows), torch.tensor(sample, device=image.device)
 
