@@ -1,6 +1,9 @@
 """The default family: its condition, its guidance, its sampling; and the text encoder under it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -142,6 +145,23 @@ def test_texts_are_alike_by_the_letters_they_share():
     torch.testing.assert_close(found[[0, 4], [1, 5]], torch.ones(2))  # not by their case; two of no letters
     assert 0.3 < found[0, 2] < 0.8, "a word of two"
     assert found[0, 3] == found[0, 4] == 0
+
+
+def test_likeness_is_the_same_to_the_bit_in_every_process():
+    """Python orders a set of words anew in each, and a sum in another order is another one."""
+    code = (
+        "from limner.networks.text import likeness\n"
+        "words = [f'{a} {b} face' for a in ('grinning', 'smiling', 'winking') for b in ('cat', 'dog', 'moon', 'sun')]\n"
+        "print(likeness(words).numpy().tobytes().hex())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": str(seed)}, capture_output=True,
+            text=True, check=True,
+        ).stdout
+        for seed in (1, 2)
+    }  # fmt: skip
+    assert len(found) == 1
 
 
 def test_any_text_becomes_pieces_cut_between_characters():

@@ -37,7 +37,7 @@ def likeness(texts: Sequence[str]) -> Tensor:
     found = [
         Counter(text[i : i + 3] for i in range(len(text) - 2)) for text in (f"  {t.lower()} " for t in texts)
     ]
-    place = {three: i for i, three in enumerate({three for counts in found for three in counts})}
+    place = {three: i for i, three in enumerate(dict.fromkeys(three for counts in found for three in counts))}
     table = torch.zeros(len(found), len(place))
     for row, counts in zip(table, found, strict=True):
         row[[place[three] for three in counts]] = torch.tensor([float(n) for n in counts.values()])
