@@ -212,6 +212,12 @@ def test_the_discriminator_comes_in_when_it_is_told_to():
         )
 
 
+def test_a_discriminator_that_nobody_listens_to_learns_nothing():
+    one = model(adversarial_from=0, adversarial=0.0)
+    one.advance(100)
+    assert one.discriminator_loss(batch())["adversarial"] == 0
+
+
 def test_the_discriminators_loss_is_halved():
     one = model()
     score = torch.tensor(0.25)

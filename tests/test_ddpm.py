@@ -321,7 +321,29 @@ def test_guidance_asks_twice_and_labels_are_dropped() -> None:
     assert torch.equal(seen[0][kept], pairs.condition.label[kept])  # type: ignore[index]
 
 
+def test_a_weaker_run_must_have_the_same_noise_and_the_same_labels() -> None:
+    model, label = build(PETS), Condition(1, label=torch.tensor([1]))
+    more = replace(PETS, classes=(*PETS.classes, "bird"))
+    for other, says in (
+        (build(PETS, steps=100), "noise"),
+        (build(PETS, schedule="scaled_linear"), "noise"),
+        (build(more), "labels"),
+    ):
+        with pytest.raises(LimnerError, match=f"weaker.*{says}"):
+            sample(model, label, [0], weaker=other, guidance=2.0)
+    assert sample(model, label, [0], weaker=build(PETS), guidance=2.0).isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [7, 30, 501, 999])
+def test_spacing_by_so_manyth_times_reaches_the_noise_whatever_the_number(steps: int) -> None:
+    times = paths.space_ddim(1000, steps, "ddim")
+    assert len(times) == steps and times[0] == 0 and 1000 - times[-1] <= 1000 / steps + 1
+
+
 def test_refusals() -> None:
+    for wrong in ({"steps": 0}, {"repaints": 0}, {"eta": 1.5}):
+        with pytest.raises(LimnerError, match=f"--{next(iter(wrong))} "):
+            DDPMSampling(**wrong)
     with pytest.raises(LimnerError, match=r"ddpm.*video"):
         build(ImageSpec(3, 8, 8, frames=4))
     with pytest.raises(LimnerError, match=r"ddpm.*labels"):

@@ -141,6 +141,8 @@ def test_guided_by_a_weaker_run(runs, limner, tmp_path):
         (("flow", "--image", "{runs}/mask.png", "--strength", "0"), "choose above 0"),
         (("flow", "--progress-to", "film.mp4"), "name a .gif"),
         (("flow", "--weaker", "{runs}/nothing"), "no run"),
+        (("flow", "--steps", "0"), "choose 1 or more"),
+        (("flow", "--shift", "0"), "choose above 0"),
     ],
 )
 def test_mistakes_are_one_sentence(runs, limner, arguments, says, tmp_path):

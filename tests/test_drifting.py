@@ -247,6 +247,14 @@ def test_guidance_and_truncation_are_knobs_of_one_call():
         )
 
 
+def test_truncation_leaves_the_transformers_styles_as_they_are():
+    generator = Drifting(dataclasses.replace(TINY, network="transformer", styles=4, codes=8), PLAIN).generator
+    noise = torch.randn(2, generator.latent)
+    less = generator.truncate(noise, 0.5)
+    assert_close(less[:, :-4], 0.5 * noise[:, :-4])
+    assert torch.equal(less[:, -4:], noise[:, -4:])
+
+
 @pytest.mark.parametrize("power", [1.0, 3.0])
 def test_strong_guidance_is_trained_rarely(power):
     """p(alpha) ~ alpha^-power on [1, 3]: its distribution at 2 (Deng 2026, table 8)."""
@@ -261,5 +269,7 @@ def test_strong_guidance_is_trained_rarely(power):
 def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match="drifting"):
         Drifting(dataclasses.replace(TINY, condition="label"), PLAIN)
+    with pytest.raises(LimnerError, match=r"drifting cannot be built.*as many"):
+        Drifting(dataclasses.replace(TINY, widths=(16,)), PLAIN)
     with pytest.raises(LimnerError, match="frames"):
         Drifting(TINY, ImageSpec(3, 16, 16, frames=4))

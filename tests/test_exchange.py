@@ -97,6 +97,15 @@ def test_a_unet_there_and_back(variant: str, tmp_path: Path) -> None:
         assert torch.equal(pipeline.unet.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("predict", ["noise", "velocity", "data"])
+def test_what_is_predicted_is_told_there_and_back(predict: str) -> None:
+    parts = DDPM(dataclasses.replace(SMALL, predict=predict), ImageSpec(3, 16, 16)).to_diffusers()
+    kind = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}[predict]
+    assert parts[-1].settings["prediction_type"] == kind
+    back = DDPM.from_diffusers(parts)
+    assert back is not None and back.config.predict == predict
+
+
 def test_the_published_networks_settings_are_the_paper_presets() -> None:
     """google/ddpm-cifar10-32, which has all of Ho 2020's parameters."""
     preset = DDPM.presets["paper"]

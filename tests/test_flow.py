@@ -206,3 +206,20 @@ def test_near_times_have_near_features():
     features = time_features(torch.linspace(0, 1, 101), 64)
     assert (features[1:] - features[:-1]).norm(dim=1).max() < 0.3 * features[0].norm()
     assert torch.pdist(features).min() > 0.05  # yet no two are the same
+
+
+def test_without_a_condition_there_is_nothing_to_guide_to():
+    model = Flow(TINY, SHAPES)
+    calls = []
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    for condition, expected in ((Condition(1), 4), (Condition(1, text=["a cat"]), 8)):
+        calls.clear()
+        list(model.sample(condition, FlowSampling(steps=4, solver="euler", guidance=2.0), Draws([0])))
+        assert len(calls) == expected
+
+
+def test_sizes_that_do_not_fit_are_one_sentence():
+    with pytest.raises(LimnerError, match=r"flow cannot be built: 1 levels .* --model\.blocks as many"):
+        Flow(dataclasses.replace(TINY, widths=(16,)), SHAPES)
+    odd = Flow(dataclasses.replace(TINY, widths=(16, 50), head=16), SHAPES)  # 50 = 2 heads of 25
+    list(odd.sample(Condition(1), FlowSampling(steps=1), Draws([0])))

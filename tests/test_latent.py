@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import noised
+from limner.diffusion.sampling import shrink
 from limner.families._conditioning import Described
 from limner.families.latent import DISCRETE, STRAIGHT, LatentDiffusion, LatentSampling, ddim_levels
 from limner.networks.dit import BlocksConfig
@@ -56,6 +57,7 @@ def test_ddim_takes_its_steps_one_later_and_ends_at_step_0():
     assert [level.time for level in reversed(levels[:-1])] == expected["ldm_uniform"].int().tolist()
     assert levels[-1].alpha ** 2 == pytest.approx(float(DISCRETE.kept[0])) and levels[-1].sigma > 0.03
     assert len(ddim_levels(1000)) == 1001 and ddim_levels(5000)[0].time == 999
+    assert ddim_levels(1)[0].time == 999, "from noise, in one step too"
 
 
 def test_the_class_conditional_network_has_the_published_size():
@@ -257,6 +259,16 @@ def test_only_what_is_masked_is_drawn_anew():
     assert not torch.allclose(drawn[..., :8], other[..., :8], atol=1e-3)
 
 
+def test_a_masked_pixel_marks_the_code_that_it_lies_in():
+    """Where sides do not divide by a code's places, the last places reach beyond the image."""
+    mask = torch.zeros(1, 1, 30, 30)
+    mask[..., 3, 27] = 1
+    assert shrink(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6]]
+    mask[..., 3, 29] = 1  # the last column, repeated
+    assert shrink(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6], [0, 0, 0, 7]]
+    assert torch.equal(shrink(mask, (30, 30)), mask)
+
+
 # ---- what it refuses
 
 
@@ -268,12 +280,13 @@ def test_what_it_refuses():
     for condition in ("label", "text"):
         with pytest.raises(LimnerError, match=f"latent .*condition {condition}"):
             latent(condition=condition)
-    with pytest.raises(LimnerError, match=r"--model\.body"):
+    with pytest.raises(LimnerError, match=r"latent cannot be built.*--model"):
         latent(network="dit", body=BlocksConfig(width=30, heads=4))
-    model, another = latent(), latent()
+    model, another, scaled = latent(), latent(), latent()
     another.autoencoder.decoder.last.bias.data += 1
-    for other in (latent(predict="noise"), another):
-        with pytest.raises(LimnerError, match="same autoencoder"):
+    scaled.rate += 1
+    for other in (latent(predict="noise"), another, scaled):
+        with pytest.raises(LimnerError, match="same noise"):
             list(model.sample(Condition(1), LatentSampling(steps=2, weaker=other), Draws([0])))
     list(model.sample(Condition(1), LatentSampling(steps=2, weaker=latent()), Draws([0])))
 

@@ -45,7 +45,7 @@ def std(t: Tensor) -> Tensor:
     return (t.square() * SIGMA**2 + (1 - t).square()).sqrt()
 
 
-def exact(described: Described):
+def exact(described: Described, nearest: float | None = None):
     """u of such data, in closed form."""
 
     def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -231,12 +231,28 @@ def test_from_an_image_it_goes_back_a_share_of_the_way_to_noise(monkeypatch):
         draw(model, Condition(2, image=image), [1, 2], strength=0.0)
 
 
+def test_many_calls_reach_the_data_as_few_do(monkeypatch):
+    """With a network that knows the image, however many steps lie where training takes 1 - t as larger than it is."""
+    model, image = meanflow(), torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
+    monkeypatch.setattr(model.network, "forward", lambda x, t, s, described: image)
+    for steps in (1, 4, 128):
+        assert_close(draw(model, Condition(1), [0], steps=steps), image, atol=1e-5, rtol=0)
+
+
 def test_each_step_is_a_canvas():
     canvases = list(meanflow().sample(Condition(2), MeanFlowSampling(steps=3), Draws([0, 1])))
     assert [(c.done, c.total) for c in canvases] == [(i, 3) for i in (1, 2, 3)]
 
 
 def test_what_it_cannot_take_it_refuses():
+    with pytest.raises(LimnerError, match="steps 0"):
+        MeanFlowSampling(steps=0)
+    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*as many"):
+        MeanFlow(dataclasses.replace(TINY, blocks=(1,)), PLAIN)
+    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*heads"):
+        MeanFlow(
+            dataclasses.replace(TINY, network="transformer", body=BlocksConfig(width=36, heads=5)), PLAIN
+        )
     for changes, spec in (({"condition": "text"}, PLAIN), ({"condition": "label"}, PLAIN)):
         with pytest.raises(LimnerError, match="meanflow"):
             MeanFlow(dataclasses.replace(TINY, **changes), spec)

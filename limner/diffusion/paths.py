@@ -87,7 +87,7 @@ class Straight:
     def levels(self, steps: int, shift: float = 1.0) -> list[Level]:
         """From noise to data; ``shift`` above 1 spends more of the steps near the noise (Esser 2024, eq. 23)."""
         noise = [1 - i / steps for i in range(steps + 1)]
-        return [straight(1 - shift * s / (1 + (shift - 1) * s)) for s in noise]
+        return [straight(max(0.0, 1 - shift * s / (1 + (shift - 1) * s))) for s in noise]
 
 
 def straight(t: float) -> Level:
@@ -270,4 +270,4 @@ def space_ddim(total: int, steps: int, spacing: str) -> list[int]:
     if spacing == "quadratic":
         end = math.sqrt(0.8 * total)
         return sorted({int((end * i / max(steps - 1, 1)) ** 2) for i in range(steps)})
-    return list(range(0, total, total // steps))[:steps]
+    return [i * total // steps for i in range(steps)]

@@ -37,7 +37,7 @@ class Knobs:
     """How to sample; families change the defaults, not the meaning."""
 
     steps: int = 32  # steps from noise to image
-    solver: Solver = "dpm2m"  # one network call a step; heun: two
+    solver: Solver = "dpm2m"  # one network call a step; heun: two; with a mask always ancestral
     guidance: float = 2.0  # how strongly to follow the condition; 1: as trained
     guide_from: float = 0.0  # guide only where signal / (signal + noise) is at least this
     guide_to: float = 1.0  # and at most this
@@ -46,8 +46,25 @@ class Knobs:
     )  # run to be guided away from: this one, less trained
     eta: float = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
     churn: float = 0.0  # heun: noise added back over all steps
-    strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
+    strength: float = (
+        0.7  # with an image and no mask: share of the way back to noise that it is taken; 1: all of it
+    )
     repaints: int = 4  # with a mask: times that each step is taken, so that old and new agree
+
+    def __post_init__(self) -> None:
+        """Raises LimnerError for what draws nothing."""
+        at_least_one("steps", self.steps)
+        at_least_one("repaints", self.repaints)
+        if not 0 <= self.eta <= 1:
+            raise LimnerError(f"--eta {self.eta:g} is no share of an ancestral step's noise: choose 0 to 1.")
+        shift = getattr(self, "shift", 1.0)  # where the path has one
+        if shift <= 0:
+            raise LimnerError(f"--shift {shift:g} leads nowhere: choose above 0; 1 is none.")
+
+
+def at_least_one(name: str, count: int) -> None:
+    if count < 1:
+        raise LimnerError(f"--{name} {count} draws nothing: choose 1 or more.")
 
 
 def draw(
@@ -91,7 +108,7 @@ def draw(
     if condition.image is not None:
         known = encode(condition.image)
         if condition.mask is not None:
-            mask = F.interpolate(condition.mask.float(), known.shape[-2:], mode="area").gt(0).expand_as(known)
+            mask = shrink(condition.mask.float(), known.shape[-2:]).gt(0).expand_as(known)
         else:
             if not 0 < k.strength <= 1:
                 raise LimnerError(
@@ -124,6 +141,16 @@ def draw(
         yield Canvas(done, len(levels) - 1, partial(picture, x))
 
 
+def shrink(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """[B, 1, H, W] -> its means [B, 1, h, w], where each place of a code stands for as many whole pixels a side.
+
+    Where sides do not divide, codes cover the image with its last row and column repeated, and so does this.
+    """
+    wanted = [-(-side // places) * places for side, places in zip(mask.shape[-2:], size, strict=True)]
+    more = [whole - side for whole, side in zip(wanted, mask.shape[-2:], strict=True)]
+    return F.interpolate(F.pad(mask, (0, more[1], 0, more[0]), mode="replicate"), list(size), mode="area")
+
+
 PLAIN: dict[str, Callable[[solvers.Denoise, Tensor, Sequence[Level]], Iterator[Tensor]]] = {
     "euler": solvers.euler,
     "dpm2m": solvers.dpm_2m,
@@ -132,14 +159,28 @@ PLAIN: dict[str, Callable[[solvers.Denoise, Tensor, Sequence[Level]], Iterator[T
 }
 
 
-def weaker(knobs: Knobs, model: Any, unconditional: Predict | None, condition: Condition) -> Predict | None:
-    """What to lead away from: the run in ``knobs.weaker``, opened by who draws, or no condition.
+def weaker(
+    knobs: Knobs, model: Any, condition: Condition, alike: Callable[[Any], bool] = lambda other: True
+) -> Predict | None:
+    """What guidance leads away from: the run in ``knobs.weaker``, opened by who draws, or no condition.
 
-    Raises LimnerError when that run is of another family.
+    None where guidance is off or nothing is asked for. ``alike`` says whether a run's noise is the model's.
+    Raises LimnerError when that run is of another family, size, noise or classes.
     """
     other: Any = knobs.weaker
+    if knobs.guidance == 1:
+        return None
     if not other:
-        return unconditional
+        told = ("label", condition.label), ("text", condition.text)
+        if not any(kind in model.reads and asked is not None for kind, asked in told):
+            return None
+        return model.denoiser(Condition(condition.size))
     if type(other) is not type(model) or other.spec.shape != model.spec.shape:
         raise LimnerError("--weaker needs a run of the same family on images of the same size.")
+    if condition.label is not None and other.spec.classes != model.spec.classes:
+        raise LimnerError("--weaker needs a run that knows the same labels.")
+    if not alike(other):
+        raise LimnerError(
+            "--weaker needs a run with the same noise: the same settings of its steps and its codes."
+        )
     return other.denoiser(condition)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,17 @@ def no_video(model: Model) -> None:
     """Raises LimnerError where the data are videos."""
     if model.spec.frames > 1:
         raise LimnerError(f"{name_of(model)} takes still images, not video: set --data.frames to 1.")
+
+
+@contextmanager
+def building(model: Model) -> Iterator[None]:
+    """Makes a network's ValueError, for sizes that do not fit together, the person's LimnerError."""
+    try:
+        yield
+    except ValueError as error:
+        raise LimnerError(
+            f"{name_of(model)} cannot be built: {error}; change its --model settings."
+        ) from None
 
 
 def choose(model: Model, *auto: str) -> str:

@@ -194,7 +194,7 @@ class Autoencoder(Model):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Half the hinge loss, as in VQGAN; nothing before it comes in."""
-        if not self.discriminator.present:
+        if not (self.config.adversarial and self.discriminator.present):
             nothing = torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
             return {"adversarial": 0.0 * nothing}
         with torch.no_grad():

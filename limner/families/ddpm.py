@@ -169,12 +169,14 @@ class DDPM(Model):
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DDPMSampling, draws: Draws) -> Iterator[Canvas]:
         s = sampling
-        guided = s.guidance != 1 and condition.label is not None and self.network.classes
-        nothing = self.denoiser(Condition(condition.size)) if guided else None
         yield from draw(
             self.denoiser(condition, s.variance), self.path, self.path.levels(s.steps, s.spacing), s, draws,
-            self.spec.shape, condition, weak=weaker(s, self, nothing, condition), clip=1.0,
+            self.spec.shape, condition, weak=weaker(s, self, condition, self.like), clip=1.0,
         )  # fmt: skip
+
+    def like(self, other: DDPM) -> bool:
+        """Whether the other's times mean the same noise."""
+        return (self.config.schedule, self.config.steps) == (other.config.schedule, other.config.steps)
 
     def to_diffusers(self) -> list[Part]:
         """A DDPMPipeline."""
@@ -189,9 +191,7 @@ class DDPM(Model):
                 original=c.network == "ddpm", scale_shift=c.network == "adm" and c.scale_shift,
                 groups=exchange.groups(unet),
             )  # fmt: skip
-            scheduler = exchange.scheduler_settings(
-                c.schedule, c.steps, c.predict == "noise", c.learn_variance
-            )
+            scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
             unet_part = Part("unet", settings, exchange.give(unet))
         except ValueError as error:
             raise LimnerError(
@@ -208,7 +208,7 @@ class DDPM(Model):
         scheduler = next((part.settings for name, part in found.items() if name.endswith("Scheduler")), {})
         try:
             o = exchange.unet_options(found["UNet2DModel"].settings)
-            schedule, steps, noise, variance = exchange.scheduler_options(scheduler)
+            schedule, steps, predict, variance = exchange.scheduler_options(scheduler)
             if o["out"] != o["channels"] * (2 if variance else 1):
                 raise ValueError(f"it gives {o['out']} channels for {o['channels']}")
             config = DDPMConfig(
@@ -216,7 +216,7 @@ class DDPM(Model):
                 blocks=o["blocks"], attention=o["attention"], head=o["head"], dropout=o["dropout"],
                 scale_shift=o["scale_shift"] or o["original"], resample_blocks=o["original"],
                 condition="label" if o["classes"] else "none",
-                steps=steps, schedule=schedule, predict="noise" if noise else "velocity", learn_variance=variance,
+                steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
             )  # fmt: skip
             spec = ImageSpec(
                 o["channels"], o["size"][0], o["size"][1], classes=tuple(map(str, range(o["classes"])))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import no_video
+from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
+from limner.families._conditioning import building, no_video
 from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer, fresh
@@ -99,10 +99,8 @@ class DINO(Model):
     def __init__(self, config: DINOConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        try:
+        with building(self):
             self.student = Network(config, spec)
-        except ValueError as error:
-            raise LimnerError(f"dino cannot be built: {error}.") from None
         self.teacher = as_buffers(copy.deepcopy(self.student)).eval()
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("followed", torch.zeros((), dtype=torch.int64))  # images at its last step

@@ -20,7 +20,6 @@ from limner.core import (
     Condition,
     Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
     Optimiser,
@@ -31,7 +30,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
@@ -98,10 +97,8 @@ class DiT(Model):
         condition = choose(self, "text", "label")
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance
-        try:
+        with building(self):
             self.network = Network(config, spec, condition, spec.channels * (1 + self.spread))
-        except ValueError as error:
-            raise LimnerError(f"dit cannot be built, for {error}: change --model.body.") from None
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]
@@ -148,15 +145,11 @@ class DiT(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DiTSampling, draws: Draws) -> Iterator[Canvas]:
-        if getattr(sampling.weaker, "steps", self.steps) != self.steps:
-            raise LimnerError("--weaker needs a run of dit that also predicts noise, or also does not.")
         s, path = sampling, DISCRETE if self.steps else STRAIGHT
         levels = DISCRETE.levels(s.steps, s.spacing) if self.steps else STRAIGHT.levels(s.steps, s.shift)
-        guided = s.guidance != 1 and self.network.condition != "none"
-        nothing = self.denoiser(Condition(condition.size)) if guided else None
         yield from draw(
             self.denoiser(condition), path, levels, s, draws, self.spec.shape, condition,
-            weak=weaker(s, self, nothing, condition), clip=1.0 if self.steps else 0.0,
+            weak=weaker(s, self, condition, lambda other: other.steps == self.steps), clip=1.0 if self.steps else 0.0,
         )  # fmt: skip
 
 

@@ -30,11 +30,11 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.text import likeness
-from limner.networks.unet import Attention, Block, norm
+from limner.networks.unet import Attention, Block, as_many, norm
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Decoder(Conditioned):
         super().__init__(
             condition, len(spec.classes), c.embedding, c.text_width, c.text_layers, c.text_length
         )
+        as_many(c.widths, c.blocks)
         self.latent, self.bounded = c.latent, c.bounded
         levels = len(c.widths)
         multiple = c.patch * 2 ** (levels - 1)
@@ -125,6 +126,9 @@ class Decoder(Conditioned):
             nn.SiLU(),
             nn.Conv2d(c.fine, spec.channels, 3, padding=1),
         )
+
+    def truncate(self, noise: Tensor, truncation: float) -> Tensor:
+        return truncation * noise
 
     def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
         embedding = self.mapping(noise)  # [B, E]
@@ -168,6 +172,11 @@ class Transformer(Conditioned):
             c.body, spec.channels, spec.channels, (spec.height, spec.width),
             c.text_width if condition == "text" else 0,
         )  # fmt: skip
+
+    def truncate(self, noise: Tensor, truncation: float) -> Tensor:
+        """The image's noise alone: entries of the table lie in no order, so that none is safer than another."""
+        image = math.prod(self.shape)
+        return torch.cat([truncation * noise[:, :image], noise[:, image:]], dim=1)
 
     def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
         image, style = noise.split([math.prod(self.shape), noise.shape[1] - math.prod(self.shape)], dim=1)
@@ -252,7 +261,9 @@ class Drifting(Model):
         super().__init__(config, spec)
         no_video(self)
         made = Decoder if config.network == "decoder" else Transformer
-        self.generator: Decoder | Transformer = made(config, spec, choose(self, "label", "text"))
+        condition = choose(self, "label", "text")
+        with building(self):
+            self.generator: Decoder | Transformer = made(config, spec, condition)
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
 
     def objectives(self) -> list[Objective]:
@@ -343,7 +354,7 @@ class Drifting(Model):
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
-        noise = sampling.truncation * self.latent(condition, draws)  # [B, latent]
+        noise = self.generator.truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
         if self.generator.condition == "label" and condition.label is None:
             condition = Condition(condition.size, label=draws.integers(len(self.spec.classes)))
         most = self.config.guidance if self.generator.guidance is not None else 1.0

@@ -148,11 +148,9 @@ class EDM(Model):
                 f"noise from {s.noise_high} down to {s.noise_low} leads nowhere: take 80 and 0.002."
             )
         path = paths.Exploding(s.noise_low, s.noise_high, s.rho)
-        guided = s.guidance != 1 and condition.label is not None and self.network.classes
-        nothing = self.denoiser(Condition(condition.size)) if guided else None
         yield from draw(
             self.denoiser(condition), path, path.levels(s.steps), s, draws, self.spec.shape, condition,
-            weak=weaker(s, self, nothing, condition),
+            weak=weaker(s, self, condition),
         )  # fmt: skip
 
 

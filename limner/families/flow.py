@@ -30,7 +30,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.networks.unet import UNet, time_features
 
 PATH = paths.Straight()
@@ -97,7 +97,9 @@ class Flow(Model):
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.network = Network(config, spec, choose(self, "text", "label"))
+        condition = choose(self, "text", "label")
+        with building(self):
+            self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
@@ -121,11 +123,9 @@ class Flow(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: FlowSampling, draws: Draws) -> Iterator[Canvas]:
-        guided = sampling.guidance != 1 and self.network.condition != "none"
-        nothing = self.denoiser(Condition(condition.size)) if guided else None
         yield from draw(
             self.denoiser(condition), PATH, PATH.levels(sampling.steps, sampling.shift), sampling, draws,
-            self.spec.shape, condition, weak=weaker(sampling, self, nothing, condition),
+            self.spec.shape, condition, weak=weaker(sampling, self, condition),
         )  # fmt: skip
 
 

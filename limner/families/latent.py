@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.diffusion_unets import DiffusionUNet
 from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
@@ -142,10 +142,8 @@ class LatentDiffusion(Model):
         condition = choose(self, "text", "label")
         self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
-        try:
+        with building(self):
             self.network = Network(config, self.shape, condition, len(spec.classes))
-        except ValueError as error:
-            raise LimnerError(f"latent cannot be built, for {error}: change --model.body.") from None
         self.steps = config.predict == "noise"  # rather than the straight path
         self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
@@ -231,29 +229,29 @@ class LatentDiffusion(Model):
             self.steps == other.steps
             and one.keys() == two.keys()
             and all(torch.equal(one[name], two[name]) for name in one)
+            and torch.allclose(self.centre, other.centre)
+            and torch.allclose(self.rate, other.rate)
         )
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
         s = sampling
-        if isinstance(s.weaker, LatentDiffusion) and not self.like(s.weaker):
-            raise LimnerError("--weaker needs a run of latent on the same autoencoder and the same path.")
         path: paths.Path = DISCRETE if self.steps else STRAIGHT
         if self.steps:
             levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
         else:
             levels = STRAIGHT.levels(s.steps, s.shift)
-        guided = s.guidance != 1 and self.network.condition != "none"
-        nothing = self.denoiser(Condition(condition.size)) if guided else None
         yield from draw(
             self.denoiser(condition), path, levels, s, draws, self.shape, condition,
-            weak=weaker(s, self, nothing, condition), encode=self.encode, decode=self.decode,
+            weak=weaker(s, self, condition, self.like), encode=self.encode, decode=self.decode,
             guided=s.guided,
         )  # fmt: skip
 
 
 def ddim_levels(steps: int) -> list[Level]:
     """As latent diffusion's code has them: each so-manyth step but one later, and the end is step 0, not the data."""
+    if steps == 1:
+        return [DISCRETE.level(DISCRETE.steps - 1), DISCRETE.level(0)]
     times = paths.space_ddim(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
     return [*(DISCRETE.level(min(t + 1, DISCRETE.steps - 1)) for t in reversed(times)), DISCRETE.level(0)]
 

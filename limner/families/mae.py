@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import no_video
+from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
+from limner.families._conditioning import building, no_video
 from limner.networks import views
 from limner.networks.transformer import Layer, PatchConfig, PatchTransformer, fresh, sincos
 
@@ -85,10 +85,8 @@ class MAE(Model):
     def __init__(self, config: MAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        try:
+        with building(self):
             self.network = Network(config, spec)
-        except ValueError as error:
-            raise LimnerError(f"mae cannot be built: {error}.") from None
 
     @property
     def body(self) -> PatchTransformer:

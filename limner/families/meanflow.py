@@ -34,7 +34,8 @@ from limner.core import (
 )
 from limner.diffusion import paths
 from limner.diffusion.paths import like
-from limner.families._conditioning import Conditioned, Described, choose, no_video
+from limner.diffusion.sampling import at_least_one
+from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unet import UNet, time_features
 
@@ -46,7 +47,7 @@ class MeanFlowConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"
     body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer
-    patch: int = 2  # of the U-Net, as the next eight: pixels a side that it sees as one place
+    patch: int = 2  # of the U-Net, as the next seven: pixels a side that it sees as one place
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
     attention: tuple[int, ...] = (2,)  # levels that attend
@@ -79,6 +80,9 @@ class MeanFlowSampling:
     steps: int = 1  # network calls an image
     guidance: float = 1.0  # how strongly to follow the condition: costs nothing, up to what was trained
     strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
+
+    def __post_init__(self) -> None:
+        at_least_one("steps", self.steps)
 
 
 class Network(Conditioned):
@@ -131,19 +135,23 @@ class MeanFlow(Model):
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         no_video(self)
-        self.network = Network(config, spec, choose(self, "text", "label"))
+        condition = choose(self, "text", "label")
+        with building(self):
+            self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
-    def average(self, described: Described) -> Average:
-        """u(x_t, t, s), the mean velocity that the network guesses for a condition."""
+    def average(self, described: Described, nearest: float | None = None) -> Average:
+        """u(x_t, t, s), the mean velocity that the network guesses for a condition.
+
+        1 - t is taken as at least ``nearest``, the config's if not given: in training the data are never quite reached.
+        """
+        least = self.config.nearest if nearest is None else nearest
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             guess = self.network(x, t, s, described)
-            return (
-                paths.velocity(guess, x, t, self.config.nearest) if self.config.predicts == "image" else guess
-            )
+            return paths.velocity(guess, x, t, least) if self.config.predicts == "image" else guess
 
         return u
 
@@ -265,7 +273,7 @@ class MeanFlow(Model):
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
         asked = torch.full((condition.size,), k.guidance, device=x.device)
-        u = self.average(self.network.describe(condition, guidance=asked))
+        u = self.average(self.network.describe(condition, guidance=asked), nearest=0.0)
         times = torch.linspace(start, 1, k.steps + 1, device=x.device)
         for i in range(k.steps):
             t, s = (time.expand(len(x)) for time in times[i : i + 2])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import no_video
+from limner.families._conditioning import building, no_video
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer
 
@@ -68,10 +68,8 @@ class ViT(Model):
                 "vit learns to tell classes apart, of which this data has none: put the images into one folder a class."
             )
         no_video(self)
-        try:
+        with building(self):
             self.network = Network(config, spec)
-        except ValueError as error:
-            raise LimnerError(f"vit cannot be built: {error}.") from None
 
     @property
     def body(self) -> PatchTransformer:

@@ -242,8 +242,11 @@ SCHEDULES = {  # Schedule -> their beta_schedule, and where it starts and ends
 }  # fmt: skip
 
 
-def scheduler_settings(schedule: str, steps: int, noise: bool, learned: bool) -> dict[str, Any]:
-    """Of their DDPMScheduler; ``noise``: that is predicted, rather than the velocity of Salimans 2022."""
+PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
+
+
+def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -> dict[str, Any]:
+    """Of their DDPMScheduler; ``predict`` is a key of PREDICTIONS."""
     if steps != 1000:
         raise ValueError(f"it takes {steps} steps, not 1000")
     name, start, end = SCHEDULES[schedule]
@@ -253,14 +256,14 @@ def scheduler_settings(schedule: str, steps: int, noise: bool, learned: bool) ->
         "beta_schedule": name,
         "beta_start": start or 1e-4,
         "beta_end": end or 0.02,
-        "prediction_type": "epsilon" if noise else "v_prediction",
+        "prediction_type": PREDICTIONS[predict],
         "variance_type": "learned_range" if learned else "fixed_large",
         "clip_sample": True,
         "trained_betas": None,
     }
 
 
-def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, bool, bool]:
+def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]:
     """The inverse of `scheduler_settings`; what is left out is as they have it."""
     need(settings, num_train_timesteps=1000, trained_betas=None)
     their = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **settings}
@@ -270,10 +273,11 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, bool, bool
     _, start, end = SCHEDULES[found[0]]
     if start is not None:
         need(their, beta_start=start, beta_end=end)
-    predicts = their.get("prediction_type", "epsilon")
-    if predicts not in ("epsilon", "v_prediction"):
-        raise ValueError(f"its prediction_type is {predicts!r}")
-    return found[0], 1000, predicts == "epsilon", their.get("variance_type") == "learned_range"
+    kind = their.get("prediction_type", "epsilon")
+    predict = next((ours for ours, theirs in PREDICTIONS.items() if theirs == kind), None)
+    if predict is None:
+        raise ValueError(f"its prediction_type is {kind!r}")
+    return found[0], 1000, predict, their.get("variance_type") == "learned_range"
 
 
 def codec_settings(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.unet import attend
+from limner.networks.unet import attend, heads
 
 PAD, START = 256, 257  # after the 256 bytes
 PIECE = 8  # bytes in a piece
@@ -50,7 +50,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, head: int):
         super().__init__()
-        self.heads = max(1, width // head)
+        self.heads = heads(width, head)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)

@@ -28,14 +28,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """Scaled dot-product attention over [B, heads, length, width]; mask [B, 1, 1, keys] is True to attend.
 
     The same as F.scaled_dot_product_attention, written out on a CPU, where for hundreds of tokens the
-    backward pass of the fused kernel takes up to three times as long.
+    backward pass of the fused kernel takes up to three times as long, and wherever a forward-mode derivative
+    is asked for, which the fused kernels have not.
     """
-    if q.device.type != "cpu":
+    plain = torch.compiler.is_compiling() or forward_ad.unpack_dual(q).tangent is None
+    if q.device.type != "cpu" and plain:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, queries, keys]
     if mask is not None:
         weights = weights.masked_fill(~mask, -math.inf)
     return weights.softmax(-1) @ v  # [B, h, queries, width]
+
+
+def heads(width: int, head: int) -> int:
+    """How many heads of about ``head`` channels each a width divides into."""
+    most = max(1, width // max(1, head))
+    return next(n for n in range(most, 0, -1) if width % n == 0)
+
+
+def as_many(widths: Sequence[int], blocks: Sequence[int]) -> None:
+    """Raises ValueError unless every level has both."""
+    if len(widths) != len(blocks):
+        raise ValueError(
+            f"{len(widths)} levels have widths and {len(blocks)} have blocks: give --model.widths and --model.blocks "
+            "as many numbers"
+        )
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -86,7 +103,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, size: tuple[int, int], head: int, context: int, places: bool = True):
         super().__init__()
-        self.heads, self.places = max(1, width // head), places
+        self.heads, self.places = heads(width, head), places
         self.norm = norm(width)
         self.position = nn.Parameter(0.1 * torch.randn(width, *size))
         self.query = nn.Linear(width, width)
@@ -131,6 +148,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        as_many(widths, blocks)
         self.patch = patch
         self.multiple = patch * 2 ** (len(widths) - 1)
         height, width = (math.ceil(side / self.multiple) * self.multiple // patch for side in size)
