@@ -31,7 +31,8 @@ from limner.data import Data, batches, grid, open_data, open_like, shapes
 from limner.device import pick_device
 from limner.distributed import ALONE, Ranks, join
 from limner.metrics import distances, neighbours, pixels
-from limner.metrics.features import NAMES, Features, find, of_model
+from limner.metrics.features import Features, of_model
+from limner.metrics.find import FEATURES, find
 from limner.sample import Painter, bar, captions_of, draw
 from limner.understand import over
 
@@ -221,7 +222,7 @@ def _figures(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
 
 def find_features(name: str, weights: str = "") -> Features:
     """The features of a name, or of a run that describes images."""
-    if name in NAMES or not (exists(name) or Path(name).suffix == ".safetensors"):
+    if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
         return find(name, weights)
     describer = Painter(name)
     return of_model(describer.model, name, str(describer.loaded.header.get("digest", "")))

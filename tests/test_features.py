@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from limner.core import ImageSpec
 from limner.families.dcgan import DCGAN
 from limner.metrics import distances, pretrained
-from limner.metrics.features import find, leaves, of_model, random_vgg, with_channels
+from limner.metrics.features import leaves, of_model, random_vgg, with_channels
+from limner.metrics.find import find
 from limner.settings import LimnerError
 
 

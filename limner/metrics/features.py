@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,9 +12,7 @@ from torch.nn import functional as F
 
 from limner.core import Describes, Model
 from limner.networks.random_vgg import RandomVGG, leaves, with_channels
-from limner.settings import LimnerError, nearest
-
-NAMES = ("random", "inception", "clip", "dinov2")
+from limner.settings import LimnerError
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,6 @@ class Features:
                 if watch:
                     watch(done)
         return torch.cat(found)
-
-
-def find(name: str, folder: str | Path = "") -> Features:
-    """The features of a name; ``folder`` holds their weights where they need any. Raises LimnerError."""
-    if name == "random":
-        return random_vgg()
-    if name in ("inception", "clip", "dinov2"):
-        from limner.metrics import pretrained
-
-        return getattr(pretrained, name)(folder)
-    raise LimnerError(
-        f"There are no features {name!r}: name {', '.join(NAMES)}, or a run.{nearest(name, NAMES)}"
-    )
 
 
 def of_model(model: Model, name: str, digest: str) -> Features:
