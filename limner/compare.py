@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limner import checkpoint, families, report
+from limner import checkpoint, families, files, report
 from limner.config import parse_budget
 from limner.core import LimnerError
 from limner.data import grid
@@ -55,7 +55,7 @@ def compare(
     about = to / "comparison.json"
     if about.exists() and json.loads(about.read_text("utf-8")) != asked:
         raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
-    about.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    files.write_json(about, asked)
     rows: list[Row] = []
     for name in names:
         kept = to / f"{name}.json"
@@ -67,7 +67,7 @@ def compare(
             if not row.get("failed"):
                 row |= _measure(to / name, sources, n, features, seed)
             if not row.get("failed"):  # the next call tries again
-                kept.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+                files.write_json(kept, row)
         rows.append(row)
         _write(to, asked, rows)
     return rows
@@ -211,7 +211,7 @@ def advice(rows: Sequence[Row]) -> str:
 def _write(to: Path, asked: Mapping[str, Any], rows: Sequence[Row]) -> None:
     order = ranked(rows)
     whole = {**asked, "rows": list(rows), "ranking": [r["family"] for r in order], "advice": advice(rows)}
-    (to / "report.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    files.write_json(to / "report.json", whole)
     floor = next((row for row in order if "kid" in row), None)
     lead = f"{', '.join(asked['sources'])}: each family trained for {asked['budget']}, seed {asked['seed']}."
     if floor:
@@ -243,6 +243,4 @@ def _write(to: Path, asked: Mapping[str, Any], rows: Sequence[Row]) -> None:
         ),
         ("The nearest training images: copies would show here", report.row(copies)),
     ]
-    (to / "report.html").write_text(
-        report.page("Which model suits these images", lead, sections), encoding="utf-8"
-    )
+    files.write_text(to / "report.html", report.page("Which model suits these images", lead, sections))

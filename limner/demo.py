@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from limner import checkpoint, config, families, report
+from limner import checkpoint, config, families, files, report
 from limner.config import Run
 from limner.core import DataOptions
 from limner.course import Result, train
@@ -79,8 +79,8 @@ def demo(out: Path, budget: str = "297s", seed: int = 0) -> dict[str, Any]:
         "attributes": score,
         "seed": seed,
     }
-    (out / "report.html").write_text(_page(out, run, result, told, prompts, pixels), encoding="utf-8")
-    finished.write_text(json.dumps(told, indent=2) + "\n")
+    files.write_text(out / "report.html", _page(out, run, result, told, prompts, pixels))
+    files.write_json(finished, told)
     _say(console, out, told, prompts[0])
     return told
 

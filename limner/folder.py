@@ -34,7 +34,7 @@ def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Conditio
         name = f"{seed:06d}.png"
         to_pil(image).save(folder / name)
         lines.append(metadata_line(name, seed, condition, i, spec))
-    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    files.write_text(folder / "metadata.jsonl", "".join(lines))
 
 
 def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from limner import files
 from limner.config import Run
 from limner.core import LimnerError, Model
 from limner.data import Data
@@ -158,9 +158,7 @@ class Journal:
             self._file.close()
         path = self.out / "log.jsonl"
         kept = [line for line in read_log(self.out) if line["seen"] <= seen]
-        fresh = path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, path)
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if kept:
             self._since = (kept[-1]["seen"], kept[-1].get("seconds", 0.0))
@@ -170,7 +168,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl; a last line cut short by a kill is left out."""
     path = run / "log.jsonl"
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from limner import config, families
+from limner import config, families, files
 from limner.commands import say
 
 
@@ -43,7 +43,7 @@ def train(argv: Sequence[str]) -> int:
         lead = f"{result.seen:,} images seen in {result.seconds:.0f} s, {result.images_per_second:,.0f} a second."
         settings = json.dumps(config.to_json(given.run), indent=2)
         sections = report.training_sections(out, read_log(out), settings)
-        (out / "report.html").write_text(report.page(f"{given.run.family}: {out.name}", lead, sections))
+        files.write_text(out / "report.html", report.page(f"{given.run.family}: {out.name}", lead, sections))
         if result.stopped:
             say(f"Stopped and saved after {lead} Go on: limner train {given.run.family} --out {out} --resume")
         else:
