@@ -153,7 +153,7 @@ def _measure(run: Path, sources: Sequence[str], n: int | None, features: str, se
 
 HEAD = (
     "family", "kernel distance", "95% interval", "Frechet", "precision", "recall", "memorised", "parameters",
-    "trained images/s", "ms to draw one", "peak memory",
+    "trained images/s", "ms to draw", "peak memory",
 )  # fmt: skip
 
 
@@ -174,9 +174,9 @@ def cells(row: Row) -> list[str]:
     peak = row.get("peak_memory")
     return [
         row["family"],
-        f"{row['kid']['value']:.4g}",
-        f"{row['kid']['low']:.3g} to {row['kid']['high']:.3g}",
-        f"{row['frechet']['value']:.4g}",
+        report.number(row["kid"]["value"]),
+        f"{report.number(row['kid']['low'])}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{report.number(row['kid']['high'])}",
+        report.number(row["frechet"]["value"]),
         f"{row['precision']['value']:.0%}",
         f"{row['recall']['value']:.0%}",
         f"{row['memorised']:.0%}" if "memorised" in row else "",
@@ -215,13 +215,14 @@ def _write(to: Path, asked: Mapping[str, Any], rows: Sequence[Row]) -> None:
     floor = next((row for row in order if "kid" in row), None)
     lead = f"{', '.join(asked['sources'])}: each family trained for {asked['budget']}, seed {asked['seed']}."
     if floor:
+        kid, frechet = (report.number(floor[name]["floor"]) for name in ("kid", "frechet"))
         lead += (
             f" {floor['n']:,} images of each against {floor['real']:,} real ones, features {floor['features']} "
             f"{floor['features_hash']} ({floor['resize']}). Real against real at {floor['kid']['floor_n']:,} images: "
-            f"kernel distance {floor['kid']['floor']:.3g}, Frechet {floor['frechet']['floor']:.4g}."
+            f"kernel distance {kid}, Frechet {frechet}."
         )
     pictures, copies = [], []
-    curves: dict[str, list[tuple[float, float]]] = {}
+    losses: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in order:
         run = to / row["family"]
         if (run / "drawn.png").exists():
@@ -230,17 +231,15 @@ def _write(to: Path, asked: Mapping[str, Any], rows: Sequence[Row]) -> None:
         for line in read_log(run):
             for name, value in line.items():
                 if "held_out/" in name and isinstance(value, float):
-                    label = f"{row['family']}: {name.removeprefix('held_out/')}"
-                    curves.setdefault(label, []).append((float(line["seconds"]), value))
-    falls = all(y > 0 for points in curves.values() for _, y in points)
+                    curves = losses.setdefault(row["family"], {})
+                    curves.setdefault(name.removeprefix("held_out/"), []).append(
+                        (float(line["seconds"]), value)
+                    )
     sections = [
         ("Advice", f"<p>{html.escape(advice(rows))}</p>"),
         ("Figures", report.table(HEAD, [cells(row) for row in order])),
         ("Samples", report.row(pictures)),
-        (
-            "Held-out loss",
-            report.curves(curves, "seconds", "loss", log=falls),
-        ),
+        ("Held-out loss: each family's own, not to be compared", report.plots(losses, "seconds")),
         ("The nearest training images: copies would show here", report.row(copies)),
     ]
     files.write_text(to / "report.html", report.page("Which model suits these images", lead, sections))

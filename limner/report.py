@@ -27,12 +27,14 @@ p.lead { color: var(--soft); margin: 0 0 1.5rem }
 .figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1.1rem; min-width: 9rem }
 .figure b { display: block; font-size: 1.5rem } .figure span { color: var(--soft); font-size: .85rem }
 img { max-width: 100%; border: 1px solid var(--line); border-radius: 8px; background: #fff }
-.row { display: flex; flex-wrap: wrap; gap: 1rem } .row figure { margin: 0; flex: 1 1 14rem }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(14rem, 100%), 1fr)); gap: 1rem }
+.row.wide { grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)) } .row figure { margin: 0 }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .25rem }
 svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px }
 svg text { fill: var(--soft); font-size: 12px } svg .grid { stroke: var(--line) }
 section { overflow-x: auto }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line) }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }
+td, th { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line) }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; overflow-x: auto; font-size: .82rem }
 """
 
@@ -85,12 +87,37 @@ def code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
+def number(value: float, digits: int = 3) -> str:
+    """As a person would write it, to so many significant digits: 1,540 rather than 1.54e+03."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most ``most`` + 1 round numbers from low to high: steps of 1, 2 or 5 times a power of ten."""
+    least = (high - low) / most
+    power = 10 ** math.floor(math.log10(least))
+    step = next(power * by for by in (1, 2, 5, 10) if power * by >= least * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers from 10^low to 10^high: powers of ten, or what is needed between them."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1,), (1, 2, 5)):
+        found = sorted(i + math.log10(by) for i in powers for by in factors)
+        found = [at for at in found if low - 1e-9 <= at <= high + 1e-9]
+        if len(found) >= 3:
+            return found[:: -(-len(found) // 8)]
+    return [math.log10(value) for value in ticks(10**low, 10**high) if value > 0]  # hardly a scale
+
+
 def curves(
     series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log: bool = False,
-    log_x: bool = False,
+    log_x: bool = False, width: int = 760, height: int = 300,
 ) -> str:  # fmt: skip
     """Lines over a shared pair of axes, as SVG. Points that are not finite are left out."""
-    width, height, left, right, top, bottom = 760, 300, 64, 20, 34, 44
     clean = {
         name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
         for name, points in series.items()
@@ -98,6 +125,17 @@ def curves(
     clean = {name: points for name, points in clean.items() if points}
     if not clean:
         return "<p>Nothing to plot yet.</p>"
+
+    left, right, bottom = 64, 20, 44
+    keys, across, line = [], left, 0  # where each name stands: as many lines of them as they need
+    for name in clean:
+        wide = 34 + 7 * len(name)
+        if across > left and across + wide > width:
+            across, line = left, line + 1
+        keys.append((across, 12 + 18 * line))
+        across += wide
+    top = 34 + 18 * line
+    height += 18 * line
 
     def up(y: float) -> float:
         return math.log10(y) if log else y
@@ -107,42 +145,49 @@ def curves(
 
     xs = [along(x) for points in clean.values() for x, _ in points]
     ys = [up(y) for points in clean.values() for _, y in points]
-    x0, x1 = min(xs), max(max(xs), min(xs) + 1e-9)
+    x0, x1 = min(xs), max(xs)
+    x1 += 0 if x1 > x0 else 1e-9 + abs(x0) * 1e-9
     y0, y1 = min(ys), max(ys)
-    y0, y1 = (y0 - 0.05 * (y1 - y0 or 1), y1 + 0.05 * (y1 - y0 or 1))
+    spare = 0.05 * (y1 - y0 or abs(y1) or 1)
+    y0, y1 = y0 - spare, y1 + spare
 
     def px(x: float) -> float:
-        return left + (along(x) - x0) / (x1 - x0) * (width - left - right)
+        return left + (x - x0) / (x1 - x0) * (width - left - right)
 
     def py(y: float) -> float:
-        return top + (y1 - up(y)) / (y1 - y0) * (height - top - bottom)
+        return top + (y1 - y) / (y1 - y0) * (height - top - bottom)
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)}">']
-    for i in range(5):
-        value = y0 + (y1 - y0) * i / 4
-        shown = 10**value if log else value
-        y = py(shown)
+    for at in log_ticks(y0, y1) if log else ticks(y0, y1):
+        y, shown = py(at), number(10**at if log else at)
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown:.3g}</text>')
-        x = x0 + (x1 - x0) * i / 4
-        x = 10**x if log_x else x
-        told = f"{x / 1000:.3g}k" if x >= 10_000 else f"{x:.3g}"
-        parts.append(f'<text x="{px(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{told}</text>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown}</text>')
+    for at in log_ticks(x0, x1) if log_x else ticks(x0, x1):
+        shown = number(10**at if log_x else at)
+        parts.append(f'<text x="{px(at):.1f}" y="{height - bottom + 18}" text-anchor="middle">{shown}</text>')
     parts.append(
         f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
     )
-    offset = left
-    for colour, (name, points) in zip(COLOURS * len(clean), clean.items(), strict=False):
-        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
+    for colour, (name, points), (key, down) in zip(COLOURS * len(clean), clean.items(), keys, strict=False):
+        places = [(px(along(x)), py(up(y))) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        if len(points) == 1:
-            parts.append(
-                f'<circle cx="{px(points[0][0]):.1f}" cy="{py(points[0][1]):.1f}" r="4" fill="{colour}"/>'
-            )
-        parts.append(f'<rect x="{offset}" y="12" width="12" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{offset + 17}" y="18">{html.escape(name)}</text>')
-        offset += 34 + 7 * len(name)
+        if len(places) == 1:
+            x, y = places[0]
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<rect x="{key}" y="{down}" width="12" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{key + 17}" y="{down + 6}">{html.escape(name)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def plots(each: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str) -> str:
+    """Small ``curves`` side by side, each on axes of its own, on a log scale where all its values allow it."""
+    drawn = []
+    for name, series in each.items():
+        log = all(y > 0 for points in series.values() for _, y in points)
+        svg = curves(series, x_label, name, log, width=400, height=220)
+        drawn.append(f"<figure>{svg}<figcaption>{html.escape(name)}</figcaption></figure>")
+    return f'<div class="row wide">{"".join(drawn)}</div>'
 
 
 def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: str) -> list[tuple[str, str]]:
