@@ -171,7 +171,9 @@ class Model(nn.Module):
     Sampling: ClassVar[type]  # dataclass of the knobs at sampling time
     reads: frozenset[str] = frozenset()  # Condition fields that it can use; a model's own, after its settings
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
-    stages: ClassVar[tuple[str, ...]] = ()  # submodules adopted from another run: frozen, not averaged
+    stages: tuple[
+        str, ...
+    ] = ()  # submodules adopted from another run: frozen, not averaged; a model's own too
     starts: ClassVar[tuple[str, ...]] = ()  # config fields that may name a run to start from
     trains_first: ClassVar[dict[str, Stage]] = {}  # config fields that name a stage's run, or nothing
     presets: ClassVar[dict[str, Preset]] = {}

@@ -1,7 +1,10 @@
 """Drifting: the field and its normalisation, guidance, and the generators that learn from it."""
 
 import dataclasses
+import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
 from limner.losses.drift import FAR, drift, drift_loss, field, pairs, pairs_alike, weights
 from limner.networks.dit import BlocksConfig
+from limner.networks.transformer import PatchConfig
+from tests.conftest import paint
 
 TINY = Drifting.presets["tiny"].model
 PLAIN = ImageSpec(3, 16, 16)
@@ -273,3 +278,56 @@ def test_what_it_cannot_take_it_refuses():
         Drifting(dataclasses.replace(TINY, widths=(16,)), PLAIN)
     with pytest.raises(LimnerError, match="frames"):
         Drifting(TINY, ImageSpec(3, 16, 16, frames=4))
+
+
+def test_what_another_run_has_learnt_is_one_more_way_to_compare(limner, tmp_path: Path):
+    paint(tmp_path / "images", 20)
+    tiny = ("--preset", "tiny", "--training.samples", 4, "--budget")
+    limner("train", "mae", tmp_path / "images", "--out", tmp_path / "mae", *tiny, "64img")
+    run, told = tmp_path / "run", ("--model.pretrained", tmp_path / "mae")
+    limner("train", "drifting", tmp_path / "images", "--out", run, *tiny, "48img", *told)
+    from limner import load
+
+    first, drawn = load(tmp_path / "mae"), load(run)
+    image = torch.rand(2, *first.spec.shape) * 2 - 1
+    assert_close(drawn.model.seer(image), first.model.body(image), msg="taken over, and never moved")
+    parents = json.loads(limner("show", run, "--json").stdout)["parents"]
+    assert parents == {"pretrained": first.loaded.header["digest"]}
+    assert len(drawn.model.seen(image)) == len(TINY.features) + 2, "both of its layers"
+
+    shutil.rmtree(tmp_path / "mae")  # what was taken over is part of the run
+    limner("train", "drifting", "--out", run, "--resume", "--budget", "96img")
+    later = load(run).model
+    assert all(torch.equal(v, later.seer.state_dict()[n]) for n, v in drawn.model.seer.state_dict().items())
+    assert not torch.equal(later.generator.mapping[0].weight, drawn.model.generator.mapping[0].weight)
+
+
+def test_its_features_move_the_samples():
+    torch.manual_seed(0)
+    model = Drifting(
+        dataclasses.replace(TINY, pretrained="mae", seer=PatchConfig(width=32, depth=2, heads=2)), PLAIN
+    )
+    batch = Batch(torch.rand(12, 3, 16, 16) * 2 - 1, Condition(12))
+
+    def slope() -> Tensor:
+        torch.manual_seed(1)
+        model.zero_grad()
+        model.loss(batch)["drift"].backward()
+        return torch.cat([p.grad.flatten() for p in model.generator.parameters() if p.grad is not None])
+
+    assert all(not p.requires_grad for p in model.seer.parameters())
+    with_it = slope()
+    model.seer = None
+    assert (with_it - slope()).norm() > 0.1 * with_it.norm()
+    small = dataclasses.replace(TINY, pretrained="mae", seer=PatchConfig(patch=5))
+    with pytest.raises(LimnerError, match="drifting cannot be built: images of 16x16"):
+        Drifting(small, PLAIN)
+
+
+def test_it_learns_from_no_run_without_a_transformer(limner, tmp_path: Path):
+    paint(tmp_path / "images", 20)
+    tiny = ("--preset", "tiny", "--training.samples", 4, "--budget", "32img")
+    limner("train", "vae", tmp_path / "images", "--out", tmp_path / "vae", *tiny)
+    told = ("--model.pretrained", tmp_path / "vae")
+    done = limner("train", "drifting", tmp_path / "images", "--out", tmp_path / "run", *tiny, *told, ok=False)
+    assert done.returncode == 2 and "dino, mae or vit" in done.stderr

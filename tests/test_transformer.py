@@ -146,3 +146,14 @@ def test_crops_show_a_part() -> None:
     assert small[:, 0, 0, 0].min() < -0.8 and small[:, 0, 0, -1].max() > 0.8  # from everywhere
     whole = views.crop(ramp, (32, 32), 1.0, 1.0, ratio=1.0)
     torch.testing.assert_close(whole, ramp, atol=1e-5, rtol=0)
+
+
+def test_maps_are_what_its_layers_make_of_each_patch() -> None:
+    torch.manual_seed(0)
+    body = PatchTransformer(PatchConfig(patch=4, width=8, depth=6, heads=2), 1, (8, 12))
+    image = torch.randn(3, 1, 8, 12)
+    maps = body.maps(image)
+    assert [m.shape for m in maps] == [(3, 8, 2, 3)] * 3
+    body.norm = nn.LayerNorm(8, elementwise_affine=False)
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), body(image)[:, 1:])
+    assert len(PatchTransformer(PatchConfig(patch=4, width=8, depth=1, heads=2), 1, (8, 12)).maps(image)) == 1

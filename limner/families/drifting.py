@@ -9,9 +9,9 @@ player and no path from noise to data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,11 @@ from limner.core import (
     Training,
 )
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.text import likeness
+from limner.networks.transformer import PatchConfig, PatchTransformer
 from limner.networks.unet import Attention, Block, as_many, norm
 
 
@@ -58,6 +60,8 @@ class DriftingConfig:
         64,
         128,
     )  # channels of the fixed random network; each stage halves the side
+    pretrained: str = ""  # run of mae, dino or vit whose features samples are compared in too
+    seer: PatchConfig = field(default_factory=PatchConfig)  # the settings of its transformer
     edges: float = 4.0  # how much more than plain filters those see that add up to 0
     places: int = 16  # places of a map of features that are compared in a step, drawn at random
     draws: int = 32  # samples a step, at most
@@ -254,6 +258,7 @@ class Drifting(Model):
     Sampling = DriftingSampling
     reads = frozenset({"label", "text"})
     averaged = ("generator",)
+    starts: ClassVar[tuple[str, ...]] = ("pretrained",)
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "one network call, without a teacher or a second player: samples drift towards the data"
 
@@ -264,7 +269,27 @@ class Drifting(Model):
         condition = choose(self, "label", "text")
         with building(self):
             self.generator: Decoder | Transformer = made(config, spec, condition)
+        self.seer: PatchTransformer | None = None
+        if config.pretrained:  # frozen, and part of the run: a training that goes on needs it again
+            with building(self):
+                self.seer = PatchTransformer(config.seer, spec.channels, (spec.height, spec.width))
+            self.seer.requires_grad_(False)
+            self.stages = ("seer",)
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
+
+    @classmethod
+    def settle(cls, config: DriftingConfig, others: Mapping[str, Model]) -> DriftingConfig:
+        if "pretrained" not in others:
+            return config
+        return replace(config, seer=settings_of(others, "drifting", config.pretrained))
+
+    def adopt(self, others: Mapping[str, Model]) -> None:
+        if self.seer is not None:
+            take_over(self, self.seer, others)
+
+    def seen(self, image: Tensor) -> list[Tensor]:
+        """[B, C, H, W] -> the maps of features that samples are compared by, [B, D, h, w] each."""
+        return self.encoder(image) + (self.seer.maps(image) if self.seer else [])
 
     def objectives(self) -> list[Objective]:
         return [Objective("generator", self.loss)]
@@ -273,9 +298,9 @@ class Drifting(Model):
         c = self.config
         fake, real, among = (self.by_text if self.generator.condition == "text" else self.by_class)(batch)
         with torch.no_grad():
-            wanted = vectors(real, self.encoder(real))
+            wanted = vectors(real, self.seen(real))
         terms = []
-        for x, y in zip(vectors(fake, self.encoder(fake)), wanted, strict=True):
+        for x, y in zip(vectors(fake, self.seen(fake)), wanted, strict=True):
             at = torch.randperm(x.shape[2], device=x.device)[: c.places]
             x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D]
             terms.append(drift_loss(drift(x, y, among, c.temperatures)))

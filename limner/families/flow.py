@@ -60,8 +60,8 @@ class FlowConfig:
 @dataclass(frozen=True)
 class FlowSampling(Knobs):
     steps: int = 16  # steps from noise to image
-    solver: Solver = "heun"  # heun: two network calls a step, the others one
-    shift: float = 1.0  # above 1: more of the steps near the noise
+    solver: Solver = "unipc"  # as good in 16 calls as heun in 31 (docs/results.md)
+    shift: float = 1.5  # above 1: more of the steps near the noise
 
 
 class Network(Conditioned):

@@ -123,7 +123,7 @@ class LatentDiffusion(Model):
     Sampling = LatentSampling
     reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
-    stages: ClassVar[tuple[str, ...]] = ("autoencoder",)
+    stages = ("autoencoder",)
     trains_first: ClassVar[dict[str, Stage]] = {"autoencoder": Stage("autoencoder", "codec")}
     paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
     about: ClassVar[str] = "diffusion or flow matching among the codes of an autoencoder"

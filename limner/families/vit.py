@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
 from limner.families._conditioning import building, no_video
+from limner.families._pretrained import settings_of, take_over
 from limner.networks import views
 from limner.networks.transformer import PatchConfig, PatchTransformer
 
@@ -112,21 +113,10 @@ class ViT(Model):
     def settle(cls, config: ViTConfig, others: Mapping[str, Model]) -> ViTConfig:
         if "pretrained" not in others:
             return config
-        body = getattr(others["pretrained"], "body", None)
-        if not isinstance(body, PatchTransformer):
-            raise LimnerError(
-                f"vit cannot start from {config.pretrained}, which has no transformer over patches: name a run of "
-                "dino, mae or vit."
-            )
-        return replace(config, body=replace(body.config, patch=body.patch))
+        return replace(config, body=settings_of(others, "vit", config.pretrained))
 
-    def adopt(self, others: Mapping[str, Any]) -> None:
-        try:
-            self.body.take_over(others["pretrained"].body)
-        except ValueError as error:
-            raise LimnerError(
-                f"vit cannot start from {self.config.pretrained}: {error}; set --data.channels to its own."
-            ) from None
+    def adopt(self, others: Mapping[str, Model]) -> None:
+        take_over(self, self.body, others)
 
 
 def _training(

@@ -121,17 +121,34 @@ class PatchTransformer(nn.Module):
         table = F.interpolate(table, grid, mode="bicubic", antialias=True, align_corners=False)
         return torch.cat([first, table.flatten(2).transpose(1, 2)], dim=1)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """``keep`` [B, K]: only these patches, by their index, go through the layers."""
+    def begin(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the layers are given, [B, 1 + L, W], or with ``keep`` [B, 1 + K, W]."""
         x = self.embed(x)  # [B, W, h, w]
         position = self.positions((x.shape[2], x.shape[3]))
         x = x.flatten(2).transpose(1, 2) + position[:, 1:]  # [B, L, W]
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))  # [B, K, W]
-        x = torch.cat([(self.token + position[:, :1]).expand(len(x), -1, -1), x], dim=1)  # [B, 1 + L, W]
+        return torch.cat([(self.token + position[:, :1]).expand(len(x), -1, -1), x], dim=1)  # [B, 1 + L, W]
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """``keep`` [B, K]: only these patches, by their index, go through the layers."""
+        x = self.begin(x, keep)
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)
+
+    def maps(self, x: Tensor, count: int = 3) -> list[Tensor]:
+        """What ``count`` evenly spaced layers, the last among them, make of each patch: [B, W, h, w], normalised."""
+        depth, grid = len(self.layers), (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        wanted = {max(1, round(depth * i / count)) for i in range(1, count + 1)}
+        found = []
+        x = self.begin(x)
+        for i, layer in enumerate(self.layers, start=1):
+            x = layer(x)  # [B, 1 + L, W]
+            if i in wanted:
+                patches = F.layer_norm(x[:, 1:].float(), x.shape[2:])  # [B, L, W]
+                found.append(patches.transpose(1, 2).unflatten(2, grid))
+        return found
 
     @torch.no_grad()
     def take_over(self, other: PatchTransformer) -> None:
