@@ -25,6 +25,9 @@ from limner.sample import Painter, bar
 SIZE = 32
 PROMPTS = 256
 SHOWN = 32
+LEFT = (  # what a demo leaves in its folder
+    "checkpoints", "samples", "config.json", "log.jsonl", checkpoint.MODEL, "samples.png", "report.html", "demo.json",
+)  # fmt: skip
 
 
 def demo(out: Path, budget: str = "297s", seed: int = 0) -> dict[str, Any]:
@@ -36,7 +39,9 @@ def demo(out: Path, budget: str = "297s", seed: int = 0) -> dict[str, Any]:
     console = Console(stderr=True)
     finished = out / "demo.json"
     if finished.exists():
-        shutil.rmtree(out)
+        for name in LEFT:  # and nothing else that lies there
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     preset = config.find_preset(families.load(families.DEFAULT), "small")
     run = Run(
         family=families.DEFAULT,

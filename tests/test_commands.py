@@ -159,6 +159,11 @@ def test_demo(limner: Command, tmp_path: Path) -> None:
     assert "<svg" in (left / "report.html").read_text()
     checkpoint.load(left)
 
+    (left / "mine.txt").write_text("not the demo's")
+    limner("demo", "--out", left, "--budget", "2s")
+    assert (left / "mine.txt").exists(), "done again, it clears away what is its own"
+    assert json.loads((left / "demo.json").read_text())["train_seconds"] < told["train_seconds"] + 1
+
 
 def test_from_python(images: Path, tmp_path: Path) -> None:
     import limner
