@@ -33,6 +33,7 @@ from limner.distributed import ALONE, Ranks, join
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
+from limner.report import number
 from limner.sample import Painter, bar, captions_of, draw
 from limner.understand import over
 
@@ -184,10 +185,10 @@ def measure(
     ]
     samples += [(y[i], y[j]) for i, j in distances.disjoint(len(y), side, FLOORS, seed)]
     found = []
-    for number, (a, b) in enumerate(samples, start=1):
+    for done, (a, b) in enumerate(samples, start=1):
         found.append(_figures(a, b, k))
         if watch:
-            watch(number / len(samples))
+            watch(done / len(samples))
 
     told: dict[str, Any] = {
         "n": n, "real": len(y), "features": seen.by.name, "features_hash": seen.by.hash, "resize": seen.by.resize,
@@ -369,18 +370,18 @@ def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     for name, about in ABOUT.items():
         if name in told:
             v = told[name]
-            interval = f"{v['low']:.4g} to {v['high']:.4g}"
-            table.append((about, f"{v['value']:.4g}", interval, f"{v['floor']:.4g}"))
+            value, low, high, floor = (number(v[part], 4) for part in ("value", "low", "high", "floor"))
+            table.append((about, value, f"{low} to {high}", floor))
     if "memorised" in told:
         held = f"{told['memorised_held_out']:.1%}"
         about = "memorised: nearer to a training image than held-out ones are"
         table.append((about, f"{told['memorised']:.1%}", "", held))
     for side, value in told.get("sliced_wasserstein", {}).items():
-        table.append((f"sliced Wasserstein at {side} pixels, x1000", f"{value:.4g}", "", ""))
+        table.append((f"sliced Wasserstein at {side} pixels, x1000", number(value, 4), "", ""))
     if "prompts_exact" in told:
         table.append(("prompts drawn with every attribute right", f"{told['prompts_exact']:.1%}", "", ""))
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
         if name in told.get("reconstruction", {}):
             label = f"{name.replace('_', '-').upper()} of held-out images given back"
-            table.append((label, f"{told['reconstruction'][name]:.4g}{unit}", "", ""))
+            table.append((label, number(told["reconstruction"][name], 4) + unit, "", ""))
     return table + probe.rows(told)

@@ -25,7 +25,7 @@ BELOW["journal"] = BELOW["config"] | {"config", "data"}
 WORKERS = {"loop", "sample", "evaluate", "understand", "probe"}  # these may use each other
 for worker in WORKERS:
     BELOW[worker] = WORKERS | BELOW["checkpoint"] | {"checkpoint", "data", "metrics"}
-    BELOW[worker] |= {"optim", "device", "distributed", "journal"}
+    BELOW[worker] |= {"optim", "device", "distributed", "journal", "report"}
 BELOW["folder"] = {"core", "settings", "data", "files"}
 BELOW["filters"] = BELOW["course"] = BELOW["loop"]
 BELOW["api"] = BELOW["loop"] | {"course"}
