@@ -117,6 +117,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     return Loaded(model.to(device).eval(), header, run, spec, file)
 
 
+def family_of(path: str | Path) -> str:
+    """The family of a file or of a run's folder. Raises LimnerError."""
+    file, header, _ = _open(Path(path))
+    if isinstance(header.get("family"), str):
+        return header["family"]
+    raise LimnerError(f"This version of Limner cannot use the header of {file}: it has no 'family'")
+
+
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "the file") -> None:
     """Copy the weights into the module; all of them must fit, and none may be missing."""
     check_weights(module, tensors, where)

@@ -86,6 +86,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a disk, a name or a right that only the person can mend
+        print(f"limner: {error.filename or 'A file'}: {error.strerror or error}", file=sys.stderr)
+        code = MISTAKE
     sys.exit(code)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limner import checkpoint, families, files, report
+from limner import families, files, report
 from limner.config import parse_budget
 from limner.core import LimnerError
 from limner.data import grid
@@ -43,7 +43,10 @@ def compare(
     """
     to = Path(to)
     for name in names:
-        families.load(name)
+        if not hasattr(families.load(name), "sample"):
+            raise LimnerError(
+                f"{name} draws no images to compare: leave it out, or measure it with limner evaluate."
+            )
     if not names:
         raise LimnerError(f"Name the families to compare: --families {','.join(families.names()[:3])}.")
     asked = {
@@ -78,10 +81,6 @@ def _train(
     extra: Sequence[str],
 ) -> Row:  # fmt: skip
     """A process of its own for each: one that dies takes nobody with it, and its memory is its own."""
-    if checkpoint.exists(out):
-        found = checkpoint.load(out).header
-        if parse_budget(budget, 1).share(found.get("seconds", 0.0), found["seen"]) >= 1:
-            return {"peak_memory": None}
     command = [sys.executable, "-m", "limner.cli", "train", name, *sources, "--out", str(out)]
     command += ["--budget", budget, "--seed", str(seed), *extra]
     command += ["--preset", preset] if preset else []

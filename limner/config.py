@@ -380,7 +380,7 @@ def parse_families(argv: Sequence[str]) -> Any:
     if not argv or argv[0].startswith("-"):
         return _parse(_Describe, argv, "limner families [FAMILY]")
     family = families.load(argv[0])
-    name = _early(argv, "--preset") or _Describe.preset
+    name = early(argv, "--preset") or _Describe.preset
     preset = find_preset(family, name)
     size = "x".join(map(str, preset.size)) if preset.size else ""
     default = _DescribeFamily(argv[0], name, size, preset.channels, model=preset.model)
@@ -409,7 +409,7 @@ def knobs_of(given: Any) -> dict[str, Any]:
 
 
 def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:
-    name = _early(argv, "--preset") or default_preset()
+    name = early(argv, "--preset") or default_preset()
     preset = find_preset(family, name)
     return Run(
         family=argv[0],
@@ -426,11 +426,11 @@ def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:
 
 def _saved_run(argv: Sequence[str]) -> Run:
     """The run that --resume goes on with; flags may change what they name."""
-    out = _early(argv, "--out")
+    out = early(argv, "--out")
     if not out:
         raise LimnerError("Say which run to resume: --out RUN --resume.")
     run = read_run(out)
-    preset = _early(argv, "--preset") or run.preset
+    preset = early(argv, "--preset") or run.preset
     if (argv[0], preset) != (run.family, run.preset):
         raise LimnerError(
             f"{out} is a run of {run.family} from the preset {run.preset}, so it cannot resume as "
@@ -446,7 +446,7 @@ def _parse(flags: Any, argv: Sequence[str], prog: str, family: Any = None, defau
     return tyro.cli(kind, prog=prog, args=list(argv), default=default, config=config)
 
 
-def _early(argv: Sequence[str], flag: str) -> str | None:
+def early(argv: Sequence[str], flag: str) -> str | None:
     """The value of a flag that other flags' defaults depend on; tyro reads it again with all the rest."""
     for here, after in itertools.pairwise([*argv, ""]):
         if here == flag:

@@ -253,7 +253,7 @@ def _train(
     def save() -> None:
         if ranks.first:
             about = checkpoint.make_header(run, data.spec, loop.seen, parents)
-            about["seconds"] = before + loop.seconds
+            about |= {"seconds": before + loop.seconds, "data": data.fingerprint}
             state = loop.counters() | {"data": data.fingerprint}
             checkpoint.save(out, loop.average.state_dict(), about, loop.tensors(), state, keep=t.keep)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from limner.core import (
     Model,
     nearest,
 )
-from limner.data import Data, batches, grid, open_data, open_like, shapes
+from limner.data import Data, grid, open_data, open_like, own_size, shapes
 from limner.device import pick_device
 from limner.distributed import ALONE, Ranks, join
 from limner.metrics import distances, neighbours, pixels
@@ -42,6 +43,7 @@ FLOORS = 5  # ways to part the real images, whose mean is the floor
 LEAST = 20  # images on either side, below which nothing can be said
 REFERENCE = 2000  # real images to measure distances to, at least, where there are as many
 BATCH = 64
+MOST = 512  # pixels a side of a folder's images that are measured as they are
 WORST = 16  # pairs on the picture of nearest training images
 
 Watch = Callable[[float], None]
@@ -79,6 +81,18 @@ def as_bytes(images: Tensor) -> np.ndarray:
 def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
     """Sources at the size and channels of ``spec``, split as training splits them."""
     return Real(*open_like(sources, spec, options, progress).split(options.holdout, options.per_class))
+
+
+def warn_if_changed(painter: Painter, sources: Sequence[str], real: Real) -> None:
+    """Where the run's own images have changed, others are held out now than when it was trained."""
+    then = painter.loaded.header.get("data")
+    own = list(painter.loaded.run.sources) == list(sources)
+    if own and then and then != real.training.fingerprint:
+        warnings.warn(
+            f"{', '.join(sources)} is not what it was when the run was trained on it: what is held out now may "
+            "have been learnt, so trust no figure of held-out images.",
+            stacklevel=2,
+        )
 
 
 def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
@@ -191,7 +205,8 @@ def measure(
             watch(done / len(samples))
 
     told: dict[str, Any] = {
-        "n": n, "real": len(y), "features": seen.by.name, "features_hash": seen.by.hash, "resize": seen.by.resize,
+        "n": n, "real": len(y), "size": list(drawn.images.shape[2:]),
+        "features": seen.by.name, "features_hash": seen.by.hash, "resize": seen.by.resize,
     }  # fmt: skip
     for name, value in found[0].items():
         low, high = distances.interval(value, [half[name] for half in found[1 : 1 + HALVES]])
@@ -246,8 +261,10 @@ def reconstruction(painter: Painter, real: Real, limit: int = 512) -> dict[str, 
     data = real.held_out if len(real.held_out) else real.training
     sums: dict[str, float] = {}
     count = 0
+    rows = data.order(0, min(limit, len(data)), 0)  # random ones: files of one class may lie together
     with torch.inference_mode():
-        for image in batches(data, limit):
+        for at in range(0, len(rows), BATCH):
+            image = data.batch(rows[at : at + BATCH]).image
             back = as_saved(model.decode(model.encode(image.to(model.device))).float().cpu())
             found = {"psnr": pixels.psnr(back, image).clamp(max=100)}
             if min(image.shape[-2:]) >= 11:
@@ -300,6 +317,7 @@ def _evaluate(
         told["run"] = painter.loaded.header.get("digest", "")
         with ranks.in_turn():
             real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
+        warn_if_changed(painter, sources, real)
         understood = probe.measure(
             painter, sources, real.training, real.held_out, labels_per_class, seed, quiet, ranks
         )
@@ -321,9 +339,11 @@ def _evaluate(
         out = Path(to or f"{what.name}-evaluation")
         with ranks.in_turn():
             labels = DataOptions(labels=False, captions=False)
-            made = open_data([str(what)], progress=not quiet, options=labels)
+            size = own_size(what)  # as they are, rather than as they would be trained on
+            size = size if size and max(size) <= MOST else None
+            made = open_data([str(what)], size=size, progress=not quiet, options=labels)
             real = open_real(sources, made.spec, DataOptions(), not quiet)
-        drawn = Drawn(as_saved(torch.cat(list(batches(made, n)))))
+        drawn = Drawn(as_saved(made.batch(made.order(0, min(n or len(made), len(made)), seed)).image))
     else:
         raise LimnerError(f"There is neither a run nor a folder of images at {what}.")
     if drawn:

@@ -27,7 +27,9 @@ from limner.data import to_pil
 
 
 def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Condition, spec: ImageSpec) -> None:
-    """One PNG an image, with metadata.jsonl in the form that ``train`` reads."""
+    """One PNG an image, with metadata.jsonl in the form that ``train`` reads; an earlier call's images go."""
+    for name in saved(folder):
+        (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
@@ -35,6 +37,20 @@ def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Conditio
         to_pil(image).save(folder / name)
         lines.append(metadata_line(name, seed, condition, i, spec))
     files.write_text(folder / "metadata.jsonl", "".join(lines))
+
+
+def saved(folder: Path) -> set[str]:
+    """The images that an earlier ``save`` left there. Raises LimnerError where anything else lies: it is a person's."""
+    if not folder.exists():
+        return set()
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    listed: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+        listed = {row["file_name"] for row in rows if row["seed"] is not None}
+    if there - (listed | {"metadata.jsonl"} if listed else set()):
+        raise LimnerError(f"{folder} holds other files: name an empty or a new folder with --to.")
+    return listed & there
 
 
 def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:

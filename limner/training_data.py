@@ -44,8 +44,11 @@ def as_training_data(
     seed: int = 0,
     to: str | Path | None = None,
     quiet: bool = False,
+    **knobs: Any,
 ) -> dict[str, Any]:
     """Train ``repeats`` classifiers of a family on real, synthetic and both, and test them on held-out real images.
+
+    ``knobs`` say how the run draws.
 
     Writes the images and the classifiers into ``to``/training_data; a second call with the same settings goes on
     there. Raises LimnerError for what the person can mend.
@@ -82,11 +85,13 @@ def as_training_data(
     asked = {
         "run": painter.loaded.header["digest"], "sources": list(sources), "fingerprint": real.training.fingerprint,
         "real": len(real.training), "n": count, "seed": seed, "family": family, "preset": preset, "budget": budget,
+        **({"knobs": {name: str(value) for name, value in knobs.items()}} if knobs else {}),
     }  # fmt: skip
     _begin(folder, asked)
     _write(real.training, folder / "real", quiet)
     # Asked for the source's own classes, of which the run may know more.
-    synthesize(run, folder / "synthetic", count, labels=real.training.spec.classes, seed=seed, quiet=quiet)
+    classes = real.training.spec.classes
+    synthesize(run, folder / "synthetic", count, labels=classes, seed=seed, quiet=quiet, **knobs)
 
     shares = {"real": (1, 0), "synthetic": (0, 1), "both": _even(len(real.training), count)}
     right: dict[str, list[Tensor]] = {name: [] for name in KINDS}

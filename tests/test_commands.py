@@ -109,6 +109,37 @@ def test_sample_writes_a_sheet_or_a_folder(run: Path, limner: Command, tmp_path:
     assert np.abs(alone - third).max() <= 1, "an image is named by its seed, whatever was drawn beside it"
 
 
+def test_sample_never_overwrites_what_is_a_persons(run: Path, limner: Command, tmp_path: Path) -> None:
+    own = paint(tmp_path / "own", 3)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    two = ("sample", run, "--steps", 1, "--n", 2, "--to")
+    done = limner(*two, own, ok=False)
+    assert done.returncode == 2 and "other files" in done.stderr
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+    limner("sample", run, "--steps", 1, "--n", 4, "--to", tmp_path / "many")
+    limner(*two, tmp_path / "many")
+    left = sorted(path.name for path in (tmp_path / "many").iterdir())
+    assert left == ["000000.png", "000001.png", "metadata.jsonl"], "what an earlier call drew has gone"
+    (tmp_path / "file").write_text("")
+    assert "other files" in limner(*two, tmp_path / "file", ok=False).stderr
+
+
+def test_what_stands_before_the_run_is_not_lost_in_silence(
+    run: Path, limner: Command, tmp_path: Path
+) -> None:
+    for command in ("sample", "synthesize"):
+        done = limner(command, "--n", 2, run, "--to", tmp_path / "x", ok=False)
+        assert done.returncode == 2 and f"limner {command} RUN" in done.stderr
+
+
+def test_where_nothing_can_be_written_it_says_so(run: Path, limner: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = limner("sample", run, "--steps", 1, "--n", 1, "--to", tmp_path / "file" / "x.png", ok=False)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("limner: ")
+    told = limner("sample", run, "--steps", 1, "--n", 1, "--to", tmp_path / "a [bold] name.png").stdout
+    assert "[bold]" in told, "a name is no markup"
+
+
 def test_sample_by_label(labelled: Path, limner: Command, tmp_path: Path) -> None:
     limner("sample", labelled, "--label", "dog", "--n", 2, "--to", tmp_path / "dogs")
     assert '"label": "dog"' in (tmp_path / "dogs" / "metadata.jsonl").read_text()

@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 
 from limner.core import DataOptions, ImageSpec, LimnerError
-from limner.data import Data, open_data, to_pil
+from limner.data import Data, batches, open_data, to_pil
 from limner.evaluate import (
     Drawn,
     Real,
     as_saved,
-    batches,
     condition_like,
     describe,
     evaluate,
@@ -131,6 +130,26 @@ def test_a_folder_takes_no_knobs_of_drawing(tmp_path):
         evaluate(folder, [str(folder)], quiet=True, steps=3)
 
 
+def test_a_folder_is_measured_at_its_own_size_and_all_over(tmp_path):
+    folder = paint(tmp_path / "images", 60, (96, 80))
+    told = evaluate(folder, [str(folder)], n=20, quiet=True, to=tmp_path / "to")
+    assert told["size"] == [96, 80] and told["n"] == 20
+    dark = [np.asarray(Image.open(tmp_path / "to" / "drawn.png"))]
+    told = evaluate(folder, [str(folder)], n=20, quiet=True, to=tmp_path / "other", seed=1)
+    assert not np.array_equal(dark[0], np.asarray(Image.open(tmp_path / "other" / "drawn.png"))), (
+        "not the first 20"
+    )
+
+
+def test_images_that_changed_since_the_training_are_told_of(limner, tmp_path):
+    folder = paint(tmp_path / "images", 60)
+    limner("train", "vae", folder, "--out", tmp_path / "run", *TINY, "--budget", "32img")
+    measured = ("evaluate", tmp_path / "run", folder, "--n", 20, "--json")
+    assert "is not what it was" not in limner(*measured).stderr
+    to_pil(torch.zeros(3, 16, 16)).save(folder / "one more.png")
+    assert "is not what it was" in limner(*measured).stderr
+
+
 def test_mistakes_are_one_sentence(limner, tmp_path):
     folder = paint(tmp_path / "images", 10)
     for arguments, words in (
@@ -196,12 +215,32 @@ def test_a_family_that_fails_takes_a_row_that_says_why(limner, tmp_path):
     assert "failed" in (tmp_path / "to" / "report.html").read_text()
 
 
+def test_a_training_cut_short_is_gone_on_with_also_in_epochs(limner, tmp_path):
+    folder = paint(tmp_path / "images", 60)  # 58 of which are trained on
+    limner(
+        "train",
+        "vae",
+        folder,
+        "--out",
+        tmp_path / "to" / "vae",
+        *TINY,
+        "--budget",
+        "32img",
+        "--training.batch",
+        16,
+    )
+    arguments = ("--budget", "2epochs", "--preset", "tiny", "--n", 30, "--to", tmp_path / "to", "--json")
+    told = json.loads(limner("compare", folder, "--families", "vae", *arguments).stdout)
+    assert told["rows"][0]["seen"] >= 2 * 57
+
+
 def test_compare_refuses_what_it_cannot_compare(limner, tmp_path):
     for arguments, words in (
         (("digits", "--families", "vea"), "vae"),
         (("digits", "--families", ""), "--families"),
         (("--families", "vae"), "images to train on"),
         (("digits", "--families", "vae", "--budget", "soon"), "length of training"),
+        (("digits", "--families", "vae,mae"), "mae draws no images"),
     ):
         done = limner("compare", *arguments, "--to", tmp_path / "to", ok=False)
         assert done.returncode == 2 and words in done.stderr, done.stderr

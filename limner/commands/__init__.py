@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 MISTAKE, INTERRUPTED = 2, 130  # exit codes; a training stopped by a signal exits with 128 + its number
 
 
+def name_the_run(command: str) -> str:
+    return f"Name the run first, and what else you ask for behind it: limner {command} RUN ..."
+
+
 def say(text: str) -> None:
-    """A line on the terminal, with rich's markup."""
+    """A line on the terminal, as it is: paths in brackets are no markup."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text)
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = False) -> None:

@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limner import config
-from limner.commands import say
+from limner.commands import name_the_run, say
 from limner.settings import LimnerError
 
 
 def sample(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         config.parse_sample(argv)
-        return 0
+        raise LimnerError(name_the_run("sample"))
     from limner import folder
     from limner.data import grid, to_pil
     from limner.sample import Film, Painter, bar, captions_of
 
-    device = "auto"
-    if "--device" in argv[:-1]:
-        device = argv[argv.index("--device") + 1]
-    painter = Painter(argv[0], device)
+    painter = Painter(argv[0], config.early(argv, "--device") or "auto")
     given = config.parse_sample(argv, painter.model.Sampling)
     asked = given.prompt or given.label
     n = given.n if given.n is not None else 8 * len(asked) or 64
@@ -32,6 +29,8 @@ def sample(argv: Sequence[str]) -> int:
         raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for one file an image.")
     if given.progress_to and not given.progress_to.lower().endswith(".gif"):
         raise LimnerError(f"Cannot write {given.progress_to}: name a .gif for --progress-to.")
+    if not to.suffix:
+        folder.saved(to)  # what cannot be written there is said before the drawing
     condition = painter.condition(n, given.prompt, given.label, given.image, given.mask)
     captions = captions_of(painter.spec, condition)
     film = Film(captions)

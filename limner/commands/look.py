@@ -72,7 +72,7 @@ def list_families(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps({"config": config.to_json(given.model), "parameters": parts}, indent=2))
         return 0
-    say(f"[bold]{given.family}[/] ({given.preset}): {family.about}\n{family.paper}\n")
+    say(f"{given.family} ({given.preset}): {family.about}\n{family.paper}\n")
     print(json.dumps(config.to_json(given.model), indent=2))
     say(f"\ntrainable parameters at {spec.channels} x {height} x {width}:")
     for name, count in [*parts.items(), ("in all", sum(parts.values()))]:

@@ -45,14 +45,14 @@ def evaluate(argv: Sequence[str]) -> int:
         and not argv[0].startswith("-")
         and (argv[0].endswith(".safetensors") or checkpoint.exists(argv[0]))
     )
-    family = families.load(checkpoint.read_model(argv[0])[0]["family"]) if drawn else None
+    family = families.load(checkpoint.family_of(argv[0])) if drawn else None
     given = config.parse_evaluate(argv, family.Sampling if family else None)
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner import evaluate as evaluation
 
     knobs = config.knobs_of(given)
-    learnt = _as_training_data(given) if given.as_training_data else None
+    learnt = _as_training_data(given, knobs) if given.as_training_data else None
     told = evaluation.evaluate(
         given.what,
         given.sources,
@@ -87,14 +87,14 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-def _as_training_data(given: Any) -> dict[str, Any]:
+def _as_training_data(given: Any, knobs: dict[str, Any]) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise LimnerError("--as-training-data works in one process: call it without torchrun.")
     from limner.training_data import as_training_data
 
     return as_training_data(
         given.what, given.sources, given.n, given.classifier_family, given.classifier_budget,
-        given.classifier_preset, given.repeats, given.seed, given.to or None, given.json,
+        given.classifier_preset, given.repeats, given.seed, given.to or None, given.json, **knobs,
     )  # fmt: skip
 
 
@@ -130,6 +130,9 @@ def compare(argv: Sequence[str]) -> int:
         given.seed,
         extra,
     )
+    if len(rows) < len(names):
+        say("Stopped: the same command goes on.")
+        return INTERRUPTED
     if given.json:
         print((Path(given.to) / "report.json").read_text("utf-8"))
     else:
@@ -139,6 +142,4 @@ def compare(argv: Sequence[str]) -> int:
             if "failed" in row:
                 print(f"{row['family']} failed: {row['failed']}")
         say(f"{comparison.advice(rows)}\nLook at {Path(given.to) / 'report.html'}.")
-    if len(rows) < len(names):
-        return INTERRUPTED
     return 0 if any("kid" in row for row in rows) else 1

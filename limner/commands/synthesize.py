@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limner import config
-from limner.commands import INTERRUPTED, say
+from limner.commands import INTERRUPTED, name_the_run, say
 from limner.settings import LimnerError
 
 
 def synthesize(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         config.parse_synthesize(argv)
-        return 0
+        raise LimnerError(name_the_run("synthesize"))
     from limner import checkpoint, families
     from limner import synthesize as synthesis
 
-    family = families.load(checkpoint.read_model(argv[0])[0]["family"])
+    family = families.load(checkpoint.family_of(argv[0]))
     given = config.parse_synthesize(argv, family.Sampling)
     if not given.to:
         raise LimnerError("Say where to put the images: --to DIR.")

@@ -3,7 +3,7 @@
 from limner.data.check import Report, check
 from limner.data.dataset import Data, batches
 from limner.data.grid import grid, save_png, to_pil
-from limner.data.pack import open_data, open_like, open_picture
+from limner.data.pack import open_data, open_like, open_picture, own_size
 from limner.data.sources import Problem
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "open_data",
     "open_like",
     "open_picture",
+    "own_size",
     "save_png",
     "to_pil",
 ]

@@ -89,6 +89,14 @@ def open_like(
     return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
 
 
+def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
+    """The height and width that all images of a source have; None where they differ."""
+    found = find(os.fspath(source), cache_folder(options))
+    seen = (header for _, header in in_parallel(_header, [] if found.drawn else found.listing().items))
+    sizes = {(header.height, header.width) for header in seen if not isinstance(header, Problem)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
     """One picture as a run sees images, [1, C, H, W] in [-1, 1]. Raises LimnerError where it is not one."""
     if not Path(path).is_file():
