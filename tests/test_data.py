@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from limner.core import ImageSpec
-from limner.data import builtin, check, grid, open_data, save_png, to_pil
+from limner.data import builtin, check, decode, grid, open_data, save_png, to_pil
 from limner.data.dataset import Data
 from limner.settings import DataOptions, LimnerError
+from tests.conftest import paint
 
 
 @pytest.fixture(autouse=True)
@@ -510,3 +511,20 @@ def test_few_images_of_each_class():
     assert training.names == data.split(0.2, per_class=5)[0].names
     with pytest.raises(LimnerError, match="no classes"):
         dataclasses.replace(data, labels=None).split(0.2, per_class=5)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_images_of_every_size_are_cropped(side):
+    """Of a 13th of all sizes the crop's margin came out a little below nothing, and Pillow refused them."""
+    for long in range(1, 400):
+        decode.decode(Image.new("L", (long, long)), side, side, "crop")
+    for size in ((2090, 1568), (1045, 784), (2282, 1712), (2197, 1648)):
+        decode.decode(Image.new("L", size), side, side, "crop")
+
+
+def test_a_glob_takes_every_file_and_its_folders_for_labels(tmp_path, cache):
+    for label in ("cats", "dogs"):
+        paint(tmp_path / "all" / label, 2, seed=len(label))
+    data = open_data(str(tmp_path / "all" / "*" / "*.png"), size=(8, 8), progress=False)
+    assert len(data) == 4 and data.spec.classes == ("cats", "dogs")
+    assert len(open_data(str(tmp_path / "**" / "*.png"), size=(8, 8), progress=False)) == 4

@@ -18,6 +18,7 @@ from PIL import Image
 
 from limner.data import check, open_data
 from limner.settings import DataOptions, LimnerError
+from tests.conftest import paint
 
 ANY = DataOptions(max_bad=1.0)
 
@@ -523,3 +524,29 @@ def test_progress_survives_any_folder_name(tmp_path):
     os.mkdir(odd)
     good(Path(os.fsdecode(odd)), 2)
     assert len(open_data(os.fsdecode(odd))) == 2
+
+
+def test_what_stands_beside_an_image_may_be_damaged(tmp_path, cache):
+    paint(tmp_path / "images", 4)
+    (tmp_path / "images" / "000.json").write_text("[" * 100_000)
+    (tmp_path / "images" / "001.txt").write_text("a caption that is long enough to be found again")
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for each in sorted((tmp_path / "images").iterdir()):
+            file.write(each, each.name)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"long enough", b"long en0ugh", 1))
+    data = open_data(str(path), size=(8, 8), progress=False)
+    assert len(data) == 4
+    told = check([str(path)], progress=False)
+    assert [p.path for p in told.problems] == ["001.txt"] and not any(
+        "would stop" in line for line in told.advice
+    )
+
+
+def test_what_is_no_image_does_not_stop_a_training(tmp_path, cache):
+    paint(tmp_path / "images", 20)
+    for i in range(20):
+        (tmp_path / "images" / f"._{i:03d}.png").write_bytes(b"a fork")
+    assert len(open_data(str(tmp_path / "images"), size=(8, 8), progress=False)) == 20
+    assert not any("would stop" in line for line in check([str(tmp_path / "images")], progress=False).advice)

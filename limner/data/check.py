@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -88,15 +89,16 @@ def check(
     good: list[Item] = []
     facts: list[_Facts] = []
     files: list[tuple[str, _Facts]] = []  # those that a person can mend
-    others = 0
+    others = unreadable = 0
     for source in found:
         listing = source.listing()
         others += listing.others
         problems += listing.skipped
         with bar(say, f"checking {source.name}", len(listing.items)) as tick:
-            for item, seen in in_parallel(_look, listing.items, tick):
+            for item, seen in in_parallel(partial(_look, options.fit), listing.items, tick):
                 if isinstance(seen, Problem):
                     problems.append(seen)
+                    unreadable += 1
                 else:
                     good.append(item)
                     facts.append(seen)
@@ -122,7 +124,9 @@ def check(
         others=others,
         advice=[],
     )
-    return dataclasses.replace(report, advice=_advice(report, [fact.header for _, fact in files], options))
+    return dataclasses.replace(
+        report, advice=_advice(report, unreadable, [fact.header for _, fact in files], options)
+    )
 
 
 @dataclass(frozen=True)
@@ -131,13 +135,13 @@ class _Facts:
     content: str  # hash
 
 
-def _look(item: Item) -> _Facts:
+def _look(fit: str, item: Item) -> _Facts:
     with item.image(64, 64) as source:
         data = source.tobytes() if isinstance(source, Image.Image) else source.read()
     with item.image(64, 64) as source:
         header = decode.read_header(source)
     with item.image(64, 64) as source:
-        decode.decode(source, 64, 64, "stretch")
+        decode.decode(source, 64, 64, fit)
     return _Facts(header, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
@@ -145,15 +149,17 @@ def _count(words: Any) -> dict[str, int]:
     return dict(Counter(words).most_common())
 
 
-def _advice(report: Report, headers: Sequence[decode.Header], options: DataOptions) -> list[str]:
-    """What to do about it, in sentences."""
+def _advice(
+    report: Report, unreadable: int, headers: Sequence[decode.Header], options: DataOptions
+) -> list[str]:
+    """What to do about it, in sentences; ``unreadable`` of its problems are images."""
     n, bad = report.images, len(report.problems)
     if n == 0:
         return ["There is no image that can be used: give a folder with PNG, JPEG, WebP or other images."]
     advice = []
     if bad:
         advice.append(f"Mend or remove the {bad:,} files listed as problems; training leaves them out.")
-    if bad > options.max_bad * (n + bad):
+    if unreadable > options.max_bad * (n + unreadable):
         advice.append(f"That is more than --data.max-bad ({options.max_bad:g}) of all: training would stop.")
     if n < _FEW_IMAGES:
         advice.append(

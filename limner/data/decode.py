@@ -141,7 +141,11 @@ def _resized(image: Image.Image, height: int, width: int, fit: str) -> np.ndarra
     box = (0.0, 0.0, float(image.width), float(image.height))
     if fit == "crop":
         scale = max(width / image.width, height / image.height)
-        margin = (image.width - width / scale) / 2, (image.height - height / scale) / 2
+        spare = image.width - width / scale, image.height - height / scale
+        margin = (
+            max(0.0, spare[0] / 2),
+            max(0.0, spare[1] / 2),
+        )  # rounding makes some a little less than nothing
         box = (margin[0], margin[1], image.width - margin[0], image.height - margin[1])
 
     shrinks = box[2] - box[0] >= width

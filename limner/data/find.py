@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +39,9 @@ def find(text: str, scratch: Path) -> Source:
         found = [path / name for name in folder.files if name.lower().endswith(suffix)]
         return parquet(text, found) if suffix == ".parquet" else archives(text, found, scratch)
     words = [] if path.is_file() else _braces(str(path))
-    matches = [Path(p) for word in words for p in sorted(glob.glob(word))] or [path] * path.is_file()
+    matches = [Path(p) for word in words for p in sorted(glob.glob(word, recursive=True))] or [
+        path
+    ] * path.is_file()
     if not matches:
         raise LimnerError(f"There is no source {text!r}.{_what_is_near(text)}")
     if all(p.suffix == ".parquet" for p in matches):
@@ -46,7 +49,8 @@ def find(text: str, scratch: Path) -> Source:
     if all(p.name.lower().endswith(ARCHIVES) for p in matches):
         return archives(text, matches, scratch)
     if all(p.suffix.lower() in SUFFIXES for p in matches):
-        files = {p.name: p for p in matches}
+        parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
+        files = {p.relative_to(parent).as_posix(): p for p in matches}
         key = [("image", name, *stamp(p.stat())) for name, p in files.items()]
         openers = {name: opener_of(p) for name, p in files.items()}
         return Source(text, key, lambda: annotate(openers))

@@ -149,11 +149,18 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
     drop = 1 if tops and tops <= SPLITS and all("/" in name for name in images) else 0
     items = []
     for name in images:
-        beside = {suffix: files[side] for suffix, side in sides.get(_stem(name), {}).items()}
+        beside: dict[str, str | None] = {}
+        for suffix, side in sides.get(_stem(name), {}).items():
+            try:
+                beside[suffix] = _text(files[side])
+            except LimnerError:
+                raise
+            except Exception as error:  # damaged, as inside a zip, or nobody may read it
+                problems.append(Problem(printable(side), f"cannot be read ({error})"))
         row = {**_json(beside.get(".json")), **metadata.pop(name, {})}
-        label = _first(row, LABEL_COLUMNS) or _text(beside.get(".cls"))
+        label = _first(row, LABEL_COLUMNS) or beside.get(".cls")
         label = label or "/".join(PurePosixPath(name).parts[drop:-1]) or None
-        caption = _first(row, TEXT_COLUMNS) or _text(beside.get(".txt") or beside.get(".caption"))
+        caption = _first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
         items.append(Item(printable(name), _still(files[name]), label and printable(label), caption))
     problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
     return Listing(items, problems, others)
@@ -168,19 +175,17 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _text(opener: Callable[[], IO[bytes]] | None) -> str | None:
+def _text(opener: Callable[[], IO[bytes]]) -> str | None:
     """The file's text on one line; None where there is none."""
-    if opener is None:
-        return None
     with opener() as file:
         return " ".join(file.read().decode("utf-8-sig", "replace").split()) or None
 
 
-def _json(opener: Callable[[], IO[bytes]] | None) -> dict[str, Any]:
+def _json(text: str | None) -> dict[str, Any]:
     """A .json beside an image; {} where it is none or of another kind."""
     try:
-        value = json.loads(_text(opener) or "{}")
-    except ValueError:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -195,8 +200,13 @@ def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
 
 def _rows(name: str, opener: Callable[[], IO[bytes]]) -> Iterator[dict[str, Any]]:
     """The rows of a metadata file, each with its file_name."""
-    with opener() as file:
-        text = file.read().decode("utf-8-sig", "replace")
+    try:
+        with opener() as file:
+            text = file.read().decode("utf-8-sig", "replace")
+    except LimnerError:
+        raise
+    except Exception as error:  # whatever a damaged archive raises
+        raise LimnerError(f"{printable(name)} cannot be read ({error}): mend or remove it.") from error
     rows = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
@@ -211,7 +221,7 @@ def _json_lines(name: str, text: str) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise LimnerError(
                     f"line {number} of {printable(name)} is no JSON ({error}): mend or remove it."
                 ) from None
