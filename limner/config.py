@@ -232,7 +232,9 @@ class _Train:
     out: str = ""  # folder that the run is kept in
     preset: str = ""  # tiny, small, base or paper; without it small on a CPU, base on a GPU
     budget: str = "10m"  # how long: 90s, 20m, 1.5h, 200kimg, 50epochs
-    size: str = ""  # of the images: 32, or HEIGHTxWIDTH as 64x48; without it as the data has it
+    size: str = (
+        ""  # 32, or HEIGHTxWIDTH as 64x48; without it the images' own, if all share one of 16 to 64, else 32
+    )
     seed: int = 0  # the same seed gives the same run
     resume: bool = False  # go on from the newest checkpoint in --out, with its settings
 

@@ -528,3 +528,11 @@ def test_a_glob_takes_every_file_and_its_folders_for_labels(tmp_path, cache):
     data = open_data(str(tmp_path / "all" / "*" / "*.png"), size=(8, 8), progress=False)
     assert len(data) == 4 and data.spec.classes == ("cats", "dogs")
     assert len(open_data(str(tmp_path / "**" / "*.png"), size=(8, 8), progress=False)) == 4
+
+
+def test_check_says_what_size_training_makes_of_photos(tmp_path, cache):
+    paint(tmp_path / "large", 2, (90, 120))
+    paint(tmp_path / "small", 2, (20, 24))
+    large, small = (check(str(tmp_path / name), progress=False).advice for name in ("large", "small"))
+    assert any("32x32" in line and "--size" in line for line in large)
+    assert not any("--size" in line for line in small)

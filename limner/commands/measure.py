@@ -30,7 +30,7 @@ class _Compare:
         "runs/compare"  # folder for report.html, report.json and the runs; an unfinished one is gone on with
     )
     preset: str = ""  # tiny, small, base or paper; default: small on a CPU, base on a GPU
-    size: str = ""  # 32, or HEIGHTxWIDTH as 64x48; default: as the data has it
+    size: str = ""  # 32, or HEIGHTxWIDTH as 64x48; default: as for train
     n: int | None = None  # images to draw of each; default: 1000, or as many as are real
     features: str = "random"  # random, inception, clip, dinov2
     seed: int = 0

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from limner.data import decode
 from limner.data.find import find
-from limner.data.pack import DEFAULTS, bar, cache_folder, in_parallel, named
+from limner.data.pack import DEFAULTS, bar, cache_folder, common_size, in_parallel, named
 from limner.data.sources import Item, Problem
 from limner.settings import DataOptions
 
@@ -188,6 +188,8 @@ def _advice(
         advice.append(
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
         )
+    if headers and common_size(headers) is None:
+        advice.append("Training makes them 32x32: ask for more with --size, as --size 64.")
     labelled = sum(report.classes.values())
     if 0 < labelled < n and options.labels:
         advice.append(

@@ -243,7 +243,7 @@ def _pack(
 
     drawn = [source.channels or 3 for source in sources if source.drawn]
     plan = _Plan(
-        *(size or _common_size(headers, bool(drawn))),
+        *(size or (None if drawn else common_size(headers)) or DEFAULT_SIZE),
         max(1, options.frames),
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
         np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
@@ -298,13 +298,10 @@ def _header(item: Item) -> decode.Header:
         return decode.read_header(source)
 
 
-def _common_size(headers: Sequence[decode.Header], drawn: bool) -> tuple[int, int]:
+def common_size(headers: Sequence[decode.Header]) -> tuple[int, int] | None:
+    """The height and width that images are trained at if nobody asks: where all have one that is small enough."""
     sizes = {(h.height, h.width) for h in headers}
-    if len(sizes) == 1 and not drawn:
-        size = sizes.pop()
-        if all(16 <= side <= 64 for side in size):
-            return size
-    return DEFAULT_SIZE
+    return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
 
 
 def _write_rows(
