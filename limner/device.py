@@ -15,7 +15,12 @@ def pick_device(name: str = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise LimnerError("There is no CUDA device here: take the device cpu.")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise LimnerError(f"There is no device {name!r} here: take the device cpu.") from None
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -258,8 +258,9 @@ class Loop:
         """Mean terms of every objective on held-out images: averaged weights, the same draws each time."""
         model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
         model.eval()
-        for at in range(0, min(len(data), limit), self.micro):
-            rows = np.arange(at, min(at + self.micro, len(data), limit))
+        chosen = data.order(0, min(len(data), limit), 0)  # random ones, as files of one class may lie together
+        for at in range(0, len(chosen), self.micro):
+            rows = chosen[at : at + self.micro]
             batch = data.batch(rows)
             batch = Batch(self._place(batch.image), batch.condition.to(self.device))
             for player, objective in zip(self.players, model.objectives(), strict=True):

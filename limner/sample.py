@@ -82,12 +82,12 @@ def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
 
 
 def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
-    """A sheet of ``n`` samples, asked for what the first images of ``data`` show, seeds 0 to n - 1."""
-    if not isinstance(model, Generates):
+    """A sheet of ``n`` samples, asked for what random images of ``data`` show, seeds 0 to n - 1; None for none."""
+    if not isinstance(model, Generates) or n < 1:
         return None
     training = model.training
     model.eval()
-    like = data.batch(np.arange(n) % len(data)).condition
+    like = data.batch(data.order(0, n, 0)).condition
     condition = Condition(
         n,
         label=like.label if "label" in model.reads else None,

@@ -71,9 +71,16 @@ class Training:
     processes: int = 1  # on a CPU; 0: one a core, as long as each gets 16 images of a batch
     save_every: str = "2m"  # between checkpoints: 2m, 50kimg, 5epochs
     sample_every: str = "30s"  # between sample grids
-    samples: int = 64  # images in a sample grid
+    samples: int = 64  # images in a sample grid; 0: no grids
     evaluate_every: str = "30s"  # between held-out losses
     log_every: int = 10  # steps between lines of log.jsonl
     keep: int = 2  # checkpoints kept
     tensorboard: bool = False  # also write TensorBoard events (needs the log extra)
     data_changed: bool = False  # resume although the data is not what it was
+
+    def __post_init__(self) -> None:
+        """Raises LimnerError for what trains nothing."""
+        for name in ("batch", "accumulate", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                flag = f"--training.{name.replace('_', '-')}"
+                raise LimnerError(f"{flag} {getattr(self, name)} trains nothing: choose 1 or more.")
