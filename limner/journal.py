@@ -133,7 +133,7 @@ class Journal:
 
     def skipped(self, seen: int, why: str) -> None:
         self.write({"seen": seen, "skipped": why})
-        self.warn(f"A step moved nothing: {why[:300]}")
+        self.warn(f"A turn moved nothing: {why[:300]}")
 
     def say(self, text: str) -> None:
         self.console.print(text)

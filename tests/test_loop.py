@@ -243,6 +243,19 @@ def test_what_is_not_finite_moves_nothing() -> None:
     assert loop.skipped == 1 and loop.seen == 8
 
 
+def test_what_is_not_finite_leaves_the_turns_before_it_whole() -> None:
+    """Weights that moved keep the buffers that moved with them."""
+    loop, sound = loop_for(settings()), loop_for(settings())
+    sound.players = sound.players[:1]
+    sick = loop.players[1].objective.loss
+    object.__setattr__(loop.players[1].objective, "loss", lambda b: {"nan": sick(b)["abs"] * math.nan})
+    with pytest.raises(FloatingPointError, match="second"):
+        loop.take_step(0.0)
+    sound.take_step(0.0)
+    for name, value in loop.model.state_dict().items():
+        assert torch.equal(value, sound.model.state_dict()[name]), name
+
+
 def test_batches_must_divide() -> None:
     assert share(8, 2, Ranks(0, 2)) == 2
     with pytest.raises(LimnerError, match="multiple of 6"):
