@@ -151,17 +151,21 @@ class Journal:
                     self._board.add_scalar(name, value, line["seen"])
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one."""
+        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one.
+
+        Those that name images on which the loss was not finite stay: they tell what to look at.
+        """
+        self._sums.clear()
+        self._counts.clear()
         if self.out is None:
             return
         if self._file:
             self._file.close()
         path = self.out / "log.jsonl"
-        kept = [line for line in read_log(self.out) if line["seen"] <= seen]
+        kept = [line for line in read_log(self.out) if line["seen"] <= seen or "skipped" in line]
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if kept:
-            self._since = (kept[-1]["seen"], kept[-1].get("seconds", 0.0))
+        self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

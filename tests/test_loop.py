@@ -25,7 +25,7 @@ from limner.core import (
     Optimiser,
     Training,
 )
-from limner.course import train
+from limner.course import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, train
 from limner.data import Data
 from limner.distributed import Ranks, share
 from limner.journal import Journal, read_log
@@ -379,6 +379,19 @@ def test_returns_to_the_last_good_state_and_in_the_end_gives_up(
         train(run_for("vae", images, "120img"), tmp_path / "bad", quiet=True)
     skipped = [line["skipped"] for line in read_log(tmp_path / "bad") if "skipped" in line]
     assert ".png" in skipped[0]
+    assert len(skipped) == SKIPS_BEFORE_ROLLBACK * (ROLLBACKS + 1), "a return forgets none of them"
+
+
+def test_a_return_leaves_no_trace_of_undone_steps_in_the_log(tmp_path: Path) -> None:
+    with Journal(tmp_path, quiet=True) as journal:
+        journal.log_every = 2
+        journal.step(4, 0, 1.0, {"loss": torch.tensor(1.0)})
+        journal.step(8, 1, 2.0, {"loss": torch.tensor(9.0)})
+        journal.skipped(12, "bad.png")
+        journal.rewind(4)
+        assert journal._since == (4, 1.0)
+        journal.step(8, 2, 3.0, {"loss": torch.tensor(2.0)})
+    assert [line.get("loss", line.get("skipped")) for line in read_log(tmp_path)] == [1.0, "bad.png", 2.0]
 
 
 def test_changed_data_is_noticed(images: Path, tmp_path: Path) -> None:
