@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from limner import checkpoint, families
@@ -392,6 +393,24 @@ def test_a_return_leaves_no_trace_of_undone_steps_in_the_log(tmp_path: Path) -> 
         assert journal._since == (4, 1.0)
         journal.step(8, 2, 3.0, {"loss": torch.tensor(2.0)})
     assert [line.get("loss", line.get("skipped")) for line in read_log(tmp_path)] == [1.0, "bad.png", 2.0]
+
+
+def test_a_log_that_cannot_be_written_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "samples").write_text("no folder")
+    with Journal(tmp_path) as journal:
+        journal.picture(0, Image.new("L", (4, 4)))
+        journal.write({"seen": 1})
+        journal.write({"seen": 2})
+    assert [line["seen"] for line in read_log(tmp_path)] == [1, 2], "a sheet takes no lines with it"
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with Journal(tmp_path) as journal:
+        journal.write({"seen": 1})
+        journal.write({"seen": 2})
+        journal.rewind(1)
+    assert capsys.readouterr().err.count("training goes") == 2, "each journal says so once"
 
 
 def test_changed_data_is_noticed(images: Path, tmp_path: Path) -> None:
