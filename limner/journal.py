@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -40,6 +41,7 @@ class Journal:
         self._counts: dict[str, int] = {}
         self._since = (0, 0.0)  # images, seconds at the last line
         self._file: TextIO | None = None
+        self._failed = False  # to write; that is said once
         self._spoke = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -67,10 +69,24 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if self._file:
-            self._file.close()
+        self._close()
         if self._board:
             self._board.close()
+
+    def _close(self) -> None:
+        if self._file:
+            with contextlib.suppress(OSError):  # what could not be written, as has been said
+                self._file.close()
+        self._file = None
+
+    def _go_on_without(self, error: OSError) -> None:
+        """A record that cannot be written, as on a full disk, must not end the training that it is of."""
+        if not self._failed:
+            self.warn(
+                f"{self.out} cannot be written to ({error.strerror or error}): training goes on without all of its "
+                "log and sample sheets, but make room before the next checkpoint."
+            )
+        self._failed = True
 
     def announce(
         self, model: Model, data: Data, run: Run, device: str, world: int, trial: tuple[float, int]
@@ -125,15 +141,18 @@ class Journal:
     def picture(self, seen: int, grid: Image.Image | None) -> None:
         if grid is None or self.out is None:
             return
-        folder = self.out / "samples"
-        folder.mkdir(exist_ok=True)
         name = f"samples/{seen:012d}.png"
-        grid.save(self.out / name)
-        self.write({"seen": seen, "picture": name})
+        try:
+            (self.out / "samples").mkdir(exist_ok=True)
+            grid.save(self.out / name)
+        except OSError as error:
+            self._go_on_without(error)
+        else:
+            self.write({"seen": seen, "picture": name})
 
     def skipped(self, seen: int, why: str) -> None:
         self.write({"seen": seen, "skipped": why})
-        self.warn(f"A step moved nothing: {why[:300]}")
+        self.warn(f"A turn moved nothing: {why[:300]}")
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -143,25 +162,32 @@ class Journal:
 
     def write(self, line: dict[str, Any]) -> None:
         if self._file:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except OSError as error:
+                self._close()  # nothing after a line cut short could be read
+                self._go_on_without(error)
         if self._board:
             for name, value in line.items():
                 if isinstance(value, float):
                     self._board.add_scalar(name, value, line["seen"])
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one."""
-        if self.out is None:
+        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one.
+
+        Those that name images on which the loss was not finite stay: they tell what to look at.
+        """
+        self._sums.clear()
+        self._counts.clear()
+        if self.out is None or self._file is None:
             return
-        if self._file:
-            self._file.close()
+        self._close()
         path = self.out / "log.jsonl"
-        kept = [line for line in read_log(self.out) if line["seen"] <= seen]
+        kept = [line for line in read_log(self.out) if line["seen"] <= seen or "skipped" in line]
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if kept:
-            self._since = (kept[-1]["seen"], kept[-1].get("seconds", 0.0))
+        self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

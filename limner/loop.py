@@ -134,7 +134,8 @@ class Loop:
     def take_step(self, progress: float) -> dict[str, Tensor]:
         """One step: every due player's turn, then the average. Returns the mean terms.
 
-        A loss or gradient that is not finite moves nothing; the images are named in the journal.
+        A player whose loss or gradient is not finite moves nothing, and ends the step; those whose turn came
+        before have moved. The images are named in the journal.
         """
         t = self.run.training
         rows = self.data.order(self.seen, t.batch, self.run.seed)
@@ -142,13 +143,13 @@ class Loop:
         if self.run.data.flip:
             coin = np.random.default_rng(mix(self.run.seed, self.seen, "flip"))
             flips = coin.random(t.batch) < 0.5
-        before = {name: value.clone() for name, value in self._moving().items()}
         self.model.advance(self.seen)
         rate = learning_rate(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}
         for player in self.players:
             if self.step % player.objective.every:
                 continue
+            before = {name: value.clone() for name, value in self._moving().items()}
             terms = self.turn(player, rows, flips)
             gradients = [p.grad for p in player.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
@@ -156,6 +157,7 @@ class Loop:
                 self._forget(player)
                 for name, value in self._moving().items():
                     value.copy_(before[name])
+                self._agree()  # on what the players before it moved
                 self.skipped += 1
                 self.seen += t.batch
                 self.step += 1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from limner import checkpoint, families
@@ -25,7 +26,7 @@ from limner.core import (
     Optimiser,
     Training,
 )
-from limner.course import train
+from limner.course import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, train
 from limner.data import Data
 from limner.distributed import Ranks, share
 from limner.journal import Journal, read_log
@@ -243,6 +244,19 @@ def test_what_is_not_finite_moves_nothing() -> None:
     assert loop.skipped == 1 and loop.seen == 8
 
 
+def test_what_is_not_finite_leaves_the_turns_before_it_whole() -> None:
+    """Weights that moved keep the buffers that moved with them."""
+    loop, sound = loop_for(settings()), loop_for(settings())
+    sound.players = sound.players[:1]
+    sick = loop.players[1].objective.loss
+    object.__setattr__(loop.players[1].objective, "loss", lambda b: {"nan": sick(b)["abs"] * math.nan})
+    with pytest.raises(FloatingPointError, match="second"):
+        loop.take_step(0.0)
+    sound.take_step(0.0)
+    for name, value in loop.model.state_dict().items():
+        assert torch.equal(value, sound.model.state_dict()[name]), name
+
+
 def test_batches_must_divide() -> None:
     assert share(8, 2, Ranks(0, 2)) == 2
     with pytest.raises(LimnerError, match="multiple of 6"):
@@ -366,6 +380,37 @@ def test_returns_to_the_last_good_state_and_in_the_end_gives_up(
         train(run_for("vae", images, "120img"), tmp_path / "bad", quiet=True)
     skipped = [line["skipped"] for line in read_log(tmp_path / "bad") if "skipped" in line]
     assert ".png" in skipped[0]
+    assert len(skipped) == SKIPS_BEFORE_ROLLBACK * (ROLLBACKS + 1), "a return forgets none of them"
+
+
+def test_a_return_leaves_no_trace_of_undone_steps_in_the_log(tmp_path: Path) -> None:
+    with Journal(tmp_path, quiet=True) as journal:
+        journal.log_every = 2
+        journal.step(4, 0, 1.0, {"loss": torch.tensor(1.0)})
+        journal.step(8, 1, 2.0, {"loss": torch.tensor(9.0)})
+        journal.skipped(12, "bad.png")
+        journal.rewind(4)
+        assert journal._since == (4, 1.0)
+        journal.step(8, 2, 3.0, {"loss": torch.tensor(2.0)})
+    assert [line.get("loss", line.get("skipped")) for line in read_log(tmp_path)] == [1.0, "bad.png", 2.0]
+
+
+def test_a_log_that_cannot_be_written_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "samples").write_text("no folder")
+    with Journal(tmp_path) as journal:
+        journal.picture(0, Image.new("L", (4, 4)))
+        journal.write({"seen": 1})
+        journal.write({"seen": 2})
+    assert [line["seen"] for line in read_log(tmp_path)] == [1, 2], "a sheet takes no lines with it"
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with Journal(tmp_path) as journal:
+        journal.write({"seen": 1})
+        journal.write({"seen": 2})
+        journal.rewind(1)
+    assert capsys.readouterr().err.count("training goes") == 2, "each journal says so once"
 
 
 def test_changed_data_is_noticed(images: Path, tmp_path: Path) -> None:
