@@ -260,7 +260,8 @@ class Loop:
         """Mean terms of every objective on held-out images: averaged weights, the same draws each time."""
         model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
         model.eval()
-        chosen = data.order(0, min(len(data), limit), 0)  # random ones, as files of one class may lie together
+        # Random ones, as files of one class may lie together.
+        chosen = data.order(0, min(len(data), limit), 0)
         for at in range(0, len(chosen), self.micro):
             rows = chosen[at : at + self.micro]
             batch = data.batch(rows)

@@ -228,6 +228,8 @@ def test_from_python(images: Path, tmp_path: Path) -> None:
         (["train", "vae", "digits", "--out", "x", "--size", "big"], ["32", "64x48"]),
         (["train", "vae", "digits", "--out", "x", "--model.latnt", "3"], ["--model."]),
         (["train", "vae", "digits", "--out", "x", "--training.batch", "many"], ["batch"]),
+        (["train", "vae", "digits", "--out", "x", "--training.log-every", "0"], ["--training.log-every 0"]),
+        (["train", "vae", "digits", "--out", "x", "--training.device", "mps:7"], ["device", "cpu"]),
         (["sample", "runs/none"], ["runs/none"]),
         (["show", "runs/none"], ["runs/none"]),
         (["families", "vea"], ["vae"]),

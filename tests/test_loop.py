@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limner import checkpoint, families
-from limner.config import Run
+from limner.config import Run, find_preset
 from limner.core import (
     Batch,
+    Canvas,
     DataOptions,
     ImageSpec,
     LimnerError,
@@ -27,10 +28,11 @@ from limner.core import (
     Training,
 )
 from limner.course import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, train
-from limner.data import Data
+from limner.data import Data, open_data
 from limner.distributed import Ranks, share
 from limner.journal import Journal, read_log
 from limner.loop import Loop, learning_rate
+from limner.sample import sample_grid
 from tests.conftest import paint
 
 SPEC = ImageSpec(1, 4, 4)
@@ -435,3 +437,20 @@ def test_fewer_images_than_a_batch(n: int, tmp_path: Path, capsys: pytest.Captur
 def test_a_time_budget_ends_in_time(images: Path, tmp_path: Path) -> None:
     result = train(run_for("vae", images, "2s", schedule="linear"), tmp_path / "run", quiet=True)
     assert 2 <= result.seconds < 6 and result.seen > 0
+
+
+def test_sheets_and_held_out_losses_show_all_classes(tmp_path: Path) -> None:
+    """Files of one class lie together: the first few would be of one class alone."""
+    for label in ("a", "b", "c", "d"):
+        paint(tmp_path / "images" / label, 40, seed=ord(label))
+    data = open_data(str(tmp_path / "images"), size=(16, 16), progress=False)
+    asked: list[int] = []
+
+    class Asked(families.load("dcgan")):  # type: ignore[misc]
+        def sample(self, condition, sampling, draws):
+            asked.extend(condition.label.tolist())
+            yield Canvas(1, 1, lambda: torch.zeros(condition.size, *self.spec.shape))
+
+    model = Asked(find_preset(families.load("dcgan"), "tiny").model, data.spec)
+    assert sample_grid(model, data, 12) is not None and len(set(asked)) == 4
+    assert sample_grid(model, data, 0) is None
