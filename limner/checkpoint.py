@@ -39,6 +39,7 @@ from limner.core import ImageSpec, Model
 from limner.settings import LimnerError, nearest
 
 MODEL, LIVE, STATE, CHECKPOINTS = "model.safetensors", "live.safetensors", "state.json", "checkpoints"
+LOCK = ".lock"
 
 FORMAT = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # header of format n -> of n + 1
@@ -366,7 +367,7 @@ def lock(run_dir: str | Path) -> Iterator[None]:
     folder = Path(run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+")  # noqa: SIM115
+        file = open(folder / LOCK, "a+")  # noqa: SIM115
     except OSError as error:
         raise LimnerError(
             f"Cannot keep a run in {folder} ({error.strerror}): choose another --out."

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,8 +93,9 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
             return _train_all(run, out, resume, device, ranks, quiet=True)
     if not resume and checkpoint.exists(out):
         raise LimnerError(f"{out} already holds a run: add --resume to go on with it, or name another.")
+    if not checkpoint.exists(out) and not (resume and (out / "config.json").exists()):
+        _refuse_occupied(out, run.sources)
     is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     try:
         with checkpoint.lock(out), join(device, processes, helper) as ranks, torch.random.fork_rng():
             return _train_all(run, out, resume, device, ranks, quiet)
@@ -103,6 +104,17 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
             out.rglob(checkpoint.MODEL)
         ):  # it never began: leave nothing half-written behind
             shutil.rmtree(out, ignore_errors=True)
+
+
+def _refuse_occupied(out: Path, sources: Sequence[str]) -> None:
+    """A new run must not mix its files with a person's own; what training has locked before is a run's folder."""
+    if not out.is_dir():
+        return
+    if any(Path(source).is_dir() and out.samefile(source) for source in sources):
+        raise LimnerError(f"{out} is the folder of images itself: name another --out for the run.")
+    own = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+    if own and not (out / checkpoint.LOCK).exists():
+        raise LimnerError(f"{out} is no run and holds other files, such as {min(own)}: name another --out.")
 
 
 def help_train(run: str, out: str, resume: str) -> None:

@@ -415,6 +415,23 @@ def test_a_log_that_cannot_be_written_ends_no_training(
     assert capsys.readouterr().err.count("training goes") == 2, "each journal says so once"
 
 
+def test_a_run_is_kept_from_other_files(images: Path, tmp_path: Path) -> None:
+    def refused(out: Path, words: str) -> None:
+        before = sorted(path.name for path in tmp_path.rglob("*"))
+        with pytest.raises(LimnerError, match=words):
+            train(run_for("vae", images, "40img"), out, quiet=True)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    refused(images, "folder of images itself")
+    refused(images / ".", "folder of images itself")
+    refused(tmp_path / "mine", "other files, such as config.json")
+    refused(tmp_path / "mine" / "config.json", "choose another --out")
+    (tmp_path / "mine" / "config.json").unlink()
+    train(run_for("vae", images, "8img"), tmp_path / "mine", quiet=True)
+
+
 def test_changed_data_is_noticed(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(run_for("vae", images, "40img"), out, quiet=True)
