@@ -259,6 +259,22 @@ def test_what_is_not_finite_leaves_the_turns_before_it_whole() -> None:
         assert torch.equal(value, sound.model.state_dict()[name]), name
 
 
+def test_what_is_shown_and_measured_is_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the images lie one class after another."""
+    spec = dataclasses.replace(SPEC, classes=("cat", "dog"))
+    sorted_by_class = dataclasses.replace(data(600), spec=spec, labels=np.arange(600) // 300)
+    loop, seen = loop_for(settings()), []
+    player = loop.model.one
+    loop.average.one = lambda batch: (seen.extend(batch.condition.label.tolist()), player(batch))[1]  # type: ignore
+    loop.held_out(sorted_by_class)
+    assert len(seen) == 256 and 96 < sum(seen) < 160
+    asked: list[list[str] | None] = []
+    monkeypatch.setattr("limner.sample.grid", lambda images, captions: asked.append(captions))
+    tiny = families.load("flow").presets["tiny"]
+    sample_grid(families.load("flow")(tiny.model, spec), sorted_by_class, 16)
+    assert set(asked[0] or ()) == {"cat", "dog"}
+
+
 def test_batches_must_divide() -> None:
     assert share(8, 2, Ranks(0, 2)) == 2
     with pytest.raises(LimnerError, match="multiple of 6"):
