@@ -16,11 +16,11 @@ def pick_device(name: str = "auto") -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise LimnerError("There is no CUDA device here: take the device cpu.")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise LimnerError(f"There is no device {name!r} here: take the device cpu.") from None
-    return device
+        if name != "cuda":  # which each process of several takes its own of, and later
+            torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError):  # of a name unknown, or of what this torch or machine lacks
+        raise LimnerError(f"There is no device {name!r} here: take cpu, or leave it to auto.") from None
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

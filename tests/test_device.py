@@ -58,3 +58,9 @@ def test_no_gpu_is_a_clear_error():
     assert pick_device("auto") == CPU
     with pytest.raises(LimnerError, match="take the device cpu"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", [*([] if torch.backends.mps.is_available() else ["mps"]), "gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_a_clear_error(name):
+    with pytest.raises(LimnerError, match=r"There is no .*device"):
+        pick_device(name)
