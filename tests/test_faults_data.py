@@ -487,6 +487,41 @@ def test_a_damaged_archive_is_a_clear_error(tmp_path, suffix, content):
         read(tmp_path / f"x{suffix}")
 
 
+def damaged_zip(path: Path, files: dict[str, bytes], damaged: str) -> Path:
+    """A zip with one member whose bytes no longer match its checksum."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        at = archive.getinfo(damaged).header_offset + 30 + len(damaged)
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 255
+    path.write_bytes(whole)
+    return path
+
+
+def test_half_a_surrogate_in_labels_and_captions_is_survived(folder):
+    good(folder, 2)
+    for i, half in enumerate(["\\ud800", "\\udc00"]):
+        (folder / f"good{i:02d}.json").write_text(f'{{"label": "{half}{i}", "text": "{half}"}}')
+    (folder / "metadata.jsonl").write_text('{"file_name": "\\ud800.png"}')
+    data = read(folder)
+    assert data.spec.classes == ("\ufffd0", "\ufffd1") and data.captions == ["\ufffd"] * 2
+    assert [p.path for p in data.problems] == ["\ufffd.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("metadata.jsonl", b"[" * 100_000), ("metadata.csv", b"file_name,text\n1.png," + b"x" * 200_000)],
+)
+def test_metadata_that_cannot_be_read_is_a_clear_error(folder, tmp_path, name, content):
+    good(folder, 1)
+    (folder / name).write_bytes(content)
+    with pytest.raises(LimnerError, match=rf"{name} .*mend or remove it"):
+        read(folder)
+    with pytest.raises(LimnerError, match=rf"{name} cannot be read .*CRC.*mend or remove it"):
+        read(damaged_zip(tmp_path / "a.zip", {name: b"file_name\n1.png\n"}, name))
+
+
 # The cache --------------------------------------------------------------------------------------------------
 
 

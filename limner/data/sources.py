@@ -55,8 +55,8 @@ class Source:
 
 
 def printable(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 are replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A name or text as Unicode: lone surrogates, such as a file name's bytes that are no UTF-8, are replaced."""
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 # Folders ----------------------------------------------------------------------------------------------------
@@ -161,7 +161,8 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
         label = _first(row, LABEL_COLUMNS) or beside.get(".cls")
         label = label or "/".join(PurePosixPath(name).parts[drop:-1]) or None
         caption = _first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
-        items.append(Item(printable(name), _still(files[name]), label and printable(label), caption))
+        said = label and printable(label), caption and printable(caption)
+        items.append(Item(printable(name), _still(files[name]), *said))
     problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
     return Listing(items, problems, others)
 
@@ -207,7 +208,11 @@ def _rows(name: str, opener: Callable[[], IO[bytes]]) -> Iterator[dict[str, Any]
         raise
     except Exception as error:  # whatever a damaged archive raises
         raise LimnerError(f"{printable(name)} cannot be read ({error}): mend or remove it.") from error
-    rows = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
+    read = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
+    try:
+        rows: list[Any] = list(read)
+    except csv.Error as error:
+        raise LimnerError(f"{printable(name)} cannot be read ({error}): mend or remove it.") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise LimnerError(
