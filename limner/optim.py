@@ -24,7 +24,15 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
             parameters, lr=s.lr, momentum=s.momentum, weight_decay=s.decay, **fused
         )
     elif s.name == "adam":
-        made = torch.optim.Adam(parameters, lr=s.lr, betas=s.betas, eps=s.eps, weight_decay=s.decay, **fused)
+        made = torch.optim.Adam(
+            parameters,
+            lr=s.lr,
+            betas=s.betas,
+            eps=s.eps,
+            weight_decay=s.decay,
+            decoupled_weight_decay=True,
+            **fused,
+        )
     elif s.name == "adamw":
         made = torch.optim.AdamW(parameters, lr=s.lr, betas=s.betas, eps=s.eps, weight_decay=s.decay, **fused)
     elif s.name == "muon":

@@ -46,7 +46,7 @@ class Optimiser:
     lr: float = 1e-3  # learning rate at its peak
     betas: tuple[float, float] = (0.9, 0.99)  # Adam's decay rates
     eps: float = 1e-8  # Adam's denominator offset
-    decay: float = 0.0  # decoupled weight decay
+    decay: float = 0.0  # decoupled weight decay; of sgd part of the gradient
     momentum: float = 0.0  # SGD's and Muon's momentum
     matrix_lr: float = 0.02  # Muon's learning rate, for matrices and convolutions
 

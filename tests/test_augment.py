@@ -248,3 +248,12 @@ def test_the_controller_goes_on_from_what_was_saved() -> None:
         controller.follow(torch.ones(8))
         controller.follow(torch.ones(8))
     assert torch.equal(one.chance, other.chance) and float(one.chance) == pytest.approx(0.3 + 64 / 1000)
+
+
+def test_several_processes_adapt_as_one_does(monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    controller = A.Controller(0.0, 0.6, 1000.0, 0.8)
+    for _ in range(controller.every):
+        controller.follow(torch.ones(5))
+    assert float(controller.chance) == pytest.approx(4 * 5 * controller.every / 1000)

@@ -68,3 +68,13 @@ def test_each_finds_a_minimum(name: str) -> None:
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.01
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_decay_is_decoupled(name: str) -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    optimiser = make_optimiser(module, Optimiser(name, lr=0.1, decay=0.01))
+    module.weight.grad = torch.zeros_like(module.weight)
+    optimiser.step()
+    torch.testing.assert_close(module.weight.detach(), torch.tensor([[0.999]]))

@@ -10,7 +10,7 @@ from torch import nn
 
 from limner.losses.contrastive import balance, nt_xent, self_distillation, sharpen
 from limner.networks import views
-from limner.networks.transformer import PatchConfig, PatchTransformer, sincos
+from limner.networks.transformer import PatchConfig, PatchTransformer, side_of_patch, sincos
 
 SMALL = PatchConfig(patch=4, width=16, depth=2, heads=2)
 
@@ -124,7 +124,11 @@ def test_stochastic_depth_keeps_the_mean() -> None:
 def test_a_view_is_an_image_like_it(change, channels: int) -> None:
     torch.manual_seed(0)
     image = torch.nn.functional.interpolate(torch.rand(64, channels, 4, 4) * 2 - 1, (12, 10), mode="bilinear")
+    image = views.premultiplied(image)
     changed = change(image)
+    assert channels < 4 or (changed[:, :3] <= changed[:, 3:] + 1e-5).all(), (
+        "no colour is brighter than its alpha"
+    )
     assert changed.shape == image.shape and changed.isfinite().all() and changed.abs().max() <= 1 + 1e-5
     moved = (changed - image).abs().flatten(1).amax(1)
     if change is views.colour and channels == 1:
@@ -157,3 +161,23 @@ def test_maps_are_what_its_layers_make_of_each_patch() -> None:
     body.norm = nn.LayerNorm(8, elementwise_affine=False)
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), body(image)[:, 1:])
     assert len(PatchTransformer(PatchConfig(patch=4, width=8, depth=1, heads=2), 1, (8, 12)).maps(image)) == 1
+
+
+def test_a_turn_keeps_its_angles_on_images_that_are_no_squares() -> None:
+    torch.manual_seed(0)
+    at = torch.linspace(-1, 1, 64)
+    ramp = at.expand(1, 1, 16, 64).clone()  # brighter to the right
+    ramp = ramp.repeat(50, 1, 1, 1)
+    turned = views.viewpoint(ramp, turn=15.0, zoom=0.0, shift=0.0, shear=0.0)[:, 0]
+    across = (turned[:, 8, 33] - turned[:, 8, 31]) / 2
+    down = (turned[:, 9, 32] - turned[:, 7, 32]) / 2
+    angle = torch.atan2(down, across).abs() * 180 / math.pi  # which way it grows brighter, in pixels
+    assert angle.max() < 15.5 and angle.max() > 12
+
+
+def test_sizes_that_would_fall_into_tiny_patches_are_refused() -> None:
+    assert side_of_patch(PatchConfig(), (32, 32)) == 8 and side_of_patch(PatchConfig(), (36, 48)) == 6
+    assert side_of_patch(PatchConfig(), (7, 9)) == 1, "of so small ones nothing is lost"
+    for size in ((31, 31), (37, 53), (101, 101)):
+        with pytest.raises(ValueError, match="do not divide"):
+            side_of_patch(PatchConfig(), size)

@@ -10,8 +10,9 @@ import torch
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
 from limner.families.dino import DINO
-from limner.families.mae import MAE, to_patches
+from limner.families.mae import MAE, MAEConfig, to_patches
 from limner.families.vit import ViT
+from limner.networks.transformer import PatchConfig
 from tests.conftest import paint
 
 SPEC = ImageSpec(3, 16, 16, classes=("cat", "dog"))
@@ -136,3 +137,14 @@ def test_vit_cannot_start_from_what_has_no_transformer(limner, tmp_path: Path) -
     done = limner("train", "vit", tmp_path / "images", "--out", tmp_path / "run", *tiny,
                   "--model.pretrained", tmp_path / "first", ok=False)  # fmt: skip
     assert done.returncode == 2 and "dino, mae or vit" in done.stderr
+
+
+def test_mae_refuses_to_hide_nothing() -> None:
+    spec = ImageSpec(3, 16, 16)
+    for config in (MAEConfig(hidden=0.0), MAEConfig(hidden=1.0), MAEConfig(PatchConfig(across=1))):
+        with pytest.raises(LimnerError, match="nothing to learn"):
+            MAE(config, spec)
+    loss = MAE(MAEConfig(PatchConfig(across=2), hidden=0.01), spec).loss(
+        Batch(torch.randn(2, 3, 16, 16), Condition(2))
+    )
+    assert loss["hidden patches"].isfinite()

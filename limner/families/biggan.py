@@ -437,7 +437,11 @@ class BigGAN(Model):
 def _training(
     lr: tuple[float, float], batch: int, schedule: Literal["constant", "linear"] = "linear", **options: Any
 ) -> Training:
-    """Adam without momentum; ``lr`` is the generator's and the discriminator's (Brock 2019, appendix C)."""
+    """Adam without momentum; ``lr`` is the generator's and the discriminator's.
+
+    The paper preset's are those of the authors' PyTorch code at one discriminator step; Brock 2019, appendix C, has
+    5e-5 and 2e-4 at two.
+    """
     adam = Optimiser("adam", betas=(0.0, 0.999), eps=1e-6)
     players = {"generator": replace(adam, lr=lr[0]), "discriminator": replace(adam, lr=lr[1])}
     return Training(batch=batch, optimisers=players, schedule=schedule, **options)

@@ -5,13 +5,14 @@ He 2022, "Masked Autoencoders Are Scalable Vision Learners".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
+from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
 from limner.families._conditioning import building, no_video
 from limner.networks import views
 from limner.networks.transformer import Layer, PatchConfig, PatchTransformer, fresh, sincos
@@ -87,6 +88,11 @@ class MAE(Model):
         no_video(self)
         with building(self):
             self.network = Network(config, spec)
+        if math.prod(self.body.grid) < 2 or not 0 < config.hidden < 1:
+            raise LimnerError(
+                f"mae hides {config.hidden:g} of {math.prod(self.body.grid)} patches, which leaves nothing to learn: "
+                "set --model.hidden between 0 and 1 and --model.body.across to 2 or more."
+            )
 
     @property
     def body(self) -> PatchTransformer:
@@ -107,7 +113,7 @@ class MAE(Model):
         """Mean squared error of the hidden patches (He 2022, section 3)."""
         image = self.view(batch.image) if self.training else batch.image
         places = self.body.grid[0] * self.body.grid[1]
-        seen = max(1, int(places * (1 - self.config.hidden)))
+        seen = min(max(1, int(places * (1 - self.config.hidden))), places - 1)
         order = torch.rand(len(image), places, device=image.device).argsort(1)
         keep, hidden = order[:, :seen], order[:, seen:]
         target = to_patches(image, self.body.patch).float()  # [B, L, p p C]

@@ -283,7 +283,8 @@ StyleGAN2.presets = {
     "base": Preset(
         StyleGAN2Config(mapping=2, period=500_000.0), _training(0.0025, batch=32, schedule="constant")
     ),
-    # Configuration F on FFHQ; with --model.channel_base 16384 --size 256 the smaller networks of Karras 2020b.
+    # Configuration F on FFHQ, whose data is mirrored: --data.flip;
+    # with --model.channel_base 16384 --size 256 the smaller networks of Karras 2020b.
     "paper": Preset(
         StyleGAN2Config(channel_base=32768, r1=10 / 1024**2, augment="none", mirror=True),
         _training(0.002, batch=32, schedule="constant", average_rampup=0.0),

@@ -60,7 +60,8 @@ def pairs(sample: Tensor, image: Tensor, guidance: Tensor | None = None) -> Pair
 
     Positives are the images of a sample's class, negatives the other samples of it and, with ``guidance`` [N]
     (alpha >= 1), the images of all other classes, weighted so that the equilibrium is alpha times the class's
-    distribution less alpha - 1 times theirs (Deng 2026, A.7).
+    distribution less alpha - 1 times theirs (Deng 2026, A.7). So it is for two classes a step; with more, images to be
+    led away from are shared by the samples of several, and guidance is weaker than in the paper, class by class.
     """
     same, rival, images = (
         one[:, None] == other for one, other in ((sample, image), (sample, sample), (image, image))

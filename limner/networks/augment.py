@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -294,7 +295,8 @@ class Controller(nn.Module):
         if int(self.batches) < self.every:
             return
         overfit = float(self.signs / self.images)
-        images = int(self.images)
+        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        images = int(self.images) * world  # of all processes, whose chances are averaged
         self.chance.fill_(adjusted(float(self.chance), overfit, images, self.target, self.period, self.most))
         for gathered in (self.signs, self.images, self.batches):
             gathered.zero_()

@@ -50,9 +50,14 @@ def side_of_patch(config: PatchConfig, size: tuple[int, int]) -> int:
     """The side of a patch. Raises ValueError where it does not divide the image."""
     patch = config.patch
     if not patch:
-        patch = max(1, min(size) // max(1, config.across))
+        asked = patch = max(1, min(size) // max(1, config.across))
         while size[0] % patch or size[1] % patch:
             patch -= 1
+        if 2 * patch < asked:  # rather than hundreds of tiny patches in silence
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} do not divide into patches of about {asked} pixels, as those of a "
+                f"--size of multiples of {asked} do"
+            )
     if size[0] % patch or size[1] % patch:
         raise ValueError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
     return patch

@@ -38,7 +38,8 @@ def viewpoint(
     lean = uniform(x, -shear, shear).flatten()
     across, down = (2 * uniform(x, -shift, shift).flatten() for _ in range(2))
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    rows = torch.stack([cos, lean - sin, across, sin, cos, down], dim=1)
+    aspect = x.shape[-2] / x.shape[-1]  # both sides run from -1 to 1, so a turn of pixels is none of these
+    rows = torch.stack([cos, (lean - sin) * aspect, across, sin / aspect, cos, down], dim=1)
     return warp(x, rows.unflatten(1, (2, 3)))
 
 
@@ -61,13 +62,18 @@ def mirror(x: Tensor) -> Tensor:
     return sometimes(x, x.flip(-1), 0.5)
 
 
+def premultiplied(x: Tensor) -> Tensor:
+    """No colour brighter than its alpha, where there is one, as no image can be."""
+    return torch.cat([torch.minimum(x[:, :3], x[:, 3:]), x[:, 3:]], dim=1) if x.shape[1] == 4 else x
+
+
 def light(x: Tensor, strength: float = 0.4) -> Tensor:
     """Gamma, contrast and brightness as another hour or lamp would have them; alpha stays."""
     colours, alpha = (x[:, :3], x[:, 3:])  # grey is its own colour
     y = ((colours + 1) / 2).clamp(min=1e-4) ** torch.exp(uniform(x, -strength, strength))
     mean = y.mean((1, 2, 3), keepdim=True)
     y = (y - mean) * torch.exp(uniform(x, -strength, strength)) + mean + uniform(x, -strength, strength) / 2
-    return torch.cat([(2 * y - 1).clamp(-1, 1), alpha], dim=1)
+    return premultiplied(torch.cat([(2 * y - 1).clamp(-1, 1), alpha], dim=1))
 
 
 def colour(x: Tensor, strength: float = 0.4) -> Tensor:
@@ -78,7 +84,7 @@ def colour(x: Tensor, strength: float = 0.4) -> Tensor:
     grey = rgb.mean(1, keepdim=True)
     rgb = grey + (rgb - grey) * torch.exp(uniform(x, -2 * strength, 2 * strength))
     tint = 1 + strength / 2 * (2 * torch.rand(len(x), 3, 1, 1, device=x.device) - 1)
-    return torch.cat([((rgb + 1) * tint - 1).clamp(-1, 1), rest], dim=1)
+    return premultiplied(torch.cat([((rgb + 1) * tint - 1).clamp(-1, 1), rest], dim=1))
 
 
 def weather(x: Tensor, noise: float = 0.15, blur: float = 1.2) -> Tensor:
@@ -94,7 +100,7 @@ def weather(x: Tensor, noise: float = 0.15, blur: float = 1.2) -> Tensor:
     groups = flat.shape[1]
     flat = F.conv2d(F.pad(flat, (radius,) * 4, mode="reflect"), kernel[:, :, :, None], groups=groups)
     flat = F.conv2d(flat, kernel[:, :, None, :], groups=groups)
-    return sometimes(x, flat[0].unflatten(0, x.shape[:2]), 0.5).clamp(-1, 1)
+    return premultiplied(sometimes(x, flat[0].unflatten(0, x.shape[:2]), 0.5).clamp(-1, 1))
 
 
 def occlude(x: Tensor, most: float = 0.4) -> Tensor:
