@@ -109,11 +109,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     except (KeyError, LimnerError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise LimnerError(f"This version of Limner cannot use the header of {file}: {reason}") from error
-    family = families.load(run.family)
     with torch.device("meta"):  # costs no memory, whatever sizes the header claims
-        check_weights(family(run.model, spec), tensors, str(file))
+        check_weights(families.build(run.family, run.model, spec), tensors, str(file))
     with torch.random.fork_rng(devices=[]):  # loading a model must not disturb anybody's random numbers
-        model = family(run.model, spec)
+        model = families.build(run.family, run.model, spec)
     load_weights(model, tensors, str(file))
     return Loaded(model.to(device).eval(), header, run, spec, file)
 

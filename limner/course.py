@@ -193,7 +193,7 @@ def _train_stage(
             return Result(folder, told["seen"], told["seconds"], 0.0)
     else:
         with torch.device("meta"):  # what the family refuses shows before the stage has taken its time
-            families.load(run.family)(run.model, data.spec)
+            families.build(run.family, run.model, data.spec)
         amount, unit = parse_budget(run.budget, epoch)
         part = (
             f"{amount * STAGE_SHARE:.3f}s" if unit == "seconds" else f"{math.ceil(amount * STAGE_SHARE)}img"
@@ -248,7 +248,7 @@ def _train(
     run, others = (run, {}) if resumed else _settle(run, out, data.spec)
     parents = resumed.header["parents"] if resumed else {n: o.header["digest"] for n, o in others.items()}
     torch.manual_seed(mix(run.seed, "weights"))
-    model = families.load(run.family)(run.model, data.spec)
+    model = families.build(run.family, run.model, data.spec)
     if others:
         model.adopt({name: other.model for name, other in others.items()})
     loop = Loop(run, model, training, device, ranks)

@@ -5,6 +5,7 @@ What only one family promises (its paper's arithmetic, its knobs) is tested in a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -510,3 +511,15 @@ def test_stopping_and_resuming_equals_not_stopping(
 def counters(state: dict[str, Any]) -> dict[str, Any]:
     """The counters of a checkpoint, without the clock."""
     return {key: value for key, value in state.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("name", families.names())
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_numbers_that_make_no_network_are_one_sentence(name: str) -> None:
+    family = families.load(name)
+    config, spec = family.presets["tiny"].model, ImageSpec(3, 32, 32, classes=("a", "b"))
+    for field in dataclasses.fields(config):
+        if type(getattr(config, field.name)) is int:
+            for value in (0, -1):
+                with contextlib.suppress(LimnerError), torch.device("meta"):
+                    families.build(name, dataclasses.replace(config, **{field.name: value}), spec)

@@ -64,7 +64,7 @@ def list_families(argv: Sequence[str]) -> int:
     classes = tuple(f"class {i}" for i in range(given.classes))
     spec = ImageSpec(given.channels or 3, height, width, classes=classes)
     with torch.device("meta"):
-        model = family(given.model, spec)
+        model = families.build(given.family, given.model, spec)
     parts = {
         name: sum(p.numel() for p in module.parameters() if p.requires_grad)
         for name, module in model.named_children()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limner.settings import LimnerError, nearest
 
 if TYPE_CHECKING:
-    from limner.core import Model
+    from limner.core import ImageSpec, Model
 
 
 DEFAULT = "flow"  # what the demo trains: from a sentence to a picture
@@ -37,3 +37,12 @@ def load(name: str) -> type[Model]:
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define one Model, not {len(found)}")
     return found[0]
+
+
+def build(name: str, config: Any, spec: ImageSpec) -> Model:
+    """A family's model. Raises LimnerError for settings that make none, such as a width of 0."""
+    family = load(name)
+    try:
+        return family(config, spec)
+    except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        raise LimnerError(f"{name} cannot be built: {error}; change its --model settings.") from error
