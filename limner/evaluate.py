@@ -317,7 +317,8 @@ def _evaluate(
         told["run"] = painter.loaded.header.get("digest", "")
         with ranks.in_turn():
             real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
-        warn_if_changed(painter, sources, real)
+        if ranks.first:
+            warn_if_changed(painter, sources, real)
         understood = probe.measure(
             painter, sources, real.training, real.held_out, labels_per_class, seed, quiet, ranks
         )

@@ -47,7 +47,8 @@ def saved(folder: Path) -> set[str]:
     listed: set[str] = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
-        listed = {row["file_name"] for row in rows if row["seed"] is not None}
+        named = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
+        listed = {name for name, ours in named.items() if name == ours}
     if there - (listed | {"metadata.jsonl"} if listed else set()):
         raise LimnerError(f"{folder} holds other files: name an empty or a new folder with --to.")
     return listed & there

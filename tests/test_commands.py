@@ -122,6 +122,9 @@ def test_sample_never_overwrites_what_is_a_persons(run: Path, limner: Command, t
     assert left == ["000000.png", "000001.png", "metadata.jsonl"], "what an earlier call drew has gone"
     (tmp_path / "file").write_text("")
     assert "other files" in limner(*two, tmp_path / "file", ok=False).stderr
+    theirs = [json.dumps({"file_name": path.name, "seed": 7}) for path in sorted(own.glob("*.png"))]
+    (own / "metadata.jsonl").write_text("\n".join(theirs))  # as another program may note its seeds
+    assert "other files" in limner(*two, own, ok=False).stderr and len(list(own.glob("*.png"))) == 3
 
 
 def test_what_stands_before_the_run_is_not_lost_in_silence(
