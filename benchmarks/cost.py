@@ -18,7 +18,7 @@ from peers import Limner, machine
 
 from limner import families
 from limner.core import Condition
-from limner.sample import draw
+from limner.inference.pipeline import draw
 
 GROWN = 10**12  # images seen after which nothing grows any more
 

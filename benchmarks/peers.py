@@ -28,8 +28,8 @@ from limner import config, families
 from limner.core import Condition, DataOptions
 from limner.data import Data
 from limner.distributed import Ranks
-from limner.loop import Loop
-from limner.sample import draw
+from limner.inference.pipeline import draw
+from limner.training.loop import Loop
 
 INSTALL = "pip install diffusers einops ema-pytorch accelerate scipy tqdm && pip install --no-deps " + (
     "denoising-diffusion-pytorch"

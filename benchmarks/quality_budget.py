@@ -28,9 +28,10 @@ from torch.nn import functional as F
 
 import limner
 from limner.core import DataOptions, LimnerError
-from limner.data import Data, grid
-from limner.evaluate import as_saved
+from limner.data import Data
+from limner.evaluation.evaluate import as_saved
 from limner.metrics.distances import frechet_distance
+from limner.pictures.grid import grid
 
 CHANNELS = {"digits": 1, "emoji": 3}
 SIZE = (32, 32)

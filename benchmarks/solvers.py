@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limner import report
 from limner.diffusion import solvers
 from limner.diffusion.paths import Level
+from limner.evaluation import report
 
 MEAN, SPREAD = 0.3, 0.5
 STEPS = (5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320)

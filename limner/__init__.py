@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from limner.version import __version__ as __version__
+
 __all__ = ["load", "open_data", "train"]
 
 if TYPE_CHECKING:

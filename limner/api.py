@@ -10,10 +10,10 @@ from typing import Any
 from limner import config, families
 from limner.config import Run
 from limner.core import DataOptions, LimnerError, nearest
-from limner.course import Result
-from limner.course import train as _train
 from limner.data import open_data
-from limner.sample import Painter as load
+from limner.inference.pipeline import Painter as load
+from limner.training.run import Result
+from limner.training.run import train as _train
 
 __all__ = ["load", "open_data", "train"]
 

@@ -24,7 +24,7 @@ import shutil
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,16 +33,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from limner import __version__, families
-from limner.config import Run, from_json, to_json
+from limner import config, families
+from limner.config import Run, from_json, migrate_run, to_json
 from limner.core import ImageSpec, Model
 from limner.settings import LimnerError, nearest
+from limner.version import __version__
 
 MODEL, LIVE, STATE, CHECKPOINTS = "model.safetensors", "live.safetensors", "state.json", "checkpoints"
 LOCK = ".lock"
-
-FORMAT = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # header of format n -> of n + 1
 
 
 class Damaged(LimnerError):
@@ -57,7 +55,7 @@ def make_header(
 ) -> dict[str, Any]:
     """What a model file says about itself; ``parents`` are the digests of adopted stages by their name."""
     return {
-        "format": FORMAT,
+        "format": config.FORMAT,
         "family": run.family,
         "run": run.to_json(),
         "spec": to_json(spec),
@@ -157,7 +155,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _open(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
     if path.is_file():
-        return path, *_read_model(path)
+        return path, *_read_model(path)[:2]
     files = [path / MODEL, *(folder / MODEL for folder in _checkpoints(path))]
     files = [file for file in files if file.is_file()]
     if not files:
@@ -166,7 +164,7 @@ def _open(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
         warnings.warn(f"{path} has no {MODEL}: reading {files[0]}.", stacklevel=3)
     for i, file in enumerate(files):
         try:
-            return file, *_read_model(file)
+            return file, *_read_model(file)[:2]
         except Damaged as error:
             if i + 1 == len(files):
                 raise
@@ -184,11 +182,12 @@ def _nearby(path: Path) -> str:
 
 def _write_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     # The digest covers the header as the very text that is stored, so that nothing at all can change.
-    text = json.dumps({**header, "format": FORMAT})
+    text = json.dumps({**header, "format": config.FORMAT})
     _write_tensors(path, tensors, {"limner": text, "digest": _digest(text, tensors)})
 
 
-def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    """The header and the weights as this version names them, and the format that the file has."""
     metadata, tensors = _read_tensors(path)
     if "limner" not in metadata:
         raise LimnerError(
@@ -199,22 +198,36 @@ def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if metadata.get("digest") != digest:
         raise Damaged(f"{path} is damaged: what it holds does not match its own hash.")
     try:
-        header = _migrate(json.loads(metadata["limner"]), path)
+        saved = json.loads(metadata["limner"])
+        version = saved["format"]
+        header, tensors = _migrate(saved, tensors, path)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: its header cannot be read ({error}).") from error
-    return {**header, "digest": digest}, tensors
+    return {**header, "digest": digest}, tensors, version
 
 
-def _migrate(header: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The header as this version writes it."""
-    if header["format"] > FORMAT:
+def _migrate(
+    header: dict[str, Any], tensors: dict[str, Tensor], path: Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the weights as this version names them."""
+    version = header["format"]
+    if version > config.FORMAT:
         raise LimnerError(
-            f"{path} was written by a newer Limner (format {header['format']}; this one reads up to {FORMAT}): "
+            f"{path} was written by a newer Limner (format {version}; this one reads up to {config.FORMAT}): "
             "upgrade Limner to open it."
         )
-    for version in range(header["format"], FORMAT):
-        header = {**MIGRATIONS[version](header), "format": version + 1}
-    return header
+    if version == config.FORMAT:
+        return header, tensors
+    run = migrate_run(header["run"], header["spec"], version)
+    tensors = {migrate_weight(header["family"], name, version): value for name, value in tensors.items()}
+    return {**header, "run": run, "format": config.FORMAT}, tensors
+
+
+def migrate_weight(family: str, name: str, version: int) -> str:
+    """The name now of a weight of a family in a file of format ``version``."""
+    for number in range(version, config.FORMAT):
+        name = config.MIGRATIONS[number].weight(family, name)
+    return name
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -467,8 +480,14 @@ def _read_checkpoint(folder: Path) -> Resumed:
         file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
             raise Damaged(f"{file} is damaged or missing.")
-    header, model = _read_model(folder / MODEL)
-    return Resumed(header, model, _read_tensors(folder / LIVE)[1], content["state"], folder)
+    header, model, version = _read_model(folder / MODEL)
+    live = {
+        f"model/{migrate_weight(header['family'], name.removeprefix('model/'), version)}"
+        if name.startswith("model/")
+        else name: value
+        for name, value in _read_tensors(folder / LIVE)[1].items()
+    }
+    return Resumed(header, model, live, content["state"], folder)
 
 
 def _state_digest(content: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         print(HELP)
         return 0 if argv else MISTAKE
     if argv[0] in ("-V", "--version"):
-        from limner import __version__
+        from limner.version import __version__
 
         print(f"limner {__version__}")
         return 0

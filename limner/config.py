@@ -12,7 +12,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
 import tyro
 
 from limner import families, files
+from limner.families import _format1
 from limner.settings import DataOptions, LimnerError, Training, nearest
 
 if typing.TYPE_CHECKING:
@@ -153,20 +154,52 @@ class Run:
         return dataclasses.replace(run, model=from_json(families.load(run.family).Config, run.model))
 
 
+class Migration(NamedTuple):
+    """From files of one format to the next."""
+
+    run: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]  # (run, spec) as JSON -> run
+    weight: Callable[[str, str], str]  # (family, name of a weight) -> name
+
+
+FORMAT = 2  # of config.json and of the header of every model file
+MIGRATIONS = {1: Migration(_format1.settings, _format1.weight)}
+
+
+def migrate_run(run: Mapping[str, Any], spec: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A run's JSON of format ``version`` as this one writes it; ``spec`` is that of its images."""
+    for number in range(version, FORMAT):
+        run = MIGRATIONS[number].run(run, spec)
+    return dict(run)
+
+
 def write_run(folder: str | Path, run: Run) -> None:
     """Write a run's ``config.json`` whole or not at all."""
-    files.write_json(Path(folder) / "config.json", run.to_json())
+    files.write_json(Path(folder) / "config.json", {"format": FORMAT, **run.to_json()})
 
 
 def read_run(folder: str | Path) -> Run:
-    """The ``config.json`` of a run's folder."""
+    """The ``config.json`` of a run's folder, of this format or an earlier one."""
     path = Path(folder) / "config.json"
     try:
-        return Run.from_json(json.loads(path.read_text("utf-8")))
+        saved = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise LimnerError(f"{folder} holds no run: there is no {path}.") from None
     except ValueError as error:
         raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
+    if isinstance(saved, dict) and (version := saved.pop("format", 1)) in MIGRATIONS:
+        saved = migrate_run(saved, _spec_of(Path(folder), saved.get("size")), version)
+    return Run.from_json(saved)
+
+
+def _spec_of(folder: Path, size: Any) -> dict[str, Any]:
+    """What a run's images are, as JSON: as its model file says, or by its settings, or as is usual."""
+    try:
+        with open(folder / "model.safetensors", "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return dict(json.loads(header["__metadata__"]["limner"])["spec"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        height, width = size if isinstance(size, list) and len(size) == 2 else (32, 32)
+        return {"height": height, "width": width}
 
 
 class Budget(NamedTuple):

@@ -20,7 +20,8 @@ from limner.settings import DataOptions, LimnerError, Optimiser, Training, neare
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
     "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective",
-    "Optimiser", "Part", "Preset", "Seed", "Stage", "Training", "mix", "nearest",
+    "Optimiser", "Part", "Preset", "ScoresText", "Seed", "Stage", "Tokenises", "Training", "Translates", "mix",
+    "nearest",
 ]  # fmt: skip
 
 
@@ -34,6 +35,7 @@ class ImageSpec:
     frames: int = 1  # >1: video
     classes: tuple[str, ...] = ()  # label names, in index order
     captions: bool = False
+    given: ImageSpec | None = None  # the picture that each row is given (Condition.image); None: none
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,8 +84,13 @@ class Objective:
     """One optimiser's turn in a step."""
 
     trains: str  # the submodule it moves; also names its optimiser
-    loss: Callable[[Batch], dict[str, Tensor]]  # named scalar terms, summed
+    loss: Callable[[Batch], dict[str, Tensor]]  # named scalar terms; those not in ``shown`` are summed
     every: int = 1  # lazy regularisers: due when the step's number is a multiple of this
+    shown: tuple[str, ...] = ()  # terms that are logged and not lowered
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """What is lowered: the float32 sum of the terms that are not only shown."""
+        return torch.stack([value.float() for name, value in terms.items() if name not in self.shown]).sum()
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,19 @@ class Draws:
         """[B, *shape], uniform in {0, ..., high - 1}."""
         drawn = [torch.randint(high, shape, generator=g) for g, *_ in self.streams]
         return torch.stack(drawn).to(self.device)
+
+    def choose(self, probabilities: Tensor) -> Tensor:
+        """[B, K] weights, not all 0 in a row -> [B] indices of {0, ..., K - 1}, one drawn by each row's weights.
+
+        By one uniform number an image and a cumulative sum in float64, so a row gets the same index alone and in
+        a batch; an entry of weight 0 is never drawn.
+        """
+        weights = probabilities.detach().double().cpu()  # [B, K]
+        edges = weights.cumsum(1)  # [B, K]
+        uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g, *_ in self.streams])
+        index = torch.searchsorted(edges, (uniform * edges[:, -1])[:, None], right=True)[:, 0]  # [B]
+        last = weights.shape[1] - 1 - weights.flip(1).gt(0).byte().argmax(1)  # where rounding reaches the end
+        return torch.minimum(index, last).to(self.device)
 
 
 class Model(nn.Module):
@@ -274,6 +294,46 @@ class Directed(Protocol):
 
     def directions(self) -> Tensor:
         """[K, D] of length 1, the strongest first."""
+        ...
+
+
+@runtime_checkable
+class Tokenises(Protocol):
+    """Turns an image into a grid of integers and back."""
+
+    codes: int  # entries of the codebook
+
+    def tokenise(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, h, w] integers in {0, ..., codes - 1}."""
+        ...
+
+    def detokenise(self, tokens: Tensor) -> Tensor:
+        """[B, h, w] integers -> [B, C, H, W] in [-1, 1]."""
+        ...
+
+    def codebook(self) -> Tensor:
+        """[codes, D], the vector of each integer."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Turns a picture of any size into another, ``scale`` times as large."""
+
+    scale: int  # output pixels a side for each input pixel
+    margin: int | None  # input pixels of surroundings that an output pixel depends on; None: on all of them
+
+    def translate(self, image: Tensor, condition: Condition, draws: Draws) -> Tensor:
+        """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class ScoresText(Protocol):
+    """Says how well texts fit pictures: for ranking and for measuring."""
+
+    def score_text(self, image: Tensor, texts: Sequence[str]) -> Tensor:
+        """[B, C, H, W] in [-1, 1] and B texts -> [B], cosine similarities; larger fits better."""
         ...
 
 

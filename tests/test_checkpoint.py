@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from limner import checkpoint, families
+from limner import checkpoint, config, families
 from limner.checkpoint import (
     Damaged,
     load_weights,
@@ -118,7 +118,7 @@ def test_a_file_describes_itself(file, run, model):
     header, tensors = read_model(file)
     same(dict(model.state_dict()), {name: tensors[name] for name in model.state_dict()})
     assert header["family"] == "toy" and header["seen"] == 64 and header["parents"] == {"stage": "abc"}
-    assert header["format"] == checkpoint.FORMAT and header["versions"]["torch"] == torch.__version__
+    assert header["format"] == config.FORMAT and header["versions"]["torch"] == torch.__version__
     assert len(header["digest"]) == 64
     loaded = checkpoint.load(file)
     assert (loaded.run, loaded.spec, loaded.path) == (run, SPEC, file) and not loaded.model.training
@@ -299,16 +299,32 @@ def test_a_missing_run_names_the_nearest(tmp_path, monkeypatch, run, model):
         read_model("zzzzzz")
 
 
-def test_headers_of_other_versions(file, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 3)
-    steps = {1: lambda h: {**h, "images": h["seen"]}, 2: lambda h: {**h, "images": h["images"] + 1}}
-    monkeypatch.setattr(checkpoint, "MIGRATIONS", steps)
-    header, _ = read_model(file)
-    assert header["images"] == 65 and header["format"] == 3
-    monkeypatch.setattr(checkpoint, "FORMAT", 0)
-    with pytest.raises(LimnerError, match=r"newer Limner \(format 1") as error:
+def test_files_of_other_formats(file, monkeypatch, run):
+    """Settings and weights are renamed format by format, in model files and in config.json."""
+
+    def rename(run, spec):
+        assert spec["height"] == 8
+        return {**run, "seed": run["seed"] + 1}
+
+    step = config.Migration(rename, lambda family, name: name.replace("generator", family))
+    now = config.FORMAT
+    monkeypatch.setattr(config, "FORMAT", now + 2)
+    monkeypatch.setattr(config, "MIGRATIONS", {now: step, now + 1: step})
+    header, tensors = read_model(file)
+    assert header["run"]["seed"] == run.seed + 2 and header["format"] == now + 2
+    assert "toy.0.weight" in tensors and "generator.0.weight" not in tensors
+    monkeypatch.setattr(config, "FORMAT", now - 1)
+    with pytest.raises(LimnerError, match=rf"newer Limner \(format {now}") as error:
         read_model(file)
     assert not isinstance(error.value, Damaged)
+
+
+def test_a_setting_that_no_migration_knows(file, model, run, tmp_path):
+    header, tensors = read_model(file)
+    header["run"]["model"]["colour"] = "blue"
+    write_model(tmp_path / "odd.safetensors", tensors, header)
+    with pytest.raises(LimnerError, match=r"odd\.safetensors: model\.colour is not a setting"):
+        checkpoint.load(tmp_path / "odd.safetensors")
 
 
 def test_weights_that_do_not_fit_are_listed(model):

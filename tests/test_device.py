@@ -6,7 +6,7 @@ import torch
 from limner.core import Condition, ImageSpec
 from limner.device import autocast, bf16_is_quick, pick_device
 from limner.families.flow import Flow
-from limner.sample import draw
+from limner.inference.pipeline import draw
 from limner.settings import LimnerError
 
 CPU = torch.device("cpu")

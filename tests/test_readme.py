@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from limner import families
-from tests.conftest import paint
+from tests.helpers import paint
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")

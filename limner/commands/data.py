@@ -58,7 +58,8 @@ def _data_check(argv: Sequence[str]) -> int:
 
 def _data_show(argv: Sequence[str]) -> int:
     given = tyro.cli(_Look, prog="limner data show", args=list(argv))
-    from limner.data import grid, open_data
+    from limner.data import open_data
+    from limner.pictures.grid import grid
 
     size = config.parse_size(given.size) if given.size else None
     found = open_data(given.sources, size=size, options=given.data)

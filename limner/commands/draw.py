@@ -14,9 +14,10 @@ def sample(argv: Sequence[str]) -> int:
     if not argv or argv[0].startswith("-"):
         config.parse_sample(argv)
         raise LimnerError(name_the_run("sample"))
-    from limner import folder
-    from limner.data import grid, to_pil
-    from limner.sample import Film, Painter, bar, captions_of
+    from limner.inference.pipeline import Film, Painter, captions_of
+    from limner.pictures.grid import grid, to_pil
+    from limner.progress import bar
+    from limner.synthesis import folder
 
     painter = Painter(argv[0], config.early(argv, "--device") or "auto")
     given = config.parse_sample(argv, painter.model.Sampling)

@@ -33,7 +33,7 @@ class _Import:
 
 def export(argv: Sequence[str]) -> int:
     given = tyro.cli(_Export, prog="limner export", args=list(argv))
-    from limner import exchange
+    from limner.inference import exchange
 
     run = Path(given.run)
     out = Path(given.out or (run if run.is_dir() else run.parent) / given.to)
@@ -46,7 +46,8 @@ def take(argv: Sequence[str]) -> int:
     given = tyro.cli(_Import, prog="limner import", args=list(argv))
     if not given.out:
         raise LimnerError("Name the folder that the run is to be kept in: --out runs/NAME.")
-    from limner import config, exchange
+    from limner import config
+    from limner.inference import exchange
 
     size = config.parse_size(given.size) if given.size else None
     family = exchange.from_diffusers(given.folder, given.out, size)

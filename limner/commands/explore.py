@@ -52,7 +52,7 @@ class _Project:
 
 def explore(argv: Sequence[str]) -> int:
     given = tyro.cli(_Explore, prog="limner explore", args=list(argv))
-    from limner import explore as exploring
+    from limner.inference import explore as exploring
 
     told = exploring.explore(
         given.run, given.to, given.label, given.start, given.rows, given.columns, given.directions,
@@ -67,7 +67,7 @@ def explore(argv: Sequence[str]) -> int:
 
 def project(argv: Sequence[str]) -> int:
     given = tyro.cli(_Project, prog="limner project", args=list(argv))
-    from limner import explore as exploring
+    from limner.inference import explore as exploring
 
     told = exploring.project(
         given.run, given.picture, given.to, given.steps, given.label, given.rate, given.prior,

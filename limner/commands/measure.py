@@ -49,7 +49,7 @@ def evaluate(argv: Sequence[str]) -> int:
     given = config.parse_evaluate(argv, family.Sampling if family else None)
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
-    from limner import evaluate as evaluation
+    from limner.evaluation import evaluate as evaluation
 
     knobs = config.knobs_of(given)
     learnt = _as_training_data(given, knobs) if given.as_training_data else None
@@ -68,7 +68,7 @@ def evaluate(argv: Sequence[str]) -> int:
     if not told:  # one of several processes, of which the first speaks
         return 0
     if learnt:
-        from limner import training_data
+        from limner.synthesis import training_data
 
         training_data.keep(learnt, told["to"])
         told["training_data"] = learnt
@@ -90,7 +90,7 @@ def evaluate(argv: Sequence[str]) -> int:
 def _as_training_data(given: Any, knobs: dict[str, Any]) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise LimnerError("--as-training-data works in one process: call it without torchrun.")
-    from limner.training_data import as_training_data
+    from limner.synthesis.training_data import as_training_data
 
     return as_training_data(
         given.what, given.sources, given.n, given.classifier_family, given.classifier_budget,
@@ -99,7 +99,7 @@ def _as_training_data(given: Any, knobs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_training_data(learnt: dict[str, Any]) -> None:
-    from limner import training_data
+    from limner.synthesis import training_data
 
     say("")
     heads = [f"{learnt['classifier']} trained on", "images", "accuracy", "95% interval", "over repeats"]
@@ -115,7 +115,7 @@ def compare(argv: Sequence[str]) -> int:
     given = tyro.cli(_Compare, prog="limner compare", args=own[: own.index("--")] if "--" in own else own)
     if not given.sources:
         raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
-    from limner import compare as comparison
+    from limner.evaluation import compare as comparison
 
     names = [name.strip() for name in given.families.split(",") if name.strip()]
     rows = comparison.compare(

@@ -16,7 +16,7 @@ def synthesize(argv: Sequence[str]) -> int:
         config.parse_synthesize(argv)
         raise LimnerError(name_the_run("synthesize"))
     from limner import checkpoint, families
-    from limner import synthesize as synthesis
+    from limner.synthesis import synthesize as synthesis
 
     family = families.load(checkpoint.family_of(argv[0]))
     given = config.parse_synthesize(argv, family.Sampling)

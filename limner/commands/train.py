@@ -25,7 +25,7 @@ class _Demo:
 
 def demo(argv: Sequence[str]) -> int:
     given = tyro.cli(_Demo, prog="limner demo", args=list(argv))
-    from limner.demo import demo as run_demo
+    from limner.commands.demo_run import demo as run_demo
 
     told = run_demo(Path(given.out), given.budget, given.seed)
     return 128 + told["stopped"] if "stopped" in told else 0
@@ -33,9 +33,9 @@ def demo(argv: Sequence[str]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     given = config.parse_train(argv)
-    from limner import report
-    from limner.course import train as run_training
-    from limner.journal import read_log
+    from limner.evaluation import report
+    from limner.training.journal import read_log
+    from limner.training.run import train as run_training
 
     result = run_training(given.run, given.out, resume=given.resume)
     out = Path(given.out)

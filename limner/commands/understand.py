@@ -51,7 +51,7 @@ class _Search:
 
 def embed(argv: Sequence[str]) -> int:
     given = tyro.cli(_Embed, prog="limner embed", args=list(argv))
-    from limner import understand
+    from limner.inference import understand
 
     told = understand.embed(given.run, given.sources, given.to, given.device, given.json)
     if given.json:
@@ -63,7 +63,7 @@ def embed(argv: Sequence[str]) -> int:
 
 def classify(argv: Sequence[str]) -> int:
     given = tyro.cli(_Classify, prog="limner classify", args=list(argv))
-    from limner import understand
+    from limner.inference import understand
 
     told = understand.classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
     if given.json:
@@ -92,7 +92,7 @@ def classify(argv: Sequence[str]) -> int:
 
 def search(argv: Sequence[str]) -> int:
     given = tyro.cli(_Search, prog="limner search", args=list(argv))
-    from limner import understand
+    from limner.inference import understand
 
     told = understand.search(
         given.run, given.source, given.query, given.n, given.to, given.device, given.json

@@ -2,7 +2,6 @@
 
 from limner.data.check import Report, check
 from limner.data.dataset import Data, batches
-from limner.data.grid import grid, save_png, to_pil
 from limner.data.pack import open_data, open_like, open_picture, own_size
 from limner.data.sources import Problem
 
@@ -12,11 +11,8 @@ __all__ = [
     "Report",
     "batches",
     "check",
-    "grid",
     "open_data",
     "open_like",
     "open_picture",
     "own_size",
-    "save_png",
-    "to_pil",
 ]

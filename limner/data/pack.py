@@ -375,7 +375,7 @@ def _index(
         captions = [item.caption or "" for item in items]
     spec = ImageSpec(channels, plan.height, plan.width, plan.frames, classes, captions is not None)
     return {
-        "spec": dataclasses.asdict(spec),
+        "spec": {name: value for name, value in dataclasses.asdict(spec).items() if name != "given"},
         "names": [item.name for item in items],
         "labels": labels,
         "captions": captions,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Condition, LimnerError, Model
-from limner.networks.text import TextEncoder, to_pieces
+from limner.text.encoder import TextEncoder
+from limner.text.pieces import to_pieces
 
 
 def name_of(model: Model) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from limner.core import LimnerError, Model
 from limner.families._conditioning import name_of
-from limner.networks.transformer import PatchConfig, PatchTransformer
+from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
 
 def settings_of(others: Mapping[str, Model], family: str, run: str) -> PatchConfig:

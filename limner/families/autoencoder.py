@@ -21,9 +21,10 @@ from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian
 from limner.networks import exchange
 from limner.networks.codec import Decoder, Encoder
-from limner.networks.patchgan import PatchGAN, fitting
+from limner.networks.gans.patchgan import PatchGAN, fitting
+from limner.networks.images.channels import with_channels
 from limner.networks.quantise import Codebook, pull, straight_through
-from limner.networks.random_vgg import RandomVGG, leaves, with_channels
+from limner.networks.random_vgg import RandomVGG, leaves
 
 SMALLEST = 8  # pixels: a shorter side leaves the discriminator no patch
 

@@ -33,7 +33,7 @@ from limner.core import (
 )
 from limner.families._conditioning import choose, no_video
 from limner.losses.adversarial import hinge_d, hinge_g
-from limner.networks.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
+from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 
 STANDING_BATCH = 32  # images in each pass that measures standing statistics
 

@@ -34,8 +34,8 @@ from limner.diffusion.paths import Level, Schedule, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
 from limner.families._conditioning import choose, no_video
 from limner.networks import exchange
-from limner.networks.diffusion_unets import DiffusionUNet
-from limner.networks.quick_unet import QuickUNet
+from limner.networks.unets.diffusion import DiffusionUNet
+from limner.networks.unets.quick import QuickUNet
 
 NEAREST = 0.05  # predict=data: sigma is taken as at least this in the loss
 

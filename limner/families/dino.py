@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
 from limner.families._conditioning import building, no_video
 from limner.losses.contrastive import balance, self_distillation, sharpen
-from limner.networks import views
-from limner.networks.transformer import PatchConfig, PatchTransformer, fresh
+from limner.networks.images import views
+from limner.networks.layers import init_xavier
+from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Network(nn.Module):
         )  # fmt: skip
         self.prototypes = nn.Parameter(torch.empty(c.prototypes, c.bottleneck))  # by direction only
         self.standardise = c.standardise
-        fresh(self.head)
+        init_xavier(self.head)
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:

@@ -31,7 +31,7 @@ from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
-from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
 STRAIGHT = paths.Straight()

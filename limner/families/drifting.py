@@ -33,10 +33,11 @@ from limner.core import (
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
-from limner.networks.dit import BlocksConfig, DiffusionTransformer
-from limner.networks.text import likeness
-from limner.networks.transformer import PatchConfig, PatchTransformer
-from limner.networks.unet import Attention, Block, as_many, norm
+from limner.networks.layers import check_levels
+from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
+from limner.networks.transformers.patch import PatchConfig, PatchTransformer
+from limner.networks.unets.unet import Attention, Block, norm
+from limner.text.similarity import trigram_similarity
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Decoder(Conditioned):
         super().__init__(
             condition, len(spec.classes), c.embedding, c.text_width, c.text_layers, c.text_length
         )
-        as_many(c.widths, c.blocks)
+        check_levels(c.widths, c.blocks)
         self.latent, self.bounded = c.latent, c.bounded
         levels = len(c.widths)
         multiple = c.patch * 2 ** (levels - 1)
@@ -334,7 +335,7 @@ class Drifting(Model):
         described = self.generator.describe(
             Condition(len(sample), text=[text[i] for i in sample.tolist()]), keep
         )
-        among = pairs_alike(likeness(text).to(sample.device), sample, keep, c.alike)
+        among = pairs_alike(trigram_similarity(text).to(sample.device), sample, keep, c.alike)
         return self.generator(self.noise(sample), described), batch.image[rows], among
 
     def chosen(self, image: Tensor) -> tuple[Tensor, Tensor]:

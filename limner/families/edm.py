@@ -30,9 +30,9 @@ from limner.diffusion import paths
 from limner.diffusion.paths import Level, like
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
 from limner.families._conditioning import choose, no_video
-from limner.networks import told
-from limner.networks.quick_unet import QuickUNet
-from limner.networks.song_unet import SongUNet
+from limner.networks.images import augment_conditioning as told
+from limner.networks.unets.quick import QuickUNet
+from limner.networks.unets.song import SongUNet
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ from limner.core import (
     Optimiser,
     Preset,
     Training,
-)  # fmt: skip
+)
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
-from limner.networks.unet import UNet, time_features
+from limner.networks.layers import time_features
+from limner.networks.unets.unet import UNet
 
 PATH = paths.Straight()
 

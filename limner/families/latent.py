@@ -33,9 +33,10 @@ from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
-from limner.networks.diffusion_unets import DiffusionUNet
-from limner.networks.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
-from limner.networks.unet import UNet, time_features
+from limner.networks.layers import time_features
+from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.unets.diffusion import DiffusionUNet
+from limner.networks.unets.unet import UNet
 
 STRAIGHT = paths.Straight()
 with torch.device("cpu"):  # even where a model is laid out on another device

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
 from limner.families._conditioning import building, no_video
-from limner.networks import views
-from limner.networks.transformer import Layer, PatchConfig, PatchTransformer, fresh, sincos
+from limner.networks.attention import sincos
+from limner.networks.images import views
+from limner.networks.layers import init_xavier
+from limner.networks.transformers.patch import Layer, PatchConfig, PatchTransformer
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Network(nn.Module):
         )
         self.norm = nn.LayerNorm(c.decoder_width, 1e-6)
         self.leave = nn.Linear(c.decoder_width, spec.channels * self.body.patch**2)
-        fresh(self)
+        init_xavier(self)
         nn.init.normal_(self.missing, std=0.02)
 
     def forward(self, image: Tensor, keep: Tensor) -> Tensor:

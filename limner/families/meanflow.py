@@ -36,8 +36,9 @@ from limner.diffusion import paths
 from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
 from limner.families._conditioning import Conditioned, Described, building, choose, no_video
-from limner.networks.dit import BlocksConfig, DiffusionTransformer
-from limner.networks.unet import UNet, time_features
+from limner.networks.layers import time_features
+from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
+from limner.networks.unets.unet import UNet
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 

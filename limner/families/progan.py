@@ -31,8 +31,8 @@ from limner.core import (
 )
 from limner.families._conditioning import choose, no_video
 from limner.losses import adversarial
-from limner.networks.convolve import by_images_only, conv2d
-from limner.networks.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
+from limner.networks.gans.convolve import by_images_only, conv2d
+from limner.networks.gans.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
 
 HE = 2**0.5  # the gain of a layer before a leaky relu (He 2015)
 COARSEST, LONGEST = 3, 16  # pixels: the least of a side at level 0 and the most

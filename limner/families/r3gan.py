@@ -30,10 +30,10 @@ from limner.core import (
 )
 from limner.families._conditioning import choose, no_video
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
-from limner.networks.augment import augment
 from limner.networks.convnets import widths
-from limner.networks.convolve import Conv2d, by_images_only, conv2d
-from limner.networks.resample import kernel
+from limner.networks.gans.convolve import Conv2d, by_images_only, conv2d
+from limner.networks.images.augment import augment
+from limner.networks.images.resample import kernel
 
 SMALLEST, LARGEST = 3, 16  # pixels: the base's shorter side is no smaller, its longer side no larger
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)

@@ -29,9 +29,9 @@ from limner.core import (
 )
 from limner.families._conditioning import choose, no_video
 from limner.losses import adversarial
-from limner.networks.augment import Controller, augment
-from limner.networks.convolve import by_images_only
-from limner.networks.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
+from limner.networks.gans.convolve import by_images_only
+from limner.networks.gans.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
+from limner.networks.images.augment import Controller, augment
 
 R1_EVERY, PATH_EVERY = 16, 4  # steps between turns of the lazy regularisers (Karras 2020, appendix B)
 LARGEST_BASE = 128  # pixels that the coarsest features may have

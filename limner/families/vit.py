@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
 from limner.families._conditioning import building, no_video
 from limner.families._pretrained import settings_of, take_over
-from limner.networks import views
-from limner.networks.transformer import PatchConfig, PatchTransformer
+from limner.networks.images import views
+from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
 
 @dataclass(frozen=True)

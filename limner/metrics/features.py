@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.core import Describes, Model
-from limner.networks.random_vgg import RandomVGG, leaves, with_channels
+from limner.networks.images.channels import with_channels
+from limner.networks.random_vgg import RandomVGG, leaves
 from limner.settings import LimnerError
 
 

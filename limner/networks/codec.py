@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.unet import attend
+from limner.networks.attention import attend
 
 
 def norm(width: int) -> nn.GroupNorm:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.networks import codec
-from limner.networks.diffusion_unets import Attention, DiffusionUNet, Level
+from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 
 PARTS = {  # inside a block, and inside attention: our names and theirs
     "norm1": "norm1", "conv1": "conv1", "embed": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",

@@ -69,20 +69,3 @@ def leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
         inside = ((grid[None, None, :] - x) ** 2 + (grid[None, :, None] - y) ** 2 < radius**2)[:, None]
         pictures = torch.where(inside, colour, pictures)
     return pictures
-
-
-def with_channels(image: Tensor, channels: int) -> Tensor:
-    """Grey, RGB or premultiplied RGBA as any other of them; RGBA is laid over white where alpha goes."""
-    have = image.shape[1]
-    if have == channels:
-        return image
-    if have == 4:  # in [-1, 1]: colour + (1 - alpha) white, each taken to [0, 1] and back
-        image = image[:, :3] + (1 - image[:, 3:])
-    if have == 1 and channels >= 3:
-        image = image.expand(-1, 3, -1, -1)
-    if channels == 1:
-        weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-        image = (image * weights).sum(1, keepdim=True)
-    if channels == 4:
-        image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
-    return image

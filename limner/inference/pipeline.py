@@ -1,0 +1,213 @@
+"""From a checkpoint and a condition to images, one seed an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from limner import checkpoint
+from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
+from limner.data import Data, open_picture
+from limner.device import autocast, pick_device
+from limner.pictures.grid import grid, to_pil
+
+
+def condition_for(
+    model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = (), device: str = "cpu"
+) -> Condition:
+    """The condition of ``n`` images; prompts and labels are taken in turn, over and over.
+
+    Raises LimnerError when the model does not read what is asked, or a label is unknown.
+    """
+    spec = model.spec
+    if prompts and not (spec.captions and "text" in model.reads):
+        hint = f"; it knows the labels {', '.join(spec.classes[:12])}" if spec.classes else ""
+        raise LimnerError(f"This run was not trained on captions and takes no --prompt{hint}.")
+    if labels and not (spec.classes and "label" in model.reads):
+        raise LimnerError("This run was not trained on labels and takes no --label.")
+    for label in labels:
+        if label not in spec.classes:
+            known = nearest(label, spec.classes) or f" It knows: {', '.join(spec.classes[:20])}."
+            raise LimnerError(f"There is no label {label!r} in this run.{known}")
+    index = [spec.classes.index(label) for label in labels]
+    return Condition(
+        n,
+        label=torch.tensor([index[i % len(index)] for i in range(n)], device=device) if index else None,
+        text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
+    )
+
+
+def draw(
+    model: Model,
+    condition: Condition,
+    seeds: Sequence[Seed],
+    sampling: Any = None,
+    batch: int = 64,
+    watch: Callable[[float], None] | None = None,
+    precision: str = "float32",
+    look: Callable[[Canvas], None] | None = None,
+) -> Tensor:
+    """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done, ``look`` each canvas on the way."""
+    if not isinstance(model, Generates):
+        raise LimnerError(f"The family {type(model).__module__.rpartition('.')[2]} draws no images.")
+    sampling = sampling if sampling is not None else model.Sampling()
+    drawn = []
+    with torch.inference_mode(), autocast(model.device, precision):
+        for at in range(0, len(seeds), batch):
+            part = slice(at, min(at + batch, len(seeds)))
+            for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
+                if look:
+                    look(canvas)
+                if watch:
+                    share = canvas.done / max(canvas.total, 1)
+                    watch((part.start + share * (part.stop - part.start)) / len(seeds))
+            drawn.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
+    return torch.cat(drawn)
+
+
+def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
+    """What each image was asked to show, in words, or None."""
+    if condition.text is not None:
+        return list(condition.text)
+    if condition.label is not None:
+        return [spec.classes[i] for i in condition.label.tolist()]
+    return None
+
+
+def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
+    """A sheet of ``n`` samples, asked for what random images of ``data`` show, seeds 0 to n - 1; None for none."""
+    if not isinstance(model, Generates) or n < 1:
+        return None
+    training = model.training
+    model.eval()
+    like = data.batch(data.order(0, n, 0)).condition
+    condition = Condition(
+        n,
+        label=like.label if "label" in model.reads else None,
+        text=like.text if "text" in model.reads else None,
+    ).to(model.device)
+    images = draw(model, condition, range(n), precision=precision)
+    model.train(training)
+    return grid(images, captions_of(model.spec, condition))
+
+
+class Painter:
+    """A trained model, ready to draw. ``limner.load(run)`` gives one."""
+
+    def __init__(self, run: str | Path, device: str = "auto"):
+        self.loaded = checkpoint.load(run, pick_device(device))
+        self.model: Model = self.loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = self.model.spec
+        self.precision = self.loaded.run.training.precision  # as it was trained
+
+    def sample(self, n: int = 1, **how: Any) -> list[Image.Image]:
+        """``n`` PIL images; all else as in ``tensors``."""
+        return [to_pil(x) for x in self.tensors(n, **how)]
+
+    def tensors(
+        self,
+        n: int = 1,
+        prompt: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        watch: Callable[[float], None] | None = None,
+        *,
+        image: str | Path = "",
+        mask: str | Path = "",
+        between: tuple[int, int] | None = None,
+        look: Callable[[Canvas], None] | None = None,
+        **knobs: Any,
+    ) -> Tensor:
+        """[N, C, H, W] in [-1, 1] on the CPU, with the seeds seed, seed + 1, ...
+
+        ``image`` is a picture to start from, ``mask`` one that is white where it is to be drawn anew. ``between``
+        draws the way from one seed to another. ``knobs`` are the family's Sampling fields; those that name a run
+        may be a path. Raises LimnerError.
+        """
+        if n < 1:
+            raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
+        condition = self.condition(n, prompt, label, image, mask)
+        sampling = self.sampling(knobs)
+        seeds: Sequence[Seed] = range(seed, seed + n)
+        if between:
+            seeds = [(*between, i / max(n - 1, 1)) for i in range(n)]
+        return draw(self.model, condition, seeds, sampling, batch, watch, self.precision, look)
+
+    def sampling(self, knobs: Mapping[str, Any]) -> Any:
+        """The family's Sampling with these of its fields; those that name a run may be a path. Raises LimnerError."""
+        fields, found = {f.name: f for f in dataclasses.fields(self.model.Sampling)}, dict(knobs)
+        for name, value in knobs.items():
+            if name not in fields:
+                raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, fields)}")
+            if fields[name].metadata.get("run") and value:
+                found[name] = checkpoint.load(value, self.model.device).model
+        return self.model.Sampling(**found)
+
+    def condition(
+        self,
+        n: int,
+        prompt: str | Sequence[str] | None = None,
+        label: str | Sequence[str] | None = None,
+        image: str | Path = "",
+        mask: str | Path = "",
+    ) -> Condition:
+        """As ``condition_for``, with a picture to start from, seen as the run sees images. Raises LimnerError."""
+        model, device = self.model, self.model.device
+        condition = condition_for(model, n, _list(prompt), _list(label), str(device))
+        if not image:
+            if mask:
+                raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
+            return condition
+        for name in ("image", *(["mask"] if mask else [])):
+            if name not in model.reads:
+                raise LimnerError(
+                    f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
+                )
+        options = self.loaded.run.data
+        picture = open_picture(image, self.spec, options).to(device).expand(n, -1, -1, -1)
+        marked = None
+        if mask:
+            grey = dataclasses.replace(self.spec, channels=1)
+            marked = (open_picture(mask, grey, options) > 0).float().to(device).expand(n, -1, -1, -1)
+            if not marked.any():
+                raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
+        return dataclasses.replace(condition, image=picture, mask=marked)
+
+
+class Film:
+    """How the images of the first batch come out of the noise, a sheet a frame; ``look`` of ``draw``."""
+
+    FRAMES = 48  # at most, for long ways
+
+    def __init__(self, captions: Sequence[str] | None = None):
+        self.captions = captions
+        self.frames: list[Image.Image] = []
+        self.ended = False
+
+    def __call__(self, canvas: Canvas) -> None:
+        last = canvas.done == canvas.total
+        if not self.ended and (last or canvas.done % max(1, canvas.total // self.FRAMES) == 0):
+            picture = canvas.picture().float().cpu()
+            self.frames.append(grid(picture, self.captions[: len(picture)] if self.captions else None))
+            self.ended = last
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first, *rest = self.frames
+        times = [max(40, 3000 // len(self.frames))] * len(rest) + [
+            2000
+        ]  # milliseconds; the result stays a while
+        first.save(path, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
+
+
+def _list(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,186 @@
+"""StyleGAN2's networks: styles that modulate convolutions, a skip generator, a residual discriminator.
+
+Karras 2020, "Analyzing and Improving the Image Quality of StyleGAN"; labels as in Karras 2020b.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.gans.convolve import conv2d
+from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
+from limner.networks.images.resample import downsample2d, kernel, resample2d, upsample2d
+
+Noise = Callable[[int, int], Tensor]  # (height, width) -> [B, 1, height, width]
+
+
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, up: Tensor | None = None
+) -> Tensor:
+    """[B, I, H, W] by weights [O, I, k, k] that [B, I] styles scale -> [B, O, H, W] (Karras 2020, eqs. 1 and 3).
+
+    The input is scaled instead of the weight, and the output demodulated: the same numbers by one shared
+    convolution. With the filter ``up`` the result has twice the size.
+    """
+    styles = styles.to(torch.promote_types(styles.dtype, torch.float32))
+    x = x * styles[:, :, None, None]
+    if up is None:
+        x = F.conv2d(x, weight, padding=weight.shape[2] // 2)
+    else:
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, O, 2H + 1, 2W + 1]
+        x = resample2d(x, up, pad=(1, 1, 1, 1), gain=4)
+    if demodulate:
+        with torch.autocast(x.device.type, enabled=False):
+            power = styles.square() @ weight.square().sum((2, 3)).T  # [B, O]
+        x = x * (power + 1e-8).rsqrt()[:, :, None, None]
+    return x
+
+
+class Mapping(nn.Module):
+    """z [B, latent], and a label where there are classes, to w [B, style]; without a latent the label alone."""
+
+    def __init__(self, latent: int, classes: int, style: int, layers: int, rate: float = 0.01):
+        super().__init__()
+        self.classes = classes
+        self.embed = EqualLinear(classes, style) if classes else None
+        units = [latent + (style if classes else 0), *[style] * layers]
+        self.layers = nn.ModuleList(EqualLinear(i, o, rate=rate) for i, o in pairwise(units))
+
+    def forward(self, z: Tensor | None, label: Tensor | None) -> Tensor:
+        parts = [] if z is None else [pixel_norm(z)]
+        if self.embed is not None:
+            assert label is not None
+            told = F.one_hot(label, self.classes).to(self.embed.weight.dtype)  # [B, K]
+            parts.append(pixel_norm(self.embed(told)))
+        x = torch.cat(parts, dim=1)
+        for layer in self.layers:
+            x = leaky(layer(x))
+        return x  # [B, style]
+
+
+class StyledConv(nn.Module):
+    """A modulated 3x3 convolution, noise of a learned strength, a bias, leaky relu."""
+
+    up: Tensor | None
+
+    def __init__(self, inputs: int, outputs: int, style: int, doubles: bool = False):
+        super().__init__()
+        self.style = EqualLinear(style, inputs, start=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.strength = nn.Parameter(torch.zeros(()))
+        self.register_buffer("up", kernel() if doubles else None, persistent=False)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Noise | None) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.style(w), up=self.up)
+        if noise is not None:
+            x = x + self.strength * noise(x.shape[2], x.shape[3])
+        return leaky(x + self.bias[:, None, None])  # [B, O, H, W]
+
+
+class ToImage(nn.Module):
+    """A modulated 1x1 convolution to an image's channels; it does not demodulate."""
+
+    def __init__(self, inputs: int, channels: int, style: int):
+        super().__init__()
+        self.style = EqualLinear(style, inputs, start=1.0)
+        self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.scale = inputs**-0.5
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.style(w) * self.scale, demodulate=False)
+        return x.float() + self.bias[:, None, None]  # [B, C, H, W]
+
+
+class SkipGenerator(nn.Module):
+    """Styles to an image that is the sum of what each size adds (Karras 2020, fig. 7b).
+
+    ``base`` is (height, width) of the learned first features; ``maps`` are the features by size, coarse to fine.
+    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own. If it is ``bounded``, a
+    tanh comes last.
+    """
+
+    up: Tensor
+
+    def __init__(
+        self, channels: int, base: tuple[int, int], maps: Sequence[int], style: int, bounded: bool = False
+    ):
+        super().__init__()
+        self.bounded = bounded
+        self.first = nn.Parameter(torch.randn(maps[0], *base))
+        inputs, outputs = [maps[0], *maps[:-1]], maps
+        self.before = nn.ModuleList(
+            StyledConv(i, o, style, True) for i, o in zip(inputs[1:], outputs[1:], strict=True)
+        )
+        self.after = nn.ModuleList(StyledConv(o, o, style) for o in maps)
+        self.images = nn.ModuleList(ToImage(o, channels, style) for o in maps)
+        self.register_buffer("up", kernel(), persistent=False)
+        self.layers = 2 * len(maps)
+
+    def forward(self, w: Tensor, noise: Noise | None) -> Tensor:
+        x = self.first.expand(len(w), -1, -1, -1)
+        x = self.after[0](x, w[:, 0], noise)  # [B, M, h, w]
+        image = self.images[0](x, w[:, 1])  # [B, C, h, w]
+        for i in range(1, len(self.after)):
+            x = self.before[i - 1](x, w[:, 2 * i - 1], noise)  # [B, M, 2h, 2w]
+            x = self.after[i](x, w[:, 2 * i], noise)
+            image = upsample2d(image, self.up) + self.images[i](x, w[:, 2 * i + 1])  # [B, C, 2h, 2w]
+        return image.tanh() if self.bounded else image
+
+
+class ResidualDown(nn.Module):
+    """Two convolutions to half the size, and around them by one of 1x1 (Karras 2020, fig. 7c)."""
+
+    down: Tensor
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.same = EqualConv2d(inputs, inputs, 3)
+        self.halve = EqualConv2d(inputs, outputs, 3)
+        self.around = EqualConv2d(inputs, outputs, 1, bias=False, gain=0.5**0.5)
+        self.register_buffer("down", kernel(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.around(downsample2d(x, self.down))
+        x = leaky(self.same(x))
+        x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
+        x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
+        return y + leaky(x, 1.0)  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
+
+
+class ResidualDiscriminator(nn.Module):
+    """An image, and a label where there are classes, to a score [B]: positive where it looks real.
+
+    A label enters by projection (Miyato and Koyama 2018) through a mapping of its own.
+    """
+
+    def __init__(
+        self, channels: int, base: tuple[int, int], maps: Sequence[int], classes: int, layers: int, group: int
+    ):
+        super().__init__()
+        fine = list(reversed(maps))
+        wide = fine[-1]
+        self.group, self.scale = group, wide**-0.5
+        self.read = EqualConv2d(channels, fine[0], 1)
+        self.blocks = nn.ModuleList(ResidualDown(i, o) for i, o in pairwise(fine))
+        self.last = EqualConv2d(wide + 1, wide, 3)
+        self.dense = EqualLinear(wide * math.prod(base), wide)
+        self.score = EqualLinear(wide, wide if classes else 1)
+        self.mapping = Mapping(0, classes, wide, layers) if classes else None
+
+    def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
+        x = leaky(self.read(image))  # [B, M, H, W]
+        for block in self.blocks:
+            x = block(x)  # [B, M, H/2, W/2]
+        x = leaky(self.last(minibatch_stddev(x, self.group)))  # [B, M, h, w]
+        x = self.score(leaky(self.dense(x.flatten(1)))).float()  # [B, 1] or [B, M]
+        if self.mapping is not None:
+            x = x * self.mapping(None, label).float() * self.scale
+        return x.sum(1)  # [B]

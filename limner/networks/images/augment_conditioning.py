@@ -1,0 +1,61 @@
+"""Augmentation whose kind and strength the network is told, so that it draws images as they were.
+
+Karras 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2 and table 6.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from limner.networks.images.augment import move2d, scale2d, turn2d, warp
+
+SIZE = 0.2  # doublings: standard deviation of growth and of stretching
+MOVE = 0.125  # of the image's side: standard deviation of moves
+NUMBERS = 9  # that tell what was done to an image; all are 0 where nothing was
+
+
+def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+    """[B, C, H, W] -> images of the same shape, and [B, 9] numbers that tell what was done to each.
+
+    Half of the images are mirrored. Each of these happens with probability ``chance``: a coin says whether the
+    image stands upside down; it grows or shrinks; turns; is stretched along an axis or, as often, in any
+    direction; moves. Draws come from torch's global generator.
+    """
+    n, _, height, width = x.shape
+
+    def sometimes(number: Tensor) -> Tensor:
+        return torch.where(torch.rand(n, device=x.device) < chance, number, 0.0)
+
+    def normal() -> Tensor:
+        return torch.randn(n, device=x.device)
+
+    def angle() -> Tensor:
+        return math.pi * (2 * torch.rand(n, device=x.device) - 1)
+
+    def coin() -> Tensor:
+        return torch.randint(2, (n,), device=x.device).float()
+
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        mirrored, upside_down = coin(), sometimes(coin())
+        x = torch.where(mirrored[:, None, None, None] > 0, x.flip(3), x)  # [B, C, H, W]
+        x = torch.where(upside_down[:, None, None, None] > 0, x.flip(2), x)
+        size, turn, stretch = sometimes(normal()), sometimes(angle()), sometimes(normal())
+        along = torch.where(torch.rand(n, device=x.device) < 0.5, angle(), 0.0)
+        moved = sometimes(torch.ones(n, device=x.device))
+        right, down = moved * normal(), moved * normal()
+        # Each matrix says where a pixel of the result looks.
+        g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ turn2d(turn)
+        g = g @ turn2d(-along) @ scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2()) @ turn2d(along)
+        g = g @ move2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
+        changed = torch.stack([size, turn, stretch, moved]).any(0).nonzero().flatten()
+        if len(changed) and min(height, width) > 1:  # one pixel has no neighbours to look at
+            x = x.index_copy(0, changed, warp(x[changed], g[changed]))
+        told = [
+            mirrored, upside_down, size, turn.cos() - 1, turn.sin(),
+            stretch * along.cos(), stretch * along.sin(), right, down,
+        ]  # fmt: skip
+        return x, torch.stack(told, dim=1)

@@ -1,0 +1,155 @@
+"""A transformer over the patches of an image (Dosovitskiy 2021), and its position embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.attention import sincos
+from limner.networks.layers import init_xavier
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    patch: int = 0  # pixels a side of a patch; 0: as `across` has it
+    across: int = 4  # patches along the shorter side, about, where patch is 0
+    width: int = 128  # of a token
+    depth: int = 6  # layers
+    heads: int = 4
+    ratio: float = 4.0  # the perceptron's width over the token's
+
+
+class Layer(nn.Module):
+    """Self-attention and a two-layer perceptron, each after a norm and added to its input.
+
+    ``drop`` is the chance that an image goes past a part of the layer in training (Huang 2016).
+    """
+
+    def __init__(self, width: int, heads: int, ratio: float = 4.0, drop: float = 0.0):
+        super().__init__()
+        self.heads, self.drop = heads, drop
+        self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, int(ratio * width)), nn.Linear(int(ratio * width), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(*qkv.unbind(0))  # [B, heads, L, W / heads]
+        x = x + self._some(self.out(h.transpose(1, 2).flatten(2)))  # [B, L, W]
+        return x + self._some(self.down(F.gelu(self.up(self.norm2(x)))))  # [B, L, W]
+
+    def _some(self, change: Tensor) -> Tensor:
+        if not self.training or not self.drop:
+            return change
+        keep = torch.rand(len(change), 1, 1, device=change.device) >= self.drop
+        return change * keep / (1 - self.drop)
+
+
+def side_of_patch(config: PatchConfig, size: tuple[int, int]) -> int:
+    """The side of a patch. Raises ValueError where it does not divide the image."""
+    patch = config.patch
+    if not patch:
+        asked = patch = max(1, min(size) // max(1, config.across))
+        while size[0] % patch or size[1] % patch:
+            patch -= 1
+        if 2 * patch < asked:  # rather than hundreds of tiny patches in silence
+            raise ValueError(
+                f"images of {size[0]}x{size[1]} do not divide into patches of about {asked} pixels, as those of a "
+                f"--size of multiples of {asked} do"
+            )
+    if size[0] % patch or size[1] % patch:
+        raise ValueError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
+    return patch
+
+
+class PatchTransformer(nn.Module):
+    """Image [B, C, H, W] -> the class token and one token a patch [B, 1 + H/p W/p, width], after a norm.
+
+    Positions are ``learned``, then resized to other sizes of image (bicubic with antialiasing), or fixed
+    ``sincos``. Raises ValueError for sizes that do not divide.
+    """
+
+    def __init__(
+        self, config: PatchConfig, channels: int, size: tuple[int, int], drop: float = 0.0,
+        positions: Literal["learned", "sincos"] = "learned",
+    ):  # fmt: skip
+        super().__init__()
+        c = config
+        if c.width % c.heads:
+            raise ValueError(f"a width of {c.width} does not divide into {c.heads} heads")
+        if c.width % 4:
+            raise ValueError(f"a width of {c.width} is not a multiple of 4")
+        self.config, self.patch = c, side_of_patch(c, size)
+        self.grid = (size[0] // self.patch, size[1] // self.patch)
+        self.embed = nn.Conv2d(channels, c.width, self.patch, stride=self.patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, c.width))
+        nn.init.normal_(self.token, std=0.02)
+        self.position: nn.Parameter | None = None
+        if positions == "learned":
+            # From noise of 0.02 a small network takes long to learn where things are, so it begins with waves.
+            self.position = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], c.width))
+            self.position.data[:, 1:] = sincos(c.width, self.grid, self.position.device)
+        drops = [drop * i / max(c.depth - 1, 1) for i in range(c.depth)]
+        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.ratio, d) for d in drops)
+        self.norm = nn.LayerNorm(c.width, 1e-6)
+        init_xavier(self)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """[1, 1 + h w, width] for the class token and a grid of patches."""
+        if self.position is None:
+            table = sincos(self.config.width, grid, self.token.device).to(self.token.dtype)
+            return torch.cat([torch.zeros_like(table[:1]), table])[None]
+        if grid == self.grid:
+            return self.position
+        first, rest = self.position[:, :1], self.position[:, 1:]
+        table = rest.transpose(1, 2).unflatten(2, self.grid)  # [1, W, h, w]
+        table = F.interpolate(table, grid, mode="bicubic", antialias=True, align_corners=False)
+        return torch.cat([first, table.flatten(2).transpose(1, 2)], dim=1)
+
+    def begin(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the layers are given, [B, 1 + L, W], or with ``keep`` [B, 1 + K, W]."""
+        x = self.embed(x)  # [B, W, h, w]
+        position = self.positions((x.shape[2], x.shape[3]))
+        x = x.flatten(2).transpose(1, 2) + position[:, 1:]  # [B, L, W]
+        if keep is not None:
+            x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))  # [B, K, W]
+        return torch.cat([(self.token + position[:, :1]).expand(len(x), -1, -1), x], dim=1)  # [B, 1 + L, W]
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """``keep`` [B, K]: only these patches, by their index, go through the layers."""
+        x = self.begin(x, keep)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def maps(self, x: Tensor, count: int = 3) -> list[Tensor]:
+        """What ``count`` evenly spaced layers, the last among them, make of each patch: [B, W, h, w], normalised."""
+        depth, grid = len(self.layers), (x.shape[2] // self.patch, x.shape[3] // self.patch)
+        wanted = {max(1, round(depth * i / count)) for i in range(1, count + 1)}
+        found = []
+        x = self.begin(x)
+        for i, layer in enumerate(self.layers, start=1):
+            x = layer(x)  # [B, 1 + L, W]
+            if i in wanted:
+                patches = F.layer_norm(x[:, 1:].float(), x.shape[2:])  # [B, L, W]
+                found.append(patches.transpose(1, 2).unflatten(2, grid))
+        return found
+
+    @torch.no_grad()
+    def take_over(self, other: PatchTransformer) -> None:
+        """Another's weights, its positions resized to the images here. Raises ValueError where it differs."""
+        state = other.state_dict()
+        state.pop("position", None)
+        if self.position is not None:
+            state["position"] = other.positions(self.grid)
+        if state["embed.weight"].shape != self.embed.weight.shape:
+            theirs, here = other.embed, self.embed
+            raise ValueError(
+                f"it reads patches of {theirs.in_channels} x {other.patch} x {other.patch}, not of "
+                f"{here.in_channels} x {self.patch} x {self.patch}"
+            )
+        self.load_state_dict(state)

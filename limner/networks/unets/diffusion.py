@@ -1,0 +1,298 @@
+"""The U-Nets of the diffusion papers, down to the details that a count of parameters does not show.
+
+``DiffusionUNet`` is the one of Ho 2020, of Nichol 2021, of Dhariwal 2021 (ADM) and of Rombach 2022, with or without
+cross-attention: the same blocks in the same places, and switches for what differs. That of Karras 2022 is in
+`song_unet`, and the one that is quick on a CPU in `unet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.attention import Order, attend, split_heads
+from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids, zero_init
+
+Resample = Literal["", "up", "down"]
+
+
+def norm(width: int, eps: float, least: int = 2) -> nn.GroupNorm:
+    """32 groups, fewer where one would have less than ``least`` channels: of one, it would wipe out the time."""
+    groups = next(g for g in range(max(1, min(32, width // least)), 0, -1) if width % g == 0)
+    return nn.GroupNorm(groups, width, eps)
+
+
+def resampled(x: Tensor, way: Resample) -> Tensor:
+    """Half or twice the size, by the mean of four pixels or by repeating each."""
+    if way == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2.0) if way == "up" else x
+
+
+# ---- of Ho 2020, Nichol 2021, Dhariwal 2021 and Rombach 2022 ----------------------------------------------
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, told of the time between them, added to their input; the sum begins as the input.
+
+    ``scale_shift``: the time scales and shifts what the second norm gives (Nichol 2021, appendix A), rather
+    than being added before it.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, eps: float, scale_shift: bool, dropout: float,
+        resample: Resample = "",
+    ):  # fmt: skip
+        super().__init__()
+        self.scale_shift, self.resample = scale_shift, resample
+        self.norm1, self.conv1 = norm(inputs, eps), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(embedding, outputs * (2 if scale_shift else 1))
+        self.norm2, self.conv2 = norm(outputs, eps), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = resampled(F.silu(self.norm1(x)), self.resample)  # [B, I, H', W']
+        h = self.conv1(h)  # [B, O, H', W']
+        told = self.embed(embedding)[:, :, None, None]  # [B, O or 2 O, 1, 1]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)  # 2 x [B, O, 1, 1]
+            h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, O, H', W']
+        else:
+            h = self.norm2(h + told)  # [B, O, H', W']
+        h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
+        return self.skip(resampled(x, self.resample)) + h  # [B, O, H', W']
+
+
+class Down(nn.Module):
+    """Half the size by a 3x3 convolution. ``original`` pads below and to the right only (Ho 2020)."""
+
+    def __init__(self, width: int, original: bool):
+        super().__init__()
+        self.original = original
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if original else 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.original else x)  # [B, C, H/2, W/2]
+
+
+class Up(nn.Module):
+    """Twice the size, each pixel repeated, and a 3x3 convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(resampled(x, "up"))  # [B, C, 2 H, 2 W]
+
+
+class Attention(nn.Module):
+    """Every place looks at all others."""
+
+    def __init__(self, width: int, heads: int, eps: float, order: Order):
+        super().__init__()
+        self.heads, self.order = heads, order
+        self.norm = norm(width, eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = zero_init(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        h = self.qkv(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, 3C]
+        h = attend(*split_heads(h, self.heads, self.order)).transpose(1, 2).flatten(2)  # [B, HW, C]
+        return x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
+
+
+class Look(nn.Module):
+    """Attention from h to ``context``, or to itself; the projections have no offsets but the last."""
+
+    def __init__(self, width: int, heads: int, context: int = 0):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(context or width, width, bias=False)
+        self.value = nn.Linear(context or width, width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = self.query(h), self.key(context), self.value(context)  # [B, HW, C], 2 x [B, L, C]
+        q, k, v = (
+            y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v)
+        )  # [B, heads, ., C/heads]
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))  # [B, HW, C]
+
+
+class FeedForward(nn.Module):
+    """To four times the width and back, gated by a GELU (Shazeer 2020, GEGLU)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.widen, self.out = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h, gate = self.widen(h).chunk(2, dim=-1)  # 2 x [B, HW, 4C]
+        return self.out(h * F.gelu(gate))  # [B, HW, C]
+
+
+class SpatialTransformer(nn.Module):
+    """One transformer block over the places of an image: they look at each other, then at the tokens (Rombach 2022)."""
+
+    def __init__(self, width: int, heads: int, context: int):
+        super().__init__()
+        self.norm = norm(width, 1e-6)
+        self.enter = nn.Linear(width, width)
+        self.norm1, self.places = nn.LayerNorm(width), Look(width, heads)
+        self.norm2, self.tokens = nn.LayerNorm(width), Look(width, heads, context)
+        self.norm3, self.feed = nn.LayerNorm(width), FeedForward(width)
+        self.leave = zero_init(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        assert tokens is not None, "a network with a context needs tokens"
+        seen = None if mask is None else mask[:, None, None]  # [B, 1, 1, L]
+        h = self.enter(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, C]
+        places = self.norm1(h)  # [B, HW, C]
+        h = h + self.places(places, places)  # [B, HW, C]
+        h = h + self.tokens(self.norm2(h), tokens, seen)  # [B, HW, C]
+        h = h + self.feed(self.norm3(h))  # [B, HW, C]
+        return x + self.leave(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
+
+
+class Level(nn.Module):
+    """What happens at one size: ``looks`` is empty or has one for each block; ``resample`` leads to the next.
+
+    On the way down each result is put on the pile of ``skips``, on the way up each block takes the topmost.
+    """
+
+    def __init__(self, up: bool, blocks: list[Block], looks: list[nn.Module], resample: nn.Module | None):
+        super().__init__()
+        self.up, self.blocks, self.looks = up, nn.ModuleList(blocks), nn.ModuleList(looks)
+        self.resample = resample
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, skips: list[Tensor]
+    ) -> Tensor:
+        for i, block in enumerate(self.blocks.children()):
+            if self.up:
+                x = torch.cat([x, skips.pop()], dim=1)  # [B, C + S, H, W]
+            x = block(x, embedding)  # [B, C, H, W]
+            if self.looks:
+                x = self.looks[i](x, tokens, mask)
+            if not self.up:
+                skips.append(x)
+        if self.resample is not None:
+            x = self.resample(x, embedding)  # [B, C, H/2, W/2] or [B, C, 2 H, 2 W]
+            if not self.up:
+                skips.append(x)
+        return x
+
+
+class DiffusionUNet(nn.Module):
+    """Image [B, channels, H, W] and times [B], in steps of a thousand -> an image of ``out`` channels.
+
+    ``multiples`` are the levels' widths in units of ``width``, ``attention`` the numbers of the levels that
+    attend, in every block. Heads are ``head`` channels wide, or there are ``heads`` of them. With ``context``, the
+    width of text tokens, they look at these too. Any height and width: padded inside and cut off again.
+
+    ``original`` has the details of Ho 2020: order of the time's features, epsilon, padding, weights.
+    ``resample_blocks``: levels are joined by blocks that resample rather than by convolutions (Dhariwal 2021).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        width: int = 128,
+        multiples: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (1,),
+        *,
+        head: int = 64,
+        heads: int = 0,
+        order: Order = "heads",
+        classes: int = 0,
+        context: int = 0,
+        original: bool = False,
+        scale_shift: bool = False,
+        resample_blocks: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.width, self.original = width, original
+        self.multiple = 2 ** (len(multiples) - 1)
+        embedding, eps = 4 * width, 1e-6 if original else 1e-5
+        self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Embedding(classes, embedding) if classes else None
+
+        def block(inputs: int, outputs: int, resample: Resample = "") -> Block:
+            return Block(inputs, outputs, embedding, eps, scale_shift, dropout, resample)
+
+        def look(wide: int) -> nn.Module:
+            wanted = heads or max(1, wide // head)
+            count = next(n for n in range(wanted, 0, -1) if wide % n == 0)
+            return SpatialTransformer(wide, count, context) if context else Attention(wide, count, eps, order)
+
+        def join(wide: int, way: Resample) -> nn.Module:
+            if resample_blocks:
+                return block(wide, wide, way)
+            return Down(wide, original) if way == "down" else Up(wide)
+
+        widths = [width * m for m in multiples]
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now, skips = width, [width]
+        for level, wide in enumerate(widths):
+            row = [block(now if i == 0 else wide, wide) for i in range(blocks)]
+            last = level + 1 == len(widths)
+            looks = [look(wide) for _ in row] if level in attention else []
+            self.down.append(Level(False, row, looks, None if last else join(wide, "down")))
+            skips += [wide] * (blocks if last else blocks + 1)
+            now = wide
+        self.middle = nn.ModuleList([block(now, now), look(now), block(now, now)])
+        for level, wide in reversed(list(enumerate(widths))):
+            row = [block(skips.pop() + (now if i == 0 else wide), wide) for i in range(blocks + 1)]
+            looks = [look(wide) for _ in row] if level in attention else []
+            self.up.append(Level(True, row, looks, join(wide, "up") if level else None))
+            now = wide
+        self.norm = norm(now, eps)
+        self.head = zero_init(nn.Conv2d(now, out, 3, padding=1))
+        if original:
+            init_xavier_all(self)
+            for part in self.modules():
+                if isinstance(part, Attention):  # queries, keys and values are three layers there
+                    for weight in part.qkv.weight.detach().chunk(3):
+                        nn.init.xavier_uniform_(weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        more: Tensor | None = None,
+    ) -> Tensor:
+        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], True where there is one.
+
+        ``more`` [B, 4 width] is added to what the blocks are told of the time.
+        """
+        height, width = x.shape[-2:]
+        embedding = self.time(sinusoids(t, self.width, self.original))  # [B, E]
+        if self.label is not None and label is not None:
+            embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # [B, E]
+        if more is not None:
+            embedding = embedding + more  # [B, E]
+        embedding = F.silu(embedding)  # [B, E]
+        x = self.stem(pad_to_multiple(x, self.multiple))  # [B, W, H, W]
+        skips = [x]
+        for level in self.down.children():
+            x = level(x, embedding, tokens, mask, skips)
+        before, look, after = self.middle.children()
+        x = after(look(before(x, embedding), tokens, mask), embedding)  # [B, Wl, H/2^l, W/2^l]
+        for level in self.up.children():
+            x = level(x, embedding, tokens, mask, skips)
+        x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]
+        return x[..., :height, :width].float()

@@ -1,0 +1,151 @@
+"""The U-Net of Karras 2022 for small images: Song 2021b's DDPM++, reparametrised (appendix F.2; table 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.attention import attend, split_heads
+from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids
+from limner.networks.unets.diffusion import Resample, norm, resampled
+
+EPS = 1e-6
+GROUP = 4  # channels in a norm's group, at least
+TINY = 1e-5  # weights of the layers that end a residual branch, in units of the others'
+HALF = 0.5**0.5  # after a sum of two, which keeps its variance
+
+
+def small(layer: nn.Conv2d | nn.Linear, gain: float = TINY) -> nn.Conv2d | nn.Linear:
+    init_xavier_all(layer, gain)
+    return layer
+
+
+class SongBlock(nn.Module):
+    """Two 3x3 convolutions, with the time added between, and perhaps attention by one head."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        attends: bool = False,
+        resample: Resample = "",
+    ):
+        super().__init__()
+        self.resample = resample
+        self.norm1, self.conv1 = norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(embedding, outputs)
+        self.norm2, self.conv2 = norm(outputs, EPS, GROUP), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        projects = inputs != outputs or resample
+        self.skip = nn.Conv2d(inputs, outputs, 1) if projects else nn.Identity()
+        self.norm3 = norm(outputs, EPS, GROUP) if attends else None
+        init_xavier_all(self)
+        small(self.conv2)
+        if attends:
+            self.qkv = small(nn.Linear(outputs, 3 * outputs), 0.2**0.5)
+            self.out = small(nn.Linear(outputs, outputs))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(resampled(F.silu(self.norm1(x)), self.resample))  # [B, O, H', W']
+        h = self.norm2(h + self.embed(embedding)[:, :, None, None])  # [B, O, H', W']
+        h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
+        x = (self.skip(resampled(x, self.resample)) + h) * HALF  # [B, O, H', W']
+        if self.norm3 is None:
+            return x
+        h = self.qkv(self.norm3(x).flatten(2).transpose(1, 2))  # [B, HW, 3O]
+        h = attend(*split_heads(h, 1, "mixed")).transpose(1, 2).flatten(2)  # [B, HW, O]
+        return (x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])) * HALF  # [B, O, H', W']
+
+
+class SongUNet(nn.Module):
+    """Image [B, channels, H, W] and noise level [B], as Karras 2022's c_noise -> an image of ``out`` channels.
+
+    ``multiples`` are the levels' widths in units of ``width``; levels in ``attention`` attend in every block on
+    the way down and in the last one on the way up. ``augment`` is how many numbers tell what was done to an image.
+    Any height and width: padded inside and cut off again.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        width: int = 128,
+        multiples: Sequence[int] = (2, 2, 2),
+        blocks: int = 4,
+        attention: Sequence[int] = (1,),
+        *,
+        classes: int = 0,
+        augment: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.width, self.classes = width, classes
+        self.multiple = 2 ** (len(multiples) - 1)
+        embedding = 4 * width
+        self.label = nn.Linear(classes, width) if classes else None
+        self.augment = nn.Linear(augment, width, bias=False) if augment else None
+        self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+
+        def block(inputs: int, outputs: int, attends: bool = False, resample: Resample = "") -> SongBlock:
+            return SongBlock(inputs, outputs, embedding, dropout, attends, resample)
+
+        widths = [width * m for m in multiples]
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now, skips = width, [width]
+        for level, wide in enumerate(widths):
+            row = [block(now, now, resample="down")] if level else []
+            row += [block(now if i == 0 else wide, wide, level in attention) for i in range(blocks)]
+            self.down.append(nn.ModuleList(row))
+            skips += [now, *[wide] * blocks] if level else [wide] * blocks
+            now = wide
+        self.middle = nn.ModuleList([block(now, now, True), block(now, now)])
+        for level, wide in reversed(list(enumerate(widths))):
+            row = [] if level + 1 == len(widths) else [block(now, now, resample="up")]
+            for i in range(blocks + 1):
+                row.append(block(skips.pop() + now, wide, i == blocks and level in attention))
+                now = wide
+            self.up.append(nn.ModuleList(row))
+        self.norm = norm(now, EPS, GROUP)
+        self.head = nn.Conv2d(now, out, 3, padding=1)
+        for layer in (self.stem, self.time, self.label, self.augment):
+            if layer is not None:
+                init_xavier_all(layer)
+        small(self.head)
+
+    def forward(
+        self, x: Tensor, noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """``label`` [B] is -1 for none; ``augment`` [B, A] is zero for an image as it was."""
+        height, width = x.shape[-2:]
+        embedding = sinusoids(noise, self.width, original=True)  # [B, W]
+        if self.label is not None:
+            known = torch.arange(self.classes, device=x.device)
+            chosen = torch.zeros(len(x), self.classes, device=x.device)  # [B, classes]
+            if label is not None:
+                chosen = (label[:, None] == known).float()
+            embedding = embedding + self.label(chosen * math.sqrt(self.classes))
+        if self.augment is not None and augment is not None:
+            embedding = embedding + self.augment(augment)  # [B, W]
+        embedding = F.silu(self.time(embedding))  # [B, E]
+        x = self.stem(pad_to_multiple(x, self.multiple))  # [B, W, H, W]
+        skips = [x]
+        for level in self.down.children():
+            for block in level.children():
+                x = block(x, embedding)  # [B, Wl, H/2^l, W/2^l]
+                skips.append(x)
+        for block in self.middle.children():
+            x = block(x, embedding)
+        for level in self.up.children():
+            for block in level.children():
+                if not block.resample:
+                    x = torch.cat([x, skips.pop()], dim=1)
+                x = block(x, embedding)  # [B, Wl, H/2^l, W/2^l]
+        x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]
+        return x[..., :height, :width].float()

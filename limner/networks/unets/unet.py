@@ -1,0 +1,143 @@
+"""A U-Net that is quick on a CPU: it sees patches, and does most of its work at the lowest resolutions.
+
+Dense 3x3 convolutions in channels_last come nearest to the peak of a CPU, and a fused GroupNorm is cheap;
+elementwise passes over the highest resolution are what costs. So the image is folded into patches first,
+levels widen where they halve their side, and skips are added rather than concatenated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.attention import attend, head_count
+from limner.networks.layers import GroupNorm, check_levels, zero_init
+
+
+def norm(width: int) -> GroupNorm:
+    return GroupNorm(math.gcd(8, width), width)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a modulation by the embedding, added to their input."""
+
+    def __init__(self, width: int, embedding: int, dropout: float):
+        super().__init__()
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.norm1, self.conv1 = norm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = norm(width), zero_init(nn.Conv2d(width, width, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # 2 x [B, C, 1, 1]
+        h = self.conv1(F.silu(self.norm1(x)))  # [B, C, H, W]
+        h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, C, H, W]
+        return x + self.conv2(self.dropout(F.silu(h)))  # [B, C, H, W]
+
+
+class Attention(nn.Module):
+    """Every place looks at all places and at the context's tokens, in one softmax (Saharia 2022, Imagen).
+
+    With ``places`` off it looks at the tokens alone, which is much cheaper where there are many places.
+    """
+
+    def __init__(self, width: int, size: tuple[int, int], head: int, context: int, places: bool = True):
+        super().__init__()
+        self.heads, self.places = head_count(width, head), places
+        self.norm = norm(width)
+        self.position = nn.Parameter(0.1 * torch.randn(width, *size))
+        self.query = nn.Linear(width, width)
+        self.place = nn.Linear(width, 2 * width) if places else None
+        self.context = nn.Linear(context, 2 * width) if context else None
+        self.out = zero_init(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        h = (self.norm(x) + self.position).flatten(2).transpose(1, 2)  # [B, HW, C]
+        keys = []
+        if self.place is not None:
+            keys.append(self.place(h))  # [B, HW, 2C]
+        if self.context is not None and tokens is not None and mask is not None:
+            mask = F.pad(mask, (h.shape[1] if keys else 0, 0), value=True)[:, None, None]  # [B, 1, 1, keys]
+            keys.append(self.context(tokens))  # [B, L, 2C]
+        q, k, v = self.query(h), *torch.cat(keys, dim=1).chunk(2, dim=-1)  # [B, HW, C], 2 x [B, keys, C]
+        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # [B, h, ., C/h]
+        h = attend(q, k, v, mask).transpose(1, 2).flatten(2)  # [B, HW, C]
+        return x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
+
+
+class UNet(nn.Module):
+    """Image, embedding [B, E] and perhaps tokens [B, L, D] with their mask [B, L] -> an image of ``out``.
+
+    ``widths`` and ``blocks`` are by level, from the patches down; ``attention`` are the levels' numbers that
+    attend. Any height and width: what does not divide is padded inside and cut off again.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        size: tuple[int, int],
+        embedding: int,
+        context: int = 0,
+        patch: int = 2,
+        widths: Sequence[int] = (64, 128, 256),
+        blocks: Sequence[int] = (1, 1, 1),
+        attention: Sequence[int] = (2,),
+        reading: Sequence[int] = (),
+        head: int = 64,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        check_levels(widths, blocks)
+        self.patch = patch
+        self.multiple = patch * 2 ** (len(widths) - 1)
+        height, width = (math.ceil(side / self.multiple) * self.multiple // patch for side in size)
+        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.look = nn.ModuleDict()
+        self.place = nn.ParameterList()  # before the blocks, whose modulation then tells places apart
+        for level, (wide, depth) in enumerate(zip(widths, blocks, strict=True)):
+            self.down.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
+            self.up.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
+            self.place.append(nn.Parameter(0.3 * torch.randn(wide, height >> level, width >> level)))
+            if level in attention or (context and level in reading):
+                size = (height >> level, width >> level)
+                for way in ("down", "up"):
+                    self.look[f"{way}{level}"] = Attention(wide, size, head, context, level in attention)
+            if level + 1 < len(widths):
+                self.shrink.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
+                self.grow.append(nn.Conv2d(widths[level + 1], wide, 1))
+        self.norm = norm(widths[0])
+        self.head = zero_init(nn.Conv2d(widths[0], out * patch**2, 3, padding=1))
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        x = self.stem(F.pixel_unshuffle(x, self.patch))  # [B, W0, H/p, W/p]
+        skips = []
+        for level, blocks in enumerate(self.down):
+            x = x + self.place[level]  # [B, Wl, H/p/2^l, W/p/2^l]
+            for block in blocks.children():
+                x = block(x, embedding)  # [B, Wl, H/p/2^l, W/p/2^l]
+            if f"down{level}" in self.look:
+                x = self.look[f"down{level}"](x, tokens, mask)
+            if level < len(self.shrink):
+                skips.append(x)
+                x = self.shrink[level](x)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.grow):
+                x = F.interpolate(self.grow[level](x), scale_factor=2.0) + skips.pop()
+            for block in self.up[level].children():
+                x = block(x, embedding)
+            if f"up{level}" in self.look:
+                x = self.look[f"up{level}"](x, tokens, mask)
+        x = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)  # [B, out, H, W]
+        return x[..., :height, :width]

@@ -1,0 +1,309 @@
+"""The only training loop: a model's objectives, any data, one budget, exactly resumable.
+
+Progress is counted in images seen. Every random draw comes from a generator keyed by the seed and the
+position in the stream of images, so nothing random needs saving: a resumed run equals an unbroken one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limner import checkpoint
+from limner.config import Run
+from limner.core import Batch, LimnerError, Model, Objective, mix
+from limner.data import Data
+from limner.device import autocast
+from limner.distributed import Ranks, share
+from limner.training.optim import make_optimiser
+
+
+@dataclass
+class Player:
+    """An objective with the parameters that it moves and the optimiser that moves them."""
+
+    objective: Objective
+    name: str  # of the submodule; numbered from its second objective on, as "discriminator 2"
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    peaks: list[float]  # learning rates before the schedule
+
+
+def learning_rate(run: Run, seen: int, progress: float) -> float:
+    """The schedule's factor in [0, 1] at a share ``progress`` of the budget."""
+    t = run.training
+    progress = min(max(progress, 0.0), 1.0)
+    factor = 1.0
+    if t.schedule == "linear":
+        factor = min(1.0, (1.0 - progress) / max(1.0 - t.flat, 1e-9))
+    elif t.schedule == "cosine":
+        late = max(progress - t.flat, 0.0) / max(1.0 - t.flat, 1e-9)
+        factor = 0.5 * (1.0 + math.cos(math.pi * late))
+    warm = min(1.0, (seen + t.batch) / t.warmup) if t.warmup else 1.0
+    return factor * warm
+
+
+class Loop:
+    """One training under way: the model, its players, its average, and where they are."""
+
+    def __init__(self, run: Run, model: Model, data: Data, device: torch.device, ranks: Ranks):
+        t = run.training
+        self.run, self.data, self.device, self.ranks = run, data, device, ranks
+        self.model = model.to(device)
+        if t.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.micro = share(t.batch, t.accumulate, ranks)
+        self.seen = self.step = self.skipped = self.rollbacks = 0
+        self.seconds = 0.0
+
+        for stage in model.stages:
+            model.get_submodule(stage).requires_grad_(False)
+        frozen = {id(p) for stage in model.stages for p in model.get_submodule(stage).parameters()}
+        optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.players: list[Player] = []
+        for objective in model.objectives():
+            if objective.trains in model.stages:
+                raise ValueError(f"{objective.trains} is a frozen stage: no objective may train it")
+            module = model.get_submodule(objective.trains)
+            if objective.trains not in optimisers:
+                if objective.trains not in t.optimisers:
+                    raise LimnerError(
+                        f"There is no optimiser for the submodule {objective.trains!r}: give "
+                        f"training.optimisers a setting of that name."
+                    )
+                optimisers[objective.trains] = make_optimiser(module, t.optimisers[objective.trains])
+            optimiser = optimisers[objective.trains]
+            parameters = [p for p in module.parameters() if id(p) not in frozen]
+            peaks = [group["lr"] for group in optimiser.param_groups]
+            before = sum(player.objective.trains == objective.trains for player in self.players)
+            name = f"{objective.trains} {before + 1}" if before else objective.trains
+            self.players.append(Player(objective, name, parameters, optimiser, peaks))
+        self.optimisers = optimisers
+        self.model.requires_grad_(False)  # each turn asks for the gradients of its own submodule
+        self.model.train()
+        if t.compile:
+            for name in optimisers:
+                model.get_submodule(name).compile()
+
+        # The averaged model shares the frozen stages' memory: they never move.
+        stages = {id(m): m for m in (model.get_submodule(s) for s in model.stages)}
+        self.average = copy.deepcopy(self.model, dict(stages)).eval() if t.average else self.model
+
+    # ---- a step
+
+    def turn(self, player: Player, rows: np.ndarray, flips: np.ndarray | None) -> dict[str, Tensor]:
+        """Gradients of one player's loss over this process's share of the batch; its mean terms."""
+        t, own = self.run.training, player.parameters
+        for p in own:
+            p.requires_grad_(True)
+            p.grad = None
+        sums: dict[str, Tensor] = {}
+        for i in range(t.accumulate):
+            at = (self.ranks.rank * t.accumulate + i) * self.micro
+            part = slice(at, at + self.micro)
+            batch = self.data.batch(rows[part], None if flips is None else flips[part])
+            batch = Batch(self._place(batch.image), batch.condition.to(self.device))
+            # Keyed by the microbatch's place in the stream, not by rank: another number of processes
+            # with microbatches of the same size draws the same noise for the same images.
+            torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
+            with autocast(self.device, t.precision):
+                terms = player.objective.loss(batch)
+            (player.objective.total(terms) / t.accumulate).backward()
+            for name, value in terms.items():
+                mean = value.detach().float() / t.accumulate
+                sums[name] = sums[name] + mean if name in sums else mean
+        for p in own:
+            p.requires_grad_(False)
+        self.ranks.mean_([p.grad for p in own if p.grad is not None] + list(sums.values()))
+        return sums
+
+    def _place(self, image: Tensor) -> Tensor:
+        image = image.to(self.device, non_blocking=True)
+        if self.run.training.channels_last and image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return image
+
+    def take_step(self, progress: float) -> dict[str, Tensor]:
+        """One step: every due player's turn, then the average. Returns the mean terms.
+
+        A player whose loss or gradient is not finite moves nothing, and ends the step; those whose turn came
+        before have moved. The images are named in the journal.
+        """
+        t = self.run.training
+        rows = self.data.order(self.seen, t.batch, self.run.seed)
+        flips = None
+        if self.run.data.flip:
+            coin = np.random.default_rng(mix(self.run.seed, self.seen, "flip"))
+            flips = coin.random(t.batch) < 0.5
+        self.model.advance(self.seen)
+        rate = learning_rate(self.run, self.seen, progress)
+        report: dict[str, Tensor] = {}
+        for player in self.players:
+            if self.step % player.objective.every:
+                continue
+            before = {name: value.clone() for name, value in self._moving().items()}
+            terms = self.turn(player, rows, flips)
+            gradients = [p.grad for p in player.parameters if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            if not bool(torch.isfinite(norm + sum(terms.values()))):
+                self._forget(player)
+                for name, value in self._moving().items():
+                    value.copy_(before[name])
+                self._agree()  # on what the players before it moved
+                self.skipped += 1
+                self.seen += t.batch
+                self.step += 1
+                names = [self.data.names[i] for i in rows]
+                raise FloatingPointError(f"{player.name}: not finite on {', '.join(names)}")
+            if t.clip:
+                nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
+            for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
+                group["lr"] = peak * rate
+            player.optimiser.step()
+            self._forget(player)
+            report |= {f"{player.name}/{k}": v for k, v in terms.items()}
+            report[f"{player.name}/gradient"] = norm.detach()
+        self._agree()
+        self.skipped = 0
+        self.seen += t.batch
+        self.step += 1
+        self._follow()
+        return report
+
+    @staticmethod
+    def _forget(player: Player) -> None:
+        for p in player.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The moving average takes one step after the live weights (Karras 2022's ramped half-life)."""
+        t = self.run.training
+        if not t.average or not self.ranks.first:  # only the first process saves and shows it
+            return
+        half = t.average
+        if t.average_rampup:
+            half = min(half, self.seen * t.average_rampup)
+        keep = 0.5 ** (t.batch / max(half, 1e-9))
+        for name in self.model.averaged:
+            slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
+            torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
+            for to, source in zip(slow.buffers(), live.buffers(), strict=True):
+                to.copy_(source)
+        kept = tuple(f"{name}." for name in (*self.model.averaged, *self.model.stages))
+        rest = self.average.state_dict()
+        for name, value in self.model.state_dict().items():
+            if not name.startswith(kept):
+                rest[name].copy_(value)
+
+    def _moving(self) -> dict[str, Tensor]:
+        """What a loss may move besides its weights: the buffers that are saved."""
+        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        frozen = tuple(f"{name}." for name in self.model.stages)
+        state = self.model.state_dict()
+        return {n: v for n, v in state.items() if n not in weights and not n.startswith(frozen)}
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Each process moved buffers by its own images: all go on with the mean, which is what is saved.
+
+        In float64, where the mean of equal numbers is that number.
+        """
+        if self.ranks.world > 1:
+            moving = [value for value in self._moving().values() if value.is_floating_point()]
+            means = [value.double() for value in moving]
+            self.ranks.mean_(means)
+            for value, mean in zip(moving, means, strict=True):
+                value.copy_(mean)
+
+    # ---- what it costs, before the first step
+
+    def trial(self) -> tuple[float, int]:
+        """(seconds a step, peak bytes) of a rehearsal that moves nothing."""
+        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may move these
+        rows = self.data.order(self.seen, self.run.training.batch, self.run.seed)
+        kept: dict[int, int] = {}
+
+        def weigh(x: Tensor) -> Tensor:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        seconds, activations = math.inf, 0
+        self.model.advance(self.seen)
+        for attempt in range(2):
+            start = time.perf_counter()
+            for player in self.players:
+                kept.clear()
+                if attempt:
+                    self.turn(player, rows, None)
+                else:
+                    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda x: x):
+                        self.turn(player, rows, None)
+                    activations = max(activations, sum(kept.values()))
+                self._forget(player)
+            seconds = min(seconds, time.perf_counter() - start)
+        for name, b in self.model.named_buffers():
+            b.copy_(before[name])
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        return seconds, activations + 5 * weights  # weights, gradient, two moments, average
+
+    @torch.no_grad()
+    def held_out(self, data: Data, limit: int = 256) -> dict[str, float]:
+        """Mean terms of every objective on held-out images: averaged weights, the same draws each time."""
+        model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
+        model.eval()
+        # Random ones, as files of one class may lie together.
+        chosen = data.order(0, min(len(data), limit), 0)
+        for at in range(0, len(chosen), self.micro):
+            rows = chosen[at : at + self.micro]
+            batch = data.batch(rows)
+            batch = Batch(self._place(batch.image), batch.condition.to(self.device))
+            for player, objective in zip(self.players, model.objectives(), strict=True):
+                torch.manual_seed(mix("held out", at, player.name))
+                with autocast(self.device, self.run.training.precision):
+                    terms = objective.loss(batch)
+                for name, value in terms.items():
+                    key = f"{player.name}/{name}"
+                    sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
+            count += len(rows)
+        if model is self.model:
+            model.train()
+        return {name: value / count for name, value in sums.items()}
+
+    # ---- saving
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live weights and every optimiser's tensors."""
+        state = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            state |= checkpoint.pack_state(optimiser.state_dict(), f"optimiser/{name}")[0]
+        return state
+
+    def counters(self) -> dict[str, Any]:
+        packed = {
+            n: checkpoint.pack_state(o.state_dict(), f"optimiser/{n}")[1] for n, o in self.optimisers.items()
+        }
+        return {
+            "seen": self.seen, "step": self.step, "seconds": self.seconds, "skipped": self.skipped,
+            "rollbacks": self.rollbacks, "optimisers": packed,
+        }  # fmt: skip
+
+    def restore(self, resumed: checkpoint.Resumed) -> None:
+        live = resumed.live_tensors
+        weights = {k.removeprefix("model/"): v for k, v in live.items() if k.startswith("model/")}
+        checkpoint.load_weights(self.model, weights)
+        if self.average is not self.model:
+            checkpoint.load_weights(self.average, resumed.model_tensors)
+        for name, optimiser in self.optimisers.items():
+            told = resumed.state["optimisers"][name]
+            optimiser.load_state_dict(checkpoint.unpack_state(live, told))
+        s = resumed.state
+        self.seen, self.step, self.seconds = s["seen"], s["step"], s["seconds"]
+        self.skipped, self.rollbacks = s["skipped"], s["rollbacks"]

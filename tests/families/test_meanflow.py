@@ -1,0 +1,260 @@
+"""Mean flows: the identity and its derivative, the split of a way in two, guidance, sampling in one call."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.diffusion.paths import like
+from limner.families.meanflow import Described, MeanFlow, MeanFlowSampling
+from limner.networks.transformers.dit import BlocksConfig
+from limner.networks.unets.unet import UNet
+
+TINY = MeanFlow.presets["tiny"].model
+PLAIN = ImageSpec(3, 16, 16)
+LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
+
+
+def meanflow(spec: ImageSpec = PLAIN, **changes) -> MeanFlow:
+    """A tiny model that does not draw zeros: what is zero at the start is stirred."""
+    torch.manual_seed(0)
+    model = MeanFlow(dataclasses.replace(TINY, **changes), spec)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.eval()
+
+
+def draw(model: MeanFlow, condition: Condition, seeds, **knobs) -> Tensor:
+    *_, last = model.sample(condition, MeanFlowSampling(**knobs), Draws(seeds))
+    return last.picture()
+
+
+def pairs_of_times(n: int) -> tuple[Tensor, Tensor]:
+    t, s = torch.rand(2, n, dtype=torch.float64).sort(0).values
+    return 0.95 * t, s
+
+
+SIGMA = 0.3  # of data that are N(0, SIGMA^2): x_s = x_t std(s) / std(t) exactly
+
+
+def std(t: Tensor) -> Tensor:
+    return (t.square() * SIGMA**2 + (1 - t).square()).sqrt()
+
+
+def exact(described: Described, nearest: float | None = None):
+    """u of such data, in closed form."""
+
+    def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        still = s == t
+        slope = (t * SIGMA**2 - (1 - t)) / std(t).square()  # of log std: v = x d/dt log std(t)
+        mean = (std(s) / std(t) - 1) / torch.where(still, torch.ones_like(t), s - t)
+        return like(torch.where(still, slope, mean), x) * x
+
+    return u
+
+
+def test_the_identity_gives_the_velocity_of_a_gaussian(monkeypatch):
+    """v = u - (s - t) du/dt along the flow (Geng 2025, eq. 6), whichever tangent is right there."""
+    model = meanflow()
+    monkeypatch.setattr(model, "average", exact)
+    t, s = pairs_of_times(6)
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
+    velocity = exact(Described())(x, t, t)
+    u, slope = model.derivative(x, t, s, Described(), velocity)
+    assert_close(u - like(s - t, x) * slope, velocity, rtol=1e-9, atol=1e-9)
+
+
+def test_the_split_gives_the_average_velocity_of_a_gaussian(monkeypatch):
+    """So the exact u is where learning by the split comes to rest."""
+    model = meanflow()
+    monkeypatch.setattr(model, "average", exact)
+    t, s = pairs_of_times(6)
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
+    assert_close(model.split(x, t, s, Described()), exact(Described())(x, t, s), rtol=1e-9, atol=1e-9)
+
+
+def test_the_exact_average_velocity_draws_a_gaussian_in_any_number_of_calls(monkeypatch):
+    model = meanflow()
+    monkeypatch.setattr(model, "average", exact)
+    one, many = (draw(model, Condition(8), range(8), steps=steps) for steps in (1, 5))
+    assert_close(one, many, rtol=1e-4, atol=1e-5)
+    noise = Draws(range(8)).normal(3, 16, 16)
+    assert_close(one, (SIGMA * noise).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_derivatives_through_the_unet_are_those_of_finite_differences(layout):
+    """GroupNorm, patches and attention in forward mode, in float64, with the same values and gradients."""
+    torch.manual_seed(0)
+    unet = UNet(3, 3, (12, 20), 8, 0, 2, (16, 32), (1, 1), (1,), (), 16).double().to(memory_format=layout)
+    for parameter in unet.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    x, dx = torch.randn(2, 2, 3, 12, 20, dtype=torch.float64).to(memory_format=torch.contiguous_format)
+    e, de = torch.randn(2, 2, 8, dtype=torch.float64)
+    x, dx = x.contiguous(memory_format=layout), dx.contiguous(memory_format=layout)
+    value, slope = torch.func.jvp(unet, (x, e), (dx, de))
+    step = 1e-5
+    with torch.no_grad():
+        assert_close(value, unet(x, e))
+        difference = (unet(x + step * dx, e + step * de) - unet(x - step * dx, e - step * de)) / (2 * step)
+    assert slope.abs().max() > 0.1
+    assert_close(slope, difference, rtol=1e-6, atol=1e-7)
+    of_pair, of_plain = (
+        torch.autograd.grad(made.square().sum(), list(unet.parameters())) for made in (value, unet(x, e))
+    )
+    assert_close(of_pair, of_plain)
+
+
+@pytest.mark.parametrize(
+    ("learn", "tangent"), [("derivative", "own"), ("derivative", "data"), ("split", "own")]
+)
+@pytest.mark.parametrize("predicts", ["image", "velocity"])
+def test_every_objective_learns(learn, tangent, predicts):
+    torch.manual_seed(0)
+    model = MeanFlow(dataclasses.replace(TINY, learn=learn, tangent=tangent, predicts=predicts), PLAIN)
+    batch = Batch(torch.rand(16, 3, 1, 1).expand(16, 3, 16, 16) * 2 - 1, Condition(16))
+
+    def loss() -> Tensor:
+        torch.manual_seed(7)
+        return torch.stack(list(model.loss(batch).values())).sum()
+
+    start = loss()
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(25):
+        optimiser.zero_grad()
+        (value := loss()).backward()
+        optimiser.step()
+    assert value < 0.7 * start
+
+
+def test_the_adaptive_weight_changes_the_slope_and_not_what_is_shown():
+    """With p = 1 each image pulls alike, however wrong it is; the loss that is shown is the plain one."""
+    batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8))
+    shown, pulls = [], []
+    for power in (0.0, 1.0):
+        model = meanflow(adaptive=power, still=1.0)
+        torch.manual_seed(3)
+        total = torch.stack(list(model.loss(batch).values())).sum()
+        total.backward()
+        shown.append(total.detach())
+        pulls.append(model.network.body.head.weight.grad.norm())
+    assert_close(shown[0], shown[1])
+    assert not torch.allclose(pulls[0], pulls[1], rtol=0.05)
+
+
+def test_emphasis_weighs_the_moving_pairs_alone_and_changes_nothing_that_is_shown():
+    batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8))
+    for still, times in ((0.0, 5.0), (1.0, 1.0)):
+        shown, pulls = [], []
+        for emphasis in (1.0, 5.0):
+            model = meanflow(emphasis=emphasis, still=still)
+            torch.manual_seed(3)
+            total = torch.stack(list(model.loss(batch).values())).sum()
+            total.backward()
+            shown.append(total.detach())
+            pulls.append(model.network.body.head.weight.grad)
+        assert_close(shown[0], shown[1])
+        assert_close(pulls[1], times * pulls[0], rtol=1e-4, atol=1e-7)
+
+
+def test_times_are_still_or_lead_from_noise_to_data_or_in_between():
+    torch.manual_seed(0)
+    t, s, still = meanflow(still=0.5, from_noise=0.25, to_data=0.5).times(4000, torch.device("cpu"))
+    assert still == 2000 and torch.equal(t[:still], s[:still])
+    assert t[:still].unique().numel() > 1900
+    assert (t[still:] < s[still:]).all() and (t >= 0).all() and (s <= 1).all()
+    start, end = t[still:] == 0, s[still:] == 1
+    for share, expected in ((start, 0.25), (end, 0.5), (start & end, 0.125)):
+        assert abs(float(share.float().mean()) - expected) < 0.04
+
+
+def test_the_transformer_in_place_of_the_unet_learns_by_the_derivative():
+    body = BlocksConfig(
+        patch=4, width=32, depth=1, heads=2, qk_norm=True, rotary=True, gated=True, registers=2
+    )
+    model = meanflow(LABELLED, network="transformer", body=body, learn="derivative")
+    batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8, label=torch.arange(8) % 2))
+    torch.stack(list(model.loss(batch).values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.network.body.parameters())
+
+
+def test_guidance_is_learned_as_an_input_and_costs_no_call():
+    model = meanflow(LABELLED)
+    label = torch.tensor([0, 1])
+    calls = []
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    plain, guided = (draw(model, Condition(2, label=label), [1, 2], guidance=g) for g in (1.0, 3.0))
+    assert len(calls) == 2
+    assert not torch.allclose(plain, guided, atol=1e-4)
+    with pytest.raises(LimnerError, match=r"from 1 to 3.*guidance"):
+        draw(model, Condition(2, label=label), [1, 2], guidance=5.0)
+
+
+def test_the_guided_velocity_leads_away_from_what_no_label_gives(monkeypatch):
+    """v + (1 - 1 / w) (v with - v without); images without guidance keep theirs (Geng 2025b)."""
+    model = meanflow(LABELLED)
+    x, t = torch.randn(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.7])
+    guidance = torch.tensor([1.0, 2.0, 3.0])
+    described = model.network.describe(Condition(3, label=torch.tensor([0, 1, 0])), guidance=guidance)
+    velocity = torch.randn_like(x)
+    found = model.guided(velocity, x, t, described, guidance)
+    with torch.no_grad():
+        strong = model.average(described)(x, t, t)
+        weak = model.average(model.network.describe(Condition(3), guidance=torch.ones(3)))(x, t, t)
+    assert_close(found, velocity + like(1 - 1 / guidance, x) * (strong - weak), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[0], velocity[0])
+
+
+def test_one_call_is_the_networks_own_image():
+    model = meanflow()
+    noise = Draws([4]).normal(3, 16, 16)
+    with torch.no_grad():
+        image = model.network(noise, torch.zeros(1), torch.ones(1), Described())
+    assert_close(draw(model, Condition(1), [4]), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    point = model.latent(Condition(1), Draws([4]))
+    assert_close(model.paint(point, Condition(1)), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_from_an_image_it_goes_back_a_share_of_the_way_to_noise(monkeypatch):
+    model = meanflow()
+    monkeypatch.setattr(model, "average", exact)
+    image = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
+    drawn = draw(model, Condition(2, image=image), [1, 2], strength=0.2)
+    start = 0.8 * image + 0.2 * Draws([1, 2]).normal(3, 16, 16)
+    assert_close(drawn, (start * SIGMA / std(torch.tensor(0.8))).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(LimnerError, match="strength"):
+        draw(model, Condition(2, image=image), [1, 2], strength=0.0)
+
+
+def test_many_calls_reach_the_data_as_few_do(monkeypatch):
+    """With a network that knows the image, however many steps lie where training takes 1 - t as larger than it is."""
+    model, image = meanflow(), torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
+    monkeypatch.setattr(model.network, "forward", lambda x, t, s, described: image)
+    for steps in (1, 4, 128):
+        assert_close(draw(model, Condition(1), [0], steps=steps), image, atol=1e-5, rtol=0)
+
+
+def test_each_step_is_a_canvas():
+    canvases = list(meanflow().sample(Condition(2), MeanFlowSampling(steps=3), Draws([0, 1])))
+    assert [(c.done, c.total) for c in canvases] == [(i, 3) for i in (1, 2, 3)]
+
+
+def test_what_it_cannot_take_it_refuses():
+    with pytest.raises(LimnerError, match="steps 0"):
+        MeanFlowSampling(steps=0)
+    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*as many"):
+        MeanFlow(dataclasses.replace(TINY, blocks=(1,)), PLAIN)
+    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*heads"):
+        MeanFlow(
+            dataclasses.replace(TINY, network="transformer", body=BlocksConfig(width=36, heads=5)), PLAIN
+        )
+    for changes, spec in (({"condition": "text"}, PLAIN), ({"condition": "label"}, PLAIN)):
+        with pytest.raises(LimnerError, match="meanflow"):
+            MeanFlow(dataclasses.replace(TINY, **changes), spec)
+    with pytest.raises(LimnerError, match="frames"):
+        MeanFlow(TINY, ImageSpec(3, 16, 16, frames=4))

@@ -1,0 +1,261 @@
+"""The papers' U-Nets: published sizes, golden numbers, and the details that neither of them shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from limner.networks.attention import attend, split_heads
+from limner.networks.layers import sinusoids
+from limner.networks.unets.diffusion import Attention, Block, DiffusionUNet, Down, SpatialTransformer
+from limner.networks.unets.song import SongBlock, SongUNet
+from tests.helpers import golden
+
+ADM: dict[str, Any] = {"scale_shift": True, "resample_blocks": True}
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def stir(module: nn.Module) -> nn.Module:
+    """No weight is zero any more, or next to it."""
+    torch.manual_seed(1)
+    for p in module.parameters():
+        if p.abs().max() < 1e-2:
+            nn.init.normal_(p, 0.0, 0.1)
+    return module.eval()
+
+
+def small(**changes: Any) -> DiffusionUNet:
+    torch.manual_seed(0)
+    return DiffusionUNet(3, 3, 16, (1, 2), 1, (1,), **{"head": 8, **changes}).eval()
+
+
+# ---- sizes, counted on the public implementations
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "expected"),
+    [
+        (DiffusionUNet, {"original": True, "heads": 1}, 35_746_307),  # DDPM, CIFAR-10
+        (
+            DiffusionUNet,
+            {"out": 6, "width": 192, "multiples": (1, 2, 3, 4), "blocks": 3, "attention": (1, 2, 3)}
+            | {"order": "split", "classes": 1000, **ADM},
+            295_904_454,
+        ),  # ADM, ImageNet at 64 pixels
+        (
+            DiffusionUNet,
+            {"out": 6, "width": 256, "multiples": (1, 1, 2, 2, 4, 4), "attention": (3, 4, 5), **ADM},
+            552_814_086,
+        ),  # ADM, ImageNet at 256 pixels, without labels
+        (
+            DiffusionUNet,
+            {"width": 224, "multiples": (1, 2, 3, 4), "attention": (1, 2, 3), "head": 32},
+            274_056_163,
+        ),  # latent diffusion, FFHQ
+        (
+            DiffusionUNet,
+            {"channels": 4, "out": 4, "width": 320, "multiples": (1, 2, 4, 4), "attention": (0, 1, 2)}
+            | {"heads": 8, "context": 768},
+            859_520_964,
+        ),  # Stable Diffusion 1
+        (SongUNet, {"augment": 9}, 55_733_891),  # EDM's DDPM++, CIFAR-10
+    ],
+    ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm"],
+)
+def test_published_sizes(network: type[nn.Module], arguments: dict[str, Any], expected: int) -> None:
+    with torch.device("meta"):
+        assert count(network(**{"channels": 3, "out": 3, **arguments})) == expected
+
+
+def test_the_golden_tiny_size() -> None:
+    inputs, expected = golden("adm_tiny_params")
+    unet = DiffusionUNet(
+        3, inputs["out_channels"], inputs["model_channels"], (1, 2), inputs["num_res_blocks"], (1,),
+        heads=inputs["num_heads"], **ADM,
+    )  # fmt: skip
+    assert count(unet) == expected["params"]
+
+
+# ---- golden numbers
+
+
+def test_features_of_time() -> None:
+    for name, original in (("timestep_embedding_openai", False), ("timestep_embedding_ddpm", True)):
+        inputs, expected = golden(name)
+        found = sinusoids(inputs["t"], inputs["dim"], original)
+        assert_close(found.double(), expected["emb"], rtol=1e-5, atol=1e-5)
+    inputs, expected = golden("edm_positional_embedding")
+    found = sinusoids(inputs["t"], inputs["dim"], original=True)
+    assert_close(found.double(), expected["endpoint_true_after_swap"], rtol=1e-5, atol=1e-5)
+
+
+def attended(qkv: Tensor, heads: int, order: Any) -> Tensor:
+    """[B, 3C, L] -> [B, C, L]."""
+    return attend(*split_heads(qkv.transpose(1, 2), heads, order)).transpose(1, 2).flatten(2).transpose(1, 2)
+
+
+def test_orders_of_queries_keys_and_values() -> None:
+    inputs, expected = golden("adm_qkv_orders")
+    qkv, heads = inputs["qkv"], inputs["n_heads"]
+    assert_close(attended(qkv, heads, "heads"), expected["legacy"], rtol=1e-6, atol=1e-6)
+    assert_close(attended(qkv, heads, "split"), expected["new"], rtol=1e-6, atol=1e-6)
+    mixed = qkv.unflatten(1, (heads, 3, -1)).transpose(2, 3).flatten(1, 3)
+    assert_close(attended(mixed, heads, "mixed"), expected["legacy"], rtol=1e-6, atol=1e-6)
+
+
+# ---- what neither shows
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"original": True}, ADM, {}, {"context": 6}], ids=["ddpm", "adm", "ldm", "text"]
+)
+def test_a_new_network_gives_zero(arguments: dict[str, Any]) -> None:
+    unet = small(**arguments)
+    tokens = torch.randn(2, 3, 6) if "context" in arguments else None
+    assert not unet(torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0]), tokens=tokens).any()
+    for part in unet.modules():
+        if isinstance(part, Block):
+            assert not part.conv2.weight.any()
+        if isinstance(part, Attention):
+            assert not part.out.weight.any()
+
+
+def test_epsilon_and_groups_of_the_norms() -> None:
+    def norms(module: nn.Module) -> list[nn.GroupNorm]:
+        return [m for m in module.modules() if isinstance(m, nn.GroupNorm)]
+
+    with torch.device("meta"):
+        ddpm, adm = DiffusionUNet(3, 3, original=True, heads=1), DiffusionUNet(3, 3, **ADM)
+        text, edm = DiffusionUNet(3, 3, context=8), SongUNet(3, 3, width=64, multiples=(1, 2))
+    assert {n.eps for n in norms(ddpm)} == {n.eps for n in norms(edm)} == {1e-6}
+    assert {n.eps for n in norms(adm)} == {1e-5}
+    assert {n.num_groups for net in (ddpm, adm) for n in norms(net)} == {32}
+    for part in text.modules():
+        if isinstance(part, Block):
+            assert part.norm1.eps == part.norm2.eps == 1e-5
+        if isinstance(part, SpatialTransformer):
+            assert part.norm.eps == 1e-6
+    assert {(n.num_channels, n.num_groups) for n in norms(edm)} >= {(64, 16), (128, 32), (192, 32)}
+    tiny = small(original=True)
+    assert all(n.num_channels >= 2 * n.num_groups for n in norms(tiny))
+
+
+@pytest.mark.parametrize(("original", "corners"), [(True, (9, 4)), (False, (4, 9))])
+def test_halving_pads_below_and_right_or_all_round(original: bool, corners: tuple[int, int]) -> None:
+    """A sum of nine pixels tells how many of them lie outside."""
+    down = Down(1, original)
+    nn.init.ones_(down.conv.weight)
+    nn.init.zeros_(down.conv.bias)
+    found = down(torch.ones(1, 1, 6, 8), torch.zeros(1, 4))
+    assert found.shape == (1, 1, 3, 4)
+    assert (found[0, 0, 0, 0], found[0, 0, -1, -1]) == corners
+
+
+def test_where_attention_sits() -> None:
+    """Ho 2020 attends in every block of the level, Karras 2022 on the way up in the last alone."""
+    with torch.device("meta"):
+        ddpm, edm = DiffusionUNet(3, 3, original=True, heads=1), SongUNet(3, 3)
+    assert [len(level.looks) for level in ddpm.down] == [0, 2, 0, 0]
+    assert [len(level.looks) for level in ddpm.up] == [0, 0, 3, 0]
+    attends = [[block.norm3 is not None for block in level] for level in (*edm.down, edm.middle, *edm.up)]
+    none = [False] * 5
+    assert attends == [
+        none[1:],
+        [False, *[True] * 4],
+        none,
+        [True, False],
+        none,
+        [*none, True],
+        [*none, False],
+    ]
+
+
+def test_the_time_scales_and_shifts_or_is_added() -> None:
+    torch.manual_seed(0)
+    told = torch.randn(1, 8)
+    x = torch.randn(1, 4, 6, 6)
+    for scale_shift in (True, False):
+        block = Block(4, 4, 8, 1e-5, scale_shift, 0.0)
+        nn.init.dirac_(block.conv2.weight)
+        nn.init.zeros_(block.embed.bias)
+        h = block.conv1(nn.functional.silu(block.norm1(x)))
+        y = block.embed(told)[:, :, None, None]
+        if scale_shift:
+            h = block.norm2(h) * (1 + y[:, :4]) + y[:, 4:]
+        else:
+            h = block.norm2(h + y)
+        assert_close(block(x, told), x + nn.functional.silu(h))
+
+
+def test_weights_of_karras() -> None:
+    """Uniform with variance 2 / (fan in + fan out), nearly nothing where a branch ends, a fifth in qkv."""
+    torch.manual_seed(0)
+    block = SongBlock(64, 64, 128, 0.0, attends=True)
+    expected = (2 / (2 * 64 * 9)) ** 0.5
+    assert block.conv1.weight.std().item() == pytest.approx(expected, rel=0.02)
+    assert block.conv2.weight.std().item() == pytest.approx(1e-5 * expected, rel=0.02)
+    assert block.qkv.weight.var().item() == pytest.approx(0.2 * 2 / (4 * 64), rel=0.05)
+    assert block.out.weight.abs().max() < 1e-5
+    assert not any(
+        p.any() for name, p in block.named_parameters() if name.endswith("bias") and "norm" not in name
+    )
+    x = torch.randn(2, 64, 8, 8)
+    assert_close(block(x, torch.randn(2, 128)), x / 2, rtol=1e-3, atol=1e-3)  # two sums, each by sqrt(1/2)
+
+
+def test_weights_of_ho_treat_queries_keys_and_values_as_three() -> None:
+    torch.manual_seed(0)
+    unet = DiffusionUNet(3, 3, 64, (1,), 1, (0,), heads=1, original=True)
+    for weight in unet.down[0].looks[0].qkv.weight.chunk(3):
+        assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+
+
+def test_the_network_of_karras_depends_on_all_that_it_is_told() -> None:
+    torch.manual_seed(0)
+    unet = stir(SongUNet(3, 3, 16, (1, 2), 1, (1,), classes=3, augment=2))
+    x, noise = torch.randn(2, 3, 8, 8), torch.tensor([-1.0, 0.5])
+    plain = unet(x, noise)
+    nothing = unet(x, noise, torch.tensor([-1, -1]), torch.zeros(2, 2))
+    assert_close(nothing, plain)
+    assert not torch.allclose(unet(x, noise, torch.tensor([-1, 2])), plain, atol=1e-4)
+    assert_close(unet(x, noise, torch.tensor([-1, 2]))[0], plain[0])
+    assert not torch.allclose(unet(x, noise, None, torch.ones(2, 2)), plain, atol=1e-4)
+    assert not torch.allclose(unet(x, noise + 0.2), plain, atol=1e-4)
+
+
+# ---- interface
+
+
+def test_labels_tokens_and_more_matter_and_minus_one_is_no_label() -> None:
+    unet = stir(small(classes=3, context=6))
+    x, t, tokens = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 4, 6)
+    plain = unet(x, t, tokens=tokens)
+    assert_close(unet(x, t, torch.tensor([-1, -1]), tokens), plain)
+    assert not torch.allclose(unet(x, t, torch.tensor([2, 0]), tokens), plain, atol=1e-4)
+    assert not torch.allclose(unet(x, t, tokens=tokens + 1), plain, atol=1e-4)
+    assert not torch.allclose(unet(x, t, tokens=tokens, more=torch.ones(2, 64)), plain, atol=1e-4)
+
+
+def test_padding_among_the_tokens_is_not_seen() -> None:
+    unet = stir(small(context=6))
+    x, t, tokens = torch.randn(1, 3, 8, 8), torch.tensor([3.0]), torch.randn(1, 4, 6)
+    mask = torch.tensor([[True, True, False, False]])
+    assert_close(unet(x, t, tokens=tokens, mask=mask), unet(x, t, tokens=tokens[:, :2]))
+    assert not torch.allclose(unet(x, t, tokens=tokens), unet(x, t, tokens=tokens[:, :2]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 7), (1, 1)])
+def test_any_size(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    x, t = torch.randn(2, 3, height, width), torch.tensor([0.0, 1.0])
+    for unet in (small(original=True), small(**ADM), SongUNet(3, 3, 16, (1, 2), 1, (1,))):
+        found = stir(unet)(x, t)
+        assert found.shape == x.shape and found.isfinite().all()
+        assert_close(unet(x[1:], t[1:])[0], found[1], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,260 @@
+"""What synthetic images are worth: the whole course with a small classifier, and the figures by themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limner import api, checkpoint, cli, families
+from limner.core import LimnerError
+from limner.data import open_data
+from limner.evaluation import evaluate
+from limner.inference.pipeline import Painter
+from limner.synthesis import training_data as worth
+from tests.helpers import paint
+
+STAND_IN = '''
+"""One linear layer on pixels."""
+from dataclasses import dataclass
+import math
+from torch import nn
+from torch.nn import functional as F
+from limner.core import Model, Objective, Optimiser, Preset, Training
+
+@dataclass(frozen=True)
+class Config:
+    scale: float = 1.0
+
+@dataclass(frozen=True)
+class Sampling:
+    pass
+
+class Linear(Model):
+    Config, Sampling = Config, Sampling
+    reads = frozenset({"label"})
+    averaged = ("head",)
+    presets = {n: Preset(Config(), Training(batch=16, average=0.0, optimisers={"head": Optimiser("adam", lr=3e-3)}))
+               for n in ("tiny", "small", "base")}
+
+    def __init__(self, config, spec):
+        super().__init__(config, spec)
+        self.head = nn.Linear(math.prod(spec.shape), len(spec.classes))
+
+    def classify(self, image):
+        return self.head(image.flatten(1))
+
+    def objectives(self):
+        return [Objective("head", lambda b: {"ce": F.cross_entropy(self.classify(b.image), b.condition.label)})]
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A family that classifies, for as long as a test lasts."""
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "linear.py").write_text(STAND_IN)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path / "families")])
+    yield "linear"
+    sys.modules.pop("limner.families.linear", None)
+
+
+def colours(folder: Path, count: int, seed: int = 0) -> Path:
+    """Red and blue pictures with so much noise that two can hardly be alike."""
+    rng = np.random.default_rng(seed)
+    for name, colour in (("blue", (60, 60, 190)), ("red", (190, 60, 60))):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            noisy = np.array(colour) + rng.normal(0, 40, (16, 16, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("worth")
+    colours(root / "images", 60)
+    api.train("dcgan", root / "images", root / "run", preset="tiny", budget="320img", quiet=True,
+              training={"samples": 4}, data={"holdout": 0.5, "per_class": 12})  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
+    arguments = ["evaluate", run, place / "images", "--as-training-data", "--classifier-family", stand_in,
+                 "--classifier-preset", "tiny", "--classifier-budget", "320img", "--n", "30", "--seed", "3",
+                 ]  # fmt: skip
+    arguments = [str(a) for a in arguments]
+    assert cli.run([*arguments, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    told = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert shown["training_data"] == told["training_data"] and told["kid"]["value"]
+    told = told["training_data"]
+    assert (told["n_test"], told["n_real"], told["n_synthetic"]) == (60, 24, 30)  # twelve of each class
+    assert (
+        told["classifier"] == stand_in
+        and told["budget"] == "320img"
+        and told["left_out"] == 0
+        and told["checked"]
+    )
+    assert told["real"]["accuracy"] > 0.95, "red and blue are easily told apart"
+    for name in ("real", "synthetic", "both"):
+        assert told[name]["low"] <= told[name]["accuracy"] <= told[name]["high"]
+    assert told["real_share_of_both"] == pytest.approx(0.5, abs=0.05)
+
+    folder = run / "evaluation" / "training_data"
+    real, made = (open_data(folder / name, size=(16, 16)) for name in ("real", "synthetic"))
+    assert real.spec.classes == made.spec.classes == ("blue", "red")
+    assert np.bincount(real.labels).tolist() == [12, 12] and np.bincount(made.labels).tolist() == [15, 15]
+    whole = evaluate.open_real(
+        [str(place / "images")], Painter(run).spec, Painter(run).loaded.run.data, False
+    )
+    assert np.array_equal(real.array, whole.training.array), "the very images that the run learnt from"
+    seen = {p.name: checkpoint.read_model(p)[0]["seen"] for p in (folder / "classifiers").iterdir()}
+    assert seen == {"real-3": 320, "synthetic-3": 320, "both-3": 320}
+    assert checkpoint.read_model(folder / "classifiers" / "both-3")[0]["spec"]["classes"] == ["blue", "red"]
+
+    # Asked again with more repeats, what is there is not trained again; the figures are the same.
+    monkeypatch.setattr(api, "_train", forbid := Forbid(api._train))
+    assert cli.run([*arguments, "--repeats", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "held-out images" in said and "both, half and half" in said and "over repeats" in said
+    again = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
+    assert again["real"]["runs"][0] == told["real"]["runs"][0] and len(again["both"]["runs"]) == 2
+    assert forbid.made == ["real-4", "synthetic-4", "both-4"]
+    # With other settings the images are made anew.
+    worth.as_training_data(run, [str(place / "images")], 20, stand_in, "32img", "tiny", quiet=True)
+    assert (
+        len(list((folder / "synthetic").glob("*.png"))) == 20 and (folder / "classifiers" / "real-0").is_dir()
+    )
+    assert not (folder / "classifiers" / "real-3").exists()
+
+
+class Forbid:
+    """Notes which trainings are made."""
+
+    def __init__(self, train):
+        self.train, self.made = train, []
+
+    def __call__(self, run, out, **options):
+        self.made.append(Path(out).name)
+        return self.train(run, out, **options)
+
+
+def test_images_that_the_generator_learnt_from_are_no_test(place, run, tmp_path):
+    """A larger source that holds the generator's own images splits otherwise: they come up among the held-out."""
+    source = colours(tmp_path / "more", 40, seed=9)
+    for name in ("red", "blue"):
+        for path in (place / "images" / name).iterdir():
+            shutil.copy(path, source / name / f"old-{path.name}")
+    painter = Painter(run)
+    options = painter.loaded.run.data
+    real = evaluate.open_real([str(source)], painter.spec, options, progress=False)
+    own = evaluate.open_real([str(place / "images")], painter.spec, options, progress=False).training
+    test, left_out, checked = worth.untouched(painter, real, quiet=True)
+    taught = {image.tobytes() for image in own.array}
+    assert checked and left_out == sum(image.tobytes() in taught for image in real.held_out.array) > 0
+    assert len(test) + left_out == len(real.held_out)
+    assert not any(image.tobytes() in taught for image in test.array)
+    shutil.move(place / "images", place / "elsewhere")
+    try:
+        test, left_out, checked = worth.untouched(painter, real, quiet=True)
+        assert (len(test), left_out, checked) == (len(real.held_out), 0, False)
+    finally:
+        shutil.move(place / "elsewhere", place / "images")
+
+
+def test_mistakes_are_one_sentence(place, run, stand_in, tmp_path):
+    images = str(place / "images")
+    api.train("vae", images, tmp_path / "vae", preset="tiny", budget="16img", quiet=True)
+    plain = paint(tmp_path / "plain", 30)
+    few = colours(tmp_path / "few", 15)
+    strange = tmp_path / "strange"
+    shutil.copytree(images, strange)
+    (strange / "red").rename(strange / "rad")
+    for where, source, options, words in (
+        (run, images, {"family": "dcgan"}, "dcgan does not classify"),
+        (run, images, {"family": "nothing"}, "no family 'nothing'"),
+        (run, images, {"budget": "soon"}, "no length of training"),
+        (run, images, {"repeats": 0}, "at least one"),
+        (run, plain, {}, "no classes"),
+        (run, few, {}, "too few to test"),
+        (run, strange, {}, "knows no class 'rad'"),
+        (tmp_path / "vae", images, {}, "cannot be asked for a class"),
+    ):
+        with pytest.raises(LimnerError, match=words):
+            worth.as_training_data(where, [str(source)], quiet=True, **{"family": stand_in, **options})
+    assert not (run / "evaluation").exists()
+    (run / "evaluation" / "training_data" / "real").mkdir(parents=True)  # somebody's own
+    with pytest.raises(LimnerError, match="was not made by"):
+        worth.as_training_data(run, [images], family=stand_in, quiet=True)
+
+
+def test_both_halves_count_alike():
+    for reals, synthetics in ((1000, 1000), (20, 1000), (700, 1000), (1500, 1000), (50_000, 1000), (3, 1000)):
+        a, b = worth._even(reals, synthetics)
+        assert a >= 1 and b >= 1
+        assert a * reals / (a * reals + b * synthetics) == pytest.approx(0.5, abs=0.04)
+
+
+def test_wilson_against_published_numbers():
+    """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+                               (1, 29, 0.0061, 0.1718)):  # fmt: skip
+        assert worth.wilson(hits / n, n) == pytest.approx((low, high), abs=2e-4)
+
+
+def test_the_verdict_follows_the_paired_difference():
+    def outcome(gained: int, lost: int, n: int = 500) -> tuple[str, dict[str, float]]:
+        real = torch.ones(1, n, dtype=torch.bool)
+        both = real.clone()
+        real[:, :gained] = False
+        both[:, gained : gained + lost] = False
+        found = worth.paired(both, real)
+        assert found["value"] == pytest.approx((gained - lost) / n)
+        return worth.verdict(found), found
+
+    assert outcome(30, 5)[0] == "helps" and outcome(5, 30)[0] == "hurts"
+    assert outcome(20, 15)[0] == "unclear" and outcome(0, 0)[0] == "unclear"
+    assert outcome(0, 0)[1]["low"] < 0 < outcome(0, 0)[1]["high"], "nothing seen is not nothing there"
+    # Pairs say more than two intervals beside one another: these overlap.
+    real = (torch.arange(500) < 400)[None]
+    both = (torch.arange(500) < 412)[None]
+    assert worth.wilson(0.8, 500)[1] > worth.wilson(412 / 500, 500)[0]
+    assert worth.verdict(worth.paired(both, real)) == "helps"
+    # Repeats that disagree widen it.
+    real = torch.zeros(2, 400, dtype=torch.bool)
+    both = real.clone()
+    both[0, :80] = True
+    assert worth.verdict(worth.paired(both[:1], real[:1])) == "helps"
+    assert worth.verdict(worth.paired(both, real)) == "unclear"
+    told = {"real": {"accuracy": 0.912}, "both": {"accuracy": 0.94}, "n_test": 500, "verdict": "helps",
+            "difference": {"value": 0.028, "low": 0.009, "high": 0.047}}  # fmt: skip
+    assert worth.sentence(told) == (
+        "Adding synthetic images helps: 91.2% -> 94.0% of 500 held-out images "
+        "(+2.8 points, 95% interval +0.9 to +4.7)."
+    )
+
+
+@pytest.mark.skipif(
+    families.CLASSIFIER not in families.names(),
+    reason=f"THE FAMILY {families.CLASSIFIER} IS NOT THERE YET: --as-training-data cannot be run as it is meant",
+)
+def test_by_the_command_with_the_default_classifier(place, run, limner):
+    done = limner("evaluate", run, place / "images", "--as-training-data", "--classifier-preset", "tiny",
+                  "--classifier-budget", "640img", "--n", 30)  # fmt: skip
+    told = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
+    assert told["said"].split(":")[0] in " ".join(done.stdout.split())
+    assert told["classifier"] == families.CLASSIFIER and told["n_test"] == 60
+    assert told["real"]["accuracy"] > 0.7

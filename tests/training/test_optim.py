@@ -1,0 +1,80 @@
+"""The optimisers: Muon's orthogonal updates against the plain iteration, and its state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limner.settings import Optimiser
+from limner.training.optim import make_optimiser, orthogonal
+
+
+def newton_schulz(x: Tensor, steps: int = 5) -> Tensor:
+    """The iteration as it is written (Jordan 2024), in float64."""
+    x = x.double() / x.double().norm()
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 24), (24, 200), (64, 16)])
+@pytest.mark.parametrize("condition", [0, 6])
+def test_orthogonal_is_the_plain_iteration(rows: int, columns: int, condition: int) -> None:
+    """Also for matrices whose singular values span six orders of magnitude."""
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(2, rows, columns), full_matrices=False)
+    matrices = (u * 10 ** torch.linspace(0, -condition, s.shape[1])) @ v
+    got = orthogonal(matrices)
+    for one, other in zip(got, matrices, strict=True):
+        wanted = newton_schulz(other if rows <= columns else other.mT)
+        wanted = wanted if rows <= columns else wanted.mT
+        torch.testing.assert_close(one.double(), wanted, atol=2e-4, rtol=0)
+    if not condition:
+        values = torch.linalg.svdvals(got)
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_orthogonal_of_nothing_is_nothing() -> None:
+    assert not orthogonal(torch.zeros(1, 4, 8)).any()
+
+
+def test_muon_moves_every_matrix_by_its_rate_whatever_the_gradient() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8)).to(memory_format=torch.channels_last)
+    before = net[0].weight.detach().clone()
+    optimiser = make_optimiser(net, Optimiser("muon", matrix_lr=0.1))
+    torch.manual_seed(0)
+    for p in net.parameters():
+        p.grad = torch.randn_like(p) * 1e-5
+    optimiser.step()
+    values = torch.linalg.svdvals((net[0].weight - before).detach().flatten(1) / 0.1)
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+def test_each_finds_a_minimum(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Linear(6, 3), torch.randn(64, 6)
+    target = x @ torch.randn(6, 3)
+    optimiser = make_optimiser(
+        net, Optimiser(name, lr=0.05, matrix_lr=0.05, momentum=0.9 if name == "sgd" else 0.0)
+    )  # type: ignore[arg-type]
+    for step in range(200):
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * (1 - step / 200)
+        optimiser.zero_grad()
+        loss = (net(x) - target).square().mean()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.01
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_decay_is_decoupled(name: str) -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    optimiser = make_optimiser(module, Optimiser(name, lr=0.1, decay=0.01))
+    module.weight.grad = torch.zeros_like(module.weight)
+    optimiser.step()
+    torch.testing.assert_close(module.weight.detach(), torch.tensor([[0.999]]))
