@@ -235,7 +235,7 @@ def find_preset(family: type[Model], name: str) -> Preset:
     """A family's preset by its name."""
     if name not in family.presets:
         hint = nearest(name, family.presets) or f" There are {', '.join(family.presets)}."
-        raise LimnerError(f"{family.__module__.rpartition('.')[2]} has no preset {name!r}.{hint}")
+        raise LimnerError(f"{family.family} has no preset {name!r}.{hint}")
     return family.presets[name]
 
 

@@ -19,9 +19,9 @@ from limner.settings import DataOptions, LimnerError, Optimiser, Training, neare
 
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
-    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "Objective",
-    "Optimiser", "Part", "Preset", "ScoresText", "Seed", "Stage", "Tokenises", "Training", "Translates", "mix",
-    "nearest",
+    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "NoSampling",
+    "Objective", "Optimiser", "Part", "Preset", "ScoresText", "Seed", "Stage", "Tokenises", "Training", "Translates",
+    "mix", "nearest",
 ]  # fmt: skip
 
 
@@ -179,6 +179,11 @@ class Draws:
         return torch.minimum(index, last).to(self.device)
 
 
+@dataclass(frozen=True)
+class NoSampling:
+    """The sampling settings of a family that draws nothing."""
+
+
 class Model(nn.Module):
     """What every family is: ``Model(config, spec)``, its objectives, and the capabilities it shows.
 
@@ -188,8 +193,11 @@ class Model(nn.Module):
     """
 
     Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
-    Sampling: ClassVar[type]  # dataclass of the knobs at sampling time
-    reads: frozenset[str] = frozenset()  # Condition fields that it can use; a model's own, after its settings
+    Sampling: ClassVar[type] = NoSampling  # dataclass of the settings at sampling time
+    family: ClassVar[str]  # the name of its file
+    reads: ClassVar[frozenset[str]] = frozenset()  # Condition fields that the class can use
+    follows: frozenset[str]  # those of them that this model uses, by its settings and its data
+    video: ClassVar[bool] = False  # whether it takes more than one frame
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     stages: tuple[
         str, ...
@@ -200,10 +208,18 @@ class Model(nn.Module):
     paper: ClassVar[str] = ""  # author, year, title
     about: ClassVar[str] = ""  # a phrase for `limner families`
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.family = cls.__module__.rpartition(".")[2]
+
     def __init__(self, config: Any, spec: ImageSpec):
         super().__init__()
         self.config = config
         self.spec = spec
+        missing = {name for name, has in (("label", spec.classes), ("text", spec.captions)) if not has}
+        self.follows = self.reads - missing
+        if spec.frames > 1 and not self.video:
+            raise LimnerError(f"{self.family} takes still images, not video: set --data.frames to 1.")
 
     def objectives(self) -> list[Objective]:
         raise NotImplementedError
@@ -266,7 +282,7 @@ class Classifies(Protocol):
 class Latent(Protocol):
     """Draws an image from one point. ``sample`` is the two of these, with what its knobs change between.
 
-    Where the model reads labels and has any, a condition given here always names one an image.
+    Where the model follows labels, the condition given here always has one an image.
     """
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:

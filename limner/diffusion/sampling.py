@@ -172,7 +172,7 @@ def weaker(
         return None
     if not other:
         told = ("label", condition.label), ("text", condition.text)
-        if not any(kind in model.reads and asked is not None for kind, asked in told):
+        if not any(kind in model.follows and asked is not None for kind, asked in told):
             return None
         return model.denoiser(Condition(condition.size))
     if type(other) is not type(model) or other.spec.shape != model.spec.shape:

@@ -99,14 +99,14 @@ def warn_if_changed(painter: Painter, sources: Sequence[str], real: Real) -> Non
 
 
 def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
-    """The labels and captions of ``n`` random images, as far as the model reads them.
+    """The labels and captions of ``n`` random images, as far as the model follows them.
 
     Labels go by their names; where the data has none, every class is asked for as often. Raises LimnerError
     when the data has a class that the model does not know.
     """
     rows = data.order(0, n, seed)
     label = text = None
-    if "label" in model.reads and model.spec.classes:
+    if "label" in model.follows:
         known = model.spec.classes
         if data.labels is None:
             label = torch.from_numpy(np.random.default_rng(seed).permutation(np.arange(n) % len(known)))
@@ -118,7 +118,7 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
                     f"labels, or against the images that it was trained on."
                 )
             label = torch.tensor([known.index(name) for name in names])
-    if "text" in model.reads and model.spec.captions and data.captions is not None:
+    if "text" in model.follows and data.captions is not None:
         text = [data.captions[i] for i in rows]
     return Condition(n, label=label, text=text)
 

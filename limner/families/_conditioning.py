@@ -1,4 +1,4 @@
-"""What families have in common: still images, a label or a text to follow, and how a network is told of it."""
+"""What families have in common: a label or a text to follow, and how a network is told of it."""
 
 from __future__ import annotations
 
@@ -14,31 +14,19 @@ from limner.text.encoder import TextEncoder
 from limner.text.pieces import to_pieces
 
 
-def name_of(model: Model) -> str:
-    return type(model).__module__.rpartition(".")[2]
-
-
-def no_video(model: Model) -> None:
-    """Raises LimnerError where the data are videos."""
-    if model.spec.frames > 1:
-        raise LimnerError(f"{name_of(model)} takes still images, not video: set --data.frames to 1.")
-
-
 @contextmanager
 def building(model: Model) -> Iterator[None]:
     """Makes a network's ValueError, for sizes that do not fit together, the person's LimnerError."""
     try:
         yield
     except ValueError as error:
-        raise LimnerError(
-            f"{name_of(model)} cannot be built: {error}; change its --model settings."
-        ) from None
+        raise LimnerError(f"{model.family} cannot be built: {error}; change its --model settings.") from None
 
 
 def choose(model: Model, *auto: str) -> str:
     """none, label or text: as ``config.condition`` asks, or with auto the first of ``auto`` that the data has.
 
-    ``model.reads`` forgets what is not chosen. Raises LimnerError.
+    ``model.follows`` loses what is not chosen. Raises LimnerError.
     """
     asked, spec = model.config.condition, model.spec
     if asked == "auto":
@@ -46,15 +34,15 @@ def choose(model: Model, *auto: str) -> str:
         asked = next((kind for kind in auto if has[kind]), "none")
     if asked == "label" and not spec.classes:
         raise LimnerError(
-            f"{name_of(model)} was asked for labels with --model.condition label, but the data has none: "
+            f"{model.family} was asked for labels with --model.condition label, but the data has none: "
             "sort the images into one folder a class or choose --model.condition none."
         )
     if asked == "text" and not spec.captions:
         raise LimnerError(
-            f"{name_of(model)} was asked for captions with --model.condition text, but the data has none: "
+            f"{model.family} was asked for captions with --model.condition text, but the data has none: "
             "put a .txt file beside each image or choose --model.condition none."
         )
-    model.reads = model.reads - ({"label", "text"} - {asked})
+    model.follows -= {"label", "text"} - {asked}
     return asked
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from limner.core import LimnerError, Model
-from limner.families._conditioning import name_of
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
 
@@ -28,5 +27,5 @@ def take_over(model: Model, body: PatchTransformer, others: Mapping[str, Model])
         body.take_over(theirs)
     except ValueError as error:
         raise LimnerError(
-            f"{name_of(model)} cannot start from {model.config.pretrained}: {error}; set --data.channels to its own."
+            f"{model.family} cannot start from {model.config.pretrained}: {error}; set --data.channels to its own."
         ) from None

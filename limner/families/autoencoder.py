@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Part, Preset, Training
-from limner.families._conditioning import no_video
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian
@@ -51,11 +50,6 @@ class AutoencoderConfig:
     adversarial_from: int = 20_000  # images seen before the discriminator comes in
     discriminator_width: int = 32  # feature maps of its first layer
     discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70
-
-
-@dataclass(frozen=True)
-class AutoencoderSampling:
-    """It draws nothing."""
 
 
 class Codec(nn.Module):
@@ -145,14 +139,12 @@ def eye(device: torch.device) -> RandomVGG:
 
 class Autoencoder(Model):
     Config = AutoencoderConfig
-    Sampling = AutoencoderSampling
     averaged: ClassVar[tuple[str, ...]] = ("autoencoder",)
     paper: ClassVar[str] = "Esser 2021, Taming Transformers (VQGAN); Rombach 2022, Latent Diffusion Models"
     about: ClassVar[str] = "a small grid of vectors for an image and back; the first stage of latent models"
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if min(spec.height, spec.width) < SMALLEST:
             raise LimnerError(
                 f"autoencoder needs images of at least {SMALLEST}x{SMALLEST} pixels, not {spec.height}x{spec.width}: "

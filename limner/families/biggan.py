@@ -31,7 +31,7 @@ from limner.core import (
     Training,
     mix,
 )
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 
@@ -319,7 +319,6 @@ class BigGAN(Model):
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if not doublings(size := (spec.height, spec.width)):
             raise LimnerError(
                 "biggan doubles a base of 3 to 15 pixels a side to the size of an image, which does not lead to "

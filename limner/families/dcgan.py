@@ -28,7 +28,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
 
@@ -177,7 +177,6 @@ class DCGAN(Model):
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if config.layers == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
                 f"dcgan's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "

@@ -32,7 +32,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Schedule, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.networks import exchange
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
@@ -114,7 +114,6 @@ class DDPM(Model):
 
     def __init__(self, config: DDPMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if config.steps < 2:
             raise LimnerError("ddpm needs two steps or more, such as --model.steps 1000.")
         with torch.device("cpu"):

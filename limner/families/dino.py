@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import building, no_video
+from limner.families._conditioning import building
 from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
@@ -47,11 +47,6 @@ class DINOConfig:
     spread: Literal["centre", "sinkhorn"] = "sinkhorn"
     centre_momentum: float = 0.9
     freeze_images: int = 2_000  # until which the prototypes stand still
-
-
-@dataclass(frozen=True)
-class DINOSampling:
-    """It draws nothing."""
 
 
 class Network(nn.Module):
@@ -90,7 +85,6 @@ def as_buffers(module: nn.Module) -> nn.Module:
 
 class DINO(Model):
     Config = DINOConfig
-    Sampling = DINOSampling
     paper: ClassVar[str] = "Caron 2021, Emerging Properties in Self-Supervised Vision Transformers"
     about: ClassVar[str] = "learns to describe images without labels, from views that must agree"
 
@@ -99,7 +93,6 @@ class DINO(Model):
 
     def __init__(self, config: DINOConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         with building(self):
             self.student = Network(config, spec)
         self.teacher = as_buffers(copy.deepcopy(self.student)).eval()

@@ -30,7 +30,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
@@ -93,7 +93,6 @@ class DiT(Model):
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         condition = choose(self, "text", "label")
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance

@@ -30,7 +30,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose
 from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.layers import check_levels
@@ -265,7 +265,6 @@ class Drifting(Model):
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         made = Decoder if config.network == "decoder" else Transformer
         condition = choose(self, "label", "text")
         with building(self):

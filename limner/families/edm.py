@@ -29,7 +29,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level, like
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.networks.images import augment_conditioning as told
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.song import SongUNet
@@ -113,7 +113,6 @@ class EDM(Model):
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         self.network = Network(config, spec, len(spec.classes) if choose(self, "label") == "label" else 0)
 
     def objectives(self) -> list[Objective]:

@@ -30,7 +30,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet
 
@@ -97,7 +97,6 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         condition = choose(self, "text", "label")
         with building(self):
             self.network = Network(config, spec, condition)

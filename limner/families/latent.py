@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
@@ -134,7 +134,6 @@ class LatentDiffusion(Model):
 
     def __init__(self, config: LatentConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if min(spec.height, spec.width) < SMALLEST:
             raise LimnerError(
                 f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import building, no_video
+from limner.families._conditioning import building
 from limner.networks.attention import sincos
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
@@ -31,11 +31,6 @@ class MAEConfig:
     surroundings: bool = True  # train on images as changed surroundings show them
     crop: float = 0.6  # least share of the area that a training crop shows; 1: no crops
     mirror: bool = False  # also mirrored: not for digits and letters
-
-
-@dataclass(frozen=True)
-class MAESampling:
-    """It draws nothing."""
 
 
 class Network(nn.Module):
@@ -80,14 +75,12 @@ def to_patches(image: Tensor, patch: int) -> Tensor:
 
 class MAE(Model):
     Config = MAEConfig
-    Sampling = MAESampling
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "He 2022, Masked Autoencoders Are Scalable Vision Learners"
     about: ClassVar[str] = "learns to describe images without labels, by painting what is hidden"
 
     def __init__(self, config: MAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         with building(self):
             self.network = Network(config, spec)
         if math.prod(self.body.grid) < 2 or not 0 < config.hidden < 1:

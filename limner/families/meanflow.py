@@ -35,7 +35,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
-from limner.families._conditioning import Conditioned, Described, building, choose, no_video
+from limner.families._conditioning import Conditioned, Described, building, choose
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unets.unet import UNet
@@ -135,7 +135,6 @@ class MeanFlow(Model):
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         condition = choose(self, "text", "label")
         with building(self):
             self.network = Network(config, spec, condition)

@@ -29,7 +29,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.losses import adversarial
 from limner.networks.gans.convolve import by_images_only, conv2d
 from limner.networks.gans.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
@@ -259,7 +259,6 @@ class ProGAN(Model):
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         split = split_size(spec.height, spec.width)
         if split is None:
             raise LimnerError(

@@ -28,7 +28,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
 from limner.networks.convnets import widths
 from limner.networks.gans.convolve import Conv2d, by_images_only, conv2d
@@ -261,7 +261,6 @@ class R3GAN(Model):
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         found = base_of(spec.height, spec.width)
         if found is None:
             raise LimnerError(

@@ -27,7 +27,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import choose, no_video
+from limner.families._conditioning import choose
 from limner.losses import adversarial
 from limner.networks.gans.convolve import by_images_only
 from limner.networks.gans.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
@@ -131,7 +131,6 @@ class StyleGAN2(Model):
 
     def __init__(self, config: StyleGAN2Config, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         base, maps = sizes(config, spec)
         self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
         self.generator = Generator(config, spec, self.classes)

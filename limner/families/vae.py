@@ -26,7 +26,6 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import no_video
 from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 
@@ -105,7 +104,6 @@ class VAE(Model):
 
     def __init__(self, config: VAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        no_video(self)
         if config.architecture == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
                 f"vae's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import building, no_video
+from limner.families._conditioning import building
 from limner.families._pretrained import settings_of, take_over
 from limner.networks.images import views
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
@@ -29,11 +29,6 @@ class ViTConfig:
     augment: bool = True  # train on views: turned, moved, relit, partly hidden
     mirror: bool = False  # also mirrored: not for digits and letters
     pretrained: str = ""  # a run of dino, mae or vit to start from
-
-
-@dataclass(frozen=True)
-class ViTSampling:
-    """It draws nothing."""
 
 
 class Network(nn.Module):
@@ -55,7 +50,6 @@ class Network(nn.Module):
 
 class ViT(Model):
     Config = ViTConfig
-    Sampling = ViTSampling
     reads = frozenset({"label"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     starts: ClassVar[tuple[str, ...]] = ("pretrained",)
@@ -68,7 +62,6 @@ class ViT(Model):
             raise LimnerError(
                 "vit learns to tell classes apart, of which this data has none: put the images into one folder a class."
             )
-        no_video(self)
         with building(self):
             self.network = Network(config, spec)
 

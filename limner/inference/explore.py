@@ -63,7 +63,7 @@ class Space:
 
     def condition(self, n: int, labels: Sequence[str]) -> Condition:
         """Of ``n`` images; the labels are taken in turn, or all there are."""
-        labels = labels or (self.spec.classes if "label" in self.model.reads else ())
+        labels = labels or (self.spec.classes if "label" in self.model.follows else ())
         return condition_for(self.model, n, labels=labels, device=str(self.model.device))
 
     def points(self, seeds: Sequence[int], labels: Sequence[str], truncation: float) -> Tensor:
@@ -118,10 +118,10 @@ def open_space(run: str | Path, device: str = "auto") -> Space:
             f"{painter.loaded.path} is a run of {painter.loaded.run.family}, which has no latent to move in: "
             f"use a run of {' or '.join(filter(None, [', '.join(able[:-1]), able[-1]]))}."
         )
-    reads = bool(spec.classes) and "label" in model.reads
+    follows = "label" in model.follows
     with torch.inference_mode():
-        heeds = reads and _heeds_labels(model, spec)
-        label = torch.arange(DRAWN, device=model.device) % len(spec.classes) if reads else None
+        heeds = follows and _heeds_labels(model, spec)
+        label = torch.arange(DRAWN, device=model.device) % len(spec.classes) if follows else None
         drawn = model.latent(Condition(DRAWN, label=label), Draws(range(DRAWN), model.device)).float()
     drawn = drawn.clone()  # of inference no more
     centre = drawn.mean(0)

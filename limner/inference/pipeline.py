@@ -23,13 +23,13 @@ def condition_for(
 ) -> Condition:
     """The condition of ``n`` images; prompts and labels are taken in turn, over and over.
 
-    Raises LimnerError when the model does not read what is asked, or a label is unknown.
+    Raises LimnerError when the model does not follow what is asked, or a label is unknown.
     """
     spec = model.spec
-    if prompts and not (spec.captions and "text" in model.reads):
+    if prompts and "text" not in model.follows:
         hint = f"; it knows the labels {', '.join(spec.classes[:12])}" if spec.classes else ""
         raise LimnerError(f"This run was not trained on captions and takes no --prompt{hint}.")
-    if labels and not (spec.classes and "label" in model.reads):
+    if labels and "label" not in model.follows:
         raise LimnerError("This run was not trained on labels and takes no --label.")
     for label in labels:
         if label not in spec.classes:
@@ -55,7 +55,7 @@ def draw(
 ) -> Tensor:
     """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done, ``look`` each canvas on the way."""
     if not isinstance(model, Generates):
-        raise LimnerError(f"The family {type(model).__module__.rpartition('.')[2]} draws no images.")
+        raise LimnerError(f"The family {model.family} draws no images.")
     sampling = sampling if sampling is not None else model.Sampling()
     drawn = []
     with torch.inference_mode(), autocast(model.device, precision):
@@ -89,8 +89,8 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
     like = data.batch(data.order(0, n, 0)).condition
     condition = Condition(
         n,
-        label=like.label if "label" in model.reads else None,
-        text=like.text if "text" in model.reads else None,
+        label=like.label if "label" in model.follows else None,
+        text=like.text if "text" in model.follows else None,
     ).to(model.device)
     images = draw(model, condition, range(n), precision=precision)
     model.train(training)
@@ -166,7 +166,7 @@ class Painter:
                 raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
             return condition
         for name in ("image", *(["mask"] if mask else [])):
-            if name not in model.reads:
+            if name not in model.follows:
                 raise LimnerError(
                     f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
                 )

@@ -40,8 +40,9 @@ class Features:
 def of_model(model: Model, name: str, digest: str) -> Features:
     """The features of a model that describes images of its own size and channels."""
     if not isinstance(model, Describes):
-        family = type(model).__module__.rpartition(".")[2]
-        raise LimnerError(f"{name} is a run of {family}, which does not describe images: name another run.")
+        raise LimnerError(
+            f"{name} is a run of {model.family}, which does not describe images: name another run."
+        )
     spec = model.spec
 
     def describe(image: Tensor) -> Tensor:

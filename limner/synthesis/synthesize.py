@@ -172,16 +172,16 @@ def find_asked(
     painter: Painter, labels: Sequence[str], prompts: Sequence[str], prompts_from: str, sampling: Any,
     quiet: bool = False,
 ) -> Asked:  # fmt: skip
-    """The labels and texts to take in turn. Raises LimnerError for what the run does not read or heed."""
+    """The labels and texts to take in turn. Raises LimnerError for what the run does not follow."""
     model, spec, run = painter.model, painter.spec, painter.loaded.run
     condition_for(model, 1, prompts or ([""] if prompts_from else []), labels)
     if prompts_from and (prompts or labels):
         raise LimnerError("--prompts-from stands alone: give it, or --prompt and --label.")
-    reads_text = "text" in model.reads and spec.captions and heeds(painter, sampling, "text")
-    reads_label = "label" in model.reads and bool(spec.classes) and heeds(painter, sampling, "label")
+    reads_text = "text" in model.follows and heeds(painter, sampling, "text")
+    reads_label = "label" in model.follows and heeds(painter, sampling, "label")
     for given, heeded, name in (
         (prompts or prompts_from, reads_text, "captions"),
-        (labels or (spec.classes and "label" in model.reads and not reads_text), reads_label, "labels"),
+        (labels or ("label" in model.follows and not reads_text), reads_label, "labels"),
     ):
         if given and not heeded:
             raise LimnerError(
@@ -209,7 +209,7 @@ def find_asked(
     if data.captions is None or not rows:
         raise LimnerError(f"{source} has no captions: name a source that has some with --prompts-from.")
     known: list[str] = []  # the class of the image whose caption is taken
-    if data.labels is not None and "label" in model.reads and set(data.spec.classes) <= set(spec.classes):
+    if data.labels is not None and "label" in model.follows and set(data.spec.classes) <= set(spec.classes):
         known = [data.spec.classes[data.labels[i]] for i in rows]
     return Asked(known, [data.captions[i] for i in rows], source, data.fingerprint)
 

@@ -62,7 +62,7 @@ def as_training_data(
         raise LimnerError(
             f"{family} does not classify: name a family that does, such as {families.CLASSIFIER}."
         )
-    if not isinstance(painter.model, Generates) or not spec.classes or "label" not in painter.model.reads:
+    if not isinstance(painter.model, Generates) or "label" not in painter.model.follows:
         raise LimnerError(
             f"{run} cannot be asked for a class, so its images have no labels to learn: name a run that was "
             f"trained on labelled images."
