@@ -1,17 +1,17 @@
-"""What families have in common: a label or a text to follow, and how a network is told of it."""
+"""What families share: the choice of a condition, and its embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limner.core import Batch, Condition, LimnerError, Model
-from limner.text.encoder import TextEncoder
-from limner.text.pieces import to_pieces
+from limner.text.encoder import ByteEncoder, TextConfig
 
 
 @contextmanager
@@ -47,52 +47,70 @@ def choose(model: Model, *auto: str) -> str:
 
 
 @dataclass(frozen=True)
-class Described:
-    """A condition as a network reads it."""
+class ConditionEmbedding:
+    """What B images should show, as a network reads it. Raises ValueError for tokens without a mask."""
 
-    embedding: Tensor | None = None  # [B, E], added to the time's
-    tokens: Tensor | None = None  # [B, L, D]
-    mask: Tensor | None = None  # [B, L]: what is no padding
+    embedding: Tensor | None = None  # [B, E], added to that of the time
+    tokens: Tensor | None = None  # [B, L, D], for cross-attention
+    mask: Tensor | None = None  # [B, L], True except at padding
 
-    def __getitem__(self, rows: slice | Tensor) -> Described:
-        """That of some images."""
-        return Described(*(None if x is None else x[rows] for x in (self.embedding, self.tokens, self.mask)))
+    def __post_init__(self) -> None:
+        if (self.tokens is None) != (self.mask is None):
+            raise ValueError("tokens need a mask, and a mask needs tokens")
+
+    def __getitem__(self, rows: slice | Tensor) -> ConditionEmbedding:
+        """Some of the rows, by a slice or by an index tensor."""
+        return ConditionEmbedding(*(None if x is None else x[rows] for x in self._fields()))
+
+    @staticmethod
+    def cat(parts: Sequence[ConditionEmbedding]) -> ConditionEmbedding:
+        """The rows of all parts, in order, so that one call can take them together.
+
+        Tokens are padded to the longest with a False mask, which changes no result. Raises ValueError unless all
+        parts have the same fields.
+        """
+        longest = max(0 if part.tokens is None else part.tokens.shape[1] for part in parts)
+        columns = list(zip(*(part._padded(longest)._fields() for part in parts), strict=True))
+        if any(len({x is None for x in column}) > 1 for column in columns):
+            raise ValueError("condition embeddings of different kinds cannot be concatenated")
+        return ConditionEmbedding(*(None if c[0] is None else torch.cat(c) for c in columns))
+
+    def _fields(self) -> tuple[Tensor | None, ...]:
+        return self.embedding, self.tokens, self.mask
+
+    def _padded(self, length: int) -> ConditionEmbedding:
+        if self.tokens is None or self.mask is None:
+            return self
+        more = length - self.tokens.shape[1]
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=F.pad(self.mask, (0, more)))
 
 
-class Conditioned(nn.Module):
-    """A network that is told of a label by an embedding [E], of a text by tokens [L, D] and what they come to [E]."""
+class ConditionEmbedder(nn.Module):
+    """Labels -> an embedding [B, E]; texts -> tokens [B, L, D] and the projection of their summary [B, E]."""
 
-    def __init__(
-        self,
-        condition: str,
-        classes: int,
-        embedding: int,
-        text_width: int,
-        text_layers: int,
-        text_length: int,
-    ):
+    def __init__(self, kind: str, classes: int, embedding: int, text: TextConfig):
         super().__init__()
-        self.condition, self.classes, self.text_length = condition, classes, text_length
-        if condition == "label":
-            self.label = nn.Embedding(classes + 1, embedding)  # the last one: no label
-        if condition == "text":
-            self.text = TextEncoder(text_width, text_layers, text_length)
-            self.pooled = nn.Linear(self.text.slots.numel(), embedding)
+        self.kind, self.classes = kind, classes  # kind: none, label or text
+        if kind == "label":
+            self.label = nn.Embedding(classes + 1, embedding)  # the last row: no label
+        if kind == "text":
+            self.text = ByteEncoder(text)
+            self.pooled_projection = nn.Linear(self.text.pooled_width, embedding)
 
-    def described(self, batch: Batch, drop: float) -> Described:
-        """The conditions of a training batch, a share of ``drop`` left out, as guidance will need it."""
-        return self.describe(batch.condition, torch.rand(len(batch.image), device=batch.image.device) >= drop)
-
-    def describe(self, condition: Condition, keep: Tensor | None = None) -> Described:
-        """The condition's part of the input; images that ``keep`` [B] is False for go without."""
-        if self.condition == "label":
+    def forward(self, condition: Condition, keep: Tensor | None = None) -> ConditionEmbedding:
+        """``keep`` [B], False: this image goes without its condition. None keeps all."""
+        if self.kind == "label":
             none = torch.full((condition.size,), self.classes, device=self.label.weight.device)
             label = none if condition.label is None else condition.label
-            return Described(self.label(label if keep is None else torch.where(keep, label, none)))
-        if self.condition == "text":
-            text = condition.text or [""] * condition.size
+            return ConditionEmbedding(self.label(label if keep is None else torch.where(keep, label, none)))
+        if self.kind == "text":
+            texts = condition.text or [""] * condition.size
             if keep is not None:
-                text = [words if kept else "" for words, kept in zip(text, keep.tolist(), strict=True)]
-            tokens, mask, pooled = self.text(to_pieces(text, self.text_length).to(self.pooled.weight.device))
-            return Described(self.pooled(pooled), tokens, mask)
-        return Described()
+                texts = [text if kept else "" for text, kept in zip(texts, keep.tolist(), strict=True)]
+            encoded = self.text(self.text.pieces(texts).to(self.pooled_projection.weight.device))
+            return ConditionEmbedding(self.pooled_projection(encoded.pooled), encoded.tokens, encoded.mask)
+        return ConditionEmbedding()
+
+    def with_dropout(self, batch: Batch, dropout: float) -> ConditionEmbedding:
+        """The conditions of a training batch, each left out with probability ``dropout``, for guidance."""
+        return self(batch.condition, torch.rand(len(batch.image), device=batch.image.device) >= dropout)

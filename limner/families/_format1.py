@@ -12,10 +12,28 @@ from typing import Any
 Settings = dict[str, Any]
 
 # Dotted paths in the family's config: from -> to. A whole table may move too.
-SETTINGS: dict[str, dict[str, str]] = {}
+_TEXT = {"text_width": "text.width", "text_layers": "text.layers", "text_length": "text.length"}
+SETTINGS: dict[str, dict[str, str]] = {
+    "flow": {**_TEXT},
+    "dit": {**_TEXT},
+    "latent": {**_TEXT},
+    "meanflow": {**_TEXT, "drop_condition": "condition_dropout"},
+    "drifting": {**_TEXT, "drop_condition": "condition_dropout"},
+}
 
 # Regular expressions for names of weights: pattern -> replacement, in this order.
-WEIGHTS: dict[str, dict[str, str]] = {}
+_EMBEDDER = {
+    r"^(network|generator)\.(label|text)\.": r"\1.embedder.\2.",
+    r"^(network|generator)\.pooled\.": r"\1.embedder.pooled_projection.",
+    r"\.text\.slots$": ".text.queries",
+}
+WEIGHTS: dict[str, dict[str, str]] = {
+    "flow": {**_EMBEDDER},
+    "dit": {**_EMBEDDER},
+    "latent": {**_EMBEDDER},
+    "meanflow": {**_EMBEDDER},
+    "drifting": {**_EMBEDDER},
+}
 
 # (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
 CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {}

@@ -30,8 +30,9 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.text.encoder import TextConfig
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
 STRAIGHT = paths.Straight()
@@ -49,9 +50,7 @@ class DiTConfig:
     )
     learn_variance: bool = True  # noise: also learn how much noise a step of the ancestral solver draws
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
-    text_width: int = 128  # of the text encoder
-    text_layers: int = 2
-    text_length: int = 128  # bytes; longer texts are cut
+    text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     time_mean: float = -0.8  # flow matching's training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of its training times that are uniform instead
@@ -64,23 +63,24 @@ class DiTSampling(Knobs):
     shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
 
 
-class Network(Conditioned):
-    """Noisy image [B, C, H, W], time [B] and described condition -> [B, out, H, W]; 0 at first."""
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], time [B] and condition -> [B, out, H, W]; 0 at first."""
 
     def __init__(self, config: DiTConfig, spec: ImageSpec, condition: str, out: int):
         c, width = config, config.body.width
-        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         if condition == "label":
-            nn.init.normal_(self.label.weight, std=c.embedding_std or 0.5)
+            nn.init.normal_(self.embedder.label.weight, std=c.embedding_std or 0.5)
         self.time = TimeEmbedder(width, c.embedding_std)
-        text = c.text_width if condition == "text" else 0
+        text = c.text.width if condition == "text" else 0
         self.body = DiffusionTransformer(c.body, spec.channels, out, (spec.height, spec.width), text)
 
-    def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         embedding = self.time(t)  # [B, W]
-        if described.embedding is not None:
-            embedding = embedding + described.embedding  # [B, W]
-        return self.body(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, out, H, W]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, W]
+        return self.body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, out, H, W]
 
 
 class DiT(Model):
@@ -107,7 +107,7 @@ class DiT(Model):
         c, data = self.config, batch.image
         t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, FINEST * t, self.network.described(batch, c.drop_condition))
+        guess = self.network(x_t, FINEST * t, self.network.embedder.with_dropout(batch, c.drop_condition))
         if c.predict == "velocity":
             error = guess - (data - noise)
         else:
@@ -119,7 +119,9 @@ class DiT(Model):
         c, data = self.config, batch.image
         t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
         x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
-        out = self.network(x_t, t, self.network.described(batch, c.drop_condition))  # [B, C or 2C, H, W]
+        out = self.network(
+            x_t, t, self.network.embedder.with_dropout(batch, c.drop_condition)
+        )  # [B, C or 2C, H, W]
         guess = out[:, : data.shape[1]]
         terms = {"noise": (guess - noise).square().mean()}
         if self.spread:
@@ -130,11 +132,11 @@ class DiT(Model):
 
     def denoiser(self, condition: Condition) -> Predict:
         """What the network guesses the clean image to be, for ``condition``."""
-        described = self.network.describe(condition)
+        embedded = self.network.embedder(condition)
 
         def predict(x: Tensor, level: Level) -> Guess:
             time = level.time * (1 if self.steps else FINEST)
-            out = self.network(x, torch.full((len(x),), time, device=x.device), described)
+            out = self.network(x, torch.full((len(x),), time, device=x.device), embedded)
             if self.steps:
                 found = clean(x, out[:, : x.shape[1]], level.alpha, level.sigma)
                 return Guess(found, share(out) if self.spread else 0.0)
@@ -164,7 +166,7 @@ def _training(name: Literal["muon", "adamw"], batch: int, lr: float, **options: 
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
 DiT.presets = {
     "tiny": Preset(
-        DiTConfig(BlocksConfig(patch=4, width=32, depth=2, heads=2), text_width=32, text_layers=1),
+        DiTConfig(BlocksConfig(patch=4, width=32, depth=2, heads=2), text=TextConfig(width=32, layers=1)),
         _training("adamw", 16, 4e-3, average=100.0),
     ),
     "small": Preset(
@@ -174,9 +176,7 @@ DiT.presets = {
     "base": Preset(
         DiTConfig(
             BlocksConfig(width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8),
-            text_width=512,
-            text_layers=6,
-            text_length=512,
+            text=TextConfig(width=512, layers=6, length=512),
         ),
         _training("muon", 256, 5e-4, flat=0.5, warmup=10_000, clip=1.0, average=500_000.0),
     ),

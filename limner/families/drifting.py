@@ -30,13 +30,14 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import Conditioned, Described, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.layers import check_levels
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 from limner.networks.unets.unet import Attention, Block, norm
+from limner.text.encoder import TextConfig
 from limner.text.similarity import trigram_similarity
 
 
@@ -69,10 +70,8 @@ class DriftingConfig:
     together: int = 2  # classes that a step draws, at least
     each: int = 2  # samples that a step draws for a text: one without rivals would hardly move
     alike: float = 0.1  # of texts: how fast pairs cease to count as their likeness falls from 1
-    drop_condition: float = 0.1  # share of samples drawn without their text
-    text_width: int = 128  # of the text encoder
-    text_layers: int = 2
-    text_length: int = 128  # bytes; longer texts are cut
+    condition_dropout: float = 0.1  # share of samples drawn without their text
+    text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # strongest guidance that is learned, by labels; 1: none
     guidance_power: float = 3.0  # how rarely strong guidance is trained: p(alpha) ~ alpha^-power
@@ -89,14 +88,13 @@ def guides(config: DriftingConfig, condition: str) -> bool:
     return condition == "label" and config.guidance > 1
 
 
-class Decoder(Conditioned):
-    """Noise [B, latent], the described condition and the guidance asked for [B] -> an image of any range."""
+class Decoder(nn.Module):
+    """Noise [B, latent], the condition and the guidance scale [B] -> an image of any range."""
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec, condition: str):
         c = config
-        super().__init__(
-            condition, len(spec.classes), c.embedding, c.text_width, c.text_layers, c.text_length
-        )
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), c.embedding, c.text)
         check_levels(c.widths, c.blocks)
         self.latent, self.bounded = c.latent, c.bounded
         levels = len(c.widths)
@@ -109,7 +107,7 @@ class Decoder(Conditioned):
             nn.Linear(c.latent, c.embedding), nn.SiLU(), nn.Linear(c.embedding, c.embedding)
         )
         self.guidance = nn.Linear(1, c.embedding, bias=False) if guides(c, condition) else None
-        context = c.text_width if condition == "text" else 0
+        context = c.text.width if condition == "text" else 0
         base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
         self.start = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
         self.place, self.blocks, self.grow = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
@@ -135,10 +133,10 @@ class Decoder(Conditioned):
     def truncate(self, noise: Tensor, truncation: float) -> Tensor:
         return truncation * noise
 
-    def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, condition: ConditionEmbedding, guidance: Tensor | None = None) -> Tensor:
         embedding = self.mapping(noise)  # [B, E]
-        if described.embedding is not None:
-            embedding = embedding + described.embedding  # [B, E]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, E]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, E]
         embedding = F.silu(embedding)  # [B, E]
@@ -151,14 +149,14 @@ class Decoder(Conditioned):
             for block in self.blocks[level].children():
                 x = block(x, embedding)  # [B, Wl, h, w]
             if str(level) in self.look:
-                x = self.look[str(level)](x, described.tokens, described.mask)  # [B, Wl, h, w]
+                x = self.look[str(level)](x, condition.tokens, condition.mask)  # [B, Wl, h, w]
         x = self.narrow(F.silu(self.norm(x)))  # [B, fine, h, w]
         x = F.interpolate(x, scale_factor=float(self.patch), mode="bilinear")  # [B, fine, H', W']
         x = self.draw(x)[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
-class Transformer(Conditioned):
+class Transformer(nn.Module):
     """As the decoder; the noise is an image, and random entries of a table of styles (Deng 2026, A.2).
 
     A point's last numbers choose the entries, by where they stand among normal ones.
@@ -166,16 +164,17 @@ class Transformer(Conditioned):
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec, condition: str):
         c, width = config, config.body.width
-        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.shape, self.bounded = spec.shape, c.bounded
         self.latent = math.prod(spec.shape) + c.styles
         self.guidance = nn.Linear(1, width, bias=False) if guides(c, condition) else None
         self.style = nn.Embedding(c.codes, width)
-        for table in (self.style, *([self.label] if condition == "label" else [])):
+        for table in (self.style, *([self.embedder.label] if condition == "label" else [])):
             nn.init.normal_(table.weight, std=0.02)
         self.body = DiffusionTransformer(
             c.body, spec.channels, spec.channels, (spec.height, spec.width),
-            c.text_width if condition == "text" else 0,
+            c.text.width if condition == "text" else 0,
         )  # fmt: skip
 
     def truncate(self, noise: Tensor, truncation: float) -> Tensor:
@@ -183,17 +182,17 @@ class Transformer(Conditioned):
         image = math.prod(self.shape)
         return torch.cat([truncation * noise[:, :image], noise[:, image:]], dim=1)
 
-    def forward(self, noise: Tensor, described: Described, guidance: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, condition: ConditionEmbedding, guidance: Tensor | None = None) -> Tensor:
         image, style = noise.split([math.prod(self.shape), noise.shape[1] - math.prod(self.shape)], dim=1)
         codes = len(self.style.weight)
         index = (torch.special.ndtr(style.float()) * codes).long().clamp(max=codes - 1)  # [B, styles]
         embedding = self.style(index).sum(1)  # [B, W]
-        if described.embedding is not None:
-            embedding = embedding + described.embedding  # [B, W]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, W]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, W]
         image = image.unflatten(1, self.shape)  # [B, C, H, W]
-        x = self.body(image, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+        x = self.body(image, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 
@@ -296,7 +295,7 @@ class Drifting(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c = self.config
-        fake, real, among = (self.by_text if self.generator.condition == "text" else self.by_class)(batch)
+        fake, real, among = (self.by_text if self.generator.embedder.kind == "text" else self.by_class)(batch)
         with torch.no_grad():
             wanted = vectors(real, self.seen(real))
         terms = []
@@ -311,7 +310,7 @@ class Drifting(Model):
 
         Without labels all are of one class.
         """
-        real, labelled = batch.image, self.generator.condition == "label"
+        real, labelled = batch.image, self.generator.embedder.kind == "label"
         none = torch.zeros(len(real), dtype=torch.long, device=real.device)
         image = batch.condition.label if labelled and batch.condition.label is not None else none  # [B]
         rows, sample = self.chosen(image)  # [P], [N]
@@ -320,22 +319,22 @@ class Drifting(Model):
             guidance = self.strengths(torch.rand(len(self.spec.classes), device=real.device))[sample]  # [N]
             rows = torch.cat([rows, (~torch.isin(image, sample)).nonzero()[:, 0]])  # to be guided away from
         real, image = real[rows], image[rows]
-        described = self.generator.describe(Condition(len(sample), label=sample))
-        return self.generator(self.noise(sample), described, guidance), real, pairs(sample, image, guidance)
+        embedded = self.generator.embedder(Condition(len(sample), label=sample))
+        return self.generator(self.noise(sample), embedded, guidance), real, pairs(sample, image, guidance)
 
     def by_text(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
         """As ``by_class``: samples for some texts and as many images, which count as their texts are alike."""
         c, n, text = self.config, len(batch.image), batch.condition.text or [""] * len(batch.image)
         few = min(n, max(1, c.draws // c.each))  # images whose texts are drawn
         sample = torch.arange(few, device=batch.image.device).repeat(c.each)  # [N]
-        keep = torch.rand(len(sample), device=sample.device) >= c.drop_condition
+        keep = torch.rand(len(sample), device=sample.device) >= c.condition_dropout
         rows = torch.randperm(n, device=sample.device)[: max(few, len(sample) - 1)]  # [P]
         text = [text[i] for i in rows.tolist()]
-        described = self.generator.describe(
+        embedded = self.generator.embedder(
             Condition(len(sample), text=[text[i] for i in sample.tolist()]), keep
         )
         among = pairs_alike(trigram_similarity(text).to(sample.device), sample, keep, c.alike)
-        return self.generator(self.noise(sample), described), batch.image[rows], among
+        return self.generator(self.noise(sample), embedded), batch.image[rows], among
 
     def chosen(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of ``image`` [B] that a step looks at, [P], and its samples' classes [N], ``draws`` or a few less.
@@ -374,13 +373,13 @@ class Drifting(Model):
     def paint(self, latent: Tensor, condition: Condition, guidance: float = 1.0) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1]."""
         asked = torch.full((len(latent),), guidance, device=latent.device)
-        return self.generator(latent, self.generator.describe(condition), asked).clamp(-1, 1)
+        return self.generator(latent, self.generator.embedder(condition), asked).clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
         noise = self.generator.truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
-        if self.generator.condition == "label" and condition.label is None:
+        if self.generator.embedder.kind == "label" and condition.label is None:
             condition = Condition(condition.size, label=draws.integers(len(self.spec.classes)))
         most = self.config.guidance if self.generator.guidance is not None else 1.0
         if sampling.guidance != 1 and not 1 <= sampling.guidance <= most:
@@ -398,7 +397,7 @@ Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
             latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, fine=8, features=(8, 16),
-            draws=16, guidance=3.0, text_width=32, text_layers=1,
+            draws=16, guidance=3.0, text=TextConfig(width=32, layers=1),
         ),
         Training(batch=16, optimisers=MUON, clip=1.0),
     ),
@@ -407,7 +406,7 @@ Drifting.presets = {
         DriftingConfig(
             latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512, fine=64,
             features=(64, 128, 256, 512), places=64, draws=128, together=8, guidance=4.0,
-            text_width=512, text_layers=6, text_length=512,
+            text=TextConfig(width=512, layers=6, length=512),
         ),
         Training(
             batch=512, optimisers={"generator": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,

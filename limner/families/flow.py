@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -30,9 +30,10 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet
+from limner.text.encoder import TextConfig
 
 PATH = paths.Straight()
 
@@ -49,9 +50,7 @@ class FlowConfig:
     embedding: int = 128  # width of what the blocks are told of time and condition
     dropout: float = 0.0  # inside the blocks
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
-    text_width: int = 128  # of the text encoder
-    text_layers: int = 2
-    text_length: int = 128  # bytes; longer texts are cut
+    text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     time_mean: float = -0.8  # training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of training times that are uniform instead
@@ -65,24 +64,25 @@ class FlowSampling(Knobs):
     shift: float = 1.5  # above 1: more of the steps near the noise
 
 
-class Network(Conditioned):
-    """Noisy image [B, C, H, W], time [B] and described condition -> clean image [B, C, H, W]."""
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], time [B] and condition -> clean image [B, C, H, W]."""
 
     def __init__(self, config: FlowConfig, spec: ImageSpec, condition: str):
         c, width = config, config.embedding
-        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.unet = UNet(
             spec.channels, spec.channels, (spec.height, spec.width), width,
-            c.text_width if condition == "text" else 0, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
+            c.text.width if condition == "text" else 0, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
             c.dropout,
         )  # fmt: skip
 
-    def forward(self, x: Tensor, t: Tensor, described: Described) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         embedding = self.time(time_features(t, 64))  # [B, E]
-        if described.embedding is not None:
-            embedding = embedding + described.embedding  # [B, E]
-        return self.unet(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, E]
+        return self.unet(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
 
 
 class Flow(Model):
@@ -108,16 +108,16 @@ class Flow(Model):
         c, data = self.config, batch.image
         t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.network.described(batch, c.drop_condition))
+        guess = self.network(x_t, t, self.network.embedder.with_dropout(batch, c.drop_condition))
         error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
         return {"velocity": error.square().mean()}
 
     def denoiser(self, condition: Condition) -> Predict:
         """The clean image that the network guesses, for ``condition``."""
-        described = self.network.describe(condition)
+        embedded = self.network.embedder(condition)
 
         def predict(x: Tensor, level: Level) -> Guess:
-            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), described))
+            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), embedded))
 
         return predict
 
@@ -143,8 +143,7 @@ Flow.presets = {
             reading=(0,),
             head=16,
             embedding=32,
-            text_width=32,
-            text_layers=1,
+            text=TextConfig(width=32, layers=1),
         ),
         dataclasses.replace(SMALL, batch=16),
     ),
@@ -156,9 +155,7 @@ Flow.presets = {
             attention=(2, 3),
             reading=(1,),
             embedding=512,
-            text_width=512,
-            text_layers=6,
-            text_length=512,
+            text=TextConfig(width=512, layers=6, length=512),
             dropout=0.1,
         ),
         Training(

@@ -31,12 +31,13 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import Conditioned, Described, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import UNet
+from limner.text.encoder import TextConfig
 
 STRAIGHT = paths.Straight()
 with torch.device("cpu"):  # even where a model is laid out on another device
@@ -59,9 +60,9 @@ class LatentConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
-    text_width: int = 128  # of the text encoder, and of a label as a token of the paper's U-Net
-    text_layers: int = 2
-    text_length: int = 128  # bytes; longer texts are cut
+    text: TextConfig = field(
+        default_factory=TextConfig
+    )  # the text encoder; a label is a token as wide, for ldm
     time_mean: float = -0.4  # flow matching's training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of its training times that are uniform instead
@@ -76,15 +77,16 @@ class LatentSampling(Knobs):
     guided: int = 0  # first numbers of a code that guidance leads; 0: all; 3 of 4: as DiT's published code
 
 
-class Network(Conditioned):
-    """Noisy code [B, C, h, w], time [B] in [0, 1] and described condition -> [B, C, h, w]; 0 at first."""
+class Network(nn.Module):
+    """Noisy code [B, C, h, w], time [B] in [0, 1] and condition -> [B, C, h, w]; 0 at first."""
 
     def __init__(self, config: LatentConfig, shape: tuple[int, int, int], condition: str, classes: int):
         c, (channels, *sides) = config, shape
         size = (sides[0], sides[1])
-        tokens = c.text_width if condition == "text" or (c.network == "ldm" and condition == "label") else 0
+        tokens = c.text.width if condition == "text" or (c.network == "ldm" and condition == "label") else 0
         embedding = {"quick": 2 * c.width, "dit": c.body.width, "ldm": tokens}[c.network]
-        super().__init__(condition, classes, embedding, c.text_width, c.text_layers, c.text_length)
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, classes, embedding, c.text)
         self.kind = c.network
         self.body: nn.Module
         if c.network == "ldm":
@@ -103,17 +105,17 @@ class Network(Conditioned):
                 head=c.head, dropout=c.dropout,
             )  # fmt: skip
 
-    def forward(self, x: Tensor, t: Tensor, told: Described) -> Tensor:
-        tokens, mask = told.tokens, told.mask
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
+        tokens, mask = condition.tokens, condition.mask
         if self.kind == "ldm":  # it is told by tokens alone
-            if told.embedding is not None:
-                first = told.embedding[:, None]  # [B, 1, D]
+            if condition.embedding is not None:
+                first = condition.embedding[:, None]  # [B, 1, D]
                 tokens = first if tokens is None else torch.cat([first, tokens], dim=1)  # [B, 1 + L, D]
                 mask = None if mask is None else F.pad(mask, (1, 0), value=True)  # [B, 1 + L]
             return self.body(x, 1000 * t, tokens=tokens, mask=mask).float()  # [B, C, h, w]
         embedding = self.time(1000 * t if self.kind == "dit" else time_features(t, 64))  # [B, E]
-        if told.embedding is not None:
-            embedding = embedding + told.embedding  # [B, E]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, E]
         return self.body(x, F.silu(embedding), tokens, mask).float()  # [B, C, h, w]
 
 
@@ -192,7 +194,7 @@ class LatentDiffusion(Model):
         c, data = self.config, self.codes(batch.image)
         t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
         x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.network.described(batch, c.drop_condition))
+        guess = self.network(x_t, t, self.network.embedder.with_dropout(batch, c.drop_condition))
         if c.predict == "velocity":
             error = guess - (data - noise)
         else:
@@ -204,18 +206,20 @@ class LatentDiffusion(Model):
         c, data = self.config, self.codes(batch.image)
         t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
         x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t / DISCRETE.steps, self.network.described(batch, c.drop_condition))
+        guess = self.network(
+            x_t, t / DISCRETE.steps, self.network.embedder.with_dropout(batch, c.drop_condition)
+        )
         return {"noise": (guess - noise).square().mean()}
 
     # ---- drawing
 
     def denoiser(self, condition: Condition) -> Predict:
         """What the network guesses the clean code to be, for ``condition``."""
-        told = self.network.describe(condition)
+        embedded = self.network.embedder(condition)
 
         def predict(x: Tensor, level: Level) -> Guess:
             time = level.time / DISCRETE.steps if self.steps else level.time
-            out = self.network(x, torch.full((len(x),), time, device=x.device), told)
+            out = self.network(x, torch.full((len(x),), time, device=x.device), embedded)
             if self.steps:
                 return Guess((x - level.sigma * out) / level.alpha)
             return Guess(x + level.sigma * out if self.config.predict == "velocity" else out)
@@ -263,7 +267,7 @@ SMALL = Training(
 LatentDiffusion.presets = {
     "tiny": Preset(
         LatentConfig(
-            codec=Autoencoder.presets["tiny"].model, width=16, head=16, text_width=32, text_layers=1
+            codec=Autoencoder.presets["tiny"].model, width=16, head=16, text=TextConfig(width=32, layers=1)
         ),
         Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
     ),
@@ -275,9 +279,7 @@ LatentDiffusion.presets = {
             body=BlocksConfig(
                 patch=2, width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8
             ),
-            text_width=512,
-            text_layers=6,
-            text_length=512,
+            text=TextConfig(width=512, layers=6, length=512),
         ),
         Training(
             batch=256,

@@ -35,10 +35,11 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
-from limner.families._conditioning import Conditioned, Described, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
 from limner.networks.unets.unet import UNet
+from limner.text.encoder import TextConfig
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 
@@ -56,9 +57,7 @@ class MeanFlowConfig:
     head: int = 64  # width of an attention head
     embedding: int = 128  # width of what the blocks are told of times and condition
     dropout: float = 0.0  # inside the blocks
-    text_width: int = 128  # of the text encoder
-    text_layers: int = 2
-    text_length: int = 128  # bytes; longer texts are cut
+    text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
     learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
     tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved), or the data's
@@ -71,7 +70,7 @@ class MeanFlowConfig:
     nearest: float = 0.05  # 1 - t is taken as at least this in velocities
     emphasis: float = 1.0  # weight of the pairs with s > t: their targets have no noise, and so small errors
     adaptive: float = 0.0  # power p of the weight 1 / (squared error + 0.001)^p; 0: plain squares
-    drop_condition: float = 0.1  # share of training images shown without their condition
+    condition_dropout: float = 0.1  # share of training images shown without their condition
     guidance: float = 1.0  # strongest guidance that is learned; 1: none
     guided: float = 0.5  # share of training images with guidance above 1, if it is learned
 
@@ -86,18 +85,19 @@ class MeanFlowSampling:
         at_least_one("steps", self.steps)
 
 
-class Network(Conditioned):
-    """Noisy image [B, C, H, W], its time [B], the time to go to [B] and described condition -> [B, C, H, W]."""
+class Network(nn.Module):
+    """Noisy image [B, C, H, W], its time [B], the time to reach [B] and condition -> [B, C, H, W]."""
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec, condition: str):
         c = config
         width = c.embedding if c.network == "unet" else c.body.width
-        super().__init__(condition, len(spec.classes), width, c.text_width, c.text_layers, c.text_length)
+        super().__init__()
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         if condition != "none" and c.guidance > 1:
             self.guidance = nn.Linear(1, width, bias=False)
         channels, size = spec.channels, (spec.height, spec.width)
-        context = c.text_width if condition == "text" else 0
+        context = c.text.width if condition == "text" else 0
         self.body: nn.Module
         if c.network == "unet":
             self.body = UNet(
@@ -107,22 +107,22 @@ class Network(Conditioned):
         else:
             self.body = DiffusionTransformer(c.body, channels, channels, size, context)
 
-    def describe(
+    def embed(
         self, condition: Condition, keep: Tensor | None = None, guidance: Tensor | None = None
-    ) -> Described:
-        """As for all families, and the ``guidance`` [B] that is asked for."""
-        found = super().describe(condition, keep)
-        if guidance is not None and hasattr(self, "guidance") and found.embedding is not None:
-            told = found.embedding + self.guidance(guidance.log()[:, None])  # [B, E]
-            found = dataclasses.replace(found, embedding=told)
-        return found
+    ) -> ConditionEmbedding:
+        """The condition, of images that ``keep`` [B] is True for, and the guidance scale [B]."""
+        rows = self.embedder(condition, keep)
+        if guidance is not None and hasattr(self, "guidance") and rows.embedding is not None:
+            embedding = rows.embedding + self.guidance(guidance.log()[:, None])  # [B, E]
+            rows = dataclasses.replace(rows, embedding=embedding)
+        return rows
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor, described: Described) -> Tensor:
-        told = torch.cat([time_features(t, 64), time_features(s - t, 64)], dim=1)  # [B, 128]
-        embedding = self.time(told)  # [B, E]
-        if described.embedding is not None:
-            embedding = embedding + described.embedding  # [B, E]
-        return self.body(x, F.silu(embedding), described.tokens, described.mask).float()  # [B, C, H, W]
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding) -> Tensor:
+        times = torch.cat([time_features(t, 64), time_features(s - t, 64)], dim=1)  # [B, 128]
+        embedding = self.time(times)  # [B, E]
+        if condition.embedding is not None:
+            embedding = embedding + condition.embedding  # [B, E]
+        return self.body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
 
 
 class MeanFlow(Model):
@@ -142,7 +142,7 @@ class MeanFlow(Model):
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
-    def average(self, described: Described, nearest: float | None = None) -> Average:
+    def average(self, condition: ConditionEmbedding, nearest: float | None = None) -> Average:
         """u(x_t, t, s), the mean velocity that the network guesses for a condition.
 
         1 - t is taken as at least ``nearest``, the config's if not given: in training the data are never quite reached.
@@ -150,7 +150,7 @@ class MeanFlow(Model):
         least = self.config.nearest if nearest is None else nearest
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            guess = self.network(x, t, s, described)
+            guess = self.network(x, t, s, condition)
             return paths.velocity(guess, x, t, least) if self.config.predicts == "image" else guess
 
         return u
@@ -170,17 +170,17 @@ class MeanFlow(Model):
         c, data, n = self.config, batch.image, len(batch.image)
         t, s, still = self.times(n, data.device)
         x_t = paths.interpolate(data, torch.randn_like(data), t)
-        keep = torch.rand(n, device=data.device) >= c.drop_condition
+        keep = torch.rand(n, device=data.device) >= c.condition_dropout
         guidance = self.strengths(n, keep)
-        described = self.network.describe(batch.condition, keep, guidance)
-        velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, described, guidance)
+        condition = self.network.embed(batch.condition, keep, guidance)
+        velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, condition, guidance)
 
         u, wanted = [], []
         if still:
-            u.append(self.average(described[:still])(x_t[:still], t[:still], s[:still]))
+            u.append(self.average(condition[:still])(x_t[:still], t[:still], s[:still]))
             wanted.append(velocity[:still])
         if still < n:  # the way between two times, of the others
-            x, start, end, of = x_t[still:], t[still:], s[still:], described[still:]
+            x, start, end, of = x_t[still:], t[still:], s[still:], condition[still:]
             if c.learn == "split":
                 u.append(self.average(of)(x, start, end))
                 wanted.append(self.split(x, start, end, of))
@@ -209,7 +209,7 @@ class MeanFlow(Model):
 
     @torch.no_grad()
     def guided(
-        self, velocity: Tensor, x_t: Tensor, t: Tensor, described: Described, guidance: Tensor | None
+        self, velocity: Tensor, x_t: Tensor, t: Tensor, condition: ConditionEmbedding, guidance: Tensor | None
     ) -> Tensor:
         """v + (1 - 1 / w) (v with the condition - v without): what guidance w makes of v (Geng 2025b)."""
         if guidance is None:
@@ -218,14 +218,14 @@ class MeanFlow(Model):
         if not len(rows):
             return velocity
         x, time = x_t[rows], t[rows]
-        without = self.network.describe(Condition(len(rows)), guidance=torch.ones_like(time))
-        gap = self.average(described[rows])(x, time, time) - self.average(without)(x, time, time)
+        without = self.network.embed(Condition(len(rows)), guidance=torch.ones_like(time))
+        gap = self.average(condition[rows])(x, time, time) - self.average(without)(x, time, time)
         return velocity.index_add(0, rows, like(1 - 1 / guidance[rows], gap) * gap)
 
     @torch.no_grad()
-    def split(self, x: Tensor, t: Tensor, s: Tensor, described: Described) -> Tensor:
+    def split(self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding) -> Tensor:
         """u(x_t, t, s) as the mean of the ways from t to m and from m to s, at a random m (Guo 2025, SplitMeanFlow)."""
-        u = self.average(described)
+        u = self.average(condition)
         share = 0.25 + 0.5 * torch.rand_like(t)
         m = torch.lerp(t, s, share)
         first = u(x, t, m)
@@ -233,10 +233,10 @@ class MeanFlow(Model):
         return torch.lerp(second, first, like(share, x))
 
     def derivative(
-        self, x: Tensor, t: Tensor, s: Tensor, described: Described, velocity: Tensor
+        self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding, velocity: Tensor
     ) -> tuple[Tensor, Tensor]:
         """u(x_t, t, s), and its slope du/dt along the way, stopped: a Jacobian-vector product."""
-        u = self.average(described)
+        u = self.average(condition)
         if self.config.tangent == "own":
             with torch.no_grad():
                 velocity = u(x, t, t)
@@ -250,7 +250,7 @@ class MeanFlow(Model):
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
         """[B, CHW] -> [B, C, H, W] in [-1, 1]: from noise to image in one call, without guidance."""
         x, ones = latent.unflatten(1, self.spec.shape), torch.ones(len(latent), device=latent.device)
-        u = self.average(self.network.describe(condition, guidance=ones))
+        u = self.average(self.network.embed(condition, guidance=ones))
         return (x + u(x, torch.zeros_like(ones), ones)).clamp(-1, 1)
 
     @torch.no_grad()
@@ -258,7 +258,7 @@ class MeanFlow(Model):
         k = sampling
         if (
             k.guidance != 1
-            and self.network.condition != "none"
+            and self.network.embedder.kind != "none"
             and not 1 <= k.guidance <= self.config.guidance
         ):
             raise LimnerError(
@@ -273,7 +273,7 @@ class MeanFlow(Model):
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
         asked = torch.full((condition.size,), k.guidance, device=x.device)
-        u = self.average(self.network.describe(condition, guidance=asked), nearest=0.0)
+        u = self.average(self.network.embed(condition, guidance=asked), nearest=0.0)
         times = torch.linspace(start, 1, k.steps + 1, device=x.device)
         for i in range(k.steps):
             t, s = (time.expand(len(x)) for time in times[i : i + 2])
@@ -285,14 +285,14 @@ SMALL = Training(
     batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
 )
 TINY = MeanFlowConfig(
-    widths=(16, 32), blocks=(1, 1), attention=(1,), reading=(0,), head=16, embedding=32, text_width=32, text_layers=1,
-    guidance=3.0,
+    widths=(16, 32), blocks=(1, 1), attention=(1,), reading=(0,), head=16, embedding=32,
+    text=TextConfig(width=32, layers=1), guidance=3.0,
 )  # fmt: skip
 # Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention=(1,), dropout=0.2, embedding=512,
     condition="none", predicts="velocity", learn="derivative", tangent="data", still=0.25, from_noise=0.0, to_data=0.0,
-    time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive=0.75, drop_condition=0.0,
+    time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive=0.75, condition_dropout=0.0,
 )  # fmt: skip
 
 MeanFlow.presets = {
@@ -300,8 +300,8 @@ MeanFlow.presets = {
     "small": Preset(MeanFlowConfig(), SMALL),
     "base": Preset(
         MeanFlowConfig(
-            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512, text_width=512,
-            text_layers=6, text_length=512, dropout=0.1, guidance=4.0,
+            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
+            text=TextConfig(width=512, layers=6, length=512), dropout=0.1, guidance=4.0,
         ),
         Training(
             batch=256, optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,

@@ -1,17 +1,52 @@
-"""Text of any language for a generator to be trained along with: UTF-8 bytes under a small transformer."""
+"""Text encoders: a tokeniser (texts -> integer pieces) and a network (pieces -> tokens) that belong together."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
-from limner.text.pieces import PAD, PIECE, START
+from limner.networks.layers import zero_init
+from limner.text.pieces import PAD, PIECE, START, to_pieces
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Settings of the text encoder that is trained with a generator."""
+
+    width: int = 128  # channels of a token
+    layers: int = 2  # transformer layers
+    length: int = 128  # bytes of a text that are read; the rest is cut
+
+
+class EncodedText(NamedTuple):
+    """Texts as a network reads them."""
+
+    tokens: Tensor  # [B, L, D]
+    mask: Tensor  # [B, L], True except at padding
+    pooled: Tensor  # [B, P], a summary of each text
+
+
+class TextEncoder(Protocol):
+    """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
+
+    width: int  # D, channels of a token
+    pooled_width: int  # P, channels of the summary
+
+    def pieces(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> integers [B, L, ...] on the CPU, padded to the longest of them."""
+        ...
+
+    def __call__(self, pieces: Tensor) -> EncodedText: ...
 
 
 class Layer(nn.Module):
-    """Self-attention and a two-layer perceptron, each after a norm and added to its input."""
+    """Self-attention and a two-layer MLP, each behind a LayerNorm and with a residual connection."""
 
     def __init__(self, width: int, head: int):
         super().__init__()
@@ -19,9 +54,8 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
-        for last in (self.out, self.down):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        zero_init(self.out)
+        zero_init(self.down)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)
@@ -30,37 +64,42 @@ class Layer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))  # [B, L, W]
 
 
-class TextEncoder(nn.Module):
-    """Pieces of text -> tokens [B, L, width], their mask [B, L] and a pooled vector [B, slots width].
+class ByteEncoder(nn.Module):
+    """UTF-8 bytes, grouped by word, under a small transformer: any language, no vocabulary.
 
-    A piece's embedding is a sum over its bytes, each by its value and its place, so two words differ from
-    the first step on, in any language, with no vocabulary. A perceptron over each piece and its two
-    neighbours then makes phrases, such as a colour with its noun, before attention has learned to. Each of
-    the pooled ``slots`` looks for something else in the tokens: a mean would forget what belongs to what.
+    A piece's embedding is the sum over its bytes, each by value and position. An MLP over each piece and its two
+    neighbours combines words, such as a colour and its noun, before attention has learned to. The summary is
+    attention pooling with several learned queries: a mean would lose which word belongs to which.
     """
 
-    def __init__(self, width: int, layers: int, length: int, head: int = 32, slots: int = 8):
+    def __init__(self, config: TextConfig, head: int = 32, queries: int = 8):
         super().__init__()
+        width = config.width
+        self.width, self.pooled_width, self.length = width, queries * width, config.length
         self.byte = nn.Embedding(PIECE * (START + 1), width)
-        self.position = nn.Parameter(0.5 * torch.randn(length + 1, width))
+        self.position = nn.Parameter(0.5 * torch.randn(config.length + 1, width))
         self.phrase = nn.Sequential(
             nn.LayerNorm(3 * width), nn.Linear(3 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
-        self.layers = nn.ModuleList(Layer(width, head) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(width, head) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.slots = nn.Parameter(torch.randn(slots, width))
+        self.queries = nn.Parameter(torch.randn(queries, width))
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         nn.init.normal_(self.byte.weight, std=0.4)
 
-    def forward(self, pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pieces(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> [B, L, PIECE] bytes; see ``to_pieces``."""
+        return to_pieces(texts, self.length)
+
+    def forward(self, pieces: Tensor) -> EncodedText:
         mask = (pieces != PAD).any(2)  # [B, L]
-        places = torch.arange(PIECE, device=pieces.device) * (START + 1)
-        x = self.byte(pieces + places).sum(2) * mask[..., None]  # [B, L, W]
+        offsets = torch.arange(PIECE, device=pieces.device) * (START + 1)  # one table for each position
+        x = self.byte(pieces + offsets).sum(2) * mask[..., None]  # [B, L, W]
         near = torch.cat([F.pad(x, (0, 0, 1, -1)), x, F.pad(x, (0, 0, -1, 1))], dim=2)  # [B, L, 3W]
         x = x + self.phrase(near) + self.position[: x.shape[1]]  # [B, L, W]
         for layer in self.layers:
             x = layer(x, mask)  # [B, L, W]
         x = self.norm(x) * mask[..., None]  # [B, L, W]
-        slots = self.slots[None, None].expand(len(x), -1, -1, -1)  # [B, 1, S, W]
-        pooled = attend(slots, self.key(x)[:, None], self.value(x)[:, None], mask[:, None, None])
-        return x, mask, pooled.flatten(1)
+        queries = self.queries[None, None].expand(len(x), -1, -1, -1)  # [B, 1, Q, W]
+        pooled = attend(queries, self.key(x)[:, None], self.value(x)[:, None], mask[:, None, None])
+        return EncodedText(x, mask, pooled.flatten(1))  # pooled: [B, Q W]

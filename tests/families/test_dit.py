@@ -14,10 +14,12 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion import sampling
 from limner.diffusion.bound import log_level, step_bound
 from limner.diffusion.sampling import Guess
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding
 from limner.families.dit import DISCRETE, FINEST, STRAIGHT, DiT, DiTConfig, DiTSampling
 from limner.networks.attention import apply_rope, rope_angles, sincos
 from limner.networks.layers import sinusoids
 from limner.networks.transformers.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.text.encoder import TextConfig
 from tests.helpers import golden
 
 TINY: DiTConfig = DiT.presets["tiny"].model
@@ -69,7 +71,7 @@ def test_times_and_places_match_the_golden_numbers() -> None:
 def test_a_new_network_gives_exactly_nothing(predict: str) -> None:
     spec = dataclasses.replace(SPEC, classes=("a", "b"))
     network = DiT(dataclasses.replace(TINY, predict=predict), spec).network
-    out = network(torch.randn(2, 3, 16, 16), torch.tensor([3.0, 7.0]), network.describe(Condition(2)))
+    out = network(torch.randn(2, 3, 16, 16), torch.tensor([3.0, 7.0]), network.embedder(Condition(2)))
     assert out.shape == (2, 6 if predict == "noise" else 3, 16, 16) and not out.any()
 
 
@@ -140,8 +142,8 @@ def test_an_image_does_not_see_a_neighbours_longer_text(body: dict) -> None:
 def test_guidance_leads_away_from_no_condition() -> None:
     model = dit(dataclasses.replace(SPEC, classes=("a", "b")))
     one = Condition(2, label=torch.tensor([0, 1]))
-    dropped = model.network.describe(one, torch.zeros(2, dtype=torch.bool))
-    assert_close(dropped.embedding, model.network.describe(Condition(2)).embedding)
+    dropped = model.network.embedder(one, torch.zeros(2, dtype=torch.bool))
+    assert_close(dropped.embedding, model.network.embedder(Condition(2)).embedding)
     calls: list[int] = []
     model.network.register_forward_hook(lambda *_: calls.append(1))
     draw(model, one, [1, 2], guidance=1.0)
@@ -156,19 +158,12 @@ def test_guidance_leads_away_from_no_condition() -> None:
 class Known(nn.Module):
     """In a network's place: the right answer, which it has been told."""
 
-    condition = "none"
-
     def __init__(self, predict: str, data: Tensor, spread: float | None):
         super().__init__()
         self.predict, self.data, self.spread = predict, data, spread
+        self.embedder = ConditionEmbedder("none", 0, 1, TextConfig())
 
-    def describe(self, condition: Condition) -> None:
-        return None
-
-    def described(self, batch: Batch, drop: float) -> None:
-        return None
-
-    def forward(self, x: Tensor, t: Tensor, described: None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         data = self.data.expand_as(x)
         if self.predict == "data":
             return data

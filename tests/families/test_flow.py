@@ -1,9 +1,6 @@
 """The default family: its condition, its guidance, its sampling; and the text encoder under it."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,9 +10,6 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.flow import Flow, FlowSampling
 from limner.networks.attention import attend
 from limner.networks.layers import time_features
-from limner.text.encoder import TextEncoder
-from limner.text.pieces import PAD, PIECE, START, to_pieces
-from limner.text.similarity import trigram_similarity
 
 TINY = Flow.presets["tiny"].model
 SHAPES = ImageSpec(3, 16, 16, captions=True)
@@ -50,8 +44,8 @@ def test_any_channels_and_sides(channels, height, width):
 def test_a_new_network_draws_nothing_yet():
     """The last convolution starts at zero: the guess is black, whatever the noise and time."""
     network = Flow(TINY, SHAPES).network
-    described = network.describe(Condition(2, text=["a", "b"]))
-    guess = network(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.9]), described)
+    rows = network.embedder(Condition(2, text=["a", "b"]))
+    guess = network(torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.9]), rows)
     assert_close(guess, torch.zeros_like(guess))
 
 
@@ -92,8 +86,8 @@ def test_guidance_of_one_is_none_and_dropping_the_condition_is_the_empty_text():
     model = flow()
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.3, 0.8])
     words = Condition(2, text=["red", "blue"])
-    dropped = model.network.describe(words, keep=torch.zeros(2, dtype=torch.bool))
-    nothing = model.network.describe(Condition(2))
+    dropped = model.network.embedder(words, keep=torch.zeros(2, dtype=torch.bool))
+    nothing = model.network.embedder(Condition(2))
     assert_close(model.network(x, t, dropped), model.network(x, t, nothing))
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append(1))
@@ -136,65 +130,9 @@ def test_text_conditions_need_text_and_label_conditions_labels():
         Flow(dataclasses.replace(TINY, condition="text"), ImageSpec(3, 16, 16))
     with pytest.raises(LimnerError, match="labels"):
         Flow(dataclasses.replace(TINY, condition="label"), ImageSpec(3, 16, 16))
-    assert Flow(TINY, ImageSpec(3, 16, 16)).network.condition == "none"
-    assert Flow(TINY, ImageSpec(3, 16, 16, classes=("a", "b"))).network.condition == "label"
-    assert Flow(TINY, dataclasses.replace(SHAPES, classes=("a", "b"))).network.condition == "text"
-
-
-def test_texts_are_alike_by_the_letters_they_share():
-    found = trigram_similarity(["Black cat", "black CAT", "black dog", "fern", "", ""])
-    torch.testing.assert_close(found, found.T)
-    torch.testing.assert_close(found.diagonal(), torch.ones(6))
-    torch.testing.assert_close(found[[0, 4], [1, 5]], torch.ones(2))  # not by their case; two of no letters
-    assert 0.3 < found[0, 2] < 0.8, "a word of two"
-    assert found[0, 3] == found[0, 4] == 0
-
-
-def test_likeness_is_the_same_to_the_bit_in_every_process():
-    """Python orders a set of words anew in each, and a sum in another order is another one."""
-    code = (
-        "from limner.text.similarity import trigram_similarity\n"
-        "words = [' '.join(f'{a * b}x{a + b}' for a in range(12)) for b in range(40)]\n"
-        "print(trigram_similarity(words).numpy().tobytes().hex())"
-    )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": str(seed)}, capture_output=True,
-            text=True, check=True,
-        ).stdout
-        for seed in (1, 2)
-    }  # fmt: skip
-    assert len(found) == 1
-
-
-def test_any_text_becomes_pieces_cut_between_characters():
-    pieces = to_pieces(["", "ab  c", "héé", "图像", "\ud800"], length=4)
-    assert pieces.shape == (5, 2, PIECE)
-
-    def words(row):
-        return [bytes(b for b in piece if b < 256) for piece in row.tolist() if piece[0] not in (PAD, START)]
-
-    assert (pieces[:, 0, 0] == START).all()
-    assert [words(row) for row in pieces] == [[], [b"ab"], ["hé".encode()], ["图".encode()], [b"?"]]
-    assert words(to_pieces(["ab  c"], 64)[0]) == [b"ab", b"c"]
-    assert words(to_pieces(["internationalisation"], 64)[0]) == [b"internat", b"ionalisa", b"tion"]
-    assert to_pieces(["x" * 1000], length=64).shape == (1, 9, PIECE)
-
-
-def test_a_word_is_the_same_piece_wherever_it_stands():
-    row = to_pieces(["a red circle above a red star"], 64)[0].tolist()
-    assert row[2] == row[6] and row[2] != row[3]
-
-
-def test_the_text_encoder_does_not_see_its_padding():
-    torch.manual_seed(0)
-    encoder = TextEncoder(32, 2, length=64).eval()
-    alone = encoder(to_pieces(["a red circle"], 64))
-    beside = encoder(to_pieces(["a red circle", "a much longer text about a blue square"], 64))
-    length = alone[0].shape[1]
-    assert_close(beside[0][:1, :length], alone[0], rtol=1e-4, atol=1e-5)
-    assert not beside[1][0, length:].any()
-    assert_close(beside[2][:1], alone[2], rtol=1e-4, atol=1e-5)
+    assert Flow(TINY, ImageSpec(3, 16, 16)).network.embedder.kind == "none"
+    assert Flow(TINY, ImageSpec(3, 16, 16, classes=("a", "b"))).network.embedder.kind == "label"
+    assert Flow(TINY, dataclasses.replace(SHAPES, classes=("a", "b"))).network.embedder.kind == "text"
 
 
 def test_attention_is_the_standard_one():

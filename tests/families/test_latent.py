@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import noised
 from limner.diffusion.sampling import shrink
-from limner.families._conditioning import Described
+from limner.families._conditioning import ConditionEmbedding
 from limner.families.latent import DISCRETE, STRAIGHT, LatentDiffusion, LatentSampling, ddim_levels
 from limner.networks.transformers.dit import BlocksConfig
+from limner.text.encoder import TextConfig
 from tests.helpers import golden
 
 TINY = LatentDiffusion.presets["tiny"].model
@@ -63,13 +64,13 @@ def test_ddim_takes_its_steps_one_later_and_ends_at_step_0():
 def test_the_class_conditional_network_has_the_published_size():
     """ImageNet at 256x256: 400.92 million, with the class as a token that is looked at."""
     config = dataclasses.replace(
-        LatentDiffusion.presets["paper"].model, width=192, multiples=(1, 2, 3, 5), text_width=512
+        LatentDiffusion.presets["paper"].model, width=192, multiples=(1, 2, 3, 5), text=TextConfig(width=512)
     )
     spec = ImageSpec(3, 256, 256, classes=tuple(map(str, range(1000))))
     with torch.device("meta"):
         network = LatentDiffusion(config, spec).network
     assert sum(p.numel() for p in network.body.parameters()) / 1e6 == pytest.approx(400.92, abs=0.01)
-    assert network.label.weight.shape == (1001, 512)
+    assert network.embedder.label.weight.shape == (1001, 512)
 
 
 # ---- codes
@@ -213,8 +214,8 @@ def test_dropping_the_condition_is_having_none(network):
     model = latent(spec, **NETWORKS[network])
     x, t = torch.randn(2, *model.shape), torch.tensor([0.3, 0.8])
     labels = Condition(2, torch.tensor([0, 1]))
-    dropped = model.network.describe(labels, keep=torch.zeros(2, dtype=torch.bool))
-    assert_close(model.network(x, t, dropped), model.network(x, t, model.network.describe(Condition(2))))
+    dropped = model.network.embedder(labels, keep=torch.zeros(2, dtype=torch.bool))
+    assert_close(model.network(x, t, dropped), model.network(x, t, model.network.embedder(Condition(2))))
 
 
 def test_guidance_of_one_asks_the_network_once_a_step():
@@ -232,7 +233,7 @@ def test_guidance_of_one_asks_the_network_once_a_step():
 def test_times_are_told_apart(network):
     model = latent(**NETWORKS[network])
     x = torch.randn(1, *model.shape).expand(3, -1, -1, -1)
-    out = model.network(x, torch.tensor([0.1, 0.5, 0.9]), Described())
+    out = model.network(x, torch.tensor([0.1, 0.5, 0.9]), ConditionEmbedding())
     assert min((out[0] - out[1]).std(), (out[1] - out[2]).std()) > 1e-4
 
 

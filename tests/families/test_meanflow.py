@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import like
-from limner.families.meanflow import Described, MeanFlow, MeanFlowSampling
+from limner.families._conditioning import ConditionEmbedding
+from limner.families.meanflow import MeanFlow, MeanFlowSampling
 from limner.networks.transformers.dit import BlocksConfig
 from limner.networks.unets.unet import UNet
 
@@ -45,7 +46,7 @@ def std(t: Tensor) -> Tensor:
     return (t.square() * SIGMA**2 + (1 - t).square()).sqrt()
 
 
-def exact(described: Described, nearest: float | None = None):
+def exact(condition: ConditionEmbedding, nearest: float | None = None):
     """u of such data, in closed form."""
 
     def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -63,8 +64,8 @@ def test_the_identity_gives_the_velocity_of_a_gaussian(monkeypatch):
     monkeypatch.setattr(model, "average", exact)
     t, s = pairs_of_times(6)
     x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
-    velocity = exact(Described())(x, t, t)
-    u, slope = model.derivative(x, t, s, Described(), velocity)
+    velocity = exact(ConditionEmbedding())(x, t, t)
+    u, slope = model.derivative(x, t, s, ConditionEmbedding(), velocity)
     assert_close(u - like(s - t, x) * slope, velocity, rtol=1e-9, atol=1e-9)
 
 
@@ -74,7 +75,9 @@ def test_the_split_gives_the_average_velocity_of_a_gaussian(monkeypatch):
     monkeypatch.setattr(model, "average", exact)
     t, s = pairs_of_times(6)
     x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
-    assert_close(model.split(x, t, s, Described()), exact(Described())(x, t, s), rtol=1e-9, atol=1e-9)
+    assert_close(
+        model.split(x, t, s, ConditionEmbedding()), exact(ConditionEmbedding())(x, t, s), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_the_exact_average_velocity_draws_a_gaussian_in_any_number_of_calls(monkeypatch):
@@ -200,12 +203,12 @@ def test_the_guided_velocity_leads_away_from_what_no_label_gives(monkeypatch):
     model = meanflow(LABELLED)
     x, t = torch.randn(3, 3, 16, 16), torch.tensor([0.2, 0.5, 0.7])
     guidance = torch.tensor([1.0, 2.0, 3.0])
-    described = model.network.describe(Condition(3, label=torch.tensor([0, 1, 0])), guidance=guidance)
+    condition = model.network.embed(Condition(3, label=torch.tensor([0, 1, 0])), guidance=guidance)
     velocity = torch.randn_like(x)
-    found = model.guided(velocity, x, t, described, guidance)
+    found = model.guided(velocity, x, t, condition, guidance)
     with torch.no_grad():
-        strong = model.average(described)(x, t, t)
-        weak = model.average(model.network.describe(Condition(3), guidance=torch.ones(3)))(x, t, t)
+        strong = model.average(condition)(x, t, t)
+        weak = model.average(model.network.embed(Condition(3), guidance=torch.ones(3)))(x, t, t)
     assert_close(found, velocity + like(1 - 1 / guidance, x) * (strong - weak), rtol=1e-4, atol=1e-5)
     assert torch.equal(found[0], velocity[0])
 
@@ -214,7 +217,7 @@ def test_one_call_is_the_networks_own_image():
     model = meanflow()
     noise = Draws([4]).normal(3, 16, 16)
     with torch.no_grad():
-        image = model.network(noise, torch.zeros(1), torch.ones(1), Described())
+        image = model.network(noise, torch.zeros(1), torch.ones(1), ConditionEmbedding())
     assert_close(draw(model, Condition(1), [4]), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
     point = model.latent(Condition(1), Draws([4]))
     assert_close(model.paint(point, Condition(1)), image.clamp(-1, 1), rtol=1e-4, atol=1e-5)
@@ -234,7 +237,7 @@ def test_from_an_image_it_goes_back_a_share_of_the_way_to_noise(monkeypatch):
 def test_many_calls_reach_the_data_as_few_do(monkeypatch):
     """With a network that knows the image, however many steps lie where training takes 1 - t as larger than it is."""
     model, image = meanflow(), torch.linspace(-1, 1, 16).expand(1, 3, 16, 16)
-    monkeypatch.setattr(model.network, "forward", lambda x, t, s, described: image)
+    monkeypatch.setattr(model.network, "forward", lambda x, t, s, condition: image)
     for steps in (1, 4, 128):
         assert_close(draw(model, Condition(1), [0], steps=steps), image, atol=1e-5, rtol=0)
 
