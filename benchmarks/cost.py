@@ -18,7 +18,7 @@ from peers import Limner, machine
 
 from limner import families
 from limner.core import Condition
-from limner.inference.pipeline import draw
+from limner.inference.pipeline import generate
 
 GROWN = 10**12  # images seen after which nothing grows any more
 
@@ -27,7 +27,7 @@ def drawer(contestant: Limner, batch: int) -> Callable[[], int]:
     model = contestant.loop.average.eval()
 
     def act() -> int:
-        draw(model, Condition(batch), range(batch), precision=contestant.loop.run.training.precision)
+        generate(model, Condition(batch), range(batch), precision=contestant.loop.run.training.precision)
         return batch
 
     return act

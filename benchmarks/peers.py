@@ -28,7 +28,7 @@ from limner import config, families
 from limner.core import Condition, DataOptions
 from limner.data import Data
 from limner.distributed import Ranks
-from limner.inference.pipeline import draw
+from limner.inference.pipeline import generate
 from limner.training.loop import Loop
 
 INSTALL = "pip install diffusers einops ema-pytorch accelerate scipy tqdm && pip install --no-deps " + (
@@ -125,7 +125,7 @@ class Limner:
         model = self.loop.average.eval()
         sampling = model.Sampling(steps=calls, solver="euler")
         precision = self.loop.run.training.precision
-        return draw(model, Condition(n), range(n), sampling, batch=n, precision=precision)
+        return generate(model, Condition(n), range(n), sampling, batch=n, precision=precision)
 
 
 class DCGAN:

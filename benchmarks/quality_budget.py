@@ -89,17 +89,17 @@ def run_limner(name: str, out: Path, args: argparse.Namespace) -> tuple[Tensor, 
         "flow", name, out, preset=args.preset, budget=f"{args.seconds}s", size=SIZE, seed=args.seed, quiet=True,
         data={"labels": False, "captions": False, "channels": CHANNELS[name]},
     )  # fmt: skip
-    painter = limner.load(out)
+    pipeline = limner.load(out)
     calls = 0
 
     def watch(_network: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
         nonlocal calls
         calls += len(inputs[0])
 
-    network = painter.model.get_submodule("network")
+    network = pipeline.model.get_submodule("network")
     handle = network.register_forward_hook(watch)
     start = time.perf_counter()
-    drawn = painter.tensors(args.n, seed=args.seed)
+    drawn = pipeline.tensors(args.n, seed=args.seed)
     sampling = time.perf_counter() - start
     handle.remove()
     return drawn, {

@@ -11,7 +11,7 @@ from limner import config, families
 from limner.config import Run
 from limner.core import DataOptions, LimnerError, nearest
 from limner.data import open_data
-from limner.inference.pipeline import Painter as load
+from limner.inference.pipeline import Pipeline as load
 from limner.training.run import Result
 from limner.training.run import train as _train
 

@@ -115,6 +115,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     return Loaded(model.to(device).eval(), header, run, spec, file)
 
 
+def folder_of(run: str | Path) -> Path:
+    """The folder of a run that is named by its folder or by a file in it, such as model.safetensors."""
+    return Path(run) if Path(run).is_dir() else Path(run).parent
+
+
 def family_of(path: str | Path) -> str:
     """The family of a file or of a run's folder. Raises LimnerError."""
     file, header, _ = _open(Path(path))

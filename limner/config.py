@@ -34,6 +34,8 @@ C = TypeVar("C")
 
 def to_json(value: Any) -> Any:
     """Nested dataclasses, tuples and dicts as what JSON can hold; ``from_json`` gives them back."""
+    if isinstance(value, JsonResult):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -43,6 +45,25 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{type(value).__name__} has no place in a config")
+
+
+class JsonResult:
+    """Base of the frozen dataclasses that commands return.
+
+    In its JSON, a field whose default is None is absent while it is None, and a field with the metadata
+    ``INLINE`` is replaced by its own fields.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if value is not None or f.default is not None:
+                entries |= to_json(value) if f.metadata.get("inline") else {f.name: to_json(value)}
+        return entries
+
+
+INLINE = {"inline": True}
 
 
 def from_json(cls: type[T], data: Any, where: str = "model") -> T:

@@ -6,7 +6,7 @@ import torch
 from limner.core import Condition, ImageSpec
 from limner.device import autocast, bf16_is_quick, pick_device
 from limner.families.flow import Flow
-from limner.inference.pipeline import draw
+from limner.inference.pipeline import generate
 from limner.settings import LimnerError
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_the_precision_reaches_the_sampler():
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    exact, rough = (draw(model, Condition(2), [0, 1], precision=p) for p in ("float32", "bf16"))
+    exact, rough = (generate(model, Condition(2), [0, 1], precision=p) for p in ("float32", "bf16"))
     assert not torch.equal(exact, rough)
     assert (exact - rough).abs().mean() < 0.05
 

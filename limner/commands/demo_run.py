@@ -19,7 +19,7 @@ from limner.config import Run
 from limner.core import DataOptions
 from limner.data import shapes
 from limner.evaluation import report
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.pictures.grid import grid, to_pil
 from limner.progress import bar
 from limner.training.journal import read_log
@@ -63,10 +63,10 @@ def demo(out: Path, budget: str = "297s", seed: int = 0) -> dict[str, Any]:
 
     scenes = shapes.scenes(PROMPTS, seed=seed, held_out=True)
     prompts = [scene.caption for scene in scenes]
-    painter = Painter(out)
+    pipeline = Pipeline(out)
     start = time.perf_counter()
     with bar(f"drawing {PROMPTS} held-out prompts") as watch:
-        drawn = painter.tensors(PROMPTS, prompt=prompts, seed=seed, watch=watch)
+        drawn = pipeline.tensors(PROMPTS, prompt=prompts, seed=seed, watch=watch)
     drawing = time.perf_counter() - start
     pixels = np.stack([np.asarray(to_pil(x)) for x in drawn])
     score = shapes.score(pixels, prompts)

@@ -33,11 +33,11 @@ class _Import:
 
 def export(argv: Sequence[str]) -> int:
     given = tyro.cli(_Export, prog="limner export", args=list(argv))
+    from limner import checkpoint
     from limner.inference import exchange
 
-    run = Path(given.run)
-    out = Path(given.out or (run if run.is_dir() else run.parent) / given.to)
-    parts = exchange.to_diffusers(run, out)
+    out = Path(given.out or checkpoint.folder_of(given.run) / given.to)
+    parts = exchange.to_diffusers(given.run, out)
     say(f"{', '.join(str(part.settings['_class_name']) for part in parts)} in {out}")
     return 0
 

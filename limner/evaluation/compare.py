@@ -18,7 +18,7 @@ from limner.config import parse_budget
 from limner.core import LimnerError
 from limner.evaluation import report
 from limner.evaluation.evaluate import describe, draw_like, find_features, measure, nearest_pairs, open_real
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.pictures.grid import grid
 from limner.progress import bar
 from limner.training.journal import read_log
@@ -122,13 +122,13 @@ def _reason(said: Sequence[str]) -> str:
 
 def _measure(run: Path, sources: Sequence[str], n: int | None, features: str, seed: int) -> Row:
     try:
-        painter = Painter(run)
-        spec, told = painter.spec, painter.loaded.header
-        real = open_real(sources, spec, painter.loaded.run.data, progress=False)
+        pipeline = Pipeline(run)
+        spec, told = pipeline.spec, pipeline.loaded.header
+        real = open_real(sources, spec, pipeline.loaded.run.data, progress=False)
         count = n or min(1000, len(real))
         start = time.perf_counter()
         with bar(f"drawing {count} images") as watch:
-            drawn = draw_like(painter, real, count, seed, watch)
+            drawn = draw_like(pipeline, real, count, seed, watch)
         drawing = time.perf_counter() - start
         with bar("describing") as watch:
             seen = describe(drawn, real, find_features(features), watch)
@@ -141,7 +141,7 @@ def _measure(run: Path, sources: Sequence[str], n: int | None, features: str, se
         return {"failed": str(mistake)}
     seconds = told.get("seconds", 0.0)
     return {
-        "parameters": sum(p.numel() for p in painter.model.parameters()),
+        "parameters": sum(p.numel() for p in pipeline.model.parameters()),
         "seen": told["seen"],
         "seconds": seconds,
         "images_per_second": told["seen"] / max(seconds, 1e-9),

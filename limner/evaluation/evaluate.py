@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limner import files
+from limner import checkpoint, files
 from limner.checkpoint import exists
 from limner.config import to_json
 from limner.core import (
@@ -33,7 +33,7 @@ from limner.device import pick_device
 from limner.distributed import ALONE, Ranks, join
 from limner.evaluation import probe
 from limner.evaluation.report import number
-from limner.inference.pipeline import Painter, captions_of, draw
+from limner.inference.pipeline import Pipeline, captions_of, generate
 from limner.inference.understand import over
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
@@ -86,10 +86,10 @@ def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, pro
     return Real(*open_like(sources, spec, options, progress).split(options.holdout, options.per_class))
 
 
-def warn_if_changed(painter: Painter, sources: Sequence[str], real: Real) -> None:
+def warn_if_changed(pipeline: Pipeline, sources: Sequence[str], real: Real) -> None:
     """Where the run's own images have changed, others are held out now than when it was trained."""
-    then = painter.loaded.header.get("data")
-    own = list(painter.loaded.run.sources) == list(sources)
+    then = pipeline.loaded.header.get("data")
+    own = list(pipeline.loaded.run.sources) == list(sources)
     if own and then and then != real.training.fingerprint:
         warnings.warn(
             f"{', '.join(sources)} is not what it was when the run was trained on it: what is held out now may "
@@ -124,7 +124,7 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
 
 
 def draw_like(
-    painter: Painter,
+    pipeline: Pipeline,
     real: Real,
     n: int,
     seed: int = 0,
@@ -136,12 +136,14 @@ def draw_like(
 
     ``sampling`` is the family's Sampling. Of several processes each draws its share, and all get all.
     """
-    model = painter.model
+    model = pipeline.model
     if not isinstance(model, Generates):
-        raise LimnerError(f"The family {painter.loaded.run.family} draws no images to measure.")
+        raise LimnerError(f"The family {pipeline.loaded.run.family} draws no images to measure.")
     condition = condition_like(model, real.training, n, seed).to(model.device)
     mine, seeds = ranks.part(n), range(seed, seed + n)
-    images = draw(model, condition[mine], seeds[mine], sampling, watch=watch, precision=painter.precision)
+    images = generate(
+        model, condition[mine], seeds[mine], sampling, watch=watch, precision=pipeline.precision
+    )
     return Drawn(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
 
 
@@ -243,7 +245,7 @@ def find_features(name: str, weights: str = "") -> Features:
     """The features of a name, or of a run that describes images."""
     if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
         return find(name, weights)
-    describer = Painter(name)
+    describer = Pipeline(name)
     return of_model(describer.model, name, str(describer.loaded.header.get("digest", "")))
 
 
@@ -257,9 +259,9 @@ def nearest_pairs(drawn: Drawn, real: Real, seen: Described, count: int = WORST)
     return sheet, words
 
 
-def reconstruction(painter: Painter, real: Real, limit: int = 512) -> dict[str, float]:
+def reconstruction(pipeline: Pipeline, real: Real, limit: int = 512) -> dict[str, float]:
     """How an autoencoder gives held-out images back: PSNR in dB, SSIM, MS-SSIM, and how many they were."""
-    model = painter.model
+    model = pipeline.model
     assert isinstance(model, Autoencodes)
     data = real.held_out if len(real.held_out) else real.training
     sums: dict[str, float] = {}
@@ -313,24 +315,24 @@ def _evaluate(
     seed: int, quiet: bool, labels_per_class: int, ranks: Ranks, knobs: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     told: dict[str, Any] = {"of": str(what), "against": list(sources)}
-    painter, drawn, understood = None, None, dict[str, Any]()
+    pipeline, drawn, understood = None, None, dict[str, Any]()
     if what.suffix == ".safetensors" or exists(what):
-        painter = Painter(what)
-        out = Path(to or (what if what.is_dir() else what.parent) / "evaluation")
-        told["run"] = painter.loaded.header.get("digest", "")
+        pipeline = Pipeline(what)
+        out = Path(to or checkpoint.folder_of(what) / "evaluation")
+        told["run"] = pipeline.loaded.header.get("digest", "")
         with ranks.in_turn():
-            real = open_real(sources, painter.spec, painter.loaded.run.data, not quiet)
+            real = open_real(sources, pipeline.spec, pipeline.loaded.run.data, not quiet)
         if ranks.first:
-            warn_if_changed(painter, sources, real)
+            warn_if_changed(pipeline, sources, real)
         understood = probe.measure(
-            painter, sources, real.training, real.held_out, labels_per_class, seed, quiet, ranks
+            pipeline, sources, real.training, real.held_out, labels_per_class, seed, quiet, ranks
         )
-        if isinstance(painter.model, Generates):
+        if isinstance(pipeline.model, Generates):
             count = n or min(1000, len(real))
-            sampling = painter.sampling(knobs)
-            told["sampling"] = to_json(painter.model.Sampling(**knobs))  # a run by its name, not its weights
+            sampling = pipeline.sampling(knobs)
+            told["sampling"] = to_json(pipeline.model.Sampling(**knobs))  # a run by its name, not its weights
             with bar(f"drawing {count:,} images", quiet) as watch:
-                drawn = draw_like(painter, real, count, seed, watch, ranks, sampling)
+                drawn = draw_like(pipeline, real, count, seed, watch, ranks, sampling)
     elif labels_per_class:
         raise LimnerError(
             f"--labels-per-class probes the features of a run, and {what} is none: leave it out."
@@ -358,10 +360,10 @@ def _evaluate(
     if drawn:
         with bar("measuring", quiet) as watch:
             told |= measure(drawn, real, seen, watch, seed)
-    if painter and isinstance(painter.model, Autoencodes):
-        told["reconstruction"] = reconstruction(painter, real)
-    elif painter and not drawn and not understood:
-        raise LimnerError(f"There is nothing to measure of {what}: {_why_nothing(painter, real)}.")
+    if pipeline and isinstance(pipeline.model, Autoencodes):
+        told["reconstruction"] = reconstruction(pipeline, real)
+    elif pipeline and not drawn and not understood:
+        raise LimnerError(f"There is nothing to measure of {what}: {_why_nothing(pipeline, real)}.")
     told |= understood
     out.mkdir(parents=True, exist_ok=True)
     if drawn:
@@ -372,8 +374,8 @@ def _evaluate(
     return told | {"to": str(out)}
 
 
-def _why_nothing(painter: Painter, real: Real) -> str:
-    if not isinstance(painter.model, Describes | Classifies):
+def _why_nothing(pipeline: Pipeline, real: Real) -> str:
+    if not isinstance(pipeline.model, Describes | Classifies):
         return "it neither draws, gives images back, describes nor classifies"
     return probe.why_not(real.held_out)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from limner.core import Classifies, Describes, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.inference.understand import (
     can,
     describe,
@@ -35,7 +35,7 @@ Known = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels to learn fr
 
 
 def measure(
-    painter: Painter,
+    pipeline: Pipeline,
     sources: Sequence[str],
     training: Data,
     held_out: Data,
@@ -51,35 +51,35 @@ def measure(
     Labels are read also of a run that was trained without them: they measure, they do not train. Of several
     processes all look at images, and the first measures; the others get {}. Raises LimnerError.
     """
-    describes, classifies = can(painter, Describes), can(painter, Classifies)
+    describes, classifies = can(pipeline, Describes), can(pipeline, Classifies)
     if per_class and not describes:
-        raise refusal(painter, Describes)
+        raise refusal(pipeline, Describes)
     if per_class < 0:
         raise LimnerError(f"Cannot probe with {per_class} labelled images a class: ask for at least one.")
     if not (describes or classifies):
         return {}
     with ranks.in_turn():
-        training, held_out = with_labels(painter, sources, [training, held_out], progress=not quiet)
+        training, held_out = with_labels(pipeline, sources, [training, held_out], progress=not quiet)
     if training.labels is None or held_out.labels is None or not len(held_out):
         if per_class:
             raise LimnerError(f"There is nothing to probe with: {why_not(held_out)}.")
         return {}
     told, truth, n = dict[str, Any](), torch.from_numpy(held_out.labels), len(held_out)
     if describes:
-        see, part = partial(describe, painter), len(training) / (len(training) + n)
+        see, part = partial(describe, pipeline), len(training) / (len(training) + n)
         with bar(f"describing {len(training) + n:,} images", quiet) as watch:
             x = over(training, see, lambda done: watch(part * done), ranks)
             y = over(held_out, see, lambda done: watch(part + (1 - part) * done), ranks)
         if ranks.first:
             known = x, torch.from_numpy(training.labels), y, truth
             told |= _probe(known, per_class, seed, quiet)
-    if classifies and describes and (name := unknown_class(held_out, painter.spec.classes)):
+    if classifies and describes and (name := unknown_class(held_out, pipeline.spec.classes)):
         if ranks.first:
             warnings.warn(f"The run knows no class {name!r}: only its features are measured.", stacklevel=2)
     elif classifies:
-        truth = labels_among(held_out, painter.spec.classes)
+        truth = labels_among(held_out, pipeline.spec.classes)
         with bar(f"classifying {n:,} images", quiet) as watch:
-            guesses = over(held_out, partial(probabilities, painter), watch, ranks).argmax(1)
+            guesses = over(held_out, partial(probabilities, pipeline), watch, ranks).argmax(1)
         if ranks.first:
             told["accuracy"] = share((guesses == truth).double().mean().item(), n)
     return told
@@ -100,15 +100,15 @@ def _probe(known: Known, per_class: int, seed: int, quiet: bool) -> dict[str, An
 
 
 def with_labels(
-    painter: Painter, sources: Sequence[str], parts: Sequence[Data], progress: bool = True
+    pipeline: Pipeline, sources: Sequence[str], parts: Sequence[Data], progress: bool = True
 ) -> list[Data]:
     """Parts of what the run sees of a source, with their labels even if it was trained without.
 
     The parts stay those that training made: labels, had they been read, would have split the source otherwise.
     """
-    if painter.loaded.run.data.labels:
+    if pipeline.loaded.run.data.labels:
         return list(parts)
-    whole = open_seen(painter, sources, progress)
+    whole = open_seen(pipeline, sources, progress)
     if whole.labels is None:
         return list(parts)
     for part in parts:

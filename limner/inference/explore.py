@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limner import families, files
+from limner import checkpoint, families, files
 from limner.core import (
     Autoencodes,
     Condition,
@@ -28,14 +28,14 @@ from limner.core import (
 )
 from limner.data import open_picture
 from limner.inference import latents
-from limner.inference.pipeline import Painter, condition_for
+from limner.inference.pipeline import Pipeline, condition_for
 from limner.metrics.pixels import psnr, pyramid
 from limner.pictures.grid import grid
 from limner.progress import bar
 
 DRAWN = 1024  # points that tell a latent's centre and spread
 SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in deviations
-POINTS = 8  # where the painter's Jacobian is taken
+POINTS = 8  # where the pipeline's Jacobian is taken
 FRAMES = 16  # of a loop, from one point to the next
 LOOPS = 4  # beside each other in one animation
 STARTS = 4  # that a projection goes on from
@@ -110,12 +110,12 @@ class Space:
 
 def open_space(run: str | Path, device: str = "auto") -> Space:
     """Raises LimnerError for a run without a latent."""
-    painter = Painter(run, device)
-    model, spec = painter.model.requires_grad_(False), painter.spec
+    pipeline = Pipeline(run, device)
+    model, spec = pipeline.model.requires_grad_(False), pipeline.spec
     if not isinstance(model, Latent):
         able = [name for name in families.names() if issubclass(families.load(name), Latent)]
         raise LimnerError(
-            f"{painter.loaded.path} is a run of {painter.loaded.run.family}, which has no latent to move in: "
+            f"{pipeline.loaded.path} is a run of {pipeline.loaded.run.family}, which has no latent to move in: "
             f"use a run of {' or '.join(filter(None, [', '.join(able[:-1]), able[-1]]))}."
         )
     follows = "label" in model.follows
@@ -126,8 +126,8 @@ def open_space(run: str | Path, device: str = "auto") -> Space:
     drawn = drawn.clone()  # of inference no more
     centre = drawn.mean(0)
     spread = (drawn - centre).square().mean().sqrt().item()
-    digest = painter.loaded.header.get("digest", "")
-    return Space(model, spec, digest, painter.loaded.run.data, heeds, drawn, centre, spread)
+    digest = pipeline.loaded.header.get("digest", "")
+    return Space(model, spec, digest, pipeline.loaded.run.data, heeds, drawn, centre, spread)
 
 
 def _heeds_labels(model: Latent, spec: ImageSpec) -> bool:
@@ -274,7 +274,7 @@ def explore(
     if rows < 1 or columns < 2 or directions < 1:
         raise LimnerError("There is nothing to draw: ask for at least 1 row, 2 columns and 1 direction.")
     space = open_space(run, device)
-    folder = Path(to or (Path(run) if Path(run).is_dir() else Path(run).parent) / "explore")
+    folder = Path(to or checkpoint.folder_of(run) / "explore")
     check_labels(space, labels)
     given = [load_point(file, space) for file in starts]
     labels = (

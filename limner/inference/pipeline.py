@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ def condition_for(
 ) -> Condition:
     """The condition of ``n`` images; prompts and labels are taken in turn, over and over.
 
-    Raises LimnerError when the model does not follow what is asked, or a label is unknown.
+    Raises LimnerError when the model does not follow prompts or labels, or a label is unknown.
     """
     spec = model.spec
     if prompts and "text" not in model.follows:
         hint = f"; it knows the labels {', '.join(spec.classes[:12])}" if spec.classes else ""
-        raise LimnerError(f"This run was not trained on captions and takes no --prompt{hint}.")
+        raise LimnerError(f"This run was not trained on captions, so it takes no --prompt{hint}.")
     if labels and "label" not in model.follows:
-        raise LimnerError("This run was not trained on labels and takes no --label.")
+        raise LimnerError("This run was not trained on labels, so it takes no --label.")
     for label in labels:
         if label not in spec.classes:
             known = nearest(label, spec.classes) or f" It knows: {', '.join(spec.classes[:20])}."
@@ -43,7 +44,7 @@ def condition_for(
     )
 
 
-def draw(
+def generate(
     model: Model,
     condition: Condition,
     seeds: Sequence[Seed],
@@ -51,28 +52,32 @@ def draw(
     batch: int = 64,
     watch: Callable[[float], None] | None = None,
     precision: str = "float32",
-    look: Callable[[Canvas], None] | None = None,
+    on_canvas: Callable[[Canvas], None] | None = None,
 ) -> Tensor:
-    """[N, *spec.shape] in [-1, 1] on the CPU; ``watch`` is told the share done, ``look`` each canvas on the way."""
+    """[N, *spec.shape] in [-1, 1] on the CPU.
+
+    ``watch`` is called with the fraction done (0 to 1), ``on_canvas`` with each intermediate canvas. Raises
+    LimnerError for a family that does not draw.
+    """
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
     sampling = sampling if sampling is not None else model.Sampling()
-    drawn = []
+    images = []
     with torch.inference_mode(), autocast(model.device, precision):
         for at in range(0, len(seeds), batch):
             part = slice(at, min(at + batch, len(seeds)))
             for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
-                if look:
-                    look(canvas)
+                if on_canvas:
+                    on_canvas(canvas)
                 if watch:
-                    share = canvas.done / max(canvas.total, 1)
-                    watch((part.start + share * (part.stop - part.start)) / len(seeds))
-            drawn.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
-    return torch.cat(drawn)
+                    done = canvas.done / max(canvas.total, 1)
+                    watch((part.start + done * (part.stop - part.start)) / len(seeds))
+            images.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
+    return torch.cat(images)
 
 
 def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
-    """What each image was asked to show, in words, or None."""
+    """The text, or else the class name, of each image of a condition; None where it has neither."""
     if condition.text is not None:
         return list(condition.text)
     if condition.label is not None:
@@ -81,7 +86,7 @@ def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
 
 
 def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
-    """A sheet of ``n`` samples, asked for what random images of ``data`` show, seeds 0 to n - 1; None for none."""
+    """A sheet of ``n`` samples under the conditions of random images of ``data``, seeds 0 to n - 1; None for none."""
     if not isinstance(model, Generates) or n < 1:
         return None
     training = model.training
@@ -92,12 +97,31 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
         label=like.label if "label" in model.follows else None,
         text=like.text if "text" in model.follows else None,
     ).to(model.device)
-    images = draw(model, condition, range(n), precision=precision)
+    images = generate(model, condition, range(n), precision=precision)
     model.train(training)
     return grid(images, captions_of(model.spec, condition))
 
 
-class Painter:
+@dataclass(frozen=True)
+class Request:
+    """What to draw. Prompts and labels are taken in turn, over and over."""
+
+    prompt: str | Sequence[str] = ()
+    label: str | Sequence[str] = ()
+    seed: int = 0  # of the first image; the next has seed + 1
+    between: tuple[int, int] | None = None  # two seeds: interpolate from the one's image to the other's
+    image: str | Path = ""  # picture to start from
+    mask: str | Path = ""  # picture that is white where ``image`` is drawn anew
+    batch: int = 64  # images in one network call
+
+    def seeds(self, n: int) -> Sequence[Seed]:
+        """One for each of ``n`` images."""
+        if self.between:
+            return [(*self.between, i / max(n - 1, 1)) for i in range(n)]
+        return range(self.seed, self.seed + n)
+
+
+class Pipeline:
     """A trained model, ready to draw. ``limner.load(run)`` gives one."""
 
     def __init__(self, run: str | Path, device: str = "auto"):
@@ -106,61 +130,48 @@ class Painter:
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
 
-    def sample(self, n: int = 1, **how: Any) -> list[Image.Image]:
-        """``n`` PIL images; all else as in ``tensors``."""
-        return [to_pil(x) for x in self.tensors(n, **how)]
+    def sample(self, n: int = 1, **options: Any) -> list[Image.Image]:
+        """``n`` PIL images; ``options`` as in ``tensors``."""
+        return [to_pil(x) for x in self.tensors(n, **options)]
 
     def tensors(
         self,
         n: int = 1,
-        prompt: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
-        seed: int = 0,
-        batch: int = 64,
-        watch: Callable[[float], None] | None = None,
         *,
-        image: str | Path = "",
-        mask: str | Path = "",
-        between: tuple[int, int] | None = None,
-        look: Callable[[Canvas], None] | None = None,
-        **knobs: Any,
+        watch: Callable[[float], None] | None = None,
+        on_canvas: Callable[[Canvas], None] | None = None,
+        **options: Any,
     ) -> Tensor:
-        """[N, C, H, W] in [-1, 1] on the CPU, with the seeds seed, seed + 1, ...
+        """[N, C, H, W] in [-1, 1] on the CPU.
 
-        ``image`` is a picture to start from, ``mask`` one that is white where it is to be drawn anew. ``between``
-        draws the way from one seed to another. ``knobs`` are the family's Sampling fields; those that name a run
-        may be a path. Raises LimnerError.
+        ``options`` are the fields of ``Request`` (prompt, label, seed, ...) and of the family's Sampling (steps,
+        guidance, ...). Raises LimnerError.
         """
         if n < 1:
             raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
-        condition = self.condition(n, prompt, label, image, mask)
-        sampling = self.sampling(knobs)
-        seeds: Sequence[Seed] = range(seed, seed + n)
-        if between:
-            seeds = [(*between, i / max(n - 1, 1)) for i in range(n)]
-        return draw(self.model, condition, seeds, sampling, batch, watch, self.precision, look)
+        asked = {f.name: options.pop(f.name) for f in dataclasses.fields(Request) if f.name in options}
+        request = Request(**asked)
+        condition, sampling = self.condition(n, request), self.sampling(options)
+        return generate(
+            self.model, condition, request.seeds(n), sampling, request.batch, watch, self.precision, on_canvas
+        )
 
-    def sampling(self, knobs: Mapping[str, Any]) -> Any:
-        """The family's Sampling with these of its fields; those that name a run may be a path. Raises LimnerError."""
-        fields, found = {f.name: f for f in dataclasses.fields(self.model.Sampling)}, dict(knobs)
-        for name, value in knobs.items():
+    def sampling(self, options: Mapping[str, Any]) -> Any:
+        """The family's Sampling with these fields; one that names a run takes a path. Raises LimnerError."""
+        fields, values = {f.name: f for f in dataclasses.fields(self.model.Sampling)}, dict(options)
+        for name, value in options.items():
             if name not in fields:
-                raise LimnerError(f"This family has no sampling knob {name!r}.{nearest(name, fields)}")
+                raise LimnerError(f"This family has no sampling option {name!r}.{nearest(name, fields)}")
             if fields[name].metadata.get("run") and value:
-                found[name] = checkpoint.load(value, self.model.device).model
-        return self.model.Sampling(**found)
+                values[name] = checkpoint.load(value, self.model.device).model
+        return self.model.Sampling(**values)
 
-    def condition(
-        self,
-        n: int,
-        prompt: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
-        image: str | Path = "",
-        mask: str | Path = "",
-    ) -> Condition:
-        """As ``condition_for``, with a picture to start from, seen as the run sees images. Raises LimnerError."""
+    def condition(self, n: int, request: Request) -> Condition:
+        """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
         model, device = self.model, self.model.device
-        condition = condition_for(model, n, _list(prompt), _list(label), str(device))
+        prompts, labels = _as_list(request.prompt), _as_list(request.label)
+        condition = condition_for(model, n, prompts, labels, str(device))
+        image, mask = request.image, request.mask
         if not image:
             if mask:
                 raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
@@ -182,7 +193,7 @@ class Painter:
 
 
 class Film:
-    """How the images of the first batch come out of the noise, a sheet a frame; ``look`` of ``draw``."""
+    """How the images of the first batch come out of the noise, a sheet a frame; ``on_canvas`` of ``generate``."""
 
     FRAMES = 48  # at most, for long ways
 
@@ -207,7 +218,5 @@ class Film:
         first.save(path, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
 
 
-def _list(value: str | Sequence[str] | None) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
+def _as_list(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner import families, files
+from limner import checkpoint, families, files
 from limner.core import Classifies, Describes, LimnerError, nearest
 from limner.data import Data, batches, open_like
 from limner.device import autocast
 from limner.distributed import ALONE, Ranks
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import grid
@@ -36,49 +36,49 @@ Count = Callable[[int], None]
 # Networks over images -----------------------------------------------------------------------------------
 
 
-def load(run: str | Path, protocol: type, device: str = "auto") -> Painter:
+def load(run: str | Path, protocol: type, device: str = "auto") -> Pipeline:
     """A run that Describes, or Classifies; known before any image is read. Raises LimnerError for another."""
-    painter = Painter(run, device)
-    if not can(painter, protocol):
-        raise refusal(painter, protocol)
-    return painter
+    pipeline = Pipeline(run, device)
+    if not can(pipeline, protocol):
+        raise refusal(pipeline, protocol)
+    return pipeline
 
 
-def can(painter: Painter, protocol: type) -> bool:
+def can(pipeline: Pipeline, protocol: type) -> bool:
     """Whether a run Describes, or Classifies, which takes classes that it was trained on."""
-    return isinstance(painter.model, protocol) and (protocol is Describes or bool(painter.spec.classes))
+    return isinstance(pipeline.model, protocol) and (protocol is Describes or bool(pipeline.spec.classes))
 
 
-def refusal(painter: Painter, protocol: type) -> LimnerError:
+def refusal(pipeline: Pipeline, protocol: type) -> LimnerError:
     what = "describe images" if protocol is Describes else "classify images"
     able = [name for name in families.names() if issubclass(families.load(name), protocol)]
-    run = painter.loaded.run
+    run = pipeline.loaded.run
     if run.family in able:  # it could, had it been trained on labels
         return LimnerError(
-            f"{painter.loaded.path} was trained without labels and cannot {what}: use a run with."
+            f"{pipeline.loaded.path} was trained without labels and cannot {what}: use a run with."
         )
     names = " or ".join([", ".join(able[:-1]), able[-1]] if able[1:] else able)
     instead = f"use a run of {names}" if able else "no family here does"
-    return LimnerError(f"{painter.loaded.path} is a run of {run.family}, which does not {what}: {instead}.")
+    return LimnerError(f"{pipeline.loaded.path} is a run of {run.family}, which does not {what}: {instead}.")
 
 
-def describe(painter: Painter, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
+def describe(pipeline: Pipeline, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
     """Batches [B, C, H, W] of any size and channels -> features, float32 [N, D] on the CPU."""
-    assert isinstance(painter.model, Describes)
-    return _apply(painter, painter.model.features, images, watch)
+    assert isinstance(pipeline.model, Describes)
+    return _apply(pipeline, pipeline.model.features, images, watch)
 
 
-def probabilities(painter: Painter, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
+def probabilities(pipeline: Pipeline, images: Iterable[Tensor], watch: Count | None = None) -> Tensor:
     """Batches [B, C, H, W] of any size and channels -> how probable each class is, float64 [N, K] on the CPU."""
-    assert isinstance(painter.model, Classifies)
-    return _apply(painter, painter.model.classify, images, watch).double().softmax(1)
+    assert isinstance(pipeline.model, Classifies)
+    return _apply(pipeline, pipeline.model.classify, images, watch).double().softmax(1)
 
 
 def _apply(
-    painter: Painter, network: Callable[[Tensor], Tensor], images: Iterable[Tensor], watch: Count | None
+    pipeline: Pipeline, network: Callable[[Tensor], Tensor], images: Iterable[Tensor], watch: Count | None
 ) -> Tensor:
-    device, spec, found, done = painter.model.device, painter.spec, [], 0
-    with torch.inference_mode(), autocast(device, painter.precision):
+    device, spec, found, done = pipeline.model.device, pipeline.spec, [], 0
+    with torch.inference_mode(), autocast(device, pipeline.precision):
         for image in images:
             image = resize(with_channels(image, spec.channels), spec.height, spec.width)
             found.append(network(image.to(device)).float().cpu())
@@ -100,10 +100,10 @@ def over(
     return ranks.gather(network(batches(mine), count), len(data))
 
 
-def open_seen(painter: Painter, sources: Sequence[str], progress: bool = True, **changes: Any) -> Data:
+def open_seen(pipeline: Pipeline, sources: Sequence[str], progress: bool = True, **changes: Any) -> Data:
     """Sources as the run sees images, with their labels even if it was trained without."""
     options = {"labels": True, **changes}
-    return open_like(sources, painter.spec, painter.loaded.run.data, progress, **options)
+    return open_like(sources, pipeline.spec, pipeline.loaded.run.data, progress, **options)
 
 
 def share(value: float, n: int) -> dict[str, Any]:
@@ -152,13 +152,13 @@ def embed(
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
         _pyarrow()  # say what is missing before the work
-    painter = load(run, Describes, device)
-    data = open_seen(painter, sources, not quiet)
+    pipeline = load(run, Describes, device)
+    data = open_seen(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
-        features = over(data, partial(describe, painter), watch)
+        features = over(data, partial(describe, pipeline), watch)
     with files.whole(to) as unfinished:
         write(unfinished, data.names, names_of_labels(data), features.numpy())
-    digest = painter.loaded.header.get("digest", "")
+    digest = pipeline.loaded.header.get("digest", "")
     n, width = features.shape
     return {"run": digest, "n": n, "features": width, "labels": len(data.spec.classes), "to": str(to)}
 
@@ -175,15 +175,15 @@ def classify(
 
     ``to`` is RUN/predictions.csv unless given; ``labels`` are those of the source. Raises LimnerError.
     """
-    to = Path(to or _folder(run) / "predictions.csv")
+    to = Path(to or checkpoint.folder_of(run) / "predictions.csv")
     if to.suffix not in (".csv", ".json"):
         raise LimnerError(f"Cannot write predictions to {to}: name a .csv or .json file.")
-    painter = load(run, Classifies, device)
-    classes = painter.spec.classes
-    data = open_seen(painter, sources, not quiet, labels=labels)
+    pipeline = load(run, Classifies, device)
+    classes = pipeline.spec.classes
+    data = open_seen(pipeline, sources, not quiet, labels=labels)
     truth = None if data.labels is None else labels_among(data, classes)
     with bar(f"classifying {len(data):,} images", quiet) as watch:
-        best = over(data, partial(probabilities, painter), watch).topk(min(TOP, len(classes)), dim=1)
+        best = over(data, partial(probabilities, pipeline), watch).topk(min(TOP, len(classes)), dim=1)
 
     predictions: list[dict[str, Any]] = []
     found = zip(data.names, names_of_labels(data), best.values.tolist(), best.indices.tolist(), strict=True)
@@ -191,9 +191,9 @@ def classify(
         top = [{"class": classes[i], "probability": p} for i, p in zip(places, values, strict=True)]
         first = {"predicted": classes[places[0]], "probability": values[0]}
         predictions.append({"path": name, "label": label, **first, "top": top})
-    told: dict[str, Any] = {"run": painter.loaded.header.get("digest", ""), "n": len(data)}
+    told: dict[str, Any] = {"run": pipeline.loaded.header.get("digest", ""), "n": len(data)}
     if truth is not None:
-        told["trained_on_these"] = list(sources) == list(painter.loaded.run.sources)
+        told["trained_on_these"] = list(sources) == list(pipeline.loaded.run.sources)
         told["accuracy"] = share((best.indices[:, 0] == truth).double().mean().item(), len(data))
     sheet = to.with_suffix(".png")
     told |= {"to": str(to), "sheet": str(sheet), "predictions": predictions}
@@ -242,16 +242,16 @@ def search(
         raise LimnerError(f"Cannot find {n} images: ask for at least one.")
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")
-    painter = load(run, Describes, device)
+    pipeline = load(run, Describes, device)
     with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
-        asked = open_seen(painter, [str(query)], False, labels=False, cache=cache)
+        asked = open_seen(pipeline, [str(query)], False, labels=False, cache=cache)
         if len(asked) != 1:
             raise LimnerError(f"{query} holds {len(asked)} images: name one picture to search for.")
         picture = asked.batch(np.arange(1)).image
-        wanted = describe(painter, [picture])
-    data = open_seen(painter, [source], not quiet)
+        wanted = describe(pipeline, [picture])
+    data = open_seen(pipeline, [source], not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
-        alike = F.cosine_similarity(over(data, partial(describe, painter), watch), wanted)  # [N]
+        alike = F.cosine_similarity(over(data, partial(describe, pipeline), watch), wanted)  # [N]
     order = alike.argsort(descending=True, stable=True)[:n]
     labels = names_of_labels(data)
     found = [
@@ -262,10 +262,6 @@ def search(
         images = torch.cat([picture, data.batch(order.numpy()).image])
         grid(images, [f"query: {query.name}", *words], marked=[True]).save(unfinished, "PNG")
     return {"query": str(query), "n": len(data), "to": str(to), "found": found}
-
-
-def _folder(run: str | Path) -> Path:
-    return Path(run) if Path(run).is_dir() else Path(run).parent
 
 
 # Files --------------------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ def confident(run: str, asked: Iterable[str], confidence: float, device: str = "
     """Keep what another run gives at least so much probability of being what was asked for, classes by name."""
     if not 0 < confidence <= 1:
         raise LimnerError(f"--confidence is a probability above 0 and up to 1, not {confidence:g}.")
-    painter = understand.load(run, Classifies, device)
-    classes = painter.spec.classes
+    pipeline = understand.load(run, Classifies, device)
+    classes = pipeline.spec.classes
     asked = set(asked)
     if not asked:
         raise LimnerError("--classifier needs labels to check, and these images are asked for without any.")
@@ -109,9 +109,9 @@ def confident(run: str, asked: Iterable[str], confidence: float, device: str = "
         )
 
     def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        probability = understand.probabilities(painter, [images])  # [B, K]
+        probability = understand.probabilities(pipeline, [images])  # [B, K]
         index = torch.tensor([classes.index(name) for name in labels or ()])
         return probability.gather(1, index[:, None])[:, 0] >= confidence
 
-    about = {"digest": painter.loaded.header["digest"], "confidence": confidence}
+    about = {"digest": pipeline.loaded.header["digest"], "confidence": confidence}
     return Filter("classifier", about, keep)

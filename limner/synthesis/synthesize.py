@@ -22,7 +22,7 @@ from limner.config import to_json
 from limner.core import Condition, Generates, ImageSpec, LimnerError
 from limner.data import open_like
 from limner.evaluation.evaluate import as_saved, open_real
-from limner.inference.pipeline import Painter, condition_for, draw
+from limner.inference.pipeline import Pipeline, condition_for, generate
 from limner.progress import bar
 from limner.synthesis import folder
 from limner.synthesis.filters import REASONS, Filter, alike, confident, sieve, unseen
@@ -81,15 +81,15 @@ def synthesize(
     ``knobs`` are the fields of the family's Sampling. Raises LimnerError for what the person can mend, and when
     hardly any image passes the filters; what was kept until then, or until Ctrl-C, stays and can be gone on with.
     """
-    painter, to = Painter(run, device), Path(to)
-    model, spec = painter.model, painter.spec
+    pipeline, to = Pipeline(run, device), Path(to)
+    model, spec = pipeline.model, pipeline.spec
     if not isinstance(model, Generates):
-        raise LimnerError(f"The family {painter.loaded.run.family} draws no images.")
+        raise LimnerError(f"The family {pipeline.loaded.run.family} draws no images.")
     if n < 1:
         raise LimnerError(f"Cannot make {n} images: ask for at least one.")
-    sampling = painter.sampling(knobs)
-    asked = find_asked(painter, labels, prompts, prompts_from, sampling, quiet)
-    options = painter.loaded.run.data
+    sampling = pipeline.sampling(knobs)
+    asked = find_asked(pipeline, labels, prompts, prompts_from, sampling, quiet)
+    options = pipeline.loaded.run.data
     filters: list[Filter] = []
     if classifier:
         filters.append(confident(classifier, asked.labels, confidence, device))
@@ -98,21 +98,21 @@ def synthesize(
     if new:
         filters.append(unseen(open_real([new], spec, options, not quiet), new, features, weights, quiet))
     settings = {
-        "digest": painter.loaded.header["digest"], "n": n, "seed": seed, "asked": asked.about(),
+        "digest": pipeline.loaded.header["digest"], "n": n, "seed": seed, "asked": asked.about(),
         "sampling": to_json(model.Sampling(**knobs)), "filters": {f.name: f.about for f in filters},
     }  # fmt: skip
     provenance = {
-        "made_by": "limner synthesize", "run": str(run), "family": painter.loaded.run.family,
-        "images_seen": painter.loaded.header["seen"], "settings": settings,
+        "made_by": "limner synthesize", "run": str(run), "family": pipeline.loaded.run.family,
+        "images_seen": pipeline.loaded.header["seen"], "settings": settings,
         "versions": {"limner": __version__, "torch": torch.__version__},
         "drawn": 0, "kept": 0, "refused": {f.name: 0 for f in filters},
     }  # fmt: skip
     with checkpoint.lock(to):
-        return _fill(painter, to, provenance, asked, filters, sampling, batch, quiet)
+        return _fill(pipeline, to, provenance, asked, filters, sampling, batch, quiet)
 
 
 def _fill(
-    painter: Painter, to: Path, provenance: dict[str, Any], asked: Asked, filters: Sequence[Filter],
+    pipeline: Pipeline, to: Path, provenance: dict[str, Any], asked: Asked, filters: Sequence[Filter],
     sampling: Any, batch: int, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     n, seed = provenance["settings"]["n"], provenance["settings"]["seed"]
@@ -122,7 +122,7 @@ def _fill(
         place = queue.popleft()
         if tried not in kept:
             queue.append(place)
-    model, spec = painter.model, painter.spec
+    model, spec = pipeline.model, pipeline.spec
     recent: deque[bool] = deque(maxlen=PATIENCE)
     with bar(f"making {n:,} images", quiet) as watch:
         watch(1 - len(queue) / n)
@@ -132,8 +132,8 @@ def _fill(
             seeds = range(first, first + len(places))
             condition = asked.condition(places, spec)
             within = partial(_advance, watch, provenance["kept"], len(places), n) if not filters else None
-            images = draw(
-                model, condition.to(model.device), seeds, sampling, len(places), within, painter.precision
+            images = generate(
+                model, condition.to(model.device), seeds, sampling, len(places), within, pipeline.precision
             )
             names = None if condition.label is None else [spec.classes[i] for i in condition.label.tolist()]
             good = sieve(as_saved(images), names, filters, provenance["refused"])
@@ -169,16 +169,16 @@ def report(provenance: Mapping[str, Any], to: str | Path) -> list[str]:
 
 
 def find_asked(
-    painter: Painter, labels: Sequence[str], prompts: Sequence[str], prompts_from: str, sampling: Any,
+    pipeline: Pipeline, labels: Sequence[str], prompts: Sequence[str], prompts_from: str, sampling: Any,
     quiet: bool = False,
 ) -> Asked:  # fmt: skip
     """The labels and texts to take in turn. Raises LimnerError for what the run does not follow."""
-    model, spec, run = painter.model, painter.spec, painter.loaded.run
+    model, spec, run = pipeline.model, pipeline.spec, pipeline.loaded.run
     condition_for(model, 1, prompts or ([""] if prompts_from else []), labels)
     if prompts_from and (prompts or labels):
         raise LimnerError("--prompts-from stands alone: give it, or --prompt and --label.")
-    reads_text = "text" in model.follows and heeds(painter, sampling, "text")
-    reads_label = "label" in model.follows and heeds(painter, sampling, "label")
+    reads_text = "text" in model.follows and heeds(pipeline, sampling, "text")
+    reads_label = "label" in model.follows and heeds(pipeline, sampling, "label")
     for given, heeded, name in (
         (prompts or prompts_from, reads_text, "captions"),
         (labels or ("label" in model.follows and not reads_text), reads_label, "labels"),
@@ -214,12 +214,12 @@ def find_asked(
     return Asked(known, [data.captions[i] for i in rows], source, data.fingerprint)
 
 
-def heeds(painter: Painter, sampling: Any, what: Literal["label", "text"]) -> bool:
+def heeds(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"]) -> bool:
     """Whether two labels, or two texts, give two pictures of one seed. Where they do not, labels would be lies."""
-    classes = painter.spec.classes[:2]
+    classes = pipeline.spec.classes[:2]
     if what == "label" and len(classes) < 2:
         return True
     asked = Asked(labels=classes) if what == "label" else Asked(texts=("one", "another"))
-    condition = asked.condition([0, 1], painter.spec).to(painter.model.device)
-    one, other = draw(painter.model, condition, [0, 0], sampling, precision=painter.precision)
+    condition = asked.condition([0, 1], pipeline.spec).to(pipeline.model.device)
+    one, other = generate(pipeline.model, condition, [0, 0], sampling, precision=pipeline.precision)
     return not torch.allclose(one, other, rtol=0, atol=1e-5)

@@ -24,7 +24,7 @@ from limner.config import parse_budget
 from limner.core import Classifies, Generates, LimnerError
 from limner.data import Data, batches
 from limner.evaluation.evaluate import BATCH, LEAST, Real, as_bytes, as_saved, open_real
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.inference.understand import probabilities
 from limner.metrics.probes import wilson
 from limner.pictures.grid import to_pil
@@ -55,14 +55,14 @@ def as_training_data(
     Writes the images and the classifiers into ``to``/training_data; a second call with the same settings goes on
     there. Raises LimnerError for what the person can mend.
     """
-    painter = Painter(run)
-    spec, options = painter.spec, painter.loaded.run.data
+    pipeline = Pipeline(run)
+    spec, options = pipeline.spec, pipeline.loaded.run.data
     kind = families.load(family)
     if not issubclass(kind, Classifies):
         raise LimnerError(
             f"{family} does not classify: name a family that does, such as {families.CLASSIFIER}."
         )
-    if not isinstance(painter.model, Generates) or "label" not in painter.model.follows:
+    if not isinstance(pipeline.model, Generates) or "label" not in pipeline.model.follows:
         raise LimnerError(
             f"{run} cannot be asked for a class, so its images have no labels to learn: name a run that was "
             f"trained on labelled images."
@@ -72,7 +72,7 @@ def as_training_data(
     parse_budget(budget, 1)
     real = open_real(sources, spec, options, not quiet)
     check_classes(real, spec.classes, sources)
-    test, left_out, checked = untouched(painter, real, quiet)
+    test, left_out, checked = untouched(pipeline, real, quiet)
     if len(test) < LEAST:
         raise LimnerError(
             f"{len(test)} held-out images are too few to test a classifier on: give a source so large that its "
@@ -82,10 +82,10 @@ def as_training_data(
     length = parse_budget(budget, len(real.training))
     if length.unit == "images":  # epochs are of the real images, so that all three see as many
         budget = f"{math.ceil(length.amount)}img"
-    folder = Path(to or (Path(run) if Path(run).is_dir() else Path(run).parent) / "evaluation")
+    folder = Path(to or checkpoint.folder_of(run) / "evaluation")
     folder = folder / "training_data"
     asked = {
-        "run": painter.loaded.header["digest"], "sources": list(sources), "fingerprint": real.training.fingerprint,
+        "run": pipeline.loaded.header["digest"], "sources": list(sources), "fingerprint": real.training.fingerprint,
         "real": len(real.training), "n": count, "seed": seed, "family": family, "preset": preset, "budget": budget,
         **({"knobs": {name: str(value) for name, value in knobs.items()}} if knobs else {}),
     }  # fmt: skip
@@ -140,15 +140,15 @@ def check_classes(real: Real, known: Sequence[str], sources: Sequence[str]) -> N
         )
 
 
-def untouched(painter: Painter, real: Real, quiet: bool = False) -> tuple[Data, int, bool]:
+def untouched(pipeline: Pipeline, real: Real, quiet: bool = False) -> tuple[Data, int, bool]:
     """The held-out images that nobody trains on: (those, how many were left out, whether that could be checked).
 
     Left out is what equals, pixel for pixel, an image that the classifiers or the generator train on. The
     generator's own sources cannot be checked where they cannot be opened.
     """
-    seen, checked, run = _prints(real.training), True, painter.loaded.run
+    seen, checked, run = _prints(real.training), True, pipeline.loaded.run
     try:
-        seen |= _prints(open_real(run.sources, painter.spec, run.data, not quiet).training)
+        seen |= _prints(open_real(run.sources, pipeline.spec, run.data, not quiet).training)
     except LimnerError:
         checked = False
     rows = [i for i, found in enumerate(_print_list(real.held_out)) if found not in seen]
@@ -170,12 +170,12 @@ def _print_list(data: Data) -> list[bytes]:
 
 def hits(classifier: Path, test: Data) -> Tensor:
     """[N] whether a trained classifier names each image's class; classes go by their names."""
-    painter = Painter(classifier)
+    pipeline = Pipeline(classifier)
     assert test.labels is not None
-    known = {name: i for i, name in enumerate(painter.spec.classes)}
+    known = {name: i for i, name in enumerate(pipeline.spec.classes)}
     index = torch.tensor([known.get(name, -1) for name in test.spec.classes])
     truth = index[torch.from_numpy(test.labels)]
-    return probabilities(painter, map(as_saved, batches(test))).argmax(1) == truth
+    return probabilities(pipeline, map(as_saved, batches(test))).argmax(1) == truth
 
 
 def paired(one: Tensor, other: Tensor, z: float = 1.96) -> dict[str, float]:

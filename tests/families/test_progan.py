@@ -146,9 +146,9 @@ def test_resuming_while_fading_equals_not_stopping(images: Path, tmp_path: Path)
     train(images, tmp_path / "unbroken", "120img")
     for budget in ("40img", "72img", "120img"):  # stopped fading to 8x8, then standing there
         train(images, tmp_path / "stopped", budget, resume=budget != "40img")
-        painter = api.load(tmp_path / "stopped")
-        assert int(painter.model.generator.seen) == int(budget.removesuffix("img")) - 8, "as it was averaged"
-        assert painter.model.grown == growth(int(painter.model.generator.seen), 2, 24, 40)
+        pipeline = api.load(tmp_path / "stopped")
+        assert int(pipeline.model.generator.seen) == int(budget.removesuffix("img")) - 8, "as it was averaged"
+        assert pipeline.model.grown == growth(int(pipeline.model.generator.seen), 2, 24, 40)
     one, other = (checkpoint.resume(tmp_path / run) for run in ("unbroken", "stopped"))
     assert one and other and one.state["seen"] == 120
     for found, expected in ((other.model_tensors, one.model_tensors), (other.live_tensors, one.live_tensors)):

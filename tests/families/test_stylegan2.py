@@ -377,7 +377,7 @@ def test_by_command(limner, images: Path, tmp_path: Path) -> None:
 
 
 def test_layers_take_styles_of_their_own() -> None:
-    """What explore's mixing sheet and project's --each-layer ask of a painter."""
+    """What explore's mixing sheet and project's --each-layer ask of a pipeline."""
     from limner.core import Condition, Draws, Layered
 
     torch.manual_seed(0)

@@ -110,12 +110,12 @@ def test_every_solver_can_be_asked_for(runs, solver):
 
 
 def test_guided_by_a_weaker_run(runs, limner, tmp_path):
-    painter = package.load(runs / "flow")
-    plain = painter.tensors(2, guidance=2.0)
-    led = painter.tensors(2, guidance=2.0, weaker=str(runs / "early"))
+    pipeline = package.load(runs / "flow")
+    plain = pipeline.tensors(2, guidance=2.0)
+    led = pipeline.tensors(2, guidance=2.0, weaker=str(runs / "early"))
     assert (plain - led).abs().max() > 0.01
     with pytest.raises(LimnerError, match="same family"):
-        painter.tensors(2, guidance=2.0, weaker=str(runs / "vae"))
+        pipeline.tensors(2, guidance=2.0, weaker=str(runs / "vae"))
     limner(
         "sample",
         runs / "flow",
@@ -128,7 +128,7 @@ def test_guided_by_a_weaker_run(runs, limner, tmp_path):
         "--to",
         tmp_path / "x.png",
     )
-    assert torch.equal(plain, painter.tensors(2, guidance=2.0)), "nothing of it stays"
+    assert torch.equal(plain, pipeline.tensors(2, guidance=2.0)), "nothing of it stays"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from limner.data import open_data
 from limner.evaluation import probe
 from limner.evaluation.evaluate import evaluate, open_real, rows
 from limner.inference import understand
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from tests.helpers import paint
 
 TINY = ("--preset", "tiny", "--training.samples", 4)
@@ -128,10 +128,10 @@ def test_embed_writes_the_same_to_every_kind_of_file(run, source, limner, tmp_pa
     assert table["path"] == paths.tolist() and table["label"] == labels.tolist()
     assert np.array_equal(np.array(table["features"], np.float32), features)
 
-    painter = Painter(run)  # and they are what the model says of each file
+    pipeline = Pipeline(run)  # and they are what the model says of each file
     data = open_data([str(source)], size=(16, 16), options=DataOptions(channels=3))
     with torch.inference_mode():
-        alone = painter.model.features(data.batch(np.array([37])).image)
+        alone = pipeline.model.features(data.batch(np.array([37])).image)
     assert data.names[37] == paths[37] and np.allclose(alone, features[37], atol=0.02)
 
 
@@ -271,12 +271,12 @@ def test_evaluate_reads_labels_that_training_did_not(run, source, limner):
 
 def test_the_split_stays_that_of_training(run, source):
     """Reading labels must not move images that were trained on into the held-out part."""
-    painter = Painter(run)
-    options = replace(painter.loaded.run.data, holdout=0.3)
-    real = open_real([str(source)], painter.spec, options, progress=False)
+    pipeline = Pipeline(run)
+    options = replace(pipeline.loaded.run.data, holdout=0.3)
+    real = open_real([str(source)], pipeline.spec, options, progress=False)
     assert real.training.labels is None
     training, held_out = probe.with_labels(
-        painter, [str(source)], [real.training, real.held_out], progress=False
+        pipeline, [str(source)], [real.training, real.held_out], progress=False
     )
     assert held_out.names == real.held_out.names and len(held_out) == 18
     for part in (training, held_out):

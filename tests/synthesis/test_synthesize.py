@@ -22,7 +22,7 @@ from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import Data, batches, open_data
 from limner.evaluation.evaluate import Real, as_saved
 from limner.inference import understand
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.inference.understand import probabilities
 from limner.synthesis import synthesize as synthesis
 from limner.synthesis.filters import alike, confident, unseen
@@ -290,7 +290,7 @@ def brightness(monkeypatch):
             self.model, self.loaded = Brightness(), Loaded
             self.spec, self.precision = self.model.spec, "float32"
 
-    monkeypatch.setattr(understand, "Painter", Known)
+    monkeypatch.setattr(understand, "Pipeline", Known)
 
 
 def test_classifier_goes_by_names_and_confidence(brightness):
@@ -337,7 +337,7 @@ def test_the_order_of_seeds_does_not_depend_on_the_batch(place, tmp_path):
     assert kept[0] == kept[1]
     counts = Counter(label for _, label in kept[0])
     assert max(counts.values()) - min(counts.values()) <= 1
-    assert Painter(place / "dcgan").spec.classes == ("cat", "dog", "owl")
+    assert Pipeline(place / "dcgan").spec.classes == ("cat", "dog", "owl")
 
 
 @pytest.mark.skipif(
@@ -356,9 +356,9 @@ def test_classifier_by_the_command(place, limner, tmp_path):
         "--budget",
         "640img",
     )
-    classifier, classes = Painter(tmp_path / "run"), ("cat", "dog", "owl")
+    classifier, classes = Pipeline(tmp_path / "run"), ("cat", "dog", "owl")
     assert classifier.spec.classes == classes
-    drawn = Painter(place / "dcgan").tensors(60, label=classes, seed=1000)
+    drawn = Pipeline(place / "dcgan").tensors(60, label=classes, seed=1000)
     sure = probabilities(classifier, [as_saved(drawn)])
     medians = [float(sure[k::3, k].median()) for k in range(3)]
     least = min(medians)  # half of one class's images pass, and more of the others'

@@ -16,7 +16,7 @@ from limner import api, checkpoint, cli, families
 from limner.core import LimnerError
 from limner.data import open_data
 from limner.evaluation import evaluate
-from limner.inference.pipeline import Painter
+from limner.inference.pipeline import Pipeline
 from limner.synthesis import training_data as worth
 from tests.helpers import paint
 
@@ -118,7 +118,7 @@ def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     assert real.spec.classes == made.spec.classes == ("blue", "red")
     assert np.bincount(real.labels).tolist() == [12, 12] and np.bincount(made.labels).tolist() == [15, 15]
     whole = evaluate.open_real(
-        [str(place / "images")], Painter(run).spec, Painter(run).loaded.run.data, False
+        [str(place / "images")], Pipeline(run).spec, Pipeline(run).loaded.run.data, False
     )
     assert np.array_equal(real.array, whole.training.array), "the very images that the run learnt from"
     seen = {p.name: checkpoint.read_model(p)[0]["seen"] for p in (folder / "classifiers").iterdir()}
@@ -158,18 +158,18 @@ def test_images_that_the_generator_learnt_from_are_no_test(place, run, tmp_path)
     for name in ("red", "blue"):
         for path in (place / "images" / name).iterdir():
             shutil.copy(path, source / name / f"old-{path.name}")
-    painter = Painter(run)
-    options = painter.loaded.run.data
-    real = evaluate.open_real([str(source)], painter.spec, options, progress=False)
-    own = evaluate.open_real([str(place / "images")], painter.spec, options, progress=False).training
-    test, left_out, checked = worth.untouched(painter, real, quiet=True)
+    pipeline = Pipeline(run)
+    options = pipeline.loaded.run.data
+    real = evaluate.open_real([str(source)], pipeline.spec, options, progress=False)
+    own = evaluate.open_real([str(place / "images")], pipeline.spec, options, progress=False).training
+    test, left_out, checked = worth.untouched(pipeline, real, quiet=True)
     taught = {image.tobytes() for image in own.array}
     assert checked and left_out == sum(image.tobytes() in taught for image in real.held_out.array) > 0
     assert len(test) + left_out == len(real.held_out)
     assert not any(image.tobytes() in taught for image in test.array)
     shutil.move(place / "images", place / "elsewhere")
     try:
-        test, left_out, checked = worth.untouched(painter, real, quiet=True)
+        test, left_out, checked = worth.untouched(pipeline, real, quiet=True)
         assert (len(test), left_out, checked) == (len(real.held_out), 0, False)
     finally:
         shutil.move(place / "elsewhere", place / "images")

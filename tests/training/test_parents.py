@@ -96,13 +96,13 @@ def test_the_checkpoint_stands_alone(pictures, stage, tmp_path):
     shutil.copytree(stage, tmp_path / "ae")
     train(pictures, tmp_path / "run", tmp_path / "ae")
     shutil.rmtree(tmp_path / "ae")
-    painter = toolkit.load(tmp_path / "run")
-    drawn = painter.tensors(3, seed=1, steps=4)
+    pipeline = toolkit.load(tmp_path / "run")
+    drawn = pipeline.tensors(3, seed=1, steps=4)
     assert drawn.shape == (3, 3, 16, 16) and drawn.isfinite().all()
     train(pictures, tmp_path / "run", tmp_path / "ae", budget="64img", resume=True)  # and so does training on
     assert checkpoint.read_model(tmp_path / "run")[0]["seen"] == 64
-    twin = copy.deepcopy(painter.model)
-    assert same(twin.state_dict(), painter.model.state_dict())
+    twin = copy.deepcopy(pipeline.model)
+    assert same(twin.state_dict(), pipeline.model.state_dict())
     twin.train()
     assert twin.network.training and not twin.autoencoder.training
 
