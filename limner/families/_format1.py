@@ -11,28 +11,70 @@ from typing import Any
 
 Settings = dict[str, Any]
 
-# Dotted paths in the family's config: from -> to. A whole table may move too.
 _TEXT = {"text_width": "text.width", "text_layers": "text.layers", "text_length": "text.length"}
+_BODY = {"body.ratio": "body.mlp_ratio"}
+_DIT = {**_BODY, "body.rotary": "body.rope", "body.gated": "body.swiglu"}
+
+# Dotted paths in the family's config: from -> to. A whole table may move too.
 SETTINGS: dict[str, dict[str, str]] = {
+    "dino": {**_BODY},
+    "dit": {**_TEXT, **_DIT},
+    "drifting": {
+        **_TEXT,
+        **_DIT,
+        "seer.ratio": "seer.mlp_ratio",
+        "drop_condition": "condition_dropout",
+    },
     "flow": {**_TEXT},
-    "dit": {**_TEXT},
-    "latent": {**_TEXT},
-    "meanflow": {**_TEXT, "drop_condition": "condition_dropout"},
-    "drifting": {**_TEXT, "drop_condition": "condition_dropout"},
+    "latent": {**_TEXT, **_DIT},
+    "mae": {**_BODY},
+    "meanflow": {**_TEXT, **_DIT, "drop_condition": "condition_dropout"},
+    "vit": {**_BODY},
 }
 
-# Regular expressions for names of weights: pattern -> replacement, in this order.
 _EMBEDDER = {
     r"^(network|generator)\.(label|text)\.": r"\1.embedder.\2.",
     r"^(network|generator)\.pooled\.": r"\1.embedder.pooled_projection.",
     r"\.text\.slots$": ".text.queries",
 }
+_CODEC = {
+    r"^autoencoder\.into\.": "autoencoder.quant_conv.",
+    r"^autoencoder\.out_of\.": "autoencoder.post_quant_conv.",
+    r"^autoencoder\.even\.": "autoencoder.code_norm.",
+    r"\.around\.": ".shortcut.",
+}
+_SHORTCUT = {r"\.skip\.": ".shortcut."}
+_UNET = {  # networks.unets.unet, and drifting's decoder
+    r"\.look\.(\w+)\.place\.": r".attention.\1.key_value.",
+    r"\.look\.": ".attention.",
+    r"\.place\.": ".position.",
+    r"\.shrink\.": ".downsample.",
+    r"\.grow\.": ".upsample.",
+}
+_PAPER_UNETS = {  # networks.unets.diffusion and song
+    **_SHORTCUT,
+    r"(\.blocks\.\d+|\.middle\.\d+|\.resample|\.(?:down|up)\.\d+\.\d+)\.embed\.": r"\1.embedding_proj.",
+    r"\.looks\.": ".attentions.",
+    r"\.enter\.": ".proj_in.",
+    r"\.leave\.": ".proj_out.",
+    r"\.places\.": ".self_attention.",
+    r"\.tokens\.": ".cross_attention.",
+    r"\.feed\.widen\.": ".feed_forward.up.",
+    r"\.feed\.out\.": ".feed_forward.down.",
+}
+
+# Regular expressions for names of weights: pattern -> replacement, in this order.
 WEIGHTS: dict[str, dict[str, str]] = {
-    "flow": {**_EMBEDDER},
+    "autoencoder": {**_CODEC},
+    "biggan": {**_SHORTCUT},
+    "ddpm": {**_UNET, **_PAPER_UNETS},
     "dit": {**_EMBEDDER},
-    "latent": {**_EMBEDDER},
-    "meanflow": {**_EMBEDDER},
-    "drifting": {**_EMBEDDER},
+    "drifting": {**_EMBEDDER, **_UNET},
+    "edm": {**_UNET, **_PAPER_UNETS},
+    "flow": {**_EMBEDDER, **_UNET},
+    "latent": {**_EMBEDDER, **_CODEC, **_UNET, **_PAPER_UNETS},
+    "meanflow": {**_EMBEDDER, **_UNET},
+    "stylegan2": {r"\.around\.": ".shortcut."},
 }
 
 # (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.

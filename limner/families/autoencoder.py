@@ -22,7 +22,7 @@ from limner.networks import exchange
 from limner.networks.codec import Decoder, Encoder
 from limner.networks.gans.patchgan import PatchGAN, fitting
 from limner.networks.images.channels import with_channels
-from limner.networks.quantise import Codebook, pull, straight_through
+from limner.networks.quantise import Codebook, straight_through, vq_loss
 from limner.networks.random_vgg import RandomVGG, leaves
 
 SMALLEST = 8  # pixels: a shorter side leaves the discriminator no patch
@@ -63,11 +63,11 @@ class Codec(nn.Module):
         twice = 2 if c.kind == "kl" else 1  # a mean and a log-variance
         self.encoder = Encoder(spec.channels, twice * c.hidden, widths, *rest)
         self.decoder = Decoder(spec.channels, c.hidden, widths, *rest)
-        self.into = nn.Conv2d(twice * c.hidden, twice * c.latent, 1)
-        self.out_of = nn.Conv2d(c.latent, c.hidden, 1)
+        self.quant_conv = nn.Conv2d(twice * c.hidden, twice * c.latent, 1)
+        self.post_quant_conv = nn.Conv2d(c.latent, c.hidden, 1)
         self.codebook = Codebook(c.codes, c.latent, wide=c.standardise) if c.kind == "vq" else None
-        even = c.kind == "vq" and c.standardise  # Lancucki 2020, section 3
-        self.even = nn.BatchNorm2d(c.latent, affine=False) if even else None
+        normalised = c.kind == "vq" and c.standardise  # Lancucki 2020, section 3
+        self.code_norm = nn.BatchNorm2d(c.latent, affine=False) if normalised else None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,9 +77,9 @@ class Codec(nn.Module):
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean and the log-variance of the code; kind vq has no other code than the mean."""
-        code = self.into(self.encoder(image)).float()  # [B, (2) latent, h, w]
+        code = self.quant_conv(self.encoder(image)).float()  # [B, (2) latent, h, w]
         if self.codebook is not None:
-            return code if self.even is None else self.even(code), None
+            return code if self.code_norm is None else self.code_norm(code), None
         mean, logvar = code.chunk(2, dim=1)  # [B, latent, h, w] each
         return mean, logvar.clamp(-30, 20)  # beyond that exp() is no longer of use
 
@@ -91,7 +91,7 @@ class Codec(nn.Module):
     def draw(self, code: Tensor) -> Tensor:
         """[B, latent, h, w], quantised where it is to be -> image of any range [B, C, H, W]."""
         height, width = self.size
-        return self.decoder(self.out_of(code))[..., :height, :width]
+        return self.decoder(self.post_quant_conv(code))[..., :height, :width]
 
     def decode(self, code: Tensor) -> Tensor:
         """[B, latent, h, w] -> image of any range [B, C, H, W]."""
@@ -105,7 +105,7 @@ class Codec(nn.Module):
             return self.draw(code), kl_gaussian(mean, logvar).mean()
         assert self.codebook is not None
         entry = self.codebook.lookup(self.codebook.nearest(mean))
-        return self.draw(straight_through(mean, entry)), pull(
+        return self.draw(straight_through(mean, entry)), vq_loss(
             mean, entry, self.config.commitment, self.config.legacy
         )
 
@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
 
 
 @functools.cache
-def eye(device: torch.device) -> RandomVGG:
+def perceptual_network(device: torch.device) -> RandomVGG:
     """What the perceptual distance sees with: random weights, always the same, as published ones cannot be had here.
 
     Other weights than those of the default features (limner.metrics), which would otherwise measure what was trained.
@@ -174,7 +174,7 @@ class Autoencoder(Model):
         scale = image[0].numel() if c.kind == "kl" else 1
         terms = {"pixels": scale * (drawn - image).abs().mean()}
         if c.perceptual:
-            see = eye(image.device)
+            see = perceptual_network(image.device)
             seen = see(with_channels(drawn, 3)), see(with_channels(image, 3))
             terms["perceptual"] = c.perceptual * scale * perceptual_distance(*seen).mean()
         error = torch.stack(list(terms.values())).sum()

@@ -147,12 +147,12 @@ class Up(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([ConditionalNorm(i, inputs), ConditionalNorm(o, inputs)])
         self.convs = nn.ModuleList([SpectralConv2d(i, o, 3), SpectralConv2d(o, o, 3)])
-        self.skip = SpectralConv2d(i, o, 1)
+        self.shortcut = SpectralConv2d(i, o, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.convs[0](double(F.relu(self.norms[0](x, y))))  # [B, o, 2H, 2W]
         h = self.convs[1](F.relu(self.norms[1](h, y)))  # [B, o, 2H, 2W]
-        return h + double(self.skip(x))  # a 1x1 convolution may go before the doubling
+        return h + double(self.shortcut(x))  # a 1x1 convolution may go before the doubling
 
 
 class DeepUp(nn.Module):
@@ -185,14 +185,14 @@ class Down(nn.Module):
         super().__init__()
         self.first, self.halve = first, halve
         self.convs = nn.ModuleList([SpectralConv2d(i, o, 3), SpectralConv2d(o, o, 3)])
-        self.skip = SpectralConv2d(i, o, 1) if i != o or halve else nn.Identity()
+        self.shortcut = SpectralConv2d(i, o, 1) if i != o or halve else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.convs[0](x if self.first else F.relu(x))  # [B, o, H, W]
         h = self.convs[1](F.relu(h))  # [B, o, H, W]
         if self.halve:  # a 1x1 convolution may go after the pooling
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        return h + self.skip(x)  # [B, o, H/2, W/2]
+        return h + self.shortcut(x)  # [B, o, H/2, W/2]
 
 
 class DeepDown(nn.Module):
@@ -203,7 +203,7 @@ class DeepDown(nn.Module):
         self.halve, inner = halve, o // 4
         shapes = ((i, inner, 1), (inner, inner, 3), (inner, inner, 3), (inner, o, 1))
         self.convs = nn.ModuleList([SpectralConv2d(*shape) for shape in shapes])
-        self.skip = SpectralConv2d(i, o - i, 1) if o > i else None
+        self.shortcut = SpectralConv2d(i, o - i, 1) if o > i else None
 
     def forward(self, x: Tensor) -> Tensor:
         h = x
@@ -212,8 +212,8 @@ class DeepDown(nn.Module):
         h = F.relu(h)
         if self.halve:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
-        if self.skip is not None:
-            x = torch.cat([x, self.skip(x)], dim=1)
+        if self.shortcut is not None:
+            x = torch.cat([x, self.shortcut(x)], dim=1)
         return self.convs[3](h) + x  # [B, o, H, W] or [B, o, H/2, W/2]
 
 
@@ -349,14 +349,16 @@ class BigGAN(Model):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.forge(batch)
+            fake = self.generate_fakes(batch)
         label = batch.condition.label
         both = None if label is None else torch.cat([label, label])
         score = self.discriminator(torch.cat([batch.image, fake]), both)  # [2B]
         return {"adversarial": hinge_d(*score.chunk(2))}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        terms = {"adversarial": hinge_g(self.discriminator(self.forge(batch), batch.condition.label))}
+        terms = {
+            "adversarial": hinge_g(self.discriminator(self.generate_fakes(batch), batch.condition.label))
+        }
         if self.config.orthogonal:
             layers = [m for m in self.generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
             with torch.autocast(batch.image.device.type, enabled=False):
@@ -364,7 +366,7 @@ class BigGAN(Model):
             terms["orthogonal"] = self.config.orthogonal * total
         return terms
 
-    def forge(self, batch: Batch) -> Tensor:
+    def generate_fakes(self, batch: Batch) -> Tensor:
         """Fakes with the labels of the batch: [B, C, H, W]."""
         z = torch.randn(len(batch.image), self.generator.latent, device=batch.image.device)
         return self.generator(z, batch.condition.label)

@@ -197,13 +197,13 @@ class DCGAN(Model):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self.fakes(batch)
+            fake = self.generate_fakes(batch)
         real = self.discriminator(batch.image, batch.condition.label)
         fake = self.discriminator(fake, batch.condition.label)
         return {"adversarial": LOSSES[self.config.loss][0](real, fake)}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        score = self.discriminator(self.fakes(batch), batch.condition.label)
+        score = self.discriminator(self.generate_fakes(batch), batch.condition.label)
         return {"adversarial": LOSSES[self.config.loss][1](score)}
 
     def r1_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ class DCGAN(Model):
             slope = adversarial.gradient_norm(self.discriminator(image, batch.condition.label), image)
         return {"r1": R1_EVERY * self.config.r1 / 2 * slope.mean()}
 
-    def fakes(self, batch: Batch) -> Tensor:
+    def generate_fakes(self, batch: Batch) -> Tensor:
         """With the labels of the batch: [B, C, H, W]."""
         draw = torch.rand if self.config.noise == "uniform" else torch.randn
         noise = draw(len(batch.image), self.config.latent, device=batch.image.device)

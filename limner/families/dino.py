@@ -27,7 +27,7 @@ from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 class DINOConfig:
     body: PatchConfig = field(default_factory=PatchConfig)
     drop_path: float = 0.1  # of the student
-    hidden: int = 512  # of the head's perceptron
+    hidden: int = 512  # of the head's MLP
     bottleneck: int = 64
     prototypes: int = 512  # what an image can be likened to
     locals: int = 2  # small views, which only the student sees

@@ -31,7 +31,7 @@ from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
-from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.text.encoder import TextConfig
 
 FINEST = 50  # the straight path's times are told as 0 to this: no feature of them is rougher than an eighth
@@ -42,7 +42,7 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 
 @dataclass(frozen=True)
 class DiTConfig:
-    body: BlocksConfig = field(default_factory=BlocksConfig)
+    body: DiTBlocks = field(default_factory=DiTBlocks)
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
     embedding_std: float = (
@@ -166,23 +166,23 @@ def _training(name: Literal["muon", "adamw"], batch: int, lr: float, **options: 
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
 DiT.presets = {
     "tiny": Preset(
-        DiTConfig(BlocksConfig(patch=4, width=32, depth=2, heads=2), text=TextConfig(width=32, layers=1)),
+        DiTConfig(DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TextConfig(width=32, layers=1)),
         _training("adamw", 16, 4e-3, average=100.0),
     ),
     "small": Preset(
-        DiTConfig(BlocksConfig(width=192, heads=3, qk_norm=True, rotary=True, gated=True)),
+        DiTConfig(DiTBlocks(width=192, heads=3, qk_norm=True, rope=True, swiglu=True)),
         _training("muon", 32, 2e-3, samples=16, clip=1.0),
     ),
     "base": Preset(
         DiTConfig(
-            BlocksConfig(width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8),
+            DiTBlocks(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
             text=TextConfig(width=512, layers=6, length=512),
         ),
         _training("muon", 256, 5e-4, flat=0.5, warmup=10_000, clip=1.0, average=500_000.0),
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
     "paper": Preset(
-        DiTConfig(BlocksConfig(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
+        DiTConfig(DiTBlocks(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
         Training(
             batch=256,
             optimisers={"network": Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999))},

@@ -34,7 +34,7 @@ from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding,
 from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.layers import check_levels
-from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
+from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 from limner.networks.unets.unet import Attention, Block, norm
 from limner.text.encoder import TextConfig
@@ -45,7 +45,7 @@ from limner.text.similarity import trigram_similarity
 class DriftingConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: label, else text, as the data has it
     network: Literal["decoder", "transformer"] = "decoder"
-    body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer, whose noise is an image
+    body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer, whose noise is an image
     styles: int = 32  # further noise of the transformer: so many random entries of a learned table, added up
     codes: int = 64  # entries of that table
     latent: int = 64  # of the decoder, as the next seven: numbers of noise an image
@@ -110,16 +110,16 @@ class Decoder(nn.Module):
         context = c.text.width if condition == "text" else 0
         base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
         self.start = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
-        self.place, self.blocks, self.grow = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
-        self.look = nn.ModuleDict()
+        self.position, self.blocks, self.upsample = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
+        self.attention = nn.ModuleDict()
         for level, (wide, depth) in enumerate(zip(c.widths, c.blocks, strict=True)):
             size = (height >> level, width >> level)
-            self.place.append(nn.Parameter(0.3 * torch.randn(wide, *size)))
+            self.position.append(nn.Parameter(0.3 * torch.randn(wide, *size)))
             self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
             if level in c.attention:
-                self.look[str(level)] = Attention(wide, size, c.head, context)
+                self.attention[str(level)] = Attention(wide, size, c.head, context)
             if level + 1 < levels:
-                self.grow.append(nn.Conv2d(c.widths[level + 1], wide, 1))
+                self.upsample.append(nn.Conv2d(c.widths[level + 1], wide, 1))
         self.norm = norm(c.widths[0])
         self.narrow = nn.Conv2d(c.widths[0], c.fine, 3, padding=1)
         self.draw = nn.Sequential(
@@ -143,13 +143,13 @@ class Decoder(nn.Module):
         x = self.start(torch.cat([noise, embedding], dim=1))  # [B, Wl, h, w]
         x = x.contiguous(memory_format=torch.channels_last)
         for level in reversed(range(len(self.blocks))):
-            if level < len(self.grow):
-                x = F.interpolate(self.grow[level](x), scale_factor=2.0)  # [B, Wl, 2h, 2w]
-            x = x + self.place[level]  # [B, Wl, h, w]
+            if level < len(self.upsample):
+                x = F.interpolate(self.upsample[level](x), scale_factor=2.0)  # [B, Wl, 2h, 2w]
+            x = x + self.position[level]  # [B, Wl, h, w]
             for block in self.blocks[level].children():
                 x = block(x, embedding)  # [B, Wl, h, w]
-            if str(level) in self.look:
-                x = self.look[str(level)](x, condition.tokens, condition.mask)  # [B, Wl, h, w]
+            if str(level) in self.attention:
+                x = self.attention[str(level)](x, condition.tokens, condition.mask)  # [B, Wl, h, w]
         x = self.narrow(F.silu(self.norm(x)))  # [B, fine, h, w]
         x = F.interpolate(x, scale_factor=float(self.patch), mode="bilinear")  # [B, fine, H', W']
         x = self.draw(x)[..., : self.size[0], : self.size[1]].float()  # [B, C, H, W]
@@ -419,8 +419,8 @@ Drifting.presets = {
     "paper": Preset(
         DriftingConfig(
             network="transformer",
-            body=BlocksConfig(
-                patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
+            body=DiTBlocks(
+                patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16
             ),
             features=(64, 128, 256, 512, 512), places=64, draws=8192, together=128, guidance=4.0,
             guidance_power=5.0,

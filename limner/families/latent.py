@@ -34,7 +34,7 @@ from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.layers import time_features
-from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import UNet
 from limner.text.encoder import TextConfig
@@ -56,7 +56,7 @@ class LatentConfig:
     attention: tuple[int, ...] = (1,)  # U-Nets: levels that attend
     head: int = 64  # U-Nets: width of an attention head
     dropout: float = 0.0  # U-Nets: inside the blocks
-    body: BlocksConfig = field(default_factory=lambda: BlocksConfig(patch=1))  # of the transformer
+    body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
@@ -276,8 +276,8 @@ LatentDiffusion.presets = {
         LatentConfig(
             codec=Autoencoder.presets["base"].model,
             network="dit",
-            body=BlocksConfig(
-                patch=2, width=512, depth=12, heads=8, qk_norm=True, rotary=True, gated=True, registers=8
+            body=DiTBlocks(
+                patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8
             ),
             text=TextConfig(width=512, layers=6, length=512),
         ),

@@ -47,7 +47,7 @@ class Network(nn.Module):
         self.enter = nn.Linear(c.body.width, c.decoder_width)
         self.missing = nn.Parameter(torch.empty(1, 1, c.decoder_width))
         self.layers = nn.ModuleList(
-            Layer(c.decoder_width, c.decoder_heads, c.body.ratio) for _ in range(c.decoder_depth)
+            Layer(c.decoder_width, c.decoder_heads, c.body.mlp_ratio) for _ in range(c.decoder_depth)
         )
         self.norm = nn.LayerNorm(c.decoder_width, 1e-6)
         self.leave = nn.Linear(c.decoder_width, spec.channels * self.body.patch**2)

@@ -37,7 +37,7 @@ from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
 from limner.networks.layers import time_features
-from limner.networks.transformers.dit import BlocksConfig, DiffusionTransformer
+from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet
 from limner.text.encoder import TextConfig
 
@@ -48,7 +48,7 @@ Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 class MeanFlowConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"
-    body: BlocksConfig = field(default_factory=BlocksConfig)  # of the transformer
+    body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
     patch: int = 2  # of the U-Net, as the next seven: pixels a side that it sees as one place
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
@@ -313,8 +313,8 @@ MeanFlow.presets = {
     "paper": Preset(
         MeanFlowConfig(
             network="transformer",
-            body=BlocksConfig(
-                patch=16, width=768, depth=12, heads=12, qk_norm=True, rotary=True, gated=True, registers=16
+            body=DiTBlocks(
+                patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16
             ),
             learn="derivative", still=0.5, from_noise=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8, time_uniform=0.0,
             adaptive=1.0, guidance=8.0, guided=1.0,

@@ -293,10 +293,10 @@ class ProGAN(Model):
         label, grown = batch.condition.label, self.grown
         real = at_growth(batch.image, self.last, grown)
         with torch.no_grad():
-            fake = self.fakes(batch, grown)
+            fake = self.generate_fakes(batch, grown)
         score = self.discriminator(real, label, grown)
-        judged = LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))
-        terms = {"adversarial": judged}
+        adversarial_loss = LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))
+        terms = {"adversarial": adversarial_loss}
         if self.config.penalty:
             terms["penalty"] = self.penalty(real, fake, label, grown)
         if self.config.loss == "wgan_gp" and self.config.drift:
@@ -305,7 +305,7 @@ class ProGAN(Model):
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         grown = self.grown
-        score = self.discriminator(self.fakes(batch, grown), batch.condition.label, grown)
+        score = self.discriminator(self.generate_fakes(batch, grown), batch.condition.label, grown)
         return {"adversarial": LOSSES[self.config.loss][1](score)}
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
@@ -324,7 +324,7 @@ class ProGAN(Model):
                 slope = adversarial.gradient_norm(scores, at).mean()
             return 0.5 * self.config.penalty * slope
 
-    def fakes(self, batch: Batch, grown: Growth) -> Tensor:
+    def generate_fakes(self, batch: Batch, grown: Growth) -> Tensor:
         """Images of the level that growth has come to, with the labels of the batch: [B, C, h, w]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
         return self.generator(pixel_norm(noise), batch.condition.label, grown)

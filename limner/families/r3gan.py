@@ -302,7 +302,7 @@ class R3GAN(Model):
     def both(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Real images and as many fakes, as the discriminator gets to see them, with their labels: [2B, C, H, W]."""
         with torch.no_grad():
-            fake = self.fakes(batch)
+            fake = self.generate_fakes(batch)
         label = batch.condition.label
         return self.seen(torch.cat([batch.image, fake])), None if label is None else label.repeat(2)
 
@@ -323,14 +323,14 @@ class R3GAN(Model):
         label = batch.condition.label
         with torch.no_grad():
             real = self.discriminator(self.seen(batch.image), label)  # [B]
-        fake = self.discriminator(self.seen(self.fakes(batch)), label)  # [B]
+        fake = self.discriminator(self.seen(self.generate_fakes(batch)), label)  # [B]
         return {"adversarial": relativistic_g(real, fake)}
 
     def seen(self, images: Tensor) -> Tensor:
         """Images as the discriminator gets to see them: augmented in training, as Karras 2020b does it."""
         return augment(images, self.chance, self.config.mirror) if self.training and self.chance else images
 
-    def fakes(self, batch: Batch) -> Tensor:
+    def generate_fakes(self, batch: Batch) -> Tensor:
         """With the labels of the batch, of any range unless bounded: [B, C, H, W]."""
         noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
         return self.generator(noise, batch.condition.label)

@@ -157,7 +157,7 @@ class StyleGAN2(Model):
         with torch.no_grad():
             w = self.styles(len(batch.image), label, batch.image)
             fake = self.generator.synthesis(w, noise_like(w))
-        real, fake = self.judge(batch.image, label), self.judge(fake, label)
+        real, fake = self.score(batch.image, label), self.score(fake, label)
         if self.training and self.config.augment == "adaptive":
             self.augment.follow(real)
         return {"adversarial": adversarial.non_saturating_d(real, fake)}
@@ -166,14 +166,14 @@ class StyleGAN2(Model):
         label = batch.condition.label
         w = self.styles(len(batch.image), label, batch.image, follow=self.training)
         fake = self.generator.synthesis(w, noise_like(w))
-        return {"adversarial": adversarial.non_saturating_g(self.judge(fake, label))}
+        return {"adversarial": adversarial.non_saturating_g(self.score(fake, label))}
 
     def r1_loss(self, batch: Batch) -> dict[str, Tensor]:
         """gamma / 2 times the squared slope of the scores of real images, as often as it is not due."""
         gamma = self.config.r1 * self.spec.height * self.spec.width
         with torch.enable_grad(), torch.autocast(batch.image.device.type, enabled=False):
             image = batch.image.detach().requires_grad_()
-            scores = self.judge(image, batch.condition.label)
+            scores = self.score(image, batch.condition.label)
             with by_images_only():
                 slope = adversarial.gradient_norm(scores, image)
         return {"r1": R1_EVERY * gamma / 2 * slope.mean()}
@@ -187,7 +187,7 @@ class StyleGAN2(Model):
             spread = self.path(self.generator.synthesis(w, noise_like(w)), w)
         return {"path": PATH_EVERY * self.config.path * spread}
 
-    def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+    def score(self, image: Tensor, label: Tensor | None) -> Tensor:
         """The discriminator's scores [B] of images as it gets to see them."""
         if self.training and self.config.augment != "none":
             image = augment(image, float(self.augment.chance), self.config.mirror)

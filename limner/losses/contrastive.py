@@ -7,18 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def nt_xent(one: Tensor, other: Tensor, temperature: float = 0.5) -> Tensor:
-    """Each of 2N views finds its partner among all the others, by cosine (Chen 2020, eq. 1, the mean of 2N).
-
-    ``one`` and ``other`` [N, D] are two views of the same N images.
-    """
-    z = F.normalize(torch.cat([one, other]), dim=1)  # [2N, D]
-    alike = z @ z.T / temperature
-    alike = alike.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
-    partner = torch.arange(len(z), device=z.device).roll(len(one))
-    return F.cross_entropy(alike, partner)
-
-
 def sharpen(scores: Tensor, centre: Tensor, temperature: float = 0.04) -> Tensor:
     """What a teacher says, by its ``scores`` [..., K] less their moving ``centre`` [K] (Caron 2021, algorithm 1)."""
     return F.softmax((scores - centre) / temperature, dim=-1)

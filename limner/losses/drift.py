@@ -37,17 +37,6 @@ def weights(distance: Tensor, positives: int, temperature: float, bias: Tensor |
     return torch.cat([attract, -repel], dim=-1)
 
 
-def field(
-    x: Tensor, positive: Tensor, negative: Tensor, temperature: float, bias: Tensor | None = None
-) -> Tensor:
-    """V(x) [..., N, D]: towards ``positive`` [..., P, D], away from ``negative`` [..., M, D].
-
-    Pairs of a sample with itself are kept out by ``bias`` [N, P + M] (see ``pairs``).
-    """
-    others = torch.cat([positive, negative], dim=-2)
-    return weights(torch.cdist(x, others), positive.shape[-2], temperature, bias) @ others
-
-
 class Pairs(NamedTuple):
     """Which pairs of N samples, P images and N samples again (with guidance, P images again) count, and how much."""
 

@@ -20,23 +20,23 @@ def norm(width: int) -> nn.GroupNorm:
 
 
 class Block(nn.Module):
-    """Norm, activation, 3x3 convolution, twice, and around, through a 1x1 convolution where the width changes."""
+    """Norm, activation, 3x3 convolution, twice, and a shortcut: a 1x1 convolution where the width changes."""
 
     def __init__(self, width: int, out: int, dropout: float = 0.0):
         super().__init__()
         self.norm1, self.conv1 = norm(width), nn.Conv2d(width, out, 3, padding=1)
         self.norm2, self.conv2 = norm(out), nn.Conv2d(out, out, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
-        self.around = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
+        self.shortcut = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))  # [B, out, H, W]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))  # [B, out, H, W]
-        return self.around(x) + h
+        return self.shortcut(x) + h
 
 
 class Attention(nn.Module):
-    """Every place looks at all others, with one head."""
+    """Self-attention over all positions, with one head."""
 
     def __init__(self, width: int):
         super().__init__()

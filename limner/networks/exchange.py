@@ -15,8 +15,8 @@ from limner.networks import codec
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 
 PARTS = {  # inside a block, and inside attention: our names and theirs
-    "norm1": "norm1", "conv1": "conv1", "embed": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-    "skip": "conv_shortcut", "around": "conv_shortcut", "norm": "group_norm", "out": "to_out.0",
+    "norm1": "norm1", "conv1": "conv1", "embedding_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
+    "shortcut": "conv_shortcut", "norm": "group_norm", "out": "to_out.0",
 }  # fmt: skip
 OLD = {
     ".query.": ".to_q.",
@@ -110,8 +110,8 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
             assert isinstance(level, Level)
             for j in range(len(level.blocks)):
                 yield f"{ours}.{i}.blocks.{j}", f"{their}.{i}.resnets.{j}"
-            for j in range(len(level.looks)):
-                yield f"{ours}.{i}.looks.{j}", f"{their}.{i}.attentions.{j}"
+            for j in range(len(level.attentions)):
+                yield f"{ours}.{i}.attentions.{j}", f"{their}.{i}.attentions.{j}"
             if level.resample is not None:
                 if not hasattr(level.resample, "conv"):
                     raise ValueError("its levels are joined by residual blocks")
@@ -121,8 +121,8 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
 
 
 def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """As `_unet`, of a network with ``encoder``, ``decoder``, and ``into`` and ``out_of`` the code."""
-    yield from (("into", "quant_conv"), ("out_of", "post_quant_conv"))
+    """As `_unet`, of a network with an encoder, a decoder, ``quant_conv`` and ``post_quant_conv``."""
+    yield from (("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv"))
     for half, row, resample in (
         ("encoder", "down_blocks", "downsamplers"),
         ("decoder", "up_blocks", "upsamplers"),

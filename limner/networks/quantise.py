@@ -28,7 +28,7 @@ class Codebook(nn.Module):
         return self.entries(index).movedim(-1, 1)
 
 
-def pull(x: Tensor, entry: Tensor, commitment: float = 0.25, legacy: bool = False) -> Tensor:
+def vq_loss(x: Tensor, entry: Tensor, commitment: float = 0.25, legacy: bool = False) -> Tensor:
     """What draws the entries to the vectors and, ``commitment`` times, the vectors to their entries: a scalar.
 
     Van den Oord 2017, eq. 3. ``legacy`` swaps the two weights, as published VQGANs were trained: the value is the

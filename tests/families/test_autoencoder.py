@@ -9,13 +9,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
-from limner.families.autoencoder import VQGAN, Autoencoder, balance, eye
+from limner.families.autoencoder import VQGAN, Autoencoder, balance, perceptual_network
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian
 from limner.metrics.features import random_vgg
 from limner.networks.codec import Down
 from limner.networks.gans.patchgan import PatchGAN, fitting
-from limner.networks.quantise import Codebook, pull, straight_through
+from limner.networks.quantise import Codebook, straight_through, vq_loss
 from limner.networks.random_vgg import leaves
 from tests.helpers import golden
 
@@ -85,7 +85,7 @@ def test_the_codebook_term_agrees_in_value_and_in_both_slopes():
     z_q = book.lookup(index)
     assert_close(z_q, expected["z_q"])
     for legacy, to_z, to_entry in ((False, beta, 1.0), (True, 1.0, beta)):
-        value = pull(z.float(), z_q.float(), beta, legacy)
+        value = vq_loss(z.float(), z_q.float(), beta, legacy)
         assert_close(value.double(), torch.tensor(expected["correct"]).double(), rtol=1e-6, atol=1e-6)
         by_z, by_q = torch.autograd.grad(value, [z, z_q], retain_graph=True)
         difference = 2 * (z - z_q).detach() / z.numel()
@@ -186,7 +186,9 @@ def test_errors_are_summed_beside_the_kl_term_and_averaged_beside_the_codebook()
         torch.manual_seed(5)
         drawn, cost = one.autoencoder(shown.image)
         assert_close(terms["pixels"], times * (drawn - shown.image).abs().mean())
-        far = perceptual_distance(eye(drawn.device)(drawn), eye(drawn.device)(shown.image))
+        far = perceptual_distance(
+            perceptual_network(drawn.device)(drawn), perceptual_network(drawn.device)(shown.image)
+        )
         assert_close(terms["perceptual"], 2 * times * far.mean())
         if kind == "kl":
             assert_close(terms["kl"], 1e-6 * cost)
@@ -245,7 +247,7 @@ def test_the_discriminator_pulls_as_hard_as_the_error_does():
 
 
 def test_the_perceptual_distance_is_zero_for_the_same_and_sees_blur_before_brightness():
-    see = eye(torch.device("cpu"))
+    see = perceptual_network(torch.device("cpu"))
     image = leaves(32, torch.Generator().manual_seed(4))
     assert perceptual_distance(see(image), see(image)).abs().max() == 0
     blurred = nn.functional.avg_pool2d(image, 3, 1, 1)
@@ -258,12 +260,12 @@ def test_the_perceptual_distance_is_zero_for_the_same_and_sees_blur_before_brigh
 
 def test_what_the_distance_sees_with_disturbs_no_random_numbers_and_is_not_the_measure():
     torch.manual_seed(3)
-    eye.cache_clear()
-    eye(torch.device("cpu"))
+    perceptual_network.cache_clear()
+    perceptual_network(torch.device("cpu"))
     after = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(4), after)
-    assert not any("eye" in name for name, _ in model().named_modules())
+    assert not any("perceptual_network" in name for name, _ in model().named_modules())
 
 
 def test_small_images_get_a_shallower_discriminator():

@@ -128,7 +128,7 @@ def test_discriminator_turn_is_the_hinge_of_one_batch_of_real_and_fake() -> None
     torch.manual_seed(5)
     found = model.discriminator_loss(given)["adversarial"]
     torch.manual_seed(5)
-    fake = model.forge(given)
+    fake = model.generate_fakes(given)
     real, forged = (model.discriminator(x, given.condition.label) for x in (given.image, fake))
     torch.testing.assert_close(found, hinge_d(real, forged))
 

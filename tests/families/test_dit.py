@@ -18,7 +18,7 @@ from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding
 from limner.families.dit import DISCRETE, FINEST, STRAIGHT, DiT, DiTConfig, DiTSampling
 from limner.networks.attention import apply_rope, rope_angles, sincos
 from limner.networks.layers import sinusoids
-from limner.networks.transformers.dit import Block, BlocksConfig, DiffusionTransformer, TimeEmbedder
+from limner.networks.transformers.dit import Block, DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.text.encoder import TextConfig
 from tests.helpers import golden
 
@@ -53,7 +53,7 @@ def draw(model: DiT, condition: Condition, seeds, **knobs) -> Tensor:
 def test_published_sizes(size: str, width: int, depth: int, heads: int, parameters: int) -> None:
     """On latents of 32x32x4 with 1000 classes; the number published for XL counts the fixed positions."""
     spec = ImageSpec(4, 32, 32, classes=tuple(map(str, range(1000))))
-    body = BlocksConfig(patch=2, width=width, depth=depth, heads=heads)
+    body = DiTBlocks(patch=2, width=width, depth=depth, heads=heads)
     with torch.device("meta"):
         model = DiT(DiTConfig(body, predict="noise"), spec)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -75,9 +75,9 @@ def test_a_new_network_gives_exactly_nothing(predict: str) -> None:
     assert out.shape == (2, 6 if predict == "noise" else 3, 16, 16) and not out.any()
 
 
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "rotary": True, "gated": True}])
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "rope": True, "swiglu": True}])
 def test_a_new_block_does_nothing_and_every_weight_is_used(changes: dict) -> None:
-    config = BlocksConfig(width=16, depth=1, heads=2, registers=3, **changes)
+    config = DiTBlocks(width=16, depth=1, heads=2, registers=3, **changes)
     block = Block(config)
     x, embedding = torch.randn(2, 5, 16), torch.randn(2, 16)
     assert torch.equal(block(x, embedding, None, []), x)
@@ -93,7 +93,7 @@ def test_a_new_block_does_nothing_and_every_weight_is_used(changes: dict) -> Non
 
 def test_a_patch_is_laid_where_it_was_cut() -> None:
     """Without blocks nothing mixes places, whatever the sides."""
-    body = DiffusionTransformer(BlocksConfig(patch=4, width=8, depth=0, heads=1), 1, 2, (10, 23))
+    body = DiffusionTransformer(DiTBlocks(patch=4, width=8, depth=0, heads=1), 1, 2, (10, 23))
     nn.init.normal_(body.head.weight)
     nn.init.normal_(body.modulation.weight)
     x, embedding = torch.randn(1, 1, 10, 23), torch.randn(1, 8)
@@ -122,14 +122,14 @@ def test_rotary_positions_tell_how_far_not_where() -> None:
 
 
 def test_a_gated_perceptron_has_as_many_weights() -> None:
-    plain, gated = (Block(BlocksConfig(width=96, gated=gated)) for gated in (False, True))
+    plain, gated = (Block(DiTBlocks(width=96, swiglu=gated)) for gated in (False, True))
     one, other = (
         sum(p.numel() for part in (b.up, b.down) for p in part.parameters()) for b in (plain, gated)
     )
     assert other == pytest.approx(one, rel=0.01)
 
 
-@pytest.mark.parametrize("body", [{}, {"qk_norm": True, "rotary": True, "gated": True, "registers": 2}])
+@pytest.mark.parametrize("body", [{}, {"qk_norm": True, "rope": True, "swiglu": True, "registers": 2}])
 def test_an_image_does_not_see_a_neighbours_longer_text(body: dict) -> None:
     model = dit(dataclasses.replace(SPEC, captions=True), body)
     texts = ["red", "a large blue square to the left of a small one", ""]
@@ -283,7 +283,7 @@ def test_refusals() -> None:
     with pytest.raises(LimnerError, match=r"dit .*text"):
         DiT(dataclasses.replace(TINY, condition="text"), SPEC)
     with pytest.raises(LimnerError, match=r"dit .*heads"):
-        DiT(dataclasses.replace(TINY, body=BlocksConfig(width=36, heads=4)), SPEC)
+        DiT(dataclasses.replace(TINY, body=DiTBlocks(width=36, heads=4)), SPEC)
     with pytest.raises(LimnerError, match="weaker"):
         draw(dit(), Condition(1), [0], weaker=dit(predict="noise"))
     assert draw(dit(), Condition(1), [0], weaker=dit(), guidance=2.0).isfinite().all()

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
-from limner.losses.drift import FAR, drift, drift_loss, field, pairs, pairs_alike, weights
-from limner.networks.transformers.dit import BlocksConfig
+from limner.losses.drift import FAR, drift, drift_loss, pairs, pairs_alike, weights
+from limner.networks.transformers.dit import DiTBlocks
 from limner.networks.transformers.patch import PatchConfig
 from tests.helpers import paint
 
@@ -24,6 +24,14 @@ PLAIN = ImageSpec(3, 16, 16)
 CAPTIONED = ImageSpec(3, 16, 16, captions=True)
 LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
 ONE = torch.zeros(200, dtype=torch.long)  # all of one class
+
+
+def field(
+    x: Tensor, positive: Tensor, negative: Tensor, temperature: float, bias: Tensor | None = None
+) -> Tensor:
+    """V(x) [N, D]: towards ``positive`` [P, D], away from ``negative`` [M, D]."""
+    others = torch.cat([positive, negative])
+    return weights(torch.cdist(x, others), len(positive), temperature, bias) @ others
 
 
 def by_the_formula(x: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
@@ -218,7 +226,7 @@ def test_the_generator_draws_every_pixel_alike():
 @pytest.mark.parametrize("spec", [PLAIN, LABELLED, CAPTIONED, ImageSpec(1, 7, 13)])
 def test_generators_learn_and_draw(network, spec):
     torch.manual_seed(0)
-    body = BlocksConfig(patch=4, width=32, depth=1, heads=2)
+    body = DiTBlocks(patch=4, width=32, depth=1, heads=2)
     model = Drifting(dataclasses.replace(TINY, network=network, body=body, styles=4, codes=8), spec)
     shape = (8, spec.channels, spec.height, spec.width)
     label = torch.arange(8) % 2 if spec.classes else None

@@ -71,8 +71,8 @@ def test_words_and_labels_matter():
 def test_each_level_knows_its_places_before_its_blocks():
     """Else nothing multiplies a place by what is asked, and "left of" is learned late: see docs/log.md."""
     unet = flow(ImageSpec(3, 16, 16)).network.unet
-    assert [tuple(p.shape) for p in unet.place] == [(16, 8, 8), (32, 4, 4)]
-    for place in unet.place:
+    assert [tuple(p.shape) for p in unet.position] == [(16, 8, 8), (32, 4, 4)]
+    for place in unet.position:
         x, embedding = torch.zeros(1, 3, 16, 16), torch.randn(2, 1, 32)
         with torch.no_grad():
             before = [unet(x, e) for e in embedding]

@@ -11,13 +11,13 @@ from limner.diffusion.paths import noised
 from limner.diffusion.sampling import shrink
 from limner.families._conditioning import ConditionEmbedding
 from limner.families.latent import DISCRETE, STRAIGHT, LatentDiffusion, LatentSampling, ddim_levels
-from limner.networks.transformers.dit import BlocksConfig
+from limner.networks.transformers.dit import DiTBlocks
 from limner.text.encoder import TextConfig
 from tests.helpers import golden
 
 TINY = LatentDiffusion.presets["tiny"].model
 SPEC = ImageSpec(3, 16, 16)
-SMALL_BODY = BlocksConfig(patch=1, width=32, depth=2, heads=2)
+SMALL_BODY = DiTBlocks(patch=1, width=32, depth=2, heads=2)
 
 
 def latent(spec: ImageSpec = SPEC, **changes) -> LatentDiffusion:
@@ -282,7 +282,7 @@ def test_what_it_refuses():
         with pytest.raises(LimnerError, match=f"latent .*condition {condition}"):
             latent(condition=condition)
     with pytest.raises(LimnerError, match=r"latent cannot be built.*--model"):
-        latent(network="dit", body=BlocksConfig(width=30, heads=4))
+        latent(network="dit", body=DiTBlocks(width=30, heads=4))
     model, another, scaled = latent(), latent(), latent()
     another.autoencoder.decoder.last.bias.data += 1
     scaled.rate += 1

@@ -11,7 +11,7 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import like
 from limner.families._conditioning import ConditionEmbedding
 from limner.families.meanflow import MeanFlow, MeanFlowSampling
-from limner.networks.transformers.dit import BlocksConfig
+from limner.networks.transformers.dit import DiTBlocks
 from limner.networks.unets.unet import UNet
 
 TINY = MeanFlow.presets["tiny"].model
@@ -177,9 +177,7 @@ def test_times_are_still_or_lead_from_noise_to_data_or_in_between():
 
 
 def test_the_transformer_in_place_of_the_unet_learns_by_the_derivative():
-    body = BlocksConfig(
-        patch=4, width=32, depth=1, heads=2, qk_norm=True, rotary=True, gated=True, registers=2
-    )
+    body = DiTBlocks(patch=4, width=32, depth=1, heads=2, qk_norm=True, rope=True, swiglu=True, registers=2)
     model = meanflow(LABELLED, network="transformer", body=body, learn="derivative")
     batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8, label=torch.arange(8) % 2))
     torch.stack(list(model.loss(batch).values())).sum().backward()
@@ -253,9 +251,7 @@ def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match=r"meanflow cannot be built.*as many"):
         MeanFlow(dataclasses.replace(TINY, blocks=(1,)), PLAIN)
     with pytest.raises(LimnerError, match=r"meanflow cannot be built.*heads"):
-        MeanFlow(
-            dataclasses.replace(TINY, network="transformer", body=BlocksConfig(width=36, heads=5)), PLAIN
-        )
+        MeanFlow(dataclasses.replace(TINY, network="transformer", body=DiTBlocks(width=36, heads=5)), PLAIN)
     for changes, spec in (({"condition": "text"}, PLAIN), ({"condition": "label"}, PLAIN)):
         with pytest.raises(LimnerError, match="meanflow"):
             MeanFlow(dataclasses.replace(TINY, **changes), spec)

@@ -385,5 +385,5 @@ def test_a_bounded_generator_stays_within_black_and_white() -> None:
     for seen in (0, 8, 100):
         model.advance(seen)
         image = model.paint(model.latent(Condition(2), Draws([0, 1])), Condition(2))
-        raw = model.fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2)), model.grown)
+        raw = model.generate_fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2)), model.grown)
         assert raw.abs().max() <= 1 and image.shape == (2, 3, 16, 16)

@@ -199,7 +199,10 @@ def test_the_generators_loss_is_the_same_game_from_the_other_side() -> None:
     torch.manual_seed(5)
     terms = model.generator_loss(batch)
     torch.manual_seed(5)
-    real, fake = model.discriminator(batch.image, None), model.discriminator(model.fakes(batch), None)
+    real, fake = (
+        model.discriminator(batch.image, None),
+        model.discriminator(model.generate_fakes(batch), None),
+    )
     torch.testing.assert_close(terms["adversarial"], F.softplus(real - fake).mean())
     terms["adversarial"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
@@ -350,7 +353,7 @@ def test_a_bounded_generator_stays_within_black_and_white() -> None:
     with torch.no_grad():
         for p in model.generator.parameters():
             p.mul_(30)
-    assert model.fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2))).abs().max() <= 1
+    assert model.generate_fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2))).abs().max() <= 1
 
 
 def test_augmentation_sets_in_over_the_burn_in_and_in_training_alone() -> None:

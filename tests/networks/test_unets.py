@@ -162,8 +162,8 @@ def test_where_attention_sits() -> None:
     """Ho 2020 attends in every block of the level, Karras 2022 on the way up in the last alone."""
     with torch.device("meta"):
         ddpm, edm = DiffusionUNet(3, 3, original=True, heads=1), SongUNet(3, 3)
-    assert [len(level.looks) for level in ddpm.down] == [0, 2, 0, 0]
-    assert [len(level.looks) for level in ddpm.up] == [0, 0, 3, 0]
+    assert [len(level.attentions) for level in ddpm.down] == [0, 2, 0, 0]
+    assert [len(level.attentions) for level in ddpm.up] == [0, 0, 3, 0]
     attends = [[block.norm3 is not None for block in level] for level in (*edm.down, edm.middle, *edm.up)]
     none = [False] * 5
     assert attends == [
@@ -184,9 +184,9 @@ def test_the_time_scales_and_shifts_or_is_added() -> None:
     for scale_shift in (True, False):
         block = Block(4, 4, 8, 1e-5, scale_shift, 0.0)
         nn.init.dirac_(block.conv2.weight)
-        nn.init.zeros_(block.embed.bias)
+        nn.init.zeros_(block.embedding_proj.bias)
         h = block.conv1(nn.functional.silu(block.norm1(x)))
-        y = block.embed(told)[:, :, None, None]
+        y = block.embedding_proj(told)[:, :, None, None]
         if scale_shift:
             h = block.norm2(h) * (1 + y[:, :4]) + y[:, 4:]
         else:
@@ -213,7 +213,7 @@ def test_weights_of_karras() -> None:
 def test_weights_of_ho_treat_queries_keys_and_values_as_three() -> None:
     torch.manual_seed(0)
     unet = DiffusionUNet(3, 3, 64, (1,), 1, (0,), heads=1, original=True)
-    for weight in unet.down[0].looks[0].qkv.weight.chunk(3):
+    for weight in unet.down[0].attentions[0].qkv.weight.chunk(3):
         assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 
 
@@ -233,14 +233,13 @@ def test_the_network_of_karras_depends_on_all_that_it_is_told() -> None:
 # ---- interface
 
 
-def test_labels_tokens_and_more_matter_and_minus_one_is_no_label() -> None:
+def test_labels_and_tokens_matter_and_minus_one_is_no_label() -> None:
     unet = stir(small(classes=3, context=6))
     x, t, tokens = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 4, 6)
     plain = unet(x, t, tokens=tokens)
     assert_close(unet(x, t, torch.tensor([-1, -1]), tokens), plain)
     assert not torch.allclose(unet(x, t, torch.tensor([2, 0]), tokens), plain, atol=1e-4)
     assert not torch.allclose(unet(x, t, tokens=tokens + 1), plain, atol=1e-4)
-    assert not torch.allclose(unet(x, t, tokens=tokens, more=torch.ones(2, 64)), plain, atol=1e-4)
 
 
 def test_padding_among_the_tokens_is_not_seen() -> None:

@@ -56,8 +56,8 @@ class Mapping(nn.Module):
         parts = [] if z is None else [pixel_norm(z)]
         if self.embed is not None:
             assert label is not None
-            told = F.one_hot(label, self.classes).to(self.embed.weight.dtype)  # [B, K]
-            parts.append(pixel_norm(self.embed(told)))
+            one_hot = F.one_hot(label, self.classes).to(self.embed.weight.dtype)  # [B, K]
+            parts.append(pixel_norm(self.embed(one_hot)))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
             x = leaky(layer(x))
@@ -136,7 +136,7 @@ class SkipGenerator(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """Two convolutions to half the size, and around them by one of 1x1 (Karras 2020, fig. 7c)."""
+    """Two convolutions to half the size, and a shortcut by a 1x1 convolution (Karras 2020, fig. 7c)."""
 
     down: Tensor
 
@@ -144,11 +144,11 @@ class ResidualDown(nn.Module):
         super().__init__()
         self.same = EqualConv2d(inputs, inputs, 3)
         self.halve = EqualConv2d(inputs, outputs, 3)
-        self.around = EqualConv2d(inputs, outputs, 1, bias=False, gain=0.5**0.5)
+        self.shortcut = EqualConv2d(inputs, outputs, 1, bias=False, gain=0.5**0.5)
         self.register_buffer("down", kernel(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.around(downsample2d(x, self.down))
+        y = self.shortcut(downsample2d(x, self.down))
         x = leaky(self.same(x))
         x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
         x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)

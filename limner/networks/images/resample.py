@@ -55,12 +55,6 @@ def downsample2d(x: Tensor, filter: Tensor) -> Tensor:
     return resample2d(x, filter, down=2, pad=(before, after, before, after))
 
 
-def filter2d(x: Tensor, filter: Tensor) -> Tensor:
-    """[B, C, H, W] -> the same size."""
-    n = len(filter)
-    return resample2d(x, filter, pad=(n // 2, (n - 1) // 2, n // 2, (n - 1) // 2))
-
-
 def resample2d(
     x: Tensor,
     filter: Tensor,

@@ -18,15 +18,15 @@ from limner.networks.layers import init_xavier, pad_to_multiple, sinusoids, zero
 
 
 @dataclass(frozen=True)
-class BlocksConfig:
+class DiTBlocks:
     patch: int = 4  # pixels a side of a patch
     width: int = 256  # of a token
     depth: int = 6  # blocks
     heads: int = 4
-    ratio: float = 4.0  # the perceptron's width over the token's
+    mlp_ratio: float = 4.0  # width of the MLP's hidden layer over the token's
     qk_norm: bool = False  # queries and keys normalised, by RMS (Dehghani 2023)
-    rotary: bool = False  # queries and keys also turned by their place (Su 2021)
-    gated: bool = False  # SwiGLU in place of GELU (Shazeer 2020), with as many weights
+    rope: bool = False  # rotary position embeddings on queries and keys (Su 2021)
+    swiglu: bool = False  # SwiGLU in place of GELU, with the same number of weights (Shazeer 2020)
     registers: int = 0  # tokens beside the patches that carry time and condition (Li and He 2025)
 
 
@@ -51,31 +51,31 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer perceptron, each modulated and gated by the embedding [B, W]."""
+    """Self-attention and a two-layer MLP, each modulated and gated by the embedding [B, W]."""
 
-    def __init__(self, config: BlocksConfig):
+    def __init__(self, config: DiTBlocks):
         super().__init__()
         c, width = config, config.width
-        self.heads, self.gated = c.heads, c.gated
-        inner = int(c.ratio * width * (2 / 3 if c.gated else 1))
+        self.heads, self.swiglu = c.heads, c.swiglu
+        inner = int(c.mlp_ratio * width * (2 / 3 if c.swiglu else 1))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, (1 + c.gated) * inner), nn.Linear(inner, width)
+        self.up, self.down = nn.Linear(width, (1 + c.swiglu) * inner), nn.Linear(inner, width)
         norms = [nn.RMSNorm(width // c.heads, eps=1e-6) if c.qk_norm else nn.Identity() for _ in "qk"]
         self.norm_q, self.norm_k = norms
         init_xavier(self)
         self.modulation = zero_init(nn.Linear(width, 6 * width))
 
-    def forward(self, x: Tensor, embedding: Tensor, mask: Tensor | None, turn: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, mask: Tensor | None, angles: list[Tensor]) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
         h = self.qkv(modulate(x, shift1, scale1))  # [B, L, 3W]
         q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # 3 x [B, heads, L, D]
         q, k = self.norm_q(q), self.norm_k(k)
-        if turn:
-            q, k = apply_rope(q, *turn), apply_rope(k, *turn)
+        if angles:
+            q, k = apply_rope(q, *angles), apply_rope(k, *angles)
         h = attend(q, k, v, mask).transpose(1, 2).flatten(2)  # [B, L, W]
         x = x + gate1 * self.out(h)  # [B, L, W]
         h = self.up(modulate(x, shift2, scale2))  # [B, L, inner] or twice that
-        if self.gated:
+        if self.swiglu:
             gate, h = h.chunk(2, dim=-1)
             return x + gate2 * self.down(F.silu(gate) * h)  # [B, L, W]
         return x + gate2 * self.down(F.gelu(h, approximate="tanh"))  # [B, L, W]
@@ -92,9 +92,7 @@ class DiffusionTransformer(nn.Module):
     cos: Tensor | None
     sin: Tensor | None
 
-    def __init__(
-        self, config: BlocksConfig, channels: int, out: int, size: tuple[int, int], context: int = 0
-    ):
+    def __init__(self, config: DiTBlocks, channels: int, out: int, size: tuple[int, int], context: int = 0):
         super().__init__()
         c = config
         if c.width % (4 * c.heads):
@@ -111,7 +109,7 @@ class DiffusionTransformer(nn.Module):
         self.registers = nn.Parameter(0.02 * torch.randn(c.registers, c.width)) if c.registers else None
         where = self.embed.weight.device
         self.register_buffer("position", sincos(c.width, self.grid, where).float(), persistent=False)
-        angles = rope_angles(self.grid, c.width // c.heads, where) if c.rotary else None
+        angles = rope_angles(self.grid, c.width // c.heads, where) if c.rope else None
         self.register_buffer("cos", None if angles is None else angles.cos(), persistent=False)
         self.register_buffer("sin", None if angles is None else angles.sin(), persistent=False)
 
@@ -128,9 +126,9 @@ class DiffusionTransformer(nn.Module):
             x = torch.cat([self.context(tokens), x], dim=1)  # [B, N + R + L, W]
         else:
             mask = None
-        turn = [] if self.cos is None or self.sin is None else [self.cos, self.sin]
+        angles = [] if self.cos is None or self.sin is None else [self.cos, self.sin]
         for block in self.blocks:
-            x = block(x, embedding, mask, turn)
+            x = block(x, embedding, mask, angles)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)  # 2 x [B, 1, W]
         x = self.head(modulate(x[:, -places:], shift, scale))  # [B, L, p p out]
         x = x.unflatten(2, (self.patch, self.patch, self.out)).unflatten(1, self.grid)  # [B, h, w, p, p, out]

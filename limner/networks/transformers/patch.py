@@ -20,21 +20,24 @@ class PatchConfig:
     width: int = 128  # of a token
     depth: int = 6  # layers
     heads: int = 4
-    ratio: float = 4.0  # the perceptron's width over the token's
+    mlp_ratio: float = 4.0  # width of the MLP's hidden layer over the token's
 
 
 class Layer(nn.Module):
-    """Self-attention and a two-layer perceptron, each after a norm and added to its input.
+    """Self-attention and a two-layer MLP, each after a norm and added to its input.
 
     ``drop`` is the chance that an image goes past a part of the layer in training (Huang 2016).
     """
 
-    def __init__(self, width: int, heads: int, ratio: float = 4.0, drop: float = 0.0):
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop: float = 0.0):
         super().__init__()
         self.heads, self.drop = heads, drop
         self.norm1, self.norm2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, int(ratio * width)), nn.Linear(int(ratio * width), width)
+        self.up, self.down = (
+            nn.Linear(width, int(mlp_ratio * width)),
+            nn.Linear(int(mlp_ratio * width), width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -94,7 +97,7 @@ class PatchTransformer(nn.Module):
             self.position = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], c.width))
             self.position.data[:, 1:] = sincos(c.width, self.grid, self.position.device)
         drops = [drop * i / max(c.depth - 1, 1) for i in range(c.depth)]
-        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.ratio, d) for d in drops)
+        self.layers = nn.ModuleList(Layer(c.width, c.heads, c.mlp_ratio, d) for d in drops)
         self.norm = nn.LayerNorm(c.width, 1e-6)
         init_xavier(self)
 

@@ -37,7 +37,7 @@ def resampled(x: Tensor, way: Resample) -> Tensor:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, told of the time between them, added to their input; the sum begins as the input.
+    """Two 3x3 convolutions, with the time embedding between them, added to their input; the sum begins as the input.
 
     ``scale_shift``: the time scales and shifts what the second norm gives (Nichol 2021, appendix A), rather
     than being added before it.
@@ -50,22 +50,22 @@ class Block(nn.Module):
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
         self.norm1, self.conv1 = norm(inputs, eps), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.embed = nn.Linear(embedding, outputs * (2 if scale_shift else 1))
+        self.embedding_proj = nn.Linear(embedding, outputs * (2 if scale_shift else 1))
         self.norm2, self.conv2 = norm(outputs, eps), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = resampled(F.silu(self.norm1(x)), self.resample)  # [B, I, H', W']
         h = self.conv1(h)  # [B, O, H', W']
-        told = self.embed(embedding)[:, :, None, None]  # [B, O or 2 O, 1, 1]
+        modulation = self.embedding_proj(embedding)[:, :, None, None]  # [B, O or 2 O, 1, 1]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)  # 2 x [B, O, 1, 1]
+            scale, shift = modulation.chunk(2, dim=1)  # 2 x [B, O, 1, 1]
             h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, O, H', W']
         else:
-            h = self.norm2(h + told)  # [B, O, H', W']
+            h = self.norm2(h + modulation)  # [B, O, H', W']
         h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
-        return self.skip(resampled(x, self.resample)) + h  # [B, O, H', W']
+        return self.shortcut(resampled(x, self.resample)) + h  # [B, O, H', W']
 
 
 class Down(nn.Module):
@@ -92,7 +92,7 @@ class Up(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place looks at all others."""
+    """Self-attention over all positions."""
 
     def __init__(self, width: int, heads: int, eps: float, order: Order):
         super().__init__()
@@ -107,8 +107,8 @@ class Attention(nn.Module):
         return x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
 
 
-class Look(nn.Module):
-    """Attention from h to ``context``, or to itself; the projections have no offsets but the last."""
+class MultiHeadAttention(nn.Module):
+    """Attention from h to ``context``, or from h to itself; only the last projection has a bias."""
 
     def __init__(self, width: int, heads: int, context: int = 0):
         super().__init__()
@@ -131,45 +131,47 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.widen, self.out = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        h, gate = self.widen(h).chunk(2, dim=-1)  # 2 x [B, HW, 4C]
-        return self.out(h * F.gelu(gate))  # [B, HW, C]
+        h, gate = self.up(h).chunk(2, dim=-1)  # 2 x [B, HW, 4C]
+        return self.down(h * F.gelu(gate))  # [B, HW, C]
 
 
 class SpatialTransformer(nn.Module):
-    """One transformer block over the places of an image: they look at each other, then at the tokens (Rombach 2022)."""
+    """A transformer block over all positions: self-attention, cross-attention to the tokens, MLP (Rombach 2022)."""
 
     def __init__(self, width: int, heads: int, context: int):
         super().__init__()
         self.norm = norm(width, 1e-6)
-        self.enter = nn.Linear(width, width)
-        self.norm1, self.places = nn.LayerNorm(width), Look(width, heads)
-        self.norm2, self.tokens = nn.LayerNorm(width), Look(width, heads, context)
-        self.norm3, self.feed = nn.LayerNorm(width), FeedForward(width)
-        self.leave = zero_init(nn.Linear(width, width))
+        self.proj_in = nn.Linear(width, width)
+        self.norm1, self.self_attention = nn.LayerNorm(width), MultiHeadAttention(width, heads)
+        self.norm2, self.cross_attention = nn.LayerNorm(width), MultiHeadAttention(width, heads, context)
+        self.norm3, self.feed_forward = nn.LayerNorm(width), FeedForward(width)
+        self.proj_out = zero_init(nn.Linear(width, width))
 
     def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         assert tokens is not None, "a network with a context needs tokens"
-        seen = None if mask is None else mask[:, None, None]  # [B, 1, 1, L]
-        h = self.enter(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, C]
-        places = self.norm1(h)  # [B, HW, C]
-        h = h + self.places(places, places)  # [B, HW, C]
-        h = h + self.tokens(self.norm2(h), tokens, seen)  # [B, HW, C]
-        h = h + self.feed(self.norm3(h))  # [B, HW, C]
-        return x + self.leave(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
+        visible = None if mask is None else mask[:, None, None]  # [B, 1, 1, L]
+        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, C]
+        normed = self.norm1(h)  # [B, HW, C]
+        h = h + self.self_attention(normed, normed)  # [B, HW, C]
+        h = h + self.cross_attention(self.norm2(h), tokens, visible)  # [B, HW, C]
+        h = h + self.feed_forward(self.norm3(h))  # [B, HW, C]
+        return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
 
 
 class Level(nn.Module):
-    """What happens at one size: ``looks`` is empty or has one for each block; ``resample`` leads to the next.
+    """What happens at one size: ``attentions`` is empty or has one for each block; ``resample`` leads to the next.
 
     On the way down each result is put on the pile of ``skips``, on the way up each block takes the topmost.
     """
 
-    def __init__(self, up: bool, blocks: list[Block], looks: list[nn.Module], resample: nn.Module | None):
+    def __init__(
+        self, up: bool, blocks: list[Block], attentions: list[nn.Module], resample: nn.Module | None
+    ):
         super().__init__()
-        self.up, self.blocks, self.looks = up, nn.ModuleList(blocks), nn.ModuleList(looks)
+        self.up, self.blocks, self.attentions = up, nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resample = resample
 
     def forward(
@@ -179,8 +181,8 @@ class Level(nn.Module):
             if self.up:
                 x = torch.cat([x, skips.pop()], dim=1)  # [B, C + S, H, W]
             x = block(x, embedding)  # [B, C, H, W]
-            if self.looks:
-                x = self.looks[i](x, tokens, mask)
+            if self.attentions:
+                x = self.attentions[i](x, tokens, mask)
             if not self.up:
                 skips.append(x)
         if self.resample is not None:
@@ -195,7 +197,7 @@ class DiffusionUNet(nn.Module):
 
     ``multiples`` are the levels' widths in units of ``width``, ``attention`` the numbers of the levels that
     attend, in every block. Heads are ``head`` channels wide, or there are ``heads`` of them. With ``context``, the
-    width of text tokens, they look at these too. Any height and width: padded inside and cut off again.
+    width of text tokens, they also attend to these. Any height and width: padded inside and cut off again.
 
     ``original`` has the details of Ho 2020: order of the time's features, epsilon, padding, weights.
     ``resample_blocks``: levels are joined by blocks that resample rather than by convolutions (Dhariwal 2021).
@@ -230,7 +232,7 @@ class DiffusionUNet(nn.Module):
         def block(inputs: int, outputs: int, resample: Resample = "") -> Block:
             return Block(inputs, outputs, embedding, eps, scale_shift, dropout, resample)
 
-        def look(wide: int) -> nn.Module:
+        def attend_at(wide: int) -> nn.Module:
             wanted = heads or max(1, wide // head)
             count = next(n for n in range(wanted, 0, -1) if wide % n == 0)
             return SpatialTransformer(wide, count, context) if context else Attention(wide, count, eps, order)
@@ -247,15 +249,15 @@ class DiffusionUNet(nn.Module):
         for level, wide in enumerate(widths):
             row = [block(now if i == 0 else wide, wide) for i in range(blocks)]
             last = level + 1 == len(widths)
-            looks = [look(wide) for _ in row] if level in attention else []
-            self.down.append(Level(False, row, looks, None if last else join(wide, "down")))
+            attentions = [attend_at(wide) for _ in row] if level in attention else []
+            self.down.append(Level(False, row, attentions, None if last else join(wide, "down")))
             skips += [wide] * (blocks if last else blocks + 1)
             now = wide
-        self.middle = nn.ModuleList([block(now, now), look(now), block(now, now)])
+        self.middle = nn.ModuleList([block(now, now), attend_at(now), block(now, now)])
         for level, wide in reversed(list(enumerate(widths))):
             row = [block(skips.pop() + (now if i == 0 else wide), wide) for i in range(blocks + 1)]
-            looks = [look(wide) for _ in row] if level in attention else []
-            self.up.append(Level(True, row, looks, join(wide, "up") if level else None))
+            attentions = [attend_at(wide) for _ in row] if level in attention else []
+            self.up.append(Level(True, row, attentions, join(wide, "up") if level else None))
             now = wide
         self.norm = norm(now, eps)
         self.head = zero_init(nn.Conv2d(now, out, 3, padding=1))
@@ -273,25 +275,19 @@ class DiffusionUNet(nn.Module):
         label: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
-        more: Tensor | None = None,
     ) -> Tensor:
-        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], True where there is one.
-
-        ``more`` [B, 4 width] is added to what the blocks are told of the time.
-        """
+        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], True where there is one."""
         height, width = x.shape[-2:]
         embedding = self.time(sinusoids(t, self.width, self.original))  # [B, E]
         if self.label is not None and label is not None:
             embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # [B, E]
-        if more is not None:
-            embedding = embedding + more  # [B, E]
         embedding = F.silu(embedding)  # [B, E]
         x = self.stem(pad_to_multiple(x, self.multiple))  # [B, W, H, W]
         skips = [x]
         for level in self.down.children():
             x = level(x, embedding, tokens, mask, skips)
-        before, look, after = self.middle.children()
-        x = after(look(before(x, embedding), tokens, mask), embedding)  # [B, Wl, H/2^l, W/2^l]
+        before, attention, after = self.middle.children()
+        x = after(attention(before(x, embedding), tokens, mask), embedding)  # [B, Wl, H/2^l, W/2^l]
         for level in self.up.children():
             x = level(x, embedding, tokens, mask, skips)
         x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]

@@ -39,11 +39,11 @@ class SongBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.norm1, self.conv1 = norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.embed = nn.Linear(embedding, outputs)
+        self.embedding_proj = nn.Linear(embedding, outputs)
         self.norm2, self.conv2 = norm(outputs, EPS, GROUP), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         projects = inputs != outputs or resample
-        self.skip = nn.Conv2d(inputs, outputs, 1) if projects else nn.Identity()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if projects else nn.Identity()
         self.norm3 = norm(outputs, EPS, GROUP) if attends else None
         init_xavier_all(self)
         small(self.conv2)
@@ -53,9 +53,9 @@ class SongBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(resampled(F.silu(self.norm1(x)), self.resample))  # [B, O, H', W']
-        h = self.norm2(h + self.embed(embedding)[:, :, None, None])  # [B, O, H', W']
+        h = self.norm2(h + self.embedding_proj(embedding)[:, :, None, None])  # [B, O, H', W']
         h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
-        x = (self.skip(resampled(x, self.resample)) + h) * HALF  # [B, O, H', W']
+        x = (self.shortcut(resampled(x, self.resample)) + h) * HALF  # [B, O, H', W']
         if self.norm3 is None:
             return x
         h = self.qkv(self.norm3(x).flatten(2).transpose(1, 2))  # [B, HW, 3O]

@@ -40,26 +40,28 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place looks at all places and at the context's tokens, in one softmax (Saharia 2022, Imagen).
+    """Self-attention over all positions and cross-attention to the tokens, in one softmax (Saharia 2022, Imagen).
 
-    With ``places`` off it looks at the tokens alone, which is much cheaper where there are many places.
+    Without ``self_attention`` it attends to the tokens alone, which is much cheaper at large sizes.
     """
 
-    def __init__(self, width: int, size: tuple[int, int], head: int, context: int, places: bool = True):
+    def __init__(
+        self, width: int, size: tuple[int, int], head: int, context: int, self_attention: bool = True
+    ):
         super().__init__()
-        self.heads, self.places = head_count(width, head), places
+        self.heads = head_count(width, head)
         self.norm = norm(width)
         self.position = nn.Parameter(0.1 * torch.randn(width, *size))
         self.query = nn.Linear(width, width)
-        self.place = nn.Linear(width, 2 * width) if places else None
+        self.key_value = nn.Linear(width, 2 * width) if self_attention else None
         self.context = nn.Linear(context, 2 * width) if context else None
         self.out = zero_init(nn.Linear(width, width))
 
     def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         h = (self.norm(x) + self.position).flatten(2).transpose(1, 2)  # [B, HW, C]
         keys = []
-        if self.place is not None:
-            keys.append(self.place(h))  # [B, HW, 2C]
+        if self.key_value is not None:
+            keys.append(self.key_value(h))  # [B, HW, 2C]
         if self.context is not None and tokens is not None and mask is not None:
             mask = F.pad(mask, (h.shape[1] if keys else 0, 0), value=True)[:, None, None]  # [B, 1, 1, keys]
             keys.append(self.context(tokens))  # [B, L, 2C]
@@ -98,20 +100,22 @@ class UNet(nn.Module):
         height, width = (math.ceil(side / self.multiple) * self.multiple // patch for side in size)
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
-        self.look = nn.ModuleDict()
-        self.place = nn.ParameterList()  # before the blocks, whose modulation then tells places apart
+        self.downsample, self.upsample = nn.ModuleList(), nn.ModuleList()
+        self.attention = nn.ModuleDict()
+        self.position = (
+            nn.ParameterList()
+        )  # added before the blocks, so that their modulation depends on the position
         for level, (wide, depth) in enumerate(zip(widths, blocks, strict=True)):
             self.down.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
             self.up.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
-            self.place.append(nn.Parameter(0.3 * torch.randn(wide, height >> level, width >> level)))
+            self.position.append(nn.Parameter(0.3 * torch.randn(wide, height >> level, width >> level)))
             if level in attention or (context and level in reading):
                 size = (height >> level, width >> level)
                 for way in ("down", "up"):
-                    self.look[f"{way}{level}"] = Attention(wide, size, head, context, level in attention)
+                    self.attention[f"{way}{level}"] = Attention(wide, size, head, context, level in attention)
             if level + 1 < len(widths):
-                self.shrink.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
-                self.grow.append(nn.Conv2d(widths[level + 1], wide, 1))
+                self.downsample.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
+                self.upsample.append(nn.Conv2d(widths[level + 1], wide, 1))
         self.norm = norm(widths[0])
         self.head = zero_init(nn.Conv2d(widths[0], out * patch**2, 3, padding=1))
 
@@ -124,20 +128,20 @@ class UNet(nn.Module):
         x = self.stem(F.pixel_unshuffle(x, self.patch))  # [B, W0, H/p, W/p]
         skips = []
         for level, blocks in enumerate(self.down):
-            x = x + self.place[level]  # [B, Wl, H/p/2^l, W/p/2^l]
+            x = x + self.position[level]  # [B, Wl, H/p/2^l, W/p/2^l]
             for block in blocks.children():
                 x = block(x, embedding)  # [B, Wl, H/p/2^l, W/p/2^l]
-            if f"down{level}" in self.look:
-                x = self.look[f"down{level}"](x, tokens, mask)
-            if level < len(self.shrink):
+            if f"down{level}" in self.attention:
+                x = self.attention[f"down{level}"](x, tokens, mask)
+            if level < len(self.downsample):
                 skips.append(x)
-                x = self.shrink[level](x)
+                x = self.downsample[level](x)
         for level in reversed(range(len(self.up))):
-            if level < len(self.grow):
-                x = F.interpolate(self.grow[level](x), scale_factor=2.0) + skips.pop()
+            if level < len(self.upsample):
+                x = F.interpolate(self.upsample[level](x), scale_factor=2.0) + skips.pop()
             for block in self.up[level].children():
                 x = block(x, embedding)
-            if f"up{level}" in self.look:
-                x = self.look[f"up{level}"](x, tokens, mask)
+            if f"up{level}" in self.attention:
+                x = self.attention[f"up{level}"](x, tokens, mask)
         x = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)  # [B, out, H, W]
         return x[..., :height, :width]
