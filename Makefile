@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check venv dev clean
+.PHONY: demo test check docs venv dev clean
 
 venv: .venv/.made
 .venv/.made: constraints.txt pyproject.toml
@@ -29,6 +29,9 @@ check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+docs: dev
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv runs

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from peers import Limner, machine
+from record import record
 
 import limner
 from limner.core import LimnerError
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--json", action="store_true", help="for programs to read")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/batch_cost.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     data = limner.open_data(args.source, size=(args.size, args.size))
@@ -49,12 +51,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     batch = contestant.batch
     read = median_seconds(lambda i: data.batch(data.order(i * batch, batch, seed=0)), 20 * args.steps)
     step = median_seconds(lambda i: contestant.step(0.5), args.steps)
-    told = {"batch": batch, "read_ms": 1e3 * read, "step_ms": 1e3 * step, "share": read / step}
+    figures = {"batch": batch, "read_ms": 1e3 * read, "step_ms": 1e3 * step, "share": read / step}
+    if args.record:
+        row = {
+            "figure": "reading a batch, share of a training step",
+            "value": round(100 * read / step, 3),
+            "unit": "%",
+        }
+        record(
+            "batch_cost",
+            {"figure": "figure", "value": "measured", "unit": "unit"},
+            [row],
+            threads=args.threads,
+        )
     if args.json:
-        print(json.dumps(told | machine(args.threads)))
+        print(json.dumps(figures | machine(args.threads)))
     else:
         print(
-            f"{told['read_ms']:.2f} ms of a {told['step_ms']:.0f} ms step on {batch} images: {read / step:.2%}"
+            f"{figures['read_ms']:.2f} ms of a {figures['step_ms']:.0f} ms step on {batch} images: {read / step:.2%}"
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from pairs import alternate, noise_data
 from peers import Limner, machine
+from record import record
 
 from limner import families
 from limner.core import Condition
@@ -49,11 +50,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a slice")
     parser.add_argument("--batch", type=int, default=64, help="images drawn at once")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/cost.json")
     given = parser.parse_args()
     data = noise_data()
     print(machine(torch.get_num_threads()))
     print(f"{'family':<12}{'train/s':>10}{'of flow':>9}{'':>16}{'ms a draw':>12}{'of flow':>10}{'':>16}")
-    flow = Limner(data)
+    flow, rows = Limner(data), []
     for name in given.families.split(","):
         other = Limner(data, name=name)
         other.loop.seen = GROWN
@@ -75,6 +77,17 @@ def main() -> None:
                 f"{1000 / cells[1][0]:>12.2f}{cells[1][1]:>9.4f}x ({cells[1][2]:.4f} to {cells[1][3]:.4f})"
             )
         print(line, flush=True)
+        row = {"family": name, "rate": round(cells[0][0]), "train": [round(x, 2) for x in cells[0][1:]]}
+        if len(cells) > 1:
+            row |= {"ms": round(1000 / cells[1][0], 2), "draw": [round(x, 4) for x in cells[1][1:]]}
+        rows.append(row)
+    if given.record:
+        columns = {
+            "family": "family", "rate": "images/s in training", "train": "training cost, of flow's",
+            "ms": "ms an image", "draw": "drawing cost, of flow's",
+        }  # fmt: skip
+        note = f"small presets, 3x32x32, {given.pairs} pairs, smallest to largest"
+        print(f"Written: {record('cost', columns, rows, note)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from record import record
 
 from limner.data import open_data, pack
 from limner.settings import DataOptions
@@ -37,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, pack.cores()])
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/packing.json")
     args = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "photographs")
         folder.mkdir()
@@ -53,6 +56,8 @@ def main() -> None:
             print(
                 f"  {workers} workers: {args.images / passed:,.0f} images/s, {used / passed:.2f} cores busy"
             )
+            figure = f"packing {args.images:,} JPEGs of 640x480, workers: {workers}"
+            rows.append({"figure": figure, "value": round(args.images / passed), "unit": "images/s"})
         started = time.perf_counter()
         open_data(folder, size=(32, 32), options=options, progress=False)
         print(f"  opened again: {time.perf_counter() - started:.3f} s")
@@ -63,6 +68,11 @@ def main() -> None:
             data.batch(data.order(64 * step, 64, seed=0))
             times.append(time.perf_counter() - started)
         print(f"  a batch of 64 at 3x32x32: {np.median(times) * 1e6:.0f} us")
+    rows.append(
+        {"figure": "reading a batch of 64", "value": round(float(np.median(times)) * 1e6), "unit": "us"}
+    )
+    if args.record:
+        record("packing", {"figure": "figure", "value": "measured", "unit": "unit"}, rows)
 
 
 if __name__ == "__main__":

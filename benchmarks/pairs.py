@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peers import LIBRARIES, Contestant, Limner, as_tensor, available, machine
+from record import record
 
 from limner.core import ImageSpec
 from limner.data import Data
@@ -75,20 +77,21 @@ def compare(act: Callable[[Contestant], int], about: str | None) -> None:
     parser.add_argument("--preset", default="small", help="of Limner's flow")
     parser.add_argument("--channels-last", action="store_true", help="also the libraries in channels_last")
     parser.add_argument("--json", action="store_true", help="for programs to read")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/SCRIPT.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = noise_data()
     ours = Limner(data, args.batch, args.preset)
-    told: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "batch": args.batch,
         "limner_parameters": ours.parameters,
         **machine(args.threads),
     }
-    told["against"] = rows = {}
+    figures["against"] = rows = {}
     libraries = available(LIBRARIES)
     if not libraries:
         act(ours)
-        told["limner_images_per_second"] = speed = rate(lambda: act(ours), args.seconds)
+        figures["limner_images_per_second"] = speed = rate(lambda: act(ours), args.seconds)
         print(f"limner alone: {speed:.2f} images/s", file=sys.stderr)
     for kind, channels_last in itertools.product(
         libraries, (False, True) if args.channels_last else (False,)
@@ -104,5 +107,26 @@ def compare(act: Callable[[Contestant], int], about: str | None) -> None:
             file=sys.stderr,
             flush=True,
         )
+    if args.record:
+        keep(figures, args)
     if args.json:
-        print(json.dumps(told))
+        print(json.dumps(figures))
+
+
+def keep(figures: dict[str, Any], args: argparse.Namespace) -> None:
+    """One row a library in benchmarks/results/, by the name of the script that runs."""
+    columns = {
+        "batch": "batch", "peer": "beside", "ratio": "times as many images/s", "limner": "Limner, images/s",
+        "theirs": "peer, images/s",
+    }  # fmt: skip
+    rows = [
+        {
+            "batch": figures["batch"], "peer": name,
+            "ratio": [round(row[k], 2) for k in ("ratio", "ratio_least", "ratio_most")],
+            "limner": round(row["limner_images_per_second"], 1), "theirs": round(row["peer_images_per_second"], 1),
+        }
+        for name, row in figures["against"].items()
+    ]  # fmt: skip
+    size = f"3x32x32, {figures['limner_parameters']:,} parameters within 3%"
+    note = f"{size}, median of {args.pairs} pairs, smallest to largest"
+    record(Path(sys.argv[0]).stem, columns, rows, note, args.threads)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from peers import DCGAN, PEERS, Limner, as_tensor, available, count, machine
+from record import record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,7 +153,7 @@ def run_set(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     print(f"  {'real images':<30} Frechet distance {floor:10.3f}  (n = {len(samples[0])}: the floor)")
 
     results: dict[str, Any] = {}
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "images": len(data),
         "judge_accuracy": accuracy,
         "floor": floor,
@@ -175,9 +176,9 @@ def run_set(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.peers:
         best = min((r["frechet"], n) for n, r in results.items() if n != Limner.name)
-        told |= {"best_peer": best[1], "ratio": results[Limner.name]["frechet"] / best[0]}
-        print(f"  Limner's distance is {told['ratio']:.2f} of the best peer's ({best[1]})")
-    return told
+        summary |= {"best_peer": best[1], "ratio": results[Limner.name]["frechet"] / best[0]}
+        print(f"  Limner's distance is {summary['ratio']:.2f} of the best peer's ({best[1]})")
+    return summary
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -195,16 +196,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--peers", nargs="*", choices=[p.name for p in PEERS], default=[p.name for p in PEERS]
     )
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/quality_budget.json")
     args = parser.parse_args(argv)
     if args.out.exists():
         raise LimnerError(f"{args.out} is there already: name a new folder for --out.")
     args.peers = available([p for p in PEERS if p.name in args.peers])
     args.out.mkdir(parents=True)
     torch.set_num_threads(args.threads)
-    told: dict[str, Any] = {"seconds": args.seconds, "seed": args.seed, **machine(args.threads), "sets": {}}
+    summary: dict[str, Any] = {
+        "seconds": args.seconds,
+        "seed": args.seed,
+        **machine(args.threads),
+        "sets": {},
+    }
     for name in args.sets:
-        told["sets"][name] = run_set(name, args.out, args)
-        (args.out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        summary["sets"][name] = run_set(name, args.out, args)
+        (args.out / "results.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if args.record:
+        keep(summary, args)
+
+
+def keep(summary: dict[str, Any], args: argparse.Namespace) -> None:
+    """One row a set in benchmarks/results/."""
+    short = {
+        "limner": "limner",
+        "dcgan": "dcgan",
+        "denoising-diffusion-pytorch": "ddp",
+        "diffusers": "diffusers",
+    }
+    columns = {"data": "images", "floor": "real images (floor)", **{v: k for k, v in short.items()}}
+    rows = []
+    for name, found in summary["sets"].items():
+        row = {"data": name, "floor": round(found["floor"], 1), "ratio": round(found.get("ratio", 0), 3)}
+        for kind, figures in found["contestants"].items():
+            key = short.get(kind, kind)
+            row |= {key: round(figures["frechet"], 1), f"{key}_seen": figures["images_seen"]}
+        rows.append(row)
+    note = f"{args.seconds:g} s of training each, 32x32, n = {args.n}; Frechet distance in one classifier's features"
+    record("quality_budget", columns | {"ratio": "ratio to the best peer"}, rows, note, args.threads)
 
 
 if __name__ == "__main__":

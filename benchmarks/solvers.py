@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from record import record
 from torch import Tensor
 
 from limner.diffusion import solvers
@@ -61,7 +62,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--to", type=Path, default=Path("runs/solvers.svg"))
-    to = parser.parse_args().to
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/solvers.json")
+    given = parser.parse_args()
+    to, rows = given.to, []
     lines = {name: [error(solve, preserving(n)) for n in STEPS] for name, solve in SOLVERS.items()}
     print(f"{'solver':<8}{'10 steps':>12}{'40 steps':>12}{'160 steps':>12}{'order':>8}")
     for name, points in lines.items():
@@ -69,6 +72,16 @@ def main() -> None:
         order = math.log2(errors[STEPS.index(80)] / errors[STEPS.index(160)])
         cells = "".join(f"{errors[STEPS.index(n)]:>12.2e}" for n in (10, 40, 160))
         print(f"{name:<8}{cells}{order:>8.2f}")
+        at = {f"e{n}": float(f"{errors[STEPS.index(n)]:.1e}") for n in (10, 40, 160)}
+        rows.append({"solver": name, **at, "order": round(order, 2)})
+    if given.record:
+        columns = {"solver": "solver", **{f"e{n}": f"{n} steps" for n in (10, 40, 160)}, "order": "order"}
+        record(
+            "solvers",
+            columns,
+            rows,
+            "largest error on a Gaussian whose denoiser is exact, float64; order from 80 to 160 steps",
+        )
     to.parent.mkdir(parents=True, exist_ok=True)
     drawn = report.curves(
         {name: [(float(calls), e) for calls, e in points] for name, points in lines.items()},
