@@ -28,7 +28,17 @@ SETTINGS: dict[str, dict[str, str]] = {
     "flow": {**_TEXT},
     "latent": {**_TEXT, **_DIT},
     "mae": {**_BODY},
-    "meanflow": {**_TEXT, **_DIT, "drop_condition": "condition_dropout"},
+    "meanflow": {
+        **_TEXT,
+        **_DIT,
+        "predicts": "predict",
+        "learn": "objective",
+        "still": "flow_matching_share",
+        "emphasis": "average_weight",
+        "adaptive": "adaptive_power",
+        "drop_condition": "condition_dropout",
+        "guided": "guided_share",
+    },
     "vit": {**_BODY},
 }
 
@@ -77,8 +87,20 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "stylegan2": {r"\.around\.": ".shortcut."},
 }
 
+
 # (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
-CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {}
+def _meanflow(model: Settings, spec: Mapping[str, Any]) -> None:
+    """Other names of choices."""
+    for name, choices in {
+        "predicts": {"image": "data"},
+        "learn": {"derivative": "jvp"},
+        "tangent": {"own": "predicted", "data": "conditional"},
+    }.items():
+        if name in model:
+            model[name] = choices.get(model[name], model[name])
+
+
+CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {"meanflow": _meanflow}
 
 # Dotted paths in the run itself, for every family: training, data.
 RUN: dict[str, str] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Literal
@@ -36,12 +36,11 @@ from limner.diffusion import paths
 from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet
 from limner.text.encoder import TextConfig
-
-Average = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> u
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,31 @@ class MeanFlowConfig:
     embedding: int = 128  # width of what the blocks are told of times and condition
     dropout: float = 0.0  # inside the blocks
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
-    predicts: Literal["image", "velocity"] = "image"  # image: Lu 2026; velocity: u itself, as Geng 2025
-    learn: Literal["split", "derivative"] = "split"  # the mean over both parts of the way, or Geng's identity
-    tangent: Literal["own", "data"] = "own"  # derivative: along its own velocity (improved), or the data's
-    still: float = 0.75  # share of training pairs with s = t, which learn the velocity itself
-    from_noise: float = 0.5  # share of the other pairs that start from noise alone
-    to_data: float = 0.5  # share of the other pairs that end at the data
+    predict: Literal["data", "velocity"] = "data"  # data: Lu 2026; velocity: u itself, as Geng 2025
+    objective: Literal["split", "jvp"] = "split"  # split: Guo 2025; jvp: the identity of Geng 2025
+    tangent: Literal["predicted", "conditional"] = (
+        "predicted"  # jvp: along the network's own velocity or data - noise
+    )
+    flow_matching_share: float = 0.75  # share of training pairs with s = t, which learn the velocity itself
+    from_noise: float = 0.5  # share of the other pairs with t = 0
+    to_data: float = 0.5  # share of the other pairs with s = 1
     time_mean: float = -0.8  # training times are sigmoid(normal): its mean
     time_std: float = 1.0  # and its standard deviation
     time_uniform: float = 0.1  # share of training times that are uniform instead
     nearest: float = 0.05  # 1 - t is taken as at least this in velocities
-    emphasis: float = 1.0  # weight of the pairs with s > t: their targets have no noise, and so small errors
-    adaptive: float = 0.0  # power p of the weight 1 / (squared error + 0.001)^p; 0: plain squares
+    average_weight: float = (
+        1.0  # loss weight of pairs with s > t, whose errors are small as their targets have no noise
+    )
+    adaptive_power: float = 0.0  # p of the loss weight 1 / (squared error + 0.001)^p; 0: the mean square
     condition_dropout: float = 0.1  # share of training images shown without their condition
-    guidance: float = 1.0  # strongest guidance that is learned; 1: none
-    guided: float = 0.5  # share of training images with guidance above 1, if it is learned
+    guidance: float = 1.0  # largest guidance scale that is learned; 1: none
+    guided_share: float = 0.5  # share of training images with a guidance scale above 1, if it is learned
 
 
 @dataclass(frozen=True)
 class MeanFlowSampling:
     steps: int = 1  # network calls an image
-    guidance: float = 1.0  # how strongly to follow the condition: costs nothing, up to what was trained
+    guidance: float = 1.0  # how strongly to follow the condition, up to the largest scale that was learned
     strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
 
     def __post_init__(self) -> None:
@@ -140,108 +143,96 @@ class MeanFlow(Model):
             self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
-        return [Objective("network", self.loss)]
+        return [Objective("network", self.loss, shown=("velocity", "average"))]
 
     def average(self, condition: ConditionEmbedding, nearest: float | None = None) -> Average:
-        """u(x_t, t, s), the mean velocity that the network guesses for a condition.
+        """u(x_t, t, s), the average velocity that the network predicts for a condition.
 
-        1 - t is taken as at least ``nearest``, the config's if not given: in training the data are never quite reached.
+        1 - t is taken as at least ``nearest``, by default the config's: no training time reaches the data.
         """
         least = self.config.nearest if nearest is None else nearest
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            guess = self.network(x, t, s, condition)
-            return paths.velocity(guess, x, t, least) if self.config.predicts == "image" else guess
+            out = self.network(x, t, s, condition)
+            return paths.velocity(out, x, t, least) if self.config.predict == "data" else out
 
         return u
 
     def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
-        """t and s [n]; the first ``still`` of them are equal, the others a pair each, t < s."""
+        """Times t <= s [n], and how many of the first pairs have t = s."""
         c = self.config
         one, other = (paths.times(n, c.time_mean, c.time_std, c.time_uniform, device) for _ in range(2))
-        still = round(n * c.still)
+        equal = round(n * c.flow_matching_share)
         start, end = (torch.rand(n, device=device) < share for share in (c.from_noise, c.to_data))
         t = torch.where(start, 0.0, torch.where(end, one, torch.minimum(one, other)))
         s = torch.where(end, 1.0, torch.where(start, one, torch.maximum(one, other)))
-        t[:still] = s[:still] = one[:still]
-        return t, s, still
+        t[:equal] = s[:equal] = one[:equal]
+        return t, s, equal
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared errors of the velocity (t = s) and of the average velocity (t < s), and their weighted sum.
+
+        The weighted sum is lowered. An adaptive weight hides that the errors fall, so the plain ones are shown.
+        """
         c, data, n = self.config, batch.image, len(batch.image)
-        t, s, still = self.times(n, data.device)
-        x_t = paths.interpolate(data, torch.randn_like(data), t)
+        t, s, equal = self.times(n, data.device)
+        x = paths.interpolate(data, torch.randn_like(data), t)
         keep = torch.rand(n, device=data.device) >= c.condition_dropout
-        guidance = self.strengths(n, keep)
+        guidance = self.training_guidance(keep)
         condition = self.network.embed(batch.condition, keep, guidance)
-        velocity = self.guided(paths.velocity(data, x_t, t, c.nearest), x_t, t, condition, guidance)
+        velocity = paths.velocity(data, x, t, c.nearest)
+        if guidance is not None:
+            velocity = self.guided_velocity(velocity, x, t, condition, guidance)
+        errors = []
+        if equal:
+            u = self.average(condition[:equal])(x[:equal], t[:equal], s[:equal])
+            errors.append(u - velocity[:equal])
+        if equal < n:
+            rest = slice(equal, n)
+            errors.append(self.average_error(x[rest], t[rest], s[rest], condition[rest], velocity[rest]))
+        squares = torch.cat(errors).square().flatten(1)  # [B, CHW]
+        weighted = adaptive_weight(squares, c.adaptive_power) * squares.sum(1)  # [B]
+        plain = squares.detach()
+        return {
+            "velocity": plain[:equal].sum() / plain.numel(),
+            "average": plain[equal:].sum() / plain.numel(),
+            "weighted": (weighted[:equal].sum() + c.average_weight * weighted[equal:].sum()) / n,
+        }
 
-        u, wanted = [], []
-        if still:
-            u.append(self.average(condition[:still])(x_t[:still], t[:still], s[:still]))
-            wanted.append(velocity[:still])
-        if still < n:  # the way between two times, of the others
-            x, start, end, of = x_t[still:], t[still:], s[still:], condition[still:]
-            if c.learn == "split":
-                u.append(self.average(of)(x, start, end))
-                wanted.append(self.split(x, start, end, of))
-            else:  # V, the velocity that u implies (improved MeanFlow, eq. 12)
-                mean, slope = self.derivative(x, start, end, of, velocity[still:])
-                u.append(mean - like(end - start, x) * slope)
-                wanted.append(velocity[still:])
-        squares = (torch.cat(u) - torch.cat(wanted)).square().flatten(1)  # [B, CHW]
-        weight = (squares.detach().sum(1) + 1e-3) ** -c.adaptive * squares.shape[1] ** (c.adaptive - 1)
-        terms = {}
-        for name, rows, share in (("velocity", slice(still), 1.0), ("average", slice(still, n), c.emphasis)):
-            # The plain squares are shown: weighted ones hardly change as they fall. The slope is the weighted ones'.
-            pull = share * (weight * squares.sum(1))[rows].sum() / n
-            terms[name] = pull - pull.detach() + squares.detach()[rows].sum() / squares.numel()
-        return terms
+    def average_error(
+        self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding, velocity: Tensor
+    ) -> Tensor:
+        """What u(x_t, t, s) lacks of its target, [B, C, H, W]; for jvp, the velocity that u implies."""
+        u = self.average(condition)
+        if self.config.objective == "split":
+            return u(x, t, s) - split_target(u, x, t, s)
+        tangent = velocity
+        if self.config.tangent == "predicted":
+            with torch.no_grad():
+                tangent = u(x, t, t)
+        return implied_velocity(u, x, t, s, tangent) - velocity
 
-    def strengths(self, n: int, keep: Tensor) -> Tensor | None:
-        """The guidance that each training image is shown with, [n]: 1, or evenly spread in its logarithm."""
+    def training_guidance(self, keep: Tensor) -> Tensor | None:
+        """Guidance scales of training images [B]: 1, or log-uniform; 1 where ``keep`` is False. None: not learned."""
         c = self.config
         if not hasattr(self.network, "guidance"):
             return None
-        drawn = c.guidance ** torch.rand(n, device=keep.device)
-        return torch.where(
-            keep & (torch.rand(n, device=keep.device) < c.guided), drawn, torch.ones_like(drawn)
-        )
+        scale = c.guidance ** torch.rand(len(keep), device=keep.device)
+        guided = keep & (torch.rand(len(keep), device=keep.device) < c.guided_share)
+        return torch.where(guided, scale, torch.ones_like(scale))
 
     @torch.no_grad()
-    def guided(
-        self, velocity: Tensor, x_t: Tensor, t: Tensor, condition: ConditionEmbedding, guidance: Tensor | None
+    def guided_velocity(
+        self, velocity: Tensor, x: Tensor, t: Tensor, condition: ConditionEmbedding, guidance: Tensor
     ) -> Tensor:
-        """v + (1 - 1 / w) (v with the condition - v without): what guidance w makes of v (Geng 2025b)."""
-        if guidance is None:
-            return velocity
+        """v + (1 - 1 / w) (v with the condition - v without), for guidance scales w [B] (Geng 2025b)."""
         rows = (guidance > 1).nonzero()[:, 0]
         if not len(rows):
             return velocity
-        x, time = x_t[rows], t[rows]
-        without = self.network.embed(Condition(len(rows)), guidance=torch.ones_like(time))
-        gap = self.average(condition[rows])(x, time, time) - self.average(without)(x, time, time)
+        x, t = x[rows], t[rows]
+        without = self.network.embed(Condition(len(rows)), guidance=torch.ones_like(t))
+        gap = self.average(condition[rows])(x, t, t) - self.average(without)(x, t, t)
         return velocity.index_add(0, rows, like(1 - 1 / guidance[rows], gap) * gap)
-
-    @torch.no_grad()
-    def split(self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding) -> Tensor:
-        """u(x_t, t, s) as the mean of the ways from t to m and from m to s, at a random m (Guo 2025, SplitMeanFlow)."""
-        u = self.average(condition)
-        share = 0.25 + 0.5 * torch.rand_like(t)
-        m = torch.lerp(t, s, share)
-        first = u(x, t, m)
-        second = u(x + like(m - t, x) * first, m, s)
-        return torch.lerp(second, first, like(share, x))
-
-    def derivative(
-        self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding, velocity: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """u(x_t, t, s), and its slope du/dt along the way, stopped: a Jacobian-vector product."""
-        u = self.average(condition)
-        if self.config.tangent == "own":
-            with torch.no_grad():
-                velocity = u(x, t, t)
-        found = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (velocity, torch.ones_like(t)))
-        return found[0], found[1].detach()
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise, [B, CHW]: one call makes an image of it."""
@@ -291,8 +282,9 @@ TINY = MeanFlowConfig(
 # Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention=(1,), dropout=0.2, embedding=512,
-    condition="none", predicts="velocity", learn="derivative", tangent="data", still=0.25, from_noise=0.0, to_data=0.0,
-    time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive=0.75, condition_dropout=0.0,
+    condition="none", predict="velocity", objective="jvp", tangent="conditional", flow_matching_share=0.25,
+    from_noise=0.0, to_data=0.0, time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive_power=0.75,
+    condition_dropout=0.0,
 )  # fmt: skip
 
 MeanFlow.presets = {
@@ -316,8 +308,8 @@ MeanFlow.presets = {
             body=DiTBlocks(
                 patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16
             ),
-            learn="derivative", still=0.5, from_noise=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8, time_uniform=0.0,
-            adaptive=1.0, guidance=8.0, guided=1.0,
+            objective="jvp", flow_matching_share=0.5, from_noise=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8,
+            time_uniform=0.0, adaptive_power=1.0, guidance=8.0, guided_share=1.0,
         ),
         Training(
             batch=1024, optimisers={"network": Optimiser("muon", lr=1e-3, matrix_lr=1e-3, betas=(0.9, 0.95))},

@@ -11,6 +11,7 @@ from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import like
 from limner.families._conditioning import ConditionEmbedding
 from limner.families.meanflow import MeanFlow, MeanFlowSampling
+from limner.losses.mean_flow import implied_velocity, split_target
 from limner.networks.transformers.dit import DiTBlocks
 from limner.networks.unets.unet import UNet
 
@@ -58,26 +59,19 @@ def exact(condition: ConditionEmbedding, nearest: float | None = None):
     return u
 
 
-def test_the_identity_gives_the_velocity_of_a_gaussian(monkeypatch):
-    """v = u - (s - t) du/dt along the flow (Geng 2025, eq. 6), whichever tangent is right there."""
-    model = meanflow()
+@pytest.mark.parametrize("objective", ["split", "jvp"])
+def test_the_exact_average_velocity_of_a_gaussian_has_no_error(monkeypatch, objective):
+    """So it is where learning comes to rest; with jvp, v = u - (s - t) du/dt along the flow (Geng 2025, eq. 6)."""
+    model = meanflow(objective=objective)
     monkeypatch.setattr(model, "average", exact)
     t, s = pairs_of_times(6)
     x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
-    velocity = exact(ConditionEmbedding())(x, t, t)
-    u, slope = model.derivative(x, t, s, ConditionEmbedding(), velocity)
-    assert_close(u - like(s - t, x) * slope, velocity, rtol=1e-9, atol=1e-9)
-
-
-def test_the_split_gives_the_average_velocity_of_a_gaussian(monkeypatch):
-    """So the exact u is where learning by the split comes to rest."""
-    model = meanflow()
-    monkeypatch.setattr(model, "average", exact)
-    t, s = pairs_of_times(6)
-    x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
-    assert_close(
-        model.split(x, t, s, ConditionEmbedding()), exact(ConditionEmbedding())(x, t, s), rtol=1e-9, atol=1e-9
-    )
+    u = exact(ConditionEmbedding())
+    velocity = u(x, t, t)
+    assert_close(implied_velocity(u, x, t, s, velocity), velocity, rtol=1e-9, atol=1e-9)
+    assert_close(split_target(u, x, t, s), u(x, t, s), rtol=1e-9, atol=1e-9)
+    error = model.average_error(x, t, s, ConditionEmbedding(), velocity)
+    assert_close(error, torch.zeros_like(x), rtol=0, atol=1e-9)
 
 
 def test_the_exact_average_velocity_draws_a_gaussian_in_any_number_of_calls(monkeypatch):
@@ -114,17 +108,17 @@ def test_derivatives_through_the_unet_are_those_of_finite_differences(layout):
 
 
 @pytest.mark.parametrize(
-    ("learn", "tangent"), [("derivative", "own"), ("derivative", "data"), ("split", "own")]
+    ("objective", "tangent"), [("jvp", "predicted"), ("jvp", "conditional"), ("split", "predicted")]
 )
-@pytest.mark.parametrize("predicts", ["image", "velocity"])
-def test_every_objective_learns(learn, tangent, predicts):
+@pytest.mark.parametrize("predict", ["data", "velocity"])
+def test_every_objective_learns(objective, tangent, predict):
     torch.manual_seed(0)
-    model = MeanFlow(dataclasses.replace(TINY, learn=learn, tangent=tangent, predicts=predicts), PLAIN)
+    model = MeanFlow(dataclasses.replace(TINY, objective=objective, tangent=tangent, predict=predict), PLAIN)
     batch = Batch(torch.rand(16, 3, 1, 1).expand(16, 3, 16, 16) * 2 - 1, Condition(16))
 
     def loss() -> Tensor:
         torch.manual_seed(7)
-        return torch.stack(list(model.loss(batch).values())).sum()
+        return lowered(model, batch)[0]
 
     start = loss()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -135,52 +129,66 @@ def test_every_objective_learns(learn, tangent, predicts):
     assert value < 0.7 * start
 
 
-def test_the_adaptive_weight_changes_the_slope_and_not_what_is_shown():
-    """With p = 1 each image pulls alike, however wrong it is; the loss that is shown is the plain one."""
+def lowered(model: MeanFlow, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is lowered, and what is shown."""
+    (objective,) = model.objectives()
+    terms = objective.loss(batch)
+    return objective.total(terms), {name: terms[name] for name in objective.shown}
+
+
+def shown_and_gradient(batch: Batch, **changes) -> tuple[dict[str, Tensor], Tensor]:
+    model = meanflow(**changes)
+    torch.manual_seed(3)
+    total, shown = lowered(model, batch)
+    total.backward()
+    return shown, model.network.body.head.weight.grad
+
+
+def test_without_weights_what_is_lowered_is_the_sum_of_what_is_shown():
+    total, shown = lowered(meanflow(), Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8)))
+    assert_close(total, sum(shown.values()))
+    assert all(value > 0 and not value.requires_grad for value in shown.values())
+
+
+def test_the_adaptive_weight_changes_the_gradient_and_not_what_is_shown():
+    """With p = 1 each image pulls alike, however wrong it is; the losses that are shown are the plain ones."""
     batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8))
-    shown, pulls = [], []
-    for power in (0.0, 1.0):
-        model = meanflow(adaptive=power, still=1.0)
-        torch.manual_seed(3)
-        total = torch.stack(list(model.loss(batch).values())).sum()
-        total.backward()
-        shown.append(total.detach())
-        pulls.append(model.network.body.head.weight.grad.norm())
-    assert_close(shown[0], shown[1])
-    assert not torch.allclose(pulls[0], pulls[1], rtol=0.05)
+    plain, adaptive = (
+        shown_and_gradient(batch, adaptive_power=power, flow_matching_share=1.0) for power in (0.0, 1.0)
+    )
+    assert_close(plain[0], adaptive[0])
+    assert not torch.allclose(plain[1].norm(), adaptive[1].norm(), rtol=0.05)
 
 
-def test_emphasis_weighs_the_moving_pairs_alone_and_changes_nothing_that_is_shown():
+def test_the_average_weight_weighs_pairs_apart_alone_and_changes_nothing_that_is_shown():
     batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8))
-    for still, times in ((0.0, 5.0), (1.0, 1.0)):
-        shown, pulls = [], []
-        for emphasis in (1.0, 5.0):
-            model = meanflow(emphasis=emphasis, still=still)
-            torch.manual_seed(3)
-            total = torch.stack(list(model.loss(batch).values())).sum()
-            total.backward()
-            shown.append(total.detach())
-            pulls.append(model.network.body.head.weight.grad)
-        assert_close(shown[0], shown[1])
-        assert_close(pulls[1], times * pulls[0], rtol=1e-4, atol=1e-7)
+    for share, times in ((0.0, 5.0), (1.0, 1.0)):
+        one, five = (
+            shown_and_gradient(batch, average_weight=weight, flow_matching_share=share)
+            for weight in (1.0, 5.0)
+        )
+        assert_close(one[0], five[0])
+        assert_close(five[1], times * one[1], rtol=1e-4, atol=1e-7)
 
 
-def test_times_are_still_or_lead_from_noise_to_data_or_in_between():
+def test_times_are_equal_or_lead_from_noise_to_data_or_in_between():
     torch.manual_seed(0)
-    t, s, still = meanflow(still=0.5, from_noise=0.25, to_data=0.5).times(4000, torch.device("cpu"))
-    assert still == 2000 and torch.equal(t[:still], s[:still])
-    assert t[:still].unique().numel() > 1900
-    assert (t[still:] < s[still:]).all() and (t >= 0).all() and (s <= 1).all()
-    start, end = t[still:] == 0, s[still:] == 1
+    t, s, equal = meanflow(flow_matching_share=0.5, from_noise=0.25, to_data=0.5).times(
+        4000, torch.device("cpu")
+    )
+    assert equal == 2000 and torch.equal(t[:equal], s[:equal])
+    assert t[:equal].unique().numel() > 1900
+    assert (t[equal:] < s[equal:]).all() and (t >= 0).all() and (s <= 1).all()
+    start, end = t[equal:] == 0, s[equal:] == 1
     for share, expected in ((start, 0.25), (end, 0.5), (start & end, 0.125)):
         assert abs(float(share.float().mean()) - expected) < 0.04
 
 
 def test_the_transformer_in_place_of_the_unet_learns_by_the_derivative():
     body = DiTBlocks(patch=4, width=32, depth=1, heads=2, qk_norm=True, rope=True, swiglu=True, registers=2)
-    model = meanflow(LABELLED, network="transformer", body=body, learn="derivative")
+    model = meanflow(LABELLED, network="transformer", body=body, objective="jvp")
     batch = Batch(torch.rand(8, 3, 16, 16) * 2 - 1, Condition(8, label=torch.arange(8) % 2))
-    torch.stack(list(model.loss(batch).values())).sum().backward()
+    lowered(model, batch)[0].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.network.body.parameters())
 
 
@@ -203,7 +211,7 @@ def test_the_guided_velocity_leads_away_from_what_no_label_gives(monkeypatch):
     guidance = torch.tensor([1.0, 2.0, 3.0])
     condition = model.network.embed(Condition(3, label=torch.tensor([0, 1, 0])), guidance=guidance)
     velocity = torch.randn_like(x)
-    found = model.guided(velocity, x, t, condition, guidance)
+    found = model.guided_velocity(velocity, x, t, condition, guidance)
     with torch.no_grad():
         strong = model.average(condition)(x, t, t)
         weak = model.average(model.network.embed(Condition(3), guidance=torch.ones(3)))(x, t, t)
