@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from limner.settings import DataOptions, LimnerError, Optimiser, Training, nearest
+from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Training, nearest
 
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
@@ -177,11 +177,6 @@ class Draws:
         index = torch.searchsorted(edges, (uniform * edges[:, -1])[:, None], right=True)[:, 0]  # [B]
         last = weights.shape[1] - 1 - weights.flip(1).gt(0).byte().argmax(1)  # where rounding reaches the end
         return torch.minimum(index, last).to(self.device)
-
-
-@dataclass(frozen=True)
-class NoSampling:
-    """The sampling settings of a family that draws nothing."""
 
 
 class Model(nn.Module):

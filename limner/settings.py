@@ -39,6 +39,11 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class NoSampling:
+    """The sampling options of a family that draws nothing, or of none yet: none."""
+
+
+@dataclass(frozen=True)
 class Optimiser:
     """The settings of one submodule's optimiser."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from limner import families
+from limner.core import Model
 from tests.helpers import paint
 
 
@@ -34,6 +36,13 @@ def limner() -> Callable[..., subprocess.CompletedProcess[str]]:
         return done
 
     return run
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> type[Model]:
+    """The family in ``tests/toy``, found by its file name like any other."""
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(Path(__file__).parent / "toy")])
+    return families.load("toy")
 
 
 @pytest.fixture

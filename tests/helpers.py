@@ -1,14 +1,19 @@
-"""What several test files use: small folders of images, and numbers that public code gave."""
+"""What several test files use: small folders of images, a run of the toy family, numbers that public code gave."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+from limner.config import Run
+from limner.settings import DataOptions, Optimiser, Training
 
 
 def paint(
@@ -22,6 +27,17 @@ def paint(
         coarse = rng.integers(0, 256, (4, 4, *channels), dtype=np.uint8)
         Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BILINEAR).save(folder / f"{i:03d}.png")
     return folder
+
+
+def toy_run(toy: Any, **changes: Any) -> Run:
+    """A run of the toy family, with settings that differ from the defaults."""
+    stage = sys.modules[toy.__module__].Stage(latent=7, rate=0.5)
+    model = toy.Config(kind=3, rates=(1.0, 1e-300), stage=stage, maybe=stage, several={"a": stage})
+    training = Training(optimisers={"generator": Optimiser(lr=0.1 + 0.2, betas=(0.0, 0.99))})
+    run = Run(
+        "toy", ("a folder", "shapes"), "tiny", (48, 64), "90s", 3, model, training, DataOptions(channels=4)
+    )
+    return dataclasses.replace(run, **changes)
 
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())

@@ -1,54 +1,57 @@
-"""The commands `limner data check` and `limner data show`."""
+"""`limner data check` and `limner data show`: what is in a source."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
-
-from limner import config
 from limner.commands import MISTAKE, say
+from limner.commands.options import Sources, parse
+from limner.config import parse_size
 from limner.settings import DataOptions, LimnerError, nearest
 
+HELP = """\
+usage: limner data check SOURCE... | limner data show SOURCE... --to PNG
 
-@dataclasses.dataclass(frozen=True)
-class _Check:
-    """Say what is in a source, what is wrong with it, and how to mend it."""
-
-    sources: tyro.conf.Positional[tuple[str, ...]]  # folders, archives, parquet files, shapes, digits, emoji
-    json: bool = False  # for programs to read
-    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+  check   what is in a source, what is wrong with it, and how to fix it; --json too
+  show    a sheet of its images with labels or captions"""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Look:
+@dataclass(frozen=True)
+class CheckOptions:
+    """Report what is in a source, what is wrong with it, and how to fix it."""
+
+    sources: Sources  # folders, archives, parquet files or built-in sets
+    json: bool = False  # print JSON
+    data: DataOptions = field(default_factory=DataOptions)
+
+
+@dataclass(frozen=True)
+class ShowOptions:
     """Draw a sheet of a source's images with their labels or captions."""
 
-    sources: tyro.conf.Positional[tuple[str, ...]]  # folders, archives, parquet files, shapes, digits, emoji
+    sources: Sources  # folders, archives, parquet files or built-in sets
     to: str = "data.png"  # picture to write
-    n: int = 64  # images on the sheet
-    size: str = ""  # 32, or HEIGHTxWIDTH as 64x48; default: as the data has it
-    seed: int = 0  # which images
-    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    n: int = 64  # number of images
+    size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
+    seed: int = 0  # chooses the images
+    data: DataOptions = field(default_factory=DataOptions)
 
 
-def data(argv: Sequence[str]) -> int:
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"check": _data_check, "show": _data_show}
+def run(argv: Sequence[str]) -> int:
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "show": _show}
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: limner data check SOURCE... | limner data show SOURCE --to PNG\n")
-        print("  check   what is in a source, what is wrong with it, how to mend it; --json too")
-        print("  show    a sheet of its images with labels or captions")
+        print(HELP)
         return 0 if argv else MISTAKE
     if argv[0] not in commands:
         raise LimnerError(f"There is no command `limner data {argv[0]}`.{nearest(argv[0], commands)}")
     return commands[argv[0]](argv[1:])
 
 
-def _data_check(argv: Sequence[str]) -> int:
-    given = tyro.cli(_Check, prog="limner data check", args=list(argv))
+def _check(argv: Sequence[str]) -> int:
+    given = parse(CheckOptions, argv, "data check")
     from limner.data import check
 
     report = check(given.sources, given.data)
@@ -56,20 +59,20 @@ def _data_check(argv: Sequence[str]) -> int:
     return 0
 
 
-def _data_show(argv: Sequence[str]) -> int:
-    given = tyro.cli(_Look, prog="limner data show", args=list(argv))
+def _show(argv: Sequence[str]) -> int:
+    given = parse(ShowOptions, argv, "data show")
     from limner.data import open_data
     from limner.pictures.grid import grid
 
-    size = config.parse_size(given.size) if given.size else None
-    found = open_data(given.sources, size=size, options=given.data)
-    rows = found.order(0, min(given.n, len(found)), given.seed)
+    size = parse_size(given.size) if given.size else None
+    data = open_data(given.sources, size=size, options=given.data)
+    rows = data.order(0, min(given.n, len(data)), given.seed)
     captions = None
-    if found.captions is not None:
-        captions = [found.captions[i] for i in rows]
-    elif found.labels is not None:
-        captions = [found.spec.classes[found.labels[i]] for i in rows]
+    if data.captions is not None:
+        captions = [data.captions[i] for i in rows]
+    elif data.labels is not None:
+        captions = [data.spec.classes[data.labels[i]] for i in rows]
     Path(given.to).parent.mkdir(parents=True, exist_ok=True)
-    grid(found.batch(rows).image, captions).save(given.to)
-    say(f"{len(rows)} of {len(found):,} images in {given.to}")
+    grid(data.batch(rows).image, captions).save(given.to)
+    say(f"{len(rows)} of {len(data):,} images in {given.to}")
     return 0

@@ -1,4 +1,4 @@
-"""The commands that train: `limner train` and `limner demo`."""
+"""`limner train`: a family trained on images."""
 
 from __future__ import annotations
 
@@ -6,48 +6,125 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from limner import config, families, files
 from limner.commands import say
+from limner.commands.options import Sources, flag_value, parse
+from limner.config import Run
+from limner.settings import DataOptions, LimnerError, Training
+
+if TYPE_CHECKING:
+    from limner.core import Model
+
+Config = TypeVar("Config")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Demo:
-    """Train the default text-to-image family from random weights, and score it on prompts it never saw."""
+@dataclass(frozen=True)
+class Options:
+    """Train a family on images. To see the settings of a family too: limner train FAMILY --help"""
 
-    out: str = "runs/demo"  # folder for the run, samples.png, report.html and demo.json
-    budget: str = "297s"  # length of training
-    seed: int = 0  # the same seed gives the same prompts
-
-
-def demo(argv: Sequence[str]) -> int:
-    given = tyro.cli(_Demo, prog="limner demo", args=list(argv))
-    from limner.commands.demo_run import demo as run_demo
-
-    told = run_demo(Path(given.out), given.budget, given.seed)
-    return 128 + told["stopped"] if "stopped" in told else 0
+    sources: Sources = ()  # folders, zips, tars, parquet files, hf:owner/name, or built-in sets
+    out: str = ""  # folder for the run
+    preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
+    budget: str = "10m"  # length of training: 90s, 20m, 1.5h, 200kimg, 50epochs
+    # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: their own, if all share one of 16 to 64, else 32
+    size: str = ""
+    seed: int = 0  # the same seed gives the same run
+    resume: bool = False  # resume from the newest checkpoint in --out, with its settings
 
 
-def train(argv: Sequence[str]) -> int:
-    given = config.parse_train(argv)
+@dataclass(frozen=True, kw_only=True)
+class FamilyOptions(Options, Generic[Config]):
+    __doc__ = Options.__doc__
+    model: Config
+    training: Training
+    data: DataOptions
+
+
+class Arguments(NamedTuple):
+    run: Run
+    out: str
+    resume: bool
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse_train(argv)
     from limner.evaluation import report
     from limner.training.journal import read_log
-    from limner.training.run import train as run_training
+    from limner.training.run import train
 
-    result = run_training(given.run, given.out, resume=given.resume)
-    out = Path(given.out)
-    if int(os.environ.get("RANK", "0")) == 0:
-        lead = f"{result.seen:,} images seen in {result.seconds:.0f} s, {result.images_per_second:,.0f} a second."
-        settings = json.dumps(config.to_json(given.run), indent=2)
-        sections = report.training_sections(out, read_log(out), settings)
-        files.write_text(out / "report.html", report.page(f"{given.run.family}: {out.name}", lead, sections))
-        if result.stopped:
-            say(f"Stopped and saved after {lead} Go on: limner train {given.run.family} --out {out} --resume")
-        else:
-            draws = hasattr(families.load(given.run.family), "sample")
-            then = f"draw: limner sample {out}" if draws else f"measure: limner evaluate {out} SOURCE"
-            say(f"{lead}\nLook at {out / 'report.html'}, then {then}")
-    return 128 + result.stopped if result.stopped else 0
+    result = train(given.run, given.out, resume=given.resume)
+    code = 128 + result.stopped if result.stopped else 0
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes only the first reports
+        return code
+    family, out = given.run.family, Path(given.out)
+    summary = (
+        f"{result.seen:,} images seen in {result.seconds:.0f} s, {result.images_per_second:,.0f} per second."
+    )
+    settings = json.dumps(config.to_json(given.run), indent=2)
+    sections = report.training_sections(out, read_log(out), settings)
+    files.write_text(out / "report.html", report.page(f"{family}: {out.name}", summary, sections))
+    if result.stopped:
+        say(f"Stopped and saved: {summary} Resume: limner train {family} --out {out} --resume")
+    else:
+        draws = hasattr(families.load(family), "sample")
+        following = f"draw: limner sample {out}" if draws else f"measure: limner evaluate {out} SOURCE"
+        say(f"{summary}\nLook at {out / 'report.html'}, then {following}")
+    return code
+
+
+def parse_train(argv: Sequence[str]) -> Arguments:
+    """The arguments of ``limner train FAMILY``. Raises LimnerError."""
+    if not argv or argv[0].startswith("-"):
+        parse(Options, argv, "train FAMILY")  # --help ends here
+        raise LimnerError("The family comes first, then the images: limner train FAMILY SOURCE... --out RUN.")
+    family = families.load(argv[0])
+    start = _saved_run(argv) if "--resume" in argv else _preset_run(family, argv)
+    values = {f.name: getattr(start, f.name) for f in dataclasses.fields(Run) if f.name != "family"}
+    values["size"] = "x".join(map(str, start.size)) if start.size else ""
+    options: Any = FamilyOptions
+    given = parse(options[family.Config], argv[1:], f"train {argv[0]}", options(**values))
+    if not given.sources:
+        raise LimnerError(
+            f"Name the images to train on: a folder, or a built-in set: limner train {argv[0]} shapes."
+        )
+    if not given.out:
+        raise LimnerError(f"Name the folder for the run, for instance --out runs/{argv[0]}.")
+    config.parse_budget(given.budget, epoch=1)  # refused now rather than after the data is packed
+    values = {name: getattr(given, name) for name in values}
+    values["size"] = config.parse_size(given.size) if given.size else None
+    return Arguments(Run(family=argv[0], **values), given.out, given.resume)
+
+
+def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:
+    name = flag_value(argv, "--preset") or config.default_preset()
+    preset = config.find_preset(family, name)
+    return Run(
+        family=argv[0],
+        sources=(),
+        preset=name,
+        size=preset.size,
+        budget=Options.budget,
+        seed=Options.seed,
+        model=preset.model,
+        training=preset.training,
+        data=config.from_json(DataOptions, {"channels": preset.channels}, "data"),
+    )
+
+
+def _saved_run(argv: Sequence[str]) -> Run:
+    """The run that --resume continues; flags change single settings."""
+    out = flag_value(argv, "--out")
+    if not out:
+        raise LimnerError("Name the run to resume: --out RUN --resume.")
+    saved = config.read_run(out)
+    preset = flag_value(argv, "--preset") or saved.preset
+    if (argv[0], preset) != (saved.family, saved.preset):
+        raise LimnerError(
+            f"{out} is a run of {saved.family} from the preset {saved.preset}, so it cannot resume as "
+            f"{argv[0]} from {preset}: name those, or choose another --out."
+        )
+    return saved

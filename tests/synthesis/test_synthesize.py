@@ -156,7 +156,7 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
         process.send_signal(number)
         said, errors = process.communicate(timeout=60)
         if number == signal.SIGINT:
-            assert process.returncode == 130 and "goes on" in said, errors
+            assert process.returncode == 130 and "Resume" in said, errors
             whole(to)
         assert 0 < len(metadata(to)) < 40
     (to / ".000099.png").write_bytes(b"half")  # what a kill may leave

@@ -186,7 +186,7 @@ def test_mistakes_are_one_sentence(place, run, stand_in, tmp_path):
     for where, source, options, words in (
         (run, images, {"family": "dcgan"}, "dcgan does not classify"),
         (run, images, {"family": "nothing"}, "no family 'nothing'"),
-        (run, images, {"budget": "soon"}, "no length of training"),
+        (run, images, {"budget": "soon"}, "not a valid budget"),
         (run, images, {"repeats": 0}, "at least one"),
         (run, plain, {}, "no classes"),
         (run, few, {}, "too few to test"),

@@ -1,58 +1,53 @@
-"""The commands that say what there is: `limner show` and `limner families`."""
+"""`limner families`: the families there are; one family's settings and size."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import tyro
 
 from limner import config, families
 from limner.commands import say, table
+from limner.commands.options import flag_value, parse
+
+Config = TypeVar("Config")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Show:
-    """Say what a run is: its family, config, data, images seen, and where it came from."""
+@dataclass(frozen=True)
+class Options:
+    """List the families; or show the settings of one and count its parameters: limner families FAMILY"""
 
-    run: tyro.conf.Positional[str]  # folder of a run, or its model.safetensors
-    json: bool = False  # for programs to read
-
-
-def show(argv: Sequence[str]) -> int:
-    given = tyro.cli(_Show, prog="limner show", args=list(argv))
-    from limner import checkpoint
-
-    loaded = checkpoint.load(given.run)
-    parts = {name: sum(p.numel() for p in m.parameters()) for name, m in loaded.model.named_children()}
-    told = {**loaded.header, "parameters": parts}
-    if given.json:
-        print(json.dumps(told, ensure_ascii=False, indent=2))
-        return 0
-    spec, run = loaded.spec, loaded.run
-    rows = {
-        "family": f"{run.family} ({run.preset}): {type(loaded.model).about}",
-        "paper": type(loaded.model).paper,
-        "images": f"{spec.channels} channels, {spec.height} x {spec.width}"
-        + (f", {len(spec.classes)} classes: {', '.join(spec.classes[:8])}" if spec.classes else "")
-        + (", captions" if spec.captions else ""),
-        "trained on": ", ".join(run.sources) + f", seed {run.seed}, budget {run.budget}",
-        "images seen": f"{told['seen']:,} in {told.get('seconds', 0):,.0f} s",
-        "parameters": ", ".join(f"{name} {count:,}" for name, count in parts.items()),
-        "parents": ", ".join(told.get("parents") or ()) or "none",
-        "written by": ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items()),
-        "digest": str(told.get("digest", "")),
-    }
-    say("")
-    table(["", ""], rows.items(), bold=True)
-    print(json.dumps(config.to_json(run.model), indent=2))
-    return 0
+    family: tyro.conf.Suppress[str] = ""
+    preset: str = "small"  # tiny, small, base or paper
+    size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: the preset's, or 32
+    channels: int | None = None  # 1 grey, 3 RGB, 4 RGBA. Default: the preset's, or 3
+    classes: int = 0  # number of classes that the images have
+    json: bool = False  # print JSON
 
 
-def list_families(argv: Sequence[str]) -> int:
-    given = config.parse_families(argv)
+@dataclass(frozen=True, kw_only=True)
+class FamilyOptions(Options, Generic[Config]):
+    __doc__ = Options.__doc__
+    model: Config
+
+
+def parse_families(argv: Sequence[str]) -> Any:
+    """Options, or FamilyOptions where a family is named."""
+    if not argv or argv[0].startswith("-"):
+        return parse(Options, argv, "families [FAMILY]")
+    family = families.load(argv[0])
+    name = flag_value(argv, "--preset") or Options.preset
+    preset = config.find_preset(family, name)
+    size = "x".join(map(str, preset.size)) if preset.size else ""
+    default: Any = FamilyOptions(argv[0], name, size, preset.channels, model=preset.model)
+    return parse(FamilyOptions[family.Config], argv[1:], f"families {argv[0]}", default)  # type: ignore[name-defined]
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse_families(argv)
     if not given.family:
         return _table_of_families(given.json)
     import torch
@@ -75,7 +70,7 @@ def list_families(argv: Sequence[str]) -> int:
     say(f"{given.family} ({given.preset}): {family.about}\n{family.paper}\n")
     print(json.dumps(config.to_json(given.model), indent=2))
     say(f"\ntrainable parameters at {spec.channels} x {height} x {width}:")
-    for name, count in [*parts.items(), ("in all", sum(parts.values()))]:
+    for name, count in [*parts.items(), ("total", sum(parts.values()))]:
         print(f"{count:>15,}  {name}")
     return 0
 

@@ -1,0 +1,51 @@
+"""`limner classify`: what every image shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limner.commands import say, table
+from limner.commands.options import RunFolder, Sources, parse
+
+TABLE_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Classify every image; if the images have labels, also measure the accuracy."""
+
+    run: RunFolder  # folder of a run that classifies images
+    sources: Sources  # folders, archives, parquet files or built-in sets
+    to: str = ""  # .csv or .json file to write, with a sheet beside it. Default: predictions.csv in RUN
+    labels: bool = True  # compare with the labels of the images, if they have any
+    device: str = "auto"  # auto, cpu, cuda
+    json: bool = False  # print JSON, with the three most probable classes
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse(Options, argv, "classify")
+    from limner.inference.understand import classify
+
+    result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
+    if given.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+        return 0
+    labelled = "accuracy" in result
+    table(
+        ["image", "predicted", "probability", *(["label"] if labelled else [])],
+        [
+            [p["path"], p["predicted"], f"{p['probability']:.1%}", *([p["label"]] if labelled else [])]
+            for p in result["predictions"][:TABLE_ROWS]
+        ],
+    )
+    if result["n"] > TABLE_ROWS:
+        say(f"... and {result['n'] - TABLE_ROWS:,} more.")
+    if labelled:
+        v = result["accuracy"]
+        say(f"Accuracy: {v['value']:.1%} of {v['n']:,} (95% interval {v['low']:.1%} to {v['high']:.1%}).")
+        if result["trained_on_these"]:
+            say("It was trained on most of these: limner evaluate measures the accuracy on held-out images.")
+    say(f"All predictions are in {result['to']}; look at {result['sheet']}.")
+    return 0

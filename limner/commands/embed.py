@@ -1,0 +1,33 @@
+"""`limner embed`: the features of every image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limner.commands import say
+from limner.commands.options import RunFolder, Sources, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write the features of every image to a file: path, label and features, one row per image."""
+
+    run: RunFolder  # folder of a run that describes images
+    sources: Sources  # folders, archives, parquet files or built-in sets
+    to: str  # .npz, .safetensors or .parquet file to write
+    device: str = "auto"  # auto, cpu, cuda
+    json: bool = False  # print JSON
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse(Options, argv, "embed")
+    from limner.inference.understand import embed
+
+    result = embed(given.run, given.sources, given.to, given.device, given.json)
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        say(f"{result['features']} features of {result['n']:,} images in {result['to']}")
+    return 0

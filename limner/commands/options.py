@@ -1,0 +1,96 @@
+"""How a command reads its arguments: the fields of a dataclass become flags, a field's comment its help.
+
+The flags of some commands depend on a family: of the run that the first argument names, or named itself. Those
+commands parse in two stages: look the family up first, then read every flag. Nothing here imports torch until
+a family is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from limner import families
+from limner.settings import LimnerError, NoSampling
+
+Sampling = TypeVar("Sampling")
+
+HIDDEN = tyro.conf.arg(help_behavior_hint="")  # no "(default: ...)"
+Sources = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE..."), HIDDEN]
+RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Picture = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
+    """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here."""
+    return tyro.cli(
+        options,
+        prog=f"limner {command}",
+        args=list(argv),
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),  # which of several dataclasses is the preset's choice
+        registry=_registry(),
+    )
+
+
+def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
+    """Parse a command whose first argument is a run, with the sampling options of the run's family.
+
+    ``options`` is generic in those. Raises LimnerError where the run does not come first.
+    """
+    if not argv or argv[0].startswith("-"):
+        parse(options[NoSampling], argv, command)  # --help ends here
+        raise LimnerError(f"The run comes first, then the options: limner {command} RUN [OPTIONS].")
+    from limner import checkpoint
+
+    family = families.load(checkpoint.family_of(argv[0]))
+    return parse(options[family.Sampling], argv, command)
+
+
+def sampling_options(given: Any) -> dict[str, Any]:
+    """The family's sampling options by name, of what ``parse_for_run`` returns."""
+    return {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
+
+
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that the second stage depends on; ``parse`` reads it again with all others."""
+    for word, following in itertools.pairwise([*argv, ""]):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
+def _registry() -> ConstructorRegistry:
+    """tyro's rules, except that help does not show empty defaults: the help text says what leaving it out means."""
+    registry = ConstructorRegistry()
+    within = False  # tyro's own rules are asked from within the rule below
+
+    @registry.struct_rule
+    def hide_empty_defaults(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal within
+        if within:
+            return None
+        within = True
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            within = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = [
+            dataclasses.replace(field, type=Annotated[field.type, HIDDEN])  # type: ignore[arg-type]
+            if field.default is None or field.default == ""
+            else field
+            for field in spec.fields
+        ]
+        return dataclasses.replace(spec, fields=tuple(fields))
+
+    return registry

@@ -1,0 +1,73 @@
+"""`limner sample`: new images from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Generic
+
+import tyro
+
+from limner.commands import say
+from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options
+from limner.settings import LimnerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Generic[Sampling]):
+    """Draw new images from a run. To see the sampling options of its family too: limner sample RUN --help"""
+
+    run: RunFolder  # folder of a run, or its model.safetensors
+    # number of images; prompts and labels are used in turn. Default: 64, or 8 for each prompt or label
+    n: int | None = None
+    prompt: Repeated = ()  # what the images should show
+    label: Repeated = ()  # class that the images should show
+    seed: int = 0  # of the first image; each image has its own seed, which always gives the same image
+    # two seeds: interpolate from the image of the first to that of the second, in N images
+    between: tuple[int, int] | None = None
+    image: str = ""  # picture to start from, noised by --strength: draws variations of it
+    mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
+    to: str = ""  # a .png for one sheet, or a folder for one file per image. Default: samples.png in RUN
+    progress_to: str = ""  # .gif to write: how the images emerge from the noise
+    batch: int = 64  # images drawn at once
+    device: str = "auto"  # auto, cpu, cuda
+    sampling: tyro.conf.OmitArgPrefixes[Sampling]  # --steps, not --sampling.steps
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse_for_run(Options, argv, "sample")
+    from limner import checkpoint
+    from limner.inference.pipeline import Film, Pipeline, Request, captions_of
+    from limner.pictures.grid import grid, to_pil
+    from limner.progress import bar
+    from limner.synthesis import folder
+
+    n = given.n if given.n is not None else 8 * len(given.prompt or given.label) or 64
+    to = Path(given.to or checkpoint.folder_of(given.run) / "samples.png")
+    if to.suffix and to.suffix.lower() != ".png":
+        raise LimnerError(
+            f"Cannot write {to}: name a .png for one sheet, or a folder for one file per image."
+        )
+    if given.progress_to and not given.progress_to.lower().endswith(".gif"):
+        raise LimnerError(f"Cannot write {given.progress_to}: name a .gif for --progress-to.")
+    if not to.suffix:
+        folder.saved(to)  # a folder that cannot be used is refused before the drawing
+    pipeline = Pipeline(given.run, given.device)
+    request = Request(**{f.name: getattr(given, f.name) for f in fields(Request)})
+    condition = pipeline.condition(n, request)
+    captions = captions_of(pipeline.spec, condition)
+    film = Film(captions)
+    with bar(f"drawing {n} images") as watch:
+        on_canvas = film if given.progress_to else None
+        options = sampling_options(given)
+        images = pipeline.tensors(n, watch=watch, on_canvas=on_canvas, **vars(request), **options)
+    if given.progress_to:
+        film.save(Path(given.progress_to))
+    if not to.suffix:
+        folder.save(images, to, range(given.seed, given.seed + n), condition, pipeline.spec)
+    else:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        (to_pil(images[0]) if n == 1 else grid(images, captions)).save(to)
+    say(f"{n} images in {to}")
+    return 0

@@ -1,0 +1,49 @@
+"""`limner search`: the images that resemble a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from limner.commands import say, table
+from limner.commands.options import Picture, RunFolder, parse
+
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find the images of a source that resemble a picture most, by the features of a run."""
+
+    run: RunFolder  # folder of a run that describes images
+    # images to search: a folder, archive, parquet file or built-in set
+    source: Source
+    query: Picture  # the picture
+    n: int = 16  # images to find
+    to: str = "search.png"  # sheet to write
+    device: str = "auto"  # auto, cpu, cuda
+    json: bool = False  # print JSON
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse(Options, argv, "search")
+    from limner.inference.understand import search
+
+    result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)
+    if given.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+        return 0
+    labelled = any(row["label"] for row in result["found"])
+    table(
+        ["image", "similarity", *(["label"] if labelled else [])],
+        [
+            [row["path"], f"{row['similarity']:.4f}", *([row["label"]] if labelled else [])]
+            for row in result["found"]
+        ],
+    )
+    say(f"The most similar of {result['n']:,} images are in {result['to']}.")
+    return 0

@@ -1,0 +1,138 @@
+"""The options of the commands, as the command line is parsed."""
+
+import dataclasses
+
+import pytest
+
+from limner import config
+from limner.commands import sample
+from limner.commands.families import parse_families
+from limner.commands.options import parse
+from limner.commands.train import parse_train
+from limner.settings import DataOptions, LimnerError, Optimiser
+from tests.helpers import toy_run
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+def test_train_starts_from_the_preset(toy):
+    run, out, resume = parse_train(["toy", "a", "b", "--out", "runs/x", "--preset", "tiny"])
+    preset = toy.presets["tiny"]
+    assert (run.family, run.sources, run.preset, out, resume) == ("toy", ("a", "b"), "tiny", "runs/x", False)
+    assert (run.model, run.training, run.data) == (preset.model, preset.training, DataOptions())
+
+
+def test_flags_reach_every_setting(toy):
+    argv = (
+        "toy shapes --out x --preset=tiny --size 64x48 --seed 5 --budget 3epochs --model.width 6 --model.deep"
+    )
+    argv += " --model.rates 1 2 3 --model.stage.latent 9 --training.optimisers.generator.lr 3e-3"
+    argv += (
+        " --training.optimisers.discriminator.betas 0.5 0.9 --training.batch 7 --data.channels 1 --data.flip"
+    )
+    run = parse_train(argv.split()).run
+    assert (run.size, run.seed, run.budget) == ((64, 48), 5, "3epochs")
+    assert (run.model.width, run.model.deep, run.model.rates, run.model.stage.latent) == (
+        6,
+        True,
+        (1, 2, 3),
+        9,
+    )
+    assert run.training.batch == 7
+    assert run.training.optimisers["generator"] == Optimiser(lr=3e-3)
+    assert run.training.optimisers["discriminator"] == Optimiser(lr=4e-4, betas=(0.5, 0.9))
+    assert run.data == DataOptions(channels=1, flip=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("", "The family comes first"),
+        ("--seed 3 toy", "The family comes first"),
+        ("tooy shapes --out x", "Did you mean toy"),
+        ("toy --out x", "Name the images to train on"),
+        ("toy shapes", "--out runs/toy"),
+        ("toy shapes --out x --preset smal", "Did you mean small"),
+        ("toy shapes --out x --size 3.5", "HEIGHTxWIDTH"),
+        ("toy shapes --out x --budget 10", "not a valid budget"),
+        ("toy --resume", "--out RUN --resume"),
+        ("toy --out nothing/here --resume", "nothing/here holds no run"),
+    ],
+)
+def test_mistakes_are_one_sentence(argv, said):
+    with pytest.raises(LimnerError, match=said):
+        parse_train(argv.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--model.widht 3", "--model.width"),
+        ("--training.optimisers.generator.rl 3", "--training.optimisers.generator"),
+        ("--training.batch many", "--training.batch"),
+        ("--data.fit crup", "crop"),
+    ],
+)
+def test_unusable_flags_exit_with_2_and_name_what_is_near(flags, said, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_train(["toy", "shapes", "--out", "x", *flags.split()])
+    told = capsys.readouterr()
+    assert exit.value.code == 2 and said in told.out + told.err
+
+
+def test_help_says_what_each_setting_does(capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_train(["toy", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert exit.value.code == 0
+    assert "--model.width INT" in told and "channels of the first layer (default: 8)" in told
+    assert "--training.optimisers.generator.lr FLOAT" in told and "(default: 0.0002)" in told
+    assert "--data.flip" in told and "also show every training image mirrored" in told
+    assert "folder for the run" in told and "SOURCE..." in told
+
+
+def test_resume_uses_the_saved_settings(toy, tmp_path):
+    saved = toy_run(toy, preset="tiny")
+    config.write_run(tmp_path, saved)
+    assert config.read_run(tmp_path) == saved and [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    argv = ["toy", "--out", str(tmp_path), "--resume"]
+    assert parse_train(argv) == (saved, str(tmp_path), True)
+    longer = parse_train([*argv, "--budget", "3m", "--training.keep", "5"]).run
+    assert longer == dataclasses.replace(
+        saved, budget="3m", training=dataclasses.replace(saved.training, keep=5)
+    )  # fmt: skip
+    with pytest.raises(LimnerError, match="cannot resume as toy from small"):
+        parse_train([*argv, "--preset", "small"])
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(LimnerError, match="cannot be read as JSON"):
+        parse_train(argv)
+
+
+def test_families_command(toy):
+    assert not parse_families([]).family and parse_families(["--json"]).json
+    given = parse_families(
+        ["toy", "--preset", "tiny", "--size", "32x16", "--channels", "1", "--classes", "5", "--model.deep"]
+    )
+    assert (given.family, given.preset, given.size, given.channels, given.classes) == (
+        "toy",
+        "tiny",
+        "32x16",
+        1,
+        5,
+    )
+    assert given.model == dataclasses.replace(toy.presets["tiny"].model, deep=True)
+
+
+def test_sample_command(toy):
+    argv = "runs/x --n 3 --prompt red --prompt blue --label cat --seed 9 --guidance 3.5"
+    given = parse(sample.Options[toy.Sampling], argv.split(), "sample")
+    assert (given.run, given.n, given.prompt, given.label, given.seed) == (
+        "runs/x",
+        3,
+        ("red", "blue"),
+        ("cat",),
+        9,
+    )
+    assert given.sampling == toy.Sampling(guidance=3.5)
+    with pytest.raises(SystemExit):
+        parse(sample.Options[toy.Sampling], ["runs/x", "--guidanse", "3"], "sample")
