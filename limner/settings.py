@@ -15,6 +15,14 @@ class LimnerError(Exception):
     """
 
 
+# Data sets that need no file and no network, and what they show.
+BUILT_IN = {
+    "shapes": "drawn scenes of two objects, with captions",
+    "digits": "handwritten digits, with labels",
+    "emoji": "the emoji of a colour font, with names and groups",
+}
+
+
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""
     matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=0.5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from limner.data import shapes as scenes
 from limner.data.sources import Item, Listing, Source
 from limner.settings import LimnerError
 
@@ -27,13 +28,11 @@ def shapes() -> Source:
     lock = threading.Lock()
 
     def listing() -> Listing:
-        from limner.data.shapes import draw, scenes
-
-        every = scenes(SHAPES, seed=0)
+        every = scenes.scenes(SHAPES, seed=0)
 
         @lru_cache(maxsize=2)
         def block(number: int, height: int, width: int) -> np.ndarray:
-            return draw(every[number * _BLOCK : (number + 1) * _BLOCK], height, width, seed=number)
+            return scenes.draw(every[number * _BLOCK : (number + 1) * _BLOCK], height, width, seed=number)
 
         def picture(i: int, height: int, width: int) -> Image.Image:
             with lock:
@@ -46,7 +45,7 @@ def shapes() -> Source:
             ]
         )
 
-    return Source("shapes", ["shapes", _version(), SHAPES], listing, drawn=True, channels=3)
+    return Source("shapes", ["shapes", _version(), SHAPES], listing, drawn=True, channels=3, oracle=scenes)
 
 
 def digits() -> Source:

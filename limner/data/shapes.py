@@ -1,7 +1,7 @@
-"""Pictures whose truth is known: two objects with shape, colour, size and relation, and who can tell.
+"""Scenes of two objects with shape, colour, size and relation: their captions, their pictures, and an oracle.
 
-`scenes` says what to show, `draw` shows it at any height and width, `judge` reads it back from the pixels
-by analysis alone (nothing trained), and `score` says how well pictures follow their prompts.
+`scenes` chooses scenes, `draw` draws them at any height and width, `recognise` reads them back from the
+pixels by analysis alone (nothing is trained), and `score` says how well pictures follow their captions.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class Scene:
 
     @property
     def canonical(self) -> Scene:
-        """The same picture told from its upper or left thing: 'a above b' for 'b below a'."""
+        """The same picture, described from its upper or left thing: 'a above b' for 'b below a'."""
         if self.relation in ("above", "left of"):
             return self
         return Scene(self.second, OPPOSITE[self.relation], self.first)
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination, sizes aside, is kept out of everything that trains (about one in ten)."""
-        s = self.canonical  # or the twin 'b below a' would give 'a above b' away
+        """Whether this combination, sizes aside, is in no training set (about one in ten)."""
+        s = self.canonical  # so that 'b below a' is held out with 'a above b'
         words = (s.first.shape, s.first.colour, s.relation, s.second.shape, s.second.colour)
         return hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()[0] < 26
 
@@ -84,7 +84,7 @@ def parse(caption: str) -> Scene:
     for word, names in zip(words, known, strict=True):
         if word not in names:
             hint = nearest(word, names)
-            raise LimnerError(f"{word!r} in {caption!r} is none of {', '.join(names)}.{hint}")
+            raise LimnerError(f"{word!r} in {caption!r} is not one of {', '.join(names)}.{hint}")
     first, second = (Thing(shape, colour, size) for size, colour, shape in (words[:3], words[4:]))
     return Scene(first, words[3], second)
 
@@ -99,7 +99,7 @@ def _every(held_out: bool) -> tuple[Scene, ...]:
 
 
 def scenes(n: int, seed: int, held_out: bool = False) -> list[Scene]:
-    """n random scenes; all different where there are as many. `held_out` ones appear in no training set."""
+    """n random scenes, without repetition up to all there are. `held_out` ones appear in no training set."""
     every, rng = _every(held_out), random.Random(seed)
     drawn: list[Scene] = []
     while len(drawn) < n:
@@ -158,7 +158,7 @@ def _place(
     halves = np.array([s.relation in ("below", "right of") for s in scenes])[:, None] ^ np.array(
         [[False, True]]
     )
-    axis = np.array([s.relation in ("above", "below") for s in scenes]).astype(int)  # 1: y tells them apart
+    axis = np.array([s.relation in ("above", "below") for s in scenes]).astype(int)  # 1: they differ along y
     length = extent[axis][:, None]
     low, high = reach + 0.012, length / 2 - 0.01 - reach
     along = low + rng.random(radius.shape) * (high - low)
@@ -171,9 +171,9 @@ def _place(
 
 
 def draw(scenes: Sequence[Scene], height: int, width: int, seed: int) -> np.ndarray:
-    """The scenes as pictures, uint8 [N, H, W, 3], from 24 pixels a side; the seed decides where things stand."""
+    """The scenes as pictures, uint8 [N, H, W, 3], from 24 pixels a side; the seed decides their places."""
     if min(height, width) < 24:
-        raise LimnerError(f"shapes cannot be told apart at {height}x{width}; ask for 24x24 or larger")
+        raise LimnerError(f"shapes cannot be distinguished at {height}x{width}: choose 24x24 or larger")
     rng = np.random.default_rng(seed)
     grid, side = _grid(height, width), min(height, width)
     pictures = np.empty((len(scenes), height, width, 3), np.uint8)
@@ -202,19 +202,23 @@ def _background(n: int, height: int, width: int, rng: np.random.Generator) -> np
     return np.broadcast_to(tint + fade * ramp, (n, height, width, 3)).copy()
 
 
-# Judging ----------------------------------------------------------------------------------------------------
+# Recognising ----------------------------------------------------------------------------------------------------
 
 
-def judge(images: np.ndarray) -> list[Scene | None]:
-    """What uint8 [N, H, W, 3] pictures show, told canonically; None where that is not two clean objects.
+def recognise(images: np.ndarray) -> list[Scene | None]:
+    """The canonical scene of each picture (uint8 [N, H, W, 3]); None where it is not two clean objects.
 
     Exactly two connected objects must stand out from the background, each of one palette colour throughout
-    and each overlapping one of our own drawings of a shape; nothing else may be in the picture.
+    and each overlapping a drawing of a known shape; the picture may hold nothing else.
     """
-    return [scene for start in range(0, len(images), 256) for scene in _judge(images[start : start + 256])]
+    return [
+        scene
+        for start in range(0, len(images), 256)
+        for scene in _recognise_batch(images[start : start + 256])
+    ]
 
 
-def _judge(images: np.ndarray) -> list[Scene | None]:
+def _recognise_batch(images: np.ndarray) -> list[Scene | None]:
     pixels = images.astype(np.float32)
     border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
     paper = np.median(border, 1)[:, None, None]  # [N, 1, 1, 3]
@@ -253,7 +257,7 @@ def _read(
     labels = labels[areas >= max(3, 0.003 * min(height, width) ** 2)]  # specks smaller than that do not count
     if len(labels) != 2 or (np.linalg.norm(_PALETTE - paper, axis=1) < 60).any():
         return None
-    one, two = (_recognise(pixels, cover, colours, parts == label) for label in labels)
+    one, two = (_thing(pixels, cover, colours, parts == label) for label in labels)
     if one is None or two is None:
         return None
     (a, ax, ay), (b, bx, by) = one, two
@@ -262,7 +266,7 @@ def _read(
     return Scene(a, "above", b) if ay < by else Scene(b, "above", a)
 
 
-def _recognise(
+def _thing(
     pixels: np.ndarray, cover: np.ndarray, colours: np.ndarray, part: np.ndarray
 ) -> tuple[Thing, float, float] | None:
     """The thing that a connected part [H, W] is, with its centroid; None when it is no clean one."""
@@ -302,27 +306,28 @@ def _templates(height: int, width: int, x: float, y: float) -> tuple[list[str], 
     return shapes, np.tile(radii, len(SHAPES)), np.concatenate(drawings)
 
 
-def score(images: np.ndarray, prompts: Sequence[str]) -> dict[str, float]:
-    """How well uint8 [N, H, W, 3] pictures show their prompts (captions of scenes), as shares of N.
+def score(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
+    """How well pictures (uint8 [N, H, W, 3]) show the scenes of their captions, as shares of N.
 
-    `exact`: both shapes, both colours and the relation; `exact_with_size`: the sizes too; `readable`: the
-    picture shows two clean objects at all; `shape`, `colour`, `size`, `relation`: that attribute of both.
+    `exact`: both shapes, both colours and the relation; `exact_with_size`: the sizes too; `readable`: two
+    clean objects can be read; `shape`, `colour`, `size`, `relation`: that attribute of both. Raises
+    LimnerError for a caption that is not of a scene.
     """
     names = ("exact", "exact_with_size", "readable", "shape", "colour", "size", "relation")
     counts = dict.fromkeys(names, 0)
-    for seen, prompt in zip(judge(images), prompts, strict=True):
-        if seen is None:
+    for shown, caption in zip(recognise(images), captions, strict=True):
+        if shown is None:
             continue
-        asked = parse(prompt).canonical
-        right = {"relation": seen.relation == asked.relation}
+        wanted = parse(caption).canonical
+        right = {"relation": shown.relation == wanted.relation}
         for name in ("shape", "colour", "size"):
             right[name] = all(
-                getattr(s, name) == getattr(a, name)
-                for s, a in ((seen.first, asked.first), (seen.second, asked.second))
+                getattr(s, name) == getattr(w, name)
+                for s, w in ((shown.first, wanted.first), (shown.second, wanted.second))
             )
         counts["readable"] += 1
         counts["exact"] += right["shape"] and right["colour"] and right["relation"]
         counts["exact_with_size"] += all(right.values())
         for name, is_right in right.items():
             counts[name] += is_right
-    return {name: count / max(len(prompts), 1) for name, count in counts.items()}
+    return {name: count / max(len(captions), 1) for name, count in counts.items()}

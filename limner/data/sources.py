@@ -10,8 +10,9 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from limner.data.decode import SUFFIXES
@@ -45,13 +46,22 @@ class Listing:
     others: int = 0  # files of other kinds, passed over in silence
 
 
+class Oracle(Protocol):
+    """Knows what the pictures of a built-in set show, and so how well other pictures follow their captions."""
+
+    def score(self, images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
+        """uint8 [N, H, W, 3] and N captions -> shares in [0, 1]; ``exact``: everything that a caption says."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     name: str
     key: Sequence[Any]  # JSON values that change whenever the images may have changed
     listing: Callable[[], Listing]
-    drawn: bool = False  # made by Limner at any size: 8 bits, nothing to scan
-    channels: int | None = None  # what it gives unless asked for others
+    drawn: bool = False  # drawn by Limner at any size: 8 bits, no files to scan
+    channels: int | None = None  # of a drawn source, unless the options say others
+    oracle: Oracle | None = None  # of drawn pictures whose captions can be checked
 
 
 def printable(name: str) -> str:

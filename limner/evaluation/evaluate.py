@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from limner.core import (
     Model,
     nearest,
 )
-from limner.data import Data, open_data, open_like, own_size, shapes
+from limner.data import Data, open_data, open_like, own_size
 from limner.device import pick_device
 from limner.distributed import ALONE, Ranks, join
 from limner.evaluation import probe
@@ -225,9 +224,8 @@ def measure(
     told["sliced_wasserstein"] = pixels.sliced_wasserstein(
         drawn.images, real.training.batch(rows).image, seed=seed
     )
-    if drawn.captions and real.training.names[0].startswith("shapes/"):
-        with contextlib.suppress(LimnerError):  # somebody's own folder of that name
-            told["prompts_exact"] = shapes.score(as_bytes(drawn.images), drawn.captions)["exact"]
+    if drawn.captions and real.training.oracle:
+        told["prompts_exact"] = real.training.oracle.score(as_bytes(drawn.images), drawn.captions)["exact"]
     return told
 
 
@@ -251,7 +249,7 @@ def find_features(name: str, weights: str = "") -> Features:
 
 def nearest_pairs(drawn: Drawn, real: Real, seen: Described, count: int = WORST) -> tuple[Tensor, list[str]]:
     """The images nearest to a training image, each followed by it: [2 count, C, H, W] and what to write below."""
-    away, which = neighbours.nearest(seen.drawn, seen.training)
+    away, which = neighbours.nearest_distances(seen.drawn, seen.training)
     worst = away.argsort()[:count]
     originals = real.training.batch(which[worst].numpy()).image
     sheet = torch.stack([drawn.images[worst], originals], dim=1).flatten(0, 1)

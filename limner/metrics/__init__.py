@@ -1,1 +1,1 @@
-"""How good, how varied, how new: distances between sets of images, and the features that they are taken in."""
+"""Quality, variety and novelty of images: distances between sets, and the features they are taken in."""

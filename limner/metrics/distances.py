@@ -43,7 +43,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _mean_kernel(x: Tensor, y: Tensor, own: bool = False) -> float:
-    """The kernel's mean over all pairs; of one set's ``own`` pairs, those of a point with itself left out."""
+    """Mean of the kernel over all pairs; with ``own``, pairs of a point with itself are left out."""
     x, y = x.double(), y.double()
     total = 0.0
     for part in x.split(1024):
@@ -53,29 +53,22 @@ def _mean_kernel(x: Tensor, y: Tensor, own: bool = False) -> float:
     return total / (len(x) * (len(y) - own))
 
 
-def inception_score(probabilities: Tensor) -> float:
-    """exp of the mean KL between p(y|x) and p(y), of [N, K] (Salimans 2016), in one split."""
-    p = probabilities.double()
-    marginal = p.mean(0, keepdim=True)
-    return math.exp(float((torch.xlogy(p, p) - torch.xlogy(p, marginal)).sum(1).mean()))
-
-
-# How sure a figure is -----------------------------------------------------------------------------------
+# Uncertainty of a figure -----------------------------------------------------------------------------------
 
 
 def halves(n: int, repeats: int, seed: int = 0) -> Iterator[Tensor]:
-    """``repeats`` random halves of n indices."""
+    """``repeats`` random halves [n // 2] of n indices."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(repeats):
         yield torch.randperm(n, generator=generator)[: n // 2]
 
 
 def interval(value: float, of_halves: list[float], share: float = 0.95) -> tuple[float, float]:
-    """Where a figure lies with probability ``share``, from the same figure of random halves of the sample.
+    """Confidence interval (low, high) of a figure at level ``share``, from its values on random halves of the sample.
 
-    Half of a sample drawn without replacement varies about the mean of all halves as the whole sample varies
-    about the truth (Shao and Tu 1995, ch. 2, the delete-half jackknife). Unlike a bootstrap with replacement it
-    shows no image twice, which Frechet distances and neighbourhoods would take for something.
+    The delete-half jackknife (Shao and Tu 1995, ch. 2): half of a sample, drawn without replacement, varies
+    about the mean of all halves as the whole sample varies about the true value. A bootstrap with replacement
+    would repeat images, which biases Frechet distances and neighbourhoods.
     """
     if len(of_halves) < 2:
         return value, value

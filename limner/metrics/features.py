@@ -1,4 +1,4 @@
-"""What images are compared by: networks that turn an image into a vector. Nothing here downloads."""
+"""Networks that turn an image into a feature vector, in which images are compared. Nothing here downloads."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from limner.settings import LimnerError
 
 @dataclass(frozen=True)
 class Features:
-    """A way to describe images, with what a figure must say of it."""
+    """A feature extractor, with what identifies it in a report."""
 
     name: str
-    hash: str  # of weights or recipe: figures of one hash may be compared
-    resize: str  # what happens to an image's size first
-    describe: Callable[[Tensor], Tensor]  # [B, C, H, W] in [-1, 1] -> [B, D]
+    hash: str  # of the weights or the recipe: figures are comparable where it is equal
+    resize: str  # how images are resized first
+    extract: Callable[[Tensor], Tensor]  # [B, C, H, W] in [-1, 1] -> [B, D]
 
     def of(self, batches: Iterable[Tensor], watch: Callable[[int], None] | None = None) -> Tensor:
-        """Batches [B, C, H, W] -> float32 [N, D]; ``watch`` is told how many are done."""
-        found, done = [], 0
+        """Batches [B, C, H, W] -> float32 [N, D]; ``watch`` is called with the number of images done."""
+        features, done = [], 0
         with torch.inference_mode():
             for batch in batches:
-                found.append(self.describe(batch).float().cpu())
+                features.append(self.extract(batch).float().cpu())
                 done += len(batch)
                 if watch:
                     watch(done)
-        return torch.cat(found)
+        return torch.cat(features)
 
 
 def of_model(model: Model, name: str, digest: str) -> Features:
-    """The features of a model that describes images of its own size and channels."""
+    """The features of a trained model; images are resized to its size and channels. Raises LimnerError."""
     if not isinstance(model, Describes):
         raise LimnerError(
-            f"{name} is a run of {model.family}, which does not describe images: name another run."
+            f"{name} is a run of {model.family}, which has no features: name a run of another family."
         )
     spec = model.spec
 
-    def describe(image: Tensor) -> Tensor:
+    def extract(image: Tensor) -> Tensor:
         image = with_channels(image, spec.channels)
         return model.features(resize(image, spec.height, spec.width).to(model.device))
 
-    return Features(name, digest[:12], f"bicubic to {spec.height}x{spec.width}", describe)
+    return Features(name, digest[:12], f"bicubic to {spec.height}x{spec.width}", extract)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -61,20 +61,15 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 # A random network ---------------------------------------------------------------------------------------
 
-STAGES = (
-    (32, 32),
-    (64, 64),
-    (128, 128),
-    (128, 128),
-)  # channels of a stage's convolutions
+STAGES = ((32, 32), (64, 64), (128, 128), (128, 128))  # channels of each stage's convolutions
 WIDTH = 64
 
 
 def random_vgg() -> Features:
-    """The default features: nothing to download, the same everywhere (after Naeem 2020, "R64").
+    """The default features, of a random VGG (after Naeem 2020, "R64"): no download, the same on every machine.
 
-    Naeem found those of a random VGG to rank generators well where ImageNet's do not fit. What the four stages see,
-    in quarters of the image, is projected to 64 numbers. No family may train on this very network.
+    Naeem found that they rank generators well on images unlike ImageNet's. The maps of the four stages are
+    averaged over each quarter of the image and projected to 64 dimensions. No family may train on this network.
     """
     generator = torch.Generator().manual_seed(64)
     network = RandomVGG(STAGES, generator)
@@ -85,11 +80,11 @@ def random_vgg() -> Features:
     recipe = f"RandomVGG 1 {STAGES} {WIDTH}"
 
     @torch.no_grad()
-    def describe(image: Tensor) -> Tensor:
+    def extract(image: Tensor) -> Tensor:
         side = 32 if max(image.shape[-2:]) <= 32 else 64
         image = resize(with_channels(image, 3), side, side)
-        seen = network(image.contiguous(memory_format=torch.channels_last))
-        return torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in seen], dim=1) @ projection * 10
+        maps = network(image.contiguous(memory_format=torch.channels_last))
+        return torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in maps], dim=1) @ projection * 10
 
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    return Features("random", digest, "bicubic to 32x32, images above that to 64x64", describe)
+    return Features("random", digest, "bicubic to 32x32, images above that to 64x64", extract)

@@ -1,4 +1,4 @@
-"""The features of a name. Nothing here downloads."""
+"""Feature extractors by name. Nothing here downloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEATURES: dict[str, Callable[[str | Path], Features]] = {
 
 
 def find(name: str, folder: str | Path = "") -> Features:
-    """The features of a name; ``folder`` holds their weights where they need any. Raises LimnerError."""
+    """The feature extractor called ``name``; ``folder`` holds its weights if it needs any. Raises LimnerError."""
     if name in FEATURES:
         return FEATURES[name](folder)
     raise LimnerError(

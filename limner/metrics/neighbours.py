@@ -1,4 +1,4 @@
-"""What nearest neighbours tell: precision and recall, density and coverage, and copies of the training images."""
+"""Measures by nearest neighbours: precision and recall, density and coverage, copies of training images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def radii(x: Tensor, k: int) -> Tensor:
 def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
     """Share of drawn features inside the real manifold, and of real inside the drawn (Kynkaanniemi 2019).
 
-    A manifold is the union of balls around the points [N, D], each as wide as its kth neighbour is away.
+    A manifold is the union of balls around the points [N, D]; a radius is the distance to the kth neighbour.
     """
     return _inside(drawn, real, k), _inside(real, drawn, k)
 
@@ -30,12 +30,12 @@ def _inside(points: Tensor, others: Tensor, k: int) -> float:
 
 
 def inside(points: Tensor, others: Tensor, reach: Tensor) -> Tensor:
-    """[N] which points lie in the ball of any of ``others`` [M, D], whose radii are ``reach`` [M]."""
+    """[N] bool: points inside the ball of any of ``others`` [M, D], whose radii are ``reach`` [M]."""
     return torch.cat([(distances(part, others) <= reach).any(1) for part in points.split(1024)])
 
 
 def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
-    """How many real balls a drawn point lies in, over k; and the share of real balls that hold one (Naeem 2020)."""
+    """Mean number of real balls around a drawn point, over k; share of real balls that hold one (Naeem 2020)."""
     reach = radii(real, k)
     within = torch.zeros(len(real), dtype=torch.float64)
     for part in drawn.split(1024):
@@ -43,24 +43,24 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
     return float(within.sum() / (k * len(drawn))), float((within > 0).double().mean())
 
 
-def nearest(x: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """Each point's distance to the nearest of ``to``, and which it is: [N], [N]."""
-    found = [distances(part, to).min(1) for part in x.split(256)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+def nearest_distances(x: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each point, the distance to the nearest of ``to`` [N], and its index [N]."""
+    least = [distances(part, to).min(1) for part in x.split(256)]
+    return torch.cat([m.values for m in least]), torch.cat([m.indices for m in least])
 
 
 def memorised(drawn: Tensor, training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
-    """[N] which drawn features lie nearer to a training image than all but ``share`` of the held-out real ones do."""
+    """[N] bool: drawn features nearer to a training image than all but ``share`` of the held-out real ones are."""
     return copies(drawn, training, usual_distance(training, held_out, share))
 
 
 def usual_distance(training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
-    """[]: all but ``share`` of the held-out features are at least so far from every training image."""
-    return nearest(held_out, training)[0].quantile(share, interpolation="lower")
+    """[]: the distance to the nearest training image that all but ``share`` of held-out features exceed."""
+    return nearest_distances(held_out, training)[0].quantile(share, interpolation="lower")
 
 
 def copies(drawn: Tensor, training: Tensor, usual: Tensor) -> Tensor:
-    """[N] which drawn features are nearer to a training image than ``usual``."""
-    away = nearest(drawn, training)[0]
-    # Where the data itself holds copies, the usual distance is 0 and only a copy can be found.
-    return (away < usual) | ((away == 0) & (usual == 0))
+    """[N] bool: drawn features nearer to a training image than ``usual``."""
+    distance = nearest_distances(drawn, training)[0]
+    # Where the data itself holds duplicates, the usual distance is 0: only exact copies count.
+    return (distance < usual) | ((distance == 0) & (usual == 0))

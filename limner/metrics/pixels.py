@@ -12,7 +12,7 @@ from limner.settings import LimnerError
 
 
 def psnr(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
-    """[B, C, H, W] twice -> peak signal-to-noise ratio [B] in dB; ``span`` is the largest difference there can be."""
+    """[B, C, H, W] twice -> peak signal-to-noise ratio [B] in dB; ``span`` is the range of values."""
     error = (x.double() - y.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(span**2 / error)
 
@@ -55,9 +55,9 @@ MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ms_ssim(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
-    """As ``ssim``, over scales that halve (Wang 2003): five, or as many as still have 11 pixels a side.
+    """As ``ssim``, over five scales that halve (Wang 2003), or fewer where a side would be under 11 pixels.
 
-    With fewer scales their weights are scaled to sum to 1.
+    The weights of fewer scales are normalised to sum to 1. Raises LimnerError below 11 pixels a side.
     """
     x, y = x.double(), y.double()
     scales = min(len(MS_WEIGHTS), math.floor(math.log2(min(x.shape[-2:]) / 11)) + 1)
@@ -117,20 +117,20 @@ def sliced_wasserstein(
     least: int = 16,
     seed: int = 0,
 ) -> dict[int, float]:
-    """Mean distance of the patches of two sets [N, C, H, W] along random directions, by level's height, times 1000.
+    """Sliced Wasserstein distance x1000 between the patches of two sets [N, C, H, W], by the level's height.
 
-    After Karras 2018, section 5: 7x7 patches of each level of a Laplacian pyramid, normalised by channel. Needs
-    no network. Both sets are cut to the size of the smaller.
+    After Karras 2018, section 5: 7x7 patches of each level of a Laplacian pyramid, normalised by channel. Both sets
+    are cut to the length of the smaller.
     """
     n = min(len(x), len(y))
-    told = {}
+    by_height = {}
     generator = torch.Generator().manual_seed(seed)
     for a, b in zip(pyramid(x[:n].float(), least), pyramid(y[:n].float(), least), strict=True):
         if min(a.shape[-2:]) < side:
             break
         p, q = (_patches(level, patches, side, generator) for level in (a, b))
-        way = torch.randn(p.shape[1], directions, generator=generator)
-        way = way / way.norm(dim=0)
-        apart = (p @ way).sort(0).values - (q @ way).sort(0).values
-        told[int(a.shape[-2])] = 1000 * float(apart.abs().mean())
-    return told
+        direction = torch.randn(p.shape[1], directions, generator=generator)
+        direction = direction / direction.norm(dim=0)
+        difference = (p @ direction).sort(0).values - (q @ direction).sort(0).values
+        by_height[int(a.shape[-2])] = 1000 * float(difference.abs().mean())
+    return by_height

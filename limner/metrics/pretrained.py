@@ -1,4 +1,4 @@
-"""Features of published networks, from weights that a person has put there. Nothing here downloads."""
+"""Features of published networks, from weights on this machine. Nothing here downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _conv(wide: int, out: int, kernel: Side = 1, stride: int = 1, padding: Side 
 
 
 class Mixed(nn.Module):
-    """Branches over one input, put side by side. A branch is a chain of names; a pair in it forks its end."""
+    """Branches over one input, concatenated. A branch is a chain of names; a tuple ends it in several outputs."""
 
     def __init__(self, chains: Sequence[Sequence[Any]], convolutions: Mapping[str, nn.Module], pool: str):
         super().__init__()
@@ -36,7 +36,7 @@ class Mixed(nn.Module):
             self.add_module(name, convolution)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = []
+        branches = []
         for chain in self.chains:
             h = x
             for link in chain:
@@ -46,11 +46,11 @@ class Mixed(nn.Module):
                     h = self._pooled(h)
                 else:
                     h = self.get_submodule(link)(h)
-            seen.append(h)
-        return torch.cat(seen, dim=1)
+            branches.append(h)
+        return torch.cat(branches, dim=1)
 
     def _pooled(self, x: Tensor) -> Tensor:
-        if self.pool == "average":  # the network of the FID counts no padding in its means
+        if self.pool == "average":  # the FID's network leaves padding out of its means
             return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         return F.max_pool2d(x, 3, 1, 1) if self.pool == "max" else F.max_pool2d(x, 3, 2)
 
@@ -171,7 +171,7 @@ def inception(path: str | Path) -> Features:
         weights = load_file(path)
     except Exception as error:
         raise LimnerError(
-            f"{path} is no safetensors file ({error}); convert it once with safetensors.torch.save_file."
+            f"{path} is not a safetensors file ({error}); convert it once with safetensors.torch.save_file."
         ) from None
     network = Inception()
     weights = {k: v for k, v in weights.items() if not k.startswith(("fc.", "AuxLogits."))}
@@ -183,12 +183,12 @@ def inception(path: str | Path) -> Features:
         )
     network.eval().requires_grad_(False)
 
-    def describe(image: Tensor) -> Tensor:
+    def extract(image: Tensor) -> Tensor:
         image = with_channels(image, 3)
         return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Features("inception", digest, "bilinear to 299x299", describe)
+    return Features("inception", digest, "bilinear to 299x299", extract)
 
 
 def clip(folder: str | Path = "") -> Features:
@@ -209,13 +209,13 @@ def dinov2(folder: str | Path = "") -> Features:
     )
 
 
-def _normalised(describe: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    def act(image: Tensor) -> Tensor:
+def _normalised(network: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+    def extract(image: Tensor) -> Tensor:
         image = resize(with_channels(image, 3), 224, 224) / 2 + 0.5
         centre, scale = (image.new_tensor(v)[:, None, None] for v in (mean, std))
-        return describe((image - centre) / scale)
+        return network((image - centre) / scale)
 
-    return act
+    return extract
 
 
 def _hub(name: str | Path, kind: str) -> tuple[Any, str]:

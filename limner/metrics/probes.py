@@ -1,6 +1,6 @@
-"""What features are worth: how well labels can be told from them, by neighbours or by one linear layer.
+"""Accuracy of labels predicted from features: by nearest neighbours, or by one linear layer.
 
-Features are [N, D], labels [N] class indices; what is returned is a share in [0, 1].
+Features are [N, D], labels [N] class indices, accuracies in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Z95 = 1.959964  # standard deviations on either side that hold 95% of a Gaussian
+Z95 = 1.959964  # standard deviations: half-width of a Gaussian's central 95%
 
 
 def knn_accuracy(
@@ -22,9 +22,9 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Share of ``test`` [M, D] whose class its k nearest by cosine vote for, each by exp(cosine / temperature).
+    """Accuracy on ``test`` [M, D] of the vote of its k nearest by cosine, weighted by exp(cosine / temperature).
 
-    As Wu 2018 (section 3.4) and Caron 2021 measure.
+    As in Wu 2018 (section 3.4) and Caron 2021.
     """
     features, classes = F.normalize(features.float()), int(labels.max()) + 1
     right = 0
@@ -39,11 +39,11 @@ def knn_accuracy(
 def probe_accuracy(
     features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, decay: float = 1e-3, steps: int = 100
 ) -> float:
-    """Share of ``test`` that a linear layer gets right, trained on standardised ``features`` to its minimum.
+    """Accuracy on ``test`` of a linear layer trained on standardised ``features`` to convergence.
 
-    Lowers the mean cross entropy + ``decay`` |weight|^2 by L-BFGS.
+    L-BFGS minimises the mean cross entropy + ``decay`` |weight|^2.
     """
-    # In float64, where a feature that never varies comes out as 0 and not as rounding.
+    # In float64, so that a constant feature becomes 0 rather than rounding error.
     mean, std = features.double().mean(0), features.double().std(0, correction=0).clamp(min=1e-6)
     x, y = ((part.double() - mean).div(std).float() for part in (features, test))
     weight = x.new_zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
@@ -62,8 +62,8 @@ def probe_accuracy(
         return float(((y @ weight + bias).argmax(1) == test_labels).double().mean())
 
 
-def few(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
-    """Indices of ``per_class`` random images of each class, of all where a class has fewer."""
+def sample_per_class(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
+    """Indices of ``per_class`` random images of each class; all of a class that has fewer."""
     order = torch.randperm(len(labels), generator=generator)
     return torch.cat([order[labels[order] == c][:per_class] for c in labels.unique()])
 
@@ -77,17 +77,17 @@ def few_probe_accuracy(
     draws: int = 5,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """``probe_accuracy`` with ``per_class`` random labelled images of each class only: mean and deviation of draws."""
+    """Mean and deviation over ``draws`` of ``probe_accuracy`` on ``per_class`` random images of each class."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = [few(labels, per_class, generator) for _ in range(draws)]
-    found = [probe_accuracy(features[rows], labels[rows], test, test_labels) for rows in chosen]
-    drawn = torch.tensor(found, dtype=torch.float64)
+    chosen = [sample_per_class(labels, per_class, generator) for _ in range(draws)]
+    accuracies = [probe_accuracy(features[rows], labels[rows], test, test_labels) for rows in chosen]
+    drawn = torch.tensor(accuracies, dtype=torch.float64)
     return float(drawn.mean()), float(drawn.std())
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share that was counted over ``n`` cases (Wilson 1927); never outside [0, 1]."""
+    """The 95% interval of a share that was counted over ``n`` cases (Wilson 1927); always within [0, 1]."""
     z = Z95 * Z95 / n
     centre = (share + z / 2) / (1 + z)
     half = math.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z)
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # but for rounding
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # against rounding

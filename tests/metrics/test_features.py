@@ -16,15 +16,15 @@ from limner.settings import LimnerError
 def test_random_features_are_the_same_everywhere_and_describe_any_image():
     one, two = random_vgg(), find("random")
     x = torch.rand(3, 3, 32, 32) * 2 - 1
-    assert_close(one.describe(x), two.describe(x))
+    assert_close(one.extract(x), two.extract(x))
     assert one.hash == two.hash and len(one.hash) == 12
     for channels in (1, 3, 4):
         for size in ((8, 8), (20, 48), (64, 100)):
-            found = one.describe(torch.rand(2, channels, *size) * 2 - 1)
+            found = one.extract(torch.rand(2, channels, *size) * 2 - 1)
             assert found.shape == (2, 64) and found.isfinite().all()
     with torch.no_grad():
-        again = torch.cat([one.describe(part) for part in x.split(1)])
-    assert_close(again, one.describe(x), rtol=1e-4, atol=1e-4)  # an image alone, or among others
+        again = torch.cat([one.extract(part) for part in x.split(1)])
+    assert_close(again, one.extract(x), rtol=1e-4, atol=1e-4)  # an image alone, or among others
 
 
 def test_random_features_tell_blur_noise_and_colour():
@@ -34,9 +34,9 @@ def test_random_features_tell_blur_noise_and_colour():
     blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
     noisy = other + 0.3 * torch.randn(other.shape, generator=torch.Generator().manual_seed(2))
     red = other * torch.tensor([1.0, 0.4, 0.4])[:, None, None]
-    base = distances.frechet_distance(features.describe(real), features.describe(other))
+    base = distances.frechet_distance(features.extract(real), features.extract(other))
     for changed in (blurred, noisy, red):
-        assert distances.frechet_distance(features.describe(real), features.describe(changed)) > 2 * base
+        assert distances.frechet_distance(features.extract(real), features.extract(changed)) > 2 * base
 
 
 def test_channels_are_turned_into_one_another():
@@ -49,7 +49,7 @@ def test_channels_are_turned_into_one_another():
 
 def test_a_run_that_cannot_describe_and_unknown_names_are_refused():
     model = DCGAN(DCGAN.presets["tiny"].model, ImageSpec(3, 16, 16))
-    with pytest.raises(LimnerError, match="does not describe"):
+    with pytest.raises(LimnerError, match="has no features"):
         of_model(model, "runs/a", "abc")
     with pytest.raises(LimnerError, match="random"):
         find("randm")
@@ -75,7 +75,7 @@ def test_inception_needs_weights_and_says_so(tmp_path):
     with pytest.raises(LimnerError, match="--weights"):
         find("inception")
     (tmp_path / "a.safetensors").write_bytes(b"\x80\x02no")
-    with pytest.raises(LimnerError, match="no safetensors file"):
+    with pytest.raises(LimnerError, match="not a safetensors file"):
         find("inception", tmp_path / "a.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
     with pytest.raises(LimnerError, match="missing"):

@@ -101,12 +101,6 @@ def test_the_floor_falls_with_the_number_of_images():
     assert 0 < floor(1000) < floor(50)
 
 
-def test_inception_score_matches_the_golden_number():
-    p = f64([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.05, 0.05, 0.9]])
-    assert distances.inception_score(p) == pytest.approx(1.435827111444629, abs=1e-9)
-    assert distances.inception_score(torch.eye(5)) == pytest.approx(5)  # sure and varied; zeros do no harm
-
-
 # Neighbours ---------------------------------------------------------------------------------------------
 
 REAL = f64(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from limner.metrics.probes import few, few_probe_accuracy, knn_accuracy, probe_accuracy, wilson
+from limner.metrics.probes import few_probe_accuracy, knn_accuracy, probe_accuracy, sample_per_class, wilson
 
 
 def clusters(n: int, classes: int, width: int, noise: float, seed: int = 0):
@@ -80,9 +80,9 @@ def test_features_of_inference_mode_can_be_probed():
 
 def test_few_labels():
     labels = torch.tensor([0] * 50 + [1] * 50 + [2] * 2)
-    rows = few(labels, 5, torch.Generator().manual_seed(0))
+    rows = sample_per_class(labels, 5, torch.Generator().manual_seed(0))
     assert labels[rows].bincount().tolist() == [5, 5, 2] and len(set(rows.tolist())) == 12
-    assert rows.tolist() != few(labels, 5, torch.Generator().manual_seed(1)).tolist()
+    assert rows.tolist() != sample_per_class(labels, 5, torch.Generator().manual_seed(1)).tolist()
 
     x, labels = clusters(400, 5, 12, 1.5)
     y, truth = clusters(400, 5, 12, 1.5, seed=1)
