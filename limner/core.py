@@ -36,6 +36,7 @@ class ImageSpec:
     classes: tuple[str, ...] = ()  # label names, in index order
     captions: bool = False
     given: ImageSpec | None = None  # the picture that each row is given (Condition.image); None: none
+    bits: int = 8  # 8 or 16 a channel, of the files
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,7 +52,7 @@ class Condition:
     size: int
     label: Tensor | None = None  # [B] class index
     text: list[str] | None = None  # B prompts
-    image: Tensor | None = None  # [B, C, h, w] in [-1, 1]: translate, upscale, restyle, inpaint
+    image: Tensor | None = None  # [B, C, h, w] in [-1, 1]: given (spec.given), or to start drawing from
     mask: Tensor | None = None  # [B, 1, h, w] in {0, 1}: 1 = repaint
 
     def to(self, device: torch.device | str) -> Condition:

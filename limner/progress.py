@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(description: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
-    """A progress bar on the terminal, as a function of the share done."""
+    """A progress bar; yields a function to be called with the share done, in [0, 1]."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
+    console = Console(stderr=True)
+    text = TextColumn("{task.description}", markup=False)  # it may hold file names
+    columns = text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task(description, total=1.0)
         yield lambda share: progress.update(task, completed=share)

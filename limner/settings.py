@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -38,12 +38,37 @@ class DataOptions:
     background: str = "white"  # what shows through transparency when the model has no alpha
     labels: bool = True  # use class folders and labels where there are any
     captions: bool = True  # use captions where there are any
-    flip: bool = False  # also show every training image mirrored
+    pairs: str = ""  # source of given pictures with the images' names, in any format: a row gets its namesake
+    side_by_side: Literal["", "left", "right"] = ""  # each file holds two images: the half that is given
+    domain: str = ""  # source of another domain: a row is given any picture of it, in an order of its own
+    given_channels: Literal[1, 3, 4] | None = None  # of given pictures; default: what they have
+    given_size: tuple[int, int] | None = None  # height and width of given pictures; default: as the images
+    flip: bool = False  # also show every training image mirrored, with what it is given
     holdout: float = 0.05  # share kept out of training, to measure on
     per_class: int = 0  # train on so many images of each class only; 0: on all
     max_bad: float = 0.1  # stop when more than this share of the files cannot be read
     frames: int = 1  # frames a clip, for video models
     cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner
+
+    def __post_init__(self) -> None:
+        """Raises LimnerError for settings of given pictures that contradict one another."""
+        ways = [bool(self.pairs), bool(self.side_by_side), bool(self.domain)]
+        if sum(ways) > 1:
+            raise LimnerError("Use one of --data.pairs, --data.side-by-side and --data.domain, not several.")
+        if not any(ways) and (self.given_channels or self.given_size):
+            raise LimnerError(
+                "--data.given-channels and --data.given-size are for given pictures, and there are none: "
+                "add --data.pairs, --data.side-by-side or --data.domain."
+            )
+
+    @property
+    def gives(self) -> bool:
+        """Whether each row is given a picture."""
+        return bool(self.pairs or self.side_by_side or self.domain)
+
+    def without_given(self) -> DataOptions:
+        """The same options with no pictures given."""
+        return replace(self, pairs="", side_by_side="", domain="", given_channels=None, given_size=None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is in a source, what is wrong with it, and how to mend it."""
+"""What a source holds, its problems, and how to solve them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
 from limner.data import decode
 from limner.data.find import find
-from limner.data.pack import DEFAULTS, bar, cache_folder, common_size, in_parallel, named
-from limner.data.sources import Item, Problem
+from limner.data.pack import DEFAULTS, cache_folder, common_size, in_parallel, named
+from limner.data.sources import Item, Problem, printable
+from limner.progress import bar
 from limner.settings import DataOptions
 
 _FEW_IMAGES = 100
@@ -82,9 +82,8 @@ def check(
     progress: bool = True,
 ) -> Report:
     """Reads and decodes everything, and keeps nothing. Raises LimnerError where there is no such source."""
-    given = named(sources)
-    found = [find(text, cache_folder(options)) for text in given]
-    say = Console(stderr=True, quiet=not progress)
+    texts = named(sources)
+    found = [find(text, cache_folder(options)) for text in texts]
     problems: list[Problem] = []
     good: list[Item] = []
     facts: list[_Facts] = []
@@ -94,23 +93,23 @@ def check(
         listing = source.listing()
         others += listing.others
         problems += listing.skipped
-        with bar(say, f"checking {source.name}", len(listing.items)) as tick:
-            for item, seen in in_parallel(partial(_look, options.fit), listing.items, tick):
-                if isinstance(seen, Problem):
-                    problems.append(seen)
+        with bar(f"checking {printable(source.name)}", not progress) as watch:
+            for item, fact in in_parallel(partial(_look, options.fit), listing.items, watch):
+                if isinstance(fact, Problem):
+                    problems.append(fact)
                     unreadable += 1
                 else:
                     good.append(item)
-                    facts.append(seen)
+                    facts.append(fact)
                     if not source.drawn:
-                        files.append((item.name, seen))
+                        files.append((item.name, fact))
 
     same: dict[str, list[str]] = {}
     for name, fact in files:
         same.setdefault(fact.content, []).append(name)
     headers = [fact.header for fact in facts]
     report = Report(
-        sources=given,
+        sources=texts,
         images=len(good),
         formats=_count(h.format or "drawn" for h in headers),
         modes=_count(h.mode for h in headers),

@@ -1,4 +1,4 @@
-"""Packed images: read by index, so that a batch is a pure function of what was seen before it."""
+"""Packed images, read by index, so that a batch is a pure function of the images seen before it."""
 
 from __future__ import annotations
 
@@ -9,56 +9,78 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from limner.core import Batch, Condition, ImageSpec, mix
-from limner.data.sources import Problem
+from limner.data.sources import Oracle, Problem
 from limner.settings import LimnerError
 
 
 @dataclass(frozen=True)
+class Selection:
+    """The images of a batch."""
+
+    index: np.ndarray  # [B] into the data
+    flip: np.ndarray | None = None  # [B] True: mirrored, with the picture that it is given
+    given: np.ndarray | None = (
+        None  # [B] into given pictures that are not paired; None: index modulo their number
+    )
+
+    def __getitem__(self, rows: slice) -> Selection:
+        return Selection(*(None if x is None else x[rows] for x in (self.index, self.flip, self.given)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Data:
-    """Images as they were packed, or a view of some of them.
+    """Packed images, or a view of some of them, with what each row is given.
 
     Values are uint8 or uint16 over their full range; alpha is premultiplied.
     """
 
     spec: ImageSpec
-    fingerprint: str  # of pixels, labels and captions: names the data wherever it lies
+    fingerprint: str  # of pixels, labels, captions and given pictures: names the data wherever it lies
     pixels: np.ndarray  # memory-mapped [M, H, W, C]; video [M, T, H, W, C]
-    rows: np.ndarray  # [N] the rows of `pixels` that this is
+    rows: np.ndarray  # [N] rows of `pixels` in this view
     names: list[str]  # N
     labels: np.ndarray | None = None  # [N] int64
     captions: list[str] | None = None  # N; '' where an image has none
     problems: list[Problem] = dataclasses.field(default_factory=list)  # files left out, and why
+    sources: tuple[str, ...] = ()
+    source: np.ndarray | None = None  # [N] index into `sources`
+    given: Data | None = None  # the pictures that rows are given
+    paired: bool = True  # row i is given picture i; False: a picture drawn in an order of its own
+    oracle: Oracle | None = None  # of drawn images whose captions can be checked
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def array(self) -> np.ndarray:
-        """[N, H, W, C]; video [N, T, H, W, C]: the memory map itself, or a copy of a view's part of it."""
+        """[N, H, W, C]; video [N, T, H, W, C]: the memory map itself, or a copy of this view's rows."""
         whole = np.array_equal(self.rows, np.arange(len(self.pixels)))
         return self.pixels if whole else self.pixels[self.rows]
 
     def part(self, indices: np.ndarray) -> Data:
-        """A view of some of the images."""
+        """A view of some of the images, with the pictures that they are given."""
         return dataclasses.replace(
             self,
             rows=self.rows[indices],
             names=[self.names[i] for i in indices],
             labels=None if self.labels is None else self.labels[indices],
             captions=None if self.captions is None else [self.captions[i] for i in indices],
+            source=None if self.source is None else self.source[indices],
+            given=self.given.part(indices) if self.given is not None and self.paired else self.given,
         )
 
     def split(self, holdout: float, per_class: int = 0) -> tuple[Data, Data]:
-        """(training part, held-out part): disjoint, always the same, with every class's share in each.
+        """(training part, held-out part): disjoint, always the same, each class divided alike.
 
-        From 20 images on at least one is held out, unless `holdout` is 0; below, none is. With `per_class`
-        the training part is only so many images of each class.
+        At least one of 20 or more images is held out, unless `holdout` is 0; none of fewer. `per_class` limits
+        the training part to that many images of each class. Given pictures of another domain are split too.
         """
         n = len(self)
         if not 0 <= holdout < 1:
-            raise LimnerError(f"The held-out share is {holdout}: it must be at least 0 and below 1.")
+            raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
         held = max(1, round(n * holdout)) if n >= 20 and holdout > 0 else 0
         keys = np.random.PCG64(mix("split", self.fingerprint)).random_raw(n)
         order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels))
@@ -67,10 +89,14 @@ class Data:
         mask = np.zeros(n, bool)
         mask[chosen] = True
         training, held_out = self.part(np.flatnonzero(~mask)), self.part(np.flatnonzero(mask))
+        if self.given is not None and not self.paired:
+            train_on, test_on = self.given.split(holdout)
+            training = dataclasses.replace(training, given=train_on)
+            held_out = dataclasses.replace(held_out, given=test_on if len(test_on) else train_on)
         return training._few(per_class) if per_class else training, held_out
 
     def _few(self, per_class: int) -> Data:
-        """So many random images of each class, always the same."""
+        """``per_class`` random images of each class, always the same."""
         if per_class < 0 or self.labels is None:
             raise LimnerError(
                 f"Cannot take {per_class} images of each class: "
@@ -83,7 +109,7 @@ class Data:
         return self.part(np.sort(order[place < per_class]))
 
     def order(self, seen: int, count: int, seed: int) -> np.ndarray:
-        """[count] indices at positions seen, seen + 1, ... of an endless stream of shuffled epochs."""
+        """[count] indices at positions seen, seen + 1, ... of an endless sequence of shuffled epochs."""
         n = len(self)
         if n == 0:
             raise LimnerError("There are no images to train on: give a source that has some.")
@@ -91,23 +117,41 @@ class Data:
         runs = [_permutation(n, seed, int(e))[places[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate(runs) if runs else np.empty(0, np.int64)
 
-    def batch(self, indices: np.ndarray, flip: np.ndarray | None = None) -> Batch:
-        """The images at `indices`, those where `flip` is True mirrored, with what is known of them."""
-        indices = np.asarray(indices)
-        pixels = self.pixels[self.rows[indices]]  # [B, (T,) H, W, C]
+    def select(self, seen: int, count: int, seed: int, flip: bool = False) -> Selection:
+        """The images of a training batch: a function of the seed and the images seen before it alone."""
+        index, mirrored, given = self.order(seen, count, seed), None, None
+        if flip:
+            mirrored = np.random.default_rng(mix(seed, seen, "flip")).random(count) < 0.5
+        if self.given is not None and not self.paired:
+            given = self.given.order(seen, count, mix(seed, "given"))
+        return Selection(index, mirrored, given)
+
+    def batch(self, selection: Selection | np.ndarray) -> Batch:
+        """The selected images, or those at the indices [B], with their conditions."""
+        chosen = selection if isinstance(selection, Selection) else Selection(np.asarray(selection))
+        index, image = chosen.index, None
+        if self.given is not None:
+            other = (
+                index if self.paired else index % len(self.given) if chosen.given is None else chosen.given
+            )
+            image = self.given._images(other, chosen.flip)
+        label = None if self.labels is None else torch.from_numpy(self.labels[index])
+        text = None if self.captions is None else [self.captions[i] for i in index]
+        return Batch(self._images(index, chosen.flip), Condition(len(index), label, text, image))
+
+    def _images(self, index: np.ndarray, flip: np.ndarray | None) -> Tensor:
+        """[B, C, (T,) H, W] in [-1, 1], float32."""
+        pixels = self.pixels[self.rows[index]]  # [B, (T,) H, W, C]
         if flip is not None and np.any(flip):
             pixels[flip] = pixels[flip, ..., ::-1, :]
         full = 255 if pixels.dtype == np.uint8 else 65535
         image = torch.from_numpy(pixels).movedim(-1, 1)
         image = image.to(torch.float32, memory_format=torch.contiguous_format)
-        image = image.mul_(2 / full).sub_(1)  # [B, C, (T,) H, W]
-        label = None if self.labels is None else torch.from_numpy(self.labels[indices])
-        text = None if self.captions is None else [self.captions[i] for i in indices]
-        return Batch(image, Condition(len(indices), label=label, text=text))
+        return image.mul_(2 / full).sub_(1)
 
 
 def batches(data: Data, limit: int | None = None, size: int = 64) -> Iterator[torch.Tensor]:
-    """The images [B, C, H, W] in order, up to ``limit`` of them."""
+    """The images in order, up to ``limit`` of them, in batches [B, C, H, W]."""
     n = min(len(data), limit or len(data))
     for at in range(0, n, size):
         yield data.batch(np.arange(at, min(at + size, n))).image
@@ -115,6 +159,6 @@ def batches(data: Data, limit: int | None = None, size: int = 64) -> Iterator[to
 
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """[n]; by sorting raw bits, whose stream NumPy never changes (that of `permutation` it may)."""
+    """[n]; by sorting raw bits, whose stream NumPy keeps for ever (it may change that of `permutation`)."""
     keys = np.random.PCG64(mix("order", seed, epoch)).random_raw(n)
     return np.argsort(keys, kind="stable")

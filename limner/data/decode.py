@@ -85,13 +85,17 @@ def open_image(source: IO[bytes] | Image.Image) -> Image.Image:
     return image
 
 
-def read_header(source: IO[bytes] | Image.Image) -> Header:
-    """What the file says of itself. Raises Unusable."""
+def read_header(source: IO[bytes] | Image.Image, half: str = "") -> Header:
+    """The file's header, with the width of a `half` if that is named. Raises Unusable."""
     with open_image(source) as image:
         width, height = image.size
         # Pillow decodes a whole PNG to look for EXIF after the pixels; only a small one's size matters.
         if (image.format != "PNG" or max(image.size) <= 64) and _orientation(image) >= 5:
             width, height = height, width
+        if half:
+            width //= 2
+        if width == 0:
+            raise Unusable("it is too narrow to be cut in two")
         bits = 16 if image.mode.startswith(("I", "F")) else 8
         grey = image.mode in ("1", "L") or bits == 16
         channels = 4 if image.has_transparency_data and bits == 8 else 1 if grey else 3
@@ -99,14 +103,16 @@ def read_header(source: IO[bytes] | Image.Image) -> Header:
         return Header(image.format or "", image.mode, width, height, bits, channels, frames)
 
 
-def decode(source: IO[bytes] | Image.Image, height: int, width: int, fit: str, frames: int = 1) -> np.ndarray:
-    """uint8 or uint16 [T, h, w, C]; h and w are smaller than asked only where `fit` is 'pad'.
+def decode(
+    source: IO[bytes] | Image.Image, height: int, width: int, fit: str, frames: int = 1, half: str = ""
+) -> np.ndarray:
+    """uint8 or uint16 [T, h, w, C]; h and w are below `height` and `width` only where `fit` is 'pad'.
 
-    T is `frames`: the first ones, the last repeated where there are too few. On damaged files Pillow raises
-    nearly anything; see `reason`.
+    T is `frames`: the first ones, the last repeated where there are too few. `half` keeps the left or the
+    right half of the image. On damaged files Pillow raises nearly anything; see `reason`.
     """
     with open_image(source) as image:
-        return np.stack([_resized(frame, height, width, fit) for frame in _frames(image, frames)])
+        return np.stack([_resized(frame, height, width, fit, half) for frame in _frames(image, frames)])
 
 
 def _frames(image: Image.Image, count: int) -> Iterator[Image.Image]:
@@ -122,9 +128,10 @@ def _orientation(image: Image.Image) -> int:
     return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
 
 
-def _resized(image: Image.Image, height: int, width: int, fit: str) -> np.ndarray:
+def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -> np.ndarray:
     """[h, w, C]"""
-    if image.format in ("JPEG", "MPO"):  # let the decoder shrink by up to 8, leaving twice what is needed
+    # The decoder may shrink by up to 8, to twice the size needed; not halves, which would mix at the seam.
+    if image.format in ("JPEG", "MPO") and not half:
         across, down = (height, width) if _orientation(image) >= 5 else (width, height)
         if fit != "stretch":  # the size that the whole image must have
             choose = max if fit == "crop" else min
@@ -134,6 +141,10 @@ def _resized(image: Image.Image, height: int, width: int, fit: str) -> np.ndarra
     image.load()
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
+    if half:  # the middle column of an odd width belongs to neither
+        side = image.width // 2
+        left = 0 if half == "left" else image.width - side
+        image = image.crop((left, 0, left + side, image.height))
     if fit == "pad":
         scale = min(width / image.width, height / image.height)
         width = min(width, max(1, round(image.width * scale)))

@@ -1,4 +1,4 @@
-"""What a person typed -> the source that it names."""
+"""The source that a text names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from limner.data.decode import SUFFIXES
 from limner.data.emoji import emoji
 from limner.data.sources import Folder, Source, annotate, opener_of, printable, stamp
 from limner.data.table import hub, parquet
-from limner.settings import LimnerError, nearest
+from limner.settings import BUILT_IN, LimnerError, nearest
 
-BUILT_IN: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
+_OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
+assert _OPENERS.keys() == BUILT_IN.keys()
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 def find(text: str, scratch: Path) -> Source:
-    """The source that a person named; `scratch` is a folder for temporary files. Raises LimnerError."""
-    if text in BUILT_IN:
-        return BUILT_IN[text]()
+    """The source that `text` names; `scratch` is a folder for temporary files. Raises LimnerError."""
+    if text in _OPENERS:
+        return _OPENERS[text]()
     if text.startswith("hf:"):
         return hub(text)
     if not text:
@@ -55,7 +56,7 @@ def find(text: str, scratch: Path) -> Source:
         openers = {name: opener_of(p) for name, p in files.items()}
         return Source(text, key, lambda: annotate(openers))
     raise LimnerError(
-        f"{text!r} is no folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file that Limner can read."
+        f"{text!r} is not a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file that Limner can read."
     )
 
 

@@ -20,21 +20,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from limner.core import ImageSpec
 from limner.data import decode
 from limner.data.dataset import Data
 from limner.data.find import find
+from limner.data.given import add_domain, add_pairs
 from limner.data.sources import Item, Listing, Problem, Source, printable
-from limner.settings import DataOptions, LimnerError
+from limner.progress import bar
+from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
 VERSION = 1  # of the packing: a new one packs anew
@@ -43,7 +44,7 @@ _GROUP = 16  # images that a thread takes at a time
 _STALE = 86_400  # seconds after which an unfinished packing is taken for abandoned
 
 R = TypeVar("R")
-Tick = Callable[[], None]
+Watch = Callable[[float], None]
 
 
 def open_data(
@@ -56,51 +57,59 @@ def open_data(
     """The images of one or more sources at `size` (height, width), packed now or found in the cache.
 
     A source is a folder, image, zip, tar, webdataset shards ('a-{000..031}.tar'), parquet, 'hf:owner/name',
-    or the built-in 'shapes', 'digits' or 'emoji'. Without a size: the images' own, where all have one of 16
-    to 64 pixels a side, else 32x32. Raises LimnerError.
+    or a name of `BUILT_IN`. Without a size: the images' own, if all share one of 16 to 64 pixels a side, else
+    32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
     """
-    background = decode.colour(options.background)
-    if size is not None and (min(size) < 1 or size[0] * size[1] > decode.MAX_PIXELS):
-        raise LimnerError(
-            f"Images of {size[0]}x{size[1]} pixels cannot be made: ask for a size such as 64x64."
-        )
     cache = cache_folder(options)
-    found = [find(os.fspath(s), cache) for s in named(sources)]
-    folder = cache / "packed" / _key(found, size, options)
-    data = _load(folder)
-    if data is None:
-        say = Console(stderr=True, quiet=not progress)
-        _pack(found, size, options, background, folder, say)
-        data = _load(folder)
-        if data is None:
-            raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
-    return data
+    found = tuple(find(os.fspath(s), cache) for s in named(sources))
+    say = Console(stderr=True, quiet=not progress)
+    plain, half = options.without_given(), options.side_by_side
+    data = _open(_Request(found, size, plain, _OTHER[half]), say)
+    if not options.gives:
+        return data
+    of_given = _Request(
+        found if half else (find(options.pairs or options.domain, cache),),
+        options.given_size or (data.spec.height, data.spec.width),
+        dataclasses.replace(plain, channels=options.given_channels, labels=False, captions=False, frames=1),
+        half,
+    )
+    given = _open(of_given, say)
+    if options.domain:
+        return add_domain(data, given)
+    joined = add_pairs(data, given)
+    if alone := joined.problems[len(data.problems) :]:
+        say.print(f"left out {len(alone):,} without a partner, such as {_few(alone, 1)}", markup=False)
+    return joined
 
 
 def open_like(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spec: ImageSpec,
     options: DataOptions, progress: bool = True, **changes: Any,
 ) -> Data:  # fmt: skip
-    """Sources at the size and channels of ``spec``: as a run sees them, given the options it was trained with.
+    """Sources at the size and channels of ``spec``, given pictures at those of ``spec.given``.
 
-    ``changes`` are options that shall differ. Raises LimnerError.
+    ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
     """
+    if spec.given and options.gives:
+        size = spec.given.height, spec.given.width
+        changes = {"given_channels": spec.given.channels, "given_size": size, **changes}
     options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
     return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
 
 
 def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
-    """The height and width that all images of a source have; None where they differ."""
+    """The height and width that all images of a source share; None where they differ."""
     found = find(os.fspath(source), cache_folder(options))
-    seen = (header for _, header in in_parallel(_header, [] if found.drawn else found.listing().items))
-    sizes = {(header.height, header.width) for header in seen if not isinstance(header, Problem)}
+    headers = (header for _, header in in_parallel(_header, [] if found.drawn else found.listing().items))
+    sizes = {(header.height, header.width) for header in headers if not isinstance(header, Problem)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
-    """One picture as a run sees images, [1, C, H, W] in [-1, 1]. Raises LimnerError where it is not one."""
+    """One image file as a run's own images are read, [1, C, H, W] in [-1, 1]. Raises LimnerError."""
     if not Path(path).is_file():
         raise LimnerError(f"There is no picture {path}.")
+    options = options.without_given()
     with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
         data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)
         if len(data) != 1:
@@ -109,22 +118,65 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
 
 
 def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    if not given:
-        raise LimnerError("No source is given: name a folder of images, or shapes, digits or emoji.")
-    return [os.fspath(source) for source in given]
+    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not names:
+        raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
+    return [os.fspath(source) for source in names]
 
 
 def cache_folder(options: DataOptions) -> Path:
     return Path(options.cache or os.environ.get("LIMNER_CACHE") or "~/.cache/limner").expanduser()
 
 
-def _key(sources: Sequence[Source], size: tuple[int, int] | None, options: DataOptions) -> str:
-    kept = dataclasses.asdict(options)
-    for name in ("flip", "holdout", "per_class", "cache"):  # these do not change what is packed
-        del kept[name]
-    parts = [VERSION, [(s.name if s.drawn else "", s.key) for s in sources], size, kept]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+_OTHER = {"": "", "left": "right", "right": "left"}
+# Options that do not change what is packed from one source.
+_NOT_PACKED = (
+    *("flip", "holdout", "per_class", "cache"),
+    *("pairs", "side_by_side", "domain", "given_channels", "given_size"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What is to be packed."""
+
+    sources: tuple[Source, ...]
+    size: tuple[int, int] | None  # None: the images' own
+    options: DataOptions  # with no given pictures
+    half: str = ""  # left or right: of files that hold two images
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept in the cache."""
+        kept = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _NOT_PACKED}
+        parts = [VERSION, [(s.name if s.drawn else "", s.key) for s in self.sources], self.size, kept]
+        if self.half or len(self.sources) > 1:  # older packings of several do not say which image is whose
+            parts.append(self.half)
+        key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        return cache_folder(self.options) / "packed" / key
+
+
+def _open(request: _Request, say: Console) -> Data:
+    """The images of a request, packed now or found in the cache."""
+    size = request.size
+    if size is not None and (min(size) < 1 or size[0] * size[1] > decode.MAX_PIXELS):
+        raise LimnerError(
+            f"Images of {size[0]}x{size[1]} pixels cannot be made: choose a size such as 64x64."
+        )
+    decode.colour(request.options.background)
+    folder = request.folder
+    data = _load(folder)
+    if data is None:
+        _pack(request, folder, say)
+        data = _load(folder)
+        if data is None:
+            raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
+    oracles = {source.oracle for source in request.sources}
+    return dataclasses.replace(
+        data,
+        sources=tuple(source.name for source in request.sources),
+        oracle=oracles.pop() if len(oracles) == 1 and data.spec.channels == 3 else None,
+    )
 
 
 def _load(folder: Path) -> Data | None:
@@ -132,8 +184,10 @@ def _load(folder: Path) -> Data | None:
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         pixels = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
-        spec = ImageSpec(**{**index["spec"], "classes": tuple(index["spec"]["classes"])})
-        if len(pixels) != len(index["names"]) or pixels.shape[-1] != spec.channels:
+        bits = 8 * pixels.dtype.itemsize
+        spec = ImageSpec(**{**index["spec"], "classes": tuple(index["spec"]["classes"]), "bits": bits})
+        counts = index.get("sources", [len(pixels)])  # images of each source, one after another
+        if not len(pixels) == len(index["names"]) == sum(counts) or pixels.shape[-1] != spec.channels:
             return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
@@ -146,6 +200,7 @@ def _load(folder: Path) -> Data | None:
         None if index["labels"] is None else np.array(index["labels"], np.int64),
         index["captions"],
         [Problem(*problem) for problem in index["problems"]],
+        source=np.repeat(np.arange(len(counts)), counts),
     )
 
 
@@ -153,9 +208,12 @@ def _load(folder: Path) -> Data | None:
 
 
 def in_parallel(
-    work: Callable[[Item], R], items: Sequence[Item], tick: Tick = lambda: None
+    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = lambda share: None
 ) -> Iterator[tuple[Item, R | Problem]]:
-    """Each item in turn with work(item), or why it could not be done; a bounded number is under way."""
+    """Each item in turn with work(item), or why it failed; a bounded number is under way.
+
+    ``watch`` is called with the share done.
+    """
     workers = cores()
 
     def attempt(item: Item) -> R | Problem:
@@ -174,10 +232,12 @@ def in_parallel(
         groups = (items[start : start + _GROUP] for start in range(0, len(items), _GROUP))
         submitted = (pool.submit(several, group) for group in groups)
         under_way = deque(islice(submitted, 4 * workers))
+        done = 0
         while under_way:
-            for pair in under_way.popleft().result():
-                tick()
-                yield pair
+            finished = under_way.popleft().result()
+            done += len(finished)
+            watch(done / len(items))
+            yield from finished
             under_way.extend(islice(submitted, 1))
 
 
@@ -185,27 +245,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def bar(say: Console, what: str, total: int) -> Iterator[Tick]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=say, transient=True, disable=say.quiet or not say.is_terminal
-    ) as progress:
-        task = progress.add_task(printable(what), total=total)
-        yield lambda: progress.advance(task)
-
-
 # Packing ----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What every image is made into before all are known; at the end channels nobody used are dropped."""
+    """The form that every image is decoded to; channels that turn out unused are dropped at the end."""
 
     height: int
     width: int
@@ -214,6 +259,7 @@ class _Plan:
     dtype: np.dtype
     background: tuple[int, int, int]
     fit: str
+    half: str
 
     @property
     def row(self) -> tuple[int, int, int, int]:
@@ -227,41 +273,29 @@ class _Row:
     coloured: bool
 
 
-def _pack(
-    sources: Sequence[Source],
-    size: tuple[int, int] | None,
-    options: DataOptions,
-    background: tuple[int, int, int],
-    folder: Path,
-    say: Console,
-) -> None:
+def _pack(request: _Request, folder: Path, say: Console) -> None:
+    """Writes what the request names into the folder of the cache. Raises LimnerError."""
     started = time.perf_counter()
-    listings = [source.listing() for source in sources]
+    options = request.options
+    listings = [source.listing() for source in request.sources]
     if not any(listing.items for listing in listings):
-        raise LimnerError(_nothing(sources, listings))
-    items, headers, bad = _scan(sources, listings, options, say)
-
-    drawn = [source.channels or 3 for source in sources if source.drawn]
-    plan = _Plan(
-        *(size or (None if drawn else common_size(headers)) or DEFAULT_SIZE),
-        max(1, options.frames),
-        options.channels or max([1, *drawn, *(h.channels for h in headers)]),
-        np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
-        background,
-        options.fit,
-    )
+        raise LimnerError(_nothing(request.sources, listings))
+    items, headers, bad = _scan(request, listings, say)
+    plan = _plan(request, headers)
     try:
         with _unfinished(folder.parent) as scratch:
-            kept, unreadable, channels = _write_rows(scratch, items, plan, say)
-            bad += unreadable
+            written = _write_rows(scratch, items, plan, say)
+            bad += written.bad
+            kept = written.kept
             _give_up_if_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
-            index = _index(kept, skipped + bad, plan, options.channels or channels, options, say)
+            index = _index(kept, skipped + bad, plan, options.channels or written.channels, options, say)
+            index["sources"] = written.counts
             index["fingerprint"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(json.dumps(index), "utf-8")
             _publish(scratch, folder)
     except OSError as error:
-        need = len(items) * math.prod(plan.row) * plan.dtype.itemsize
+        need = sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize
         raise LimnerError(
             f"Packing into {folder.parent} failed ({error.strerror or error}): it needs about {2 * need:,} bytes"
             " there. Make room, or name another folder with --data.cache or LIMNER_CACHE."
@@ -271,60 +305,87 @@ def _pack(
         say.print(f"left out {len(bad):,} that cannot be read, such as {_few(bad, 1)}", markup=False)
 
 
+def _plan(request: _Request, headers: Sequence[decode.Header]) -> _Plan:
+    """The form of the rows: large enough in channels and bits for every image."""
+    drawn = [source.channels or 3 for source in request.sources if source.drawn]
+    options = request.options
+    return _Plan(
+        *(request.size or (None if drawn else common_size(headers)) or DEFAULT_SIZE),
+        max(1, options.frames),
+        options.channels or max([1, *drawn, *(h.channels for h in headers)]),
+        np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
+        decode.colour(options.background),
+        options.fit,
+        request.half,
+    )
+
+
 def _scan(
-    sources: Sequence[Source], listings: Sequence[Listing], options: DataOptions, say: Console
-) -> tuple[list[Item], list[decode.Header], list[Problem]]:
-    """The images to decode, what the files among them say of themselves, and the unreadable ones."""
-    items: list[Item] = []
+    request: _Request, listings: Sequence[Listing], say: Console
+) -> tuple[list[list[Item]], list[decode.Header], list[Problem]]:
+    """Each source's images to decode, the headers of those that are files, and the unreadable ones."""
+    items: list[list[Item]] = []
     headers: list[decode.Header] = []
     bad: list[Problem] = []
-    for source, listing in zip(sources, listings, strict=True):
+    for source, listing in zip(request.sources, listings, strict=True):
         if source.drawn:
-            items += listing.items
+            items.append(listing.items)
             continue
-        with bar(say, f"scanning {source.name}", len(listing.items)) as tick:
-            for item, seen in in_parallel(_header, listing.items, tick):
-                if isinstance(seen, Problem):
-                    bad.append(seen)
+        items.append([])
+        with bar(f"scanning {printable(source.name)}", say.quiet) as watch:
+            for item, header in in_parallel(partial(_header, half=request.half), listing.items, watch):
+                if isinstance(header, Problem):
+                    bad.append(header)
                 else:
-                    items.append(item)
-                    headers.append(seen)
-    _give_up_if_too_many(bad, len(items) + len(bad), options)
+                    items[-1].append(item)
+                    headers.append(header)
+    _give_up_if_too_many(bad, len(bad) + sum(map(len, items)), request.options)
     return items, headers, bad
 
 
-def _header(item: Item) -> decode.Header:
+def _header(item: Item, half: str = "") -> decode.Header:
     with item.image(0, 0) as source:
-        return decode.read_header(source)
+        return decode.read_header(source, half)
 
 
 def common_size(headers: Sequence[decode.Header]) -> tuple[int, int] | None:
-    """The height and width that images are trained at if nobody asks: where all have one that is small enough."""
+    """The size of all images, if they share one of 16 to 64 pixels a side: what they are packed at by default."""
     sizes = {(h.height, h.width) for h in headers}
     return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
 
 
-def _write_rows(
-    scratch: Path, items: Sequence[Item], plan: _Plan, say: Console
-) -> tuple[list[Item], list[Problem], int]:
-    """Writes what can be decoded; returns it, what cannot, and the number of channels that are in use."""
-    kept: list[Item] = []
-    bad: list[Problem] = []
+@dataclasses.dataclass
+class _Written:
+    """What was written as rows."""
+
+    kept: list[Item]
+    counts: list[int]  # of them, by source
+    bad: list[Problem]
+    channels: int  # those in use
+
+
+def _write_rows(scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console) -> _Written:
+    """Writes each source's images that can be decoded."""
+    written = _Written([], [0] * len(items), [], 1)
+    every = list(chain.from_iterable(items))
+    origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
     transparent = coloured = False
-    with open(scratch / "rows", "wb") as file, bar(say, "packing", len(items)) as tick:
-        for item, row in in_parallel(partial(_row, plan), items, tick):
+    with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
+        for origin, (item, row) in zip(origins, in_parallel(partial(_row, plan), every, watch), strict=True):
             if isinstance(row, Problem):
-                bad.append(row)
+                written.bad.append(row)
                 continue
-            kept.append(item)
+            written.kept.append(item)
+            written.counts[origin] += 1
             file.write(row.pixels.data)
             transparent, coloured = transparent or row.transparent, coloured or row.coloured
-    return kept, bad, 4 if transparent and plan.channels == 4 else 3 if coloured else 1
+    written.channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
+    return written
 
 
 def _row(plan: _Plan, item: Item) -> _Row:
     with item.image(plan.height, plan.width) as source:
-        pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames)
+        pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames, plan.half)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
@@ -375,7 +436,9 @@ def _index(
         captions = [item.caption or "" for item in items]
     spec = ImageSpec(channels, plan.height, plan.width, plan.frames, classes, captions is not None)
     return {
-        "spec": {name: value for name, value in dataclasses.asdict(spec).items() if name != "given"},
+        "spec": {
+            name: value for name, value in dataclasses.asdict(spec).items() if name not in ("given", "bits")
+        },
         "names": [item.name for item in items],
         "labels": labels,
         "captions": captions,
@@ -390,9 +453,9 @@ def _natural(name: str) -> tuple[int, int, str]:
 
 @contextmanager
 def _unfinished(packed: Path) -> Iterator[Path]:
-    """A folder of our own to write in, gone afterwards unless it was renamed."""
+    """A folder to write in, removed afterwards unless it was renamed."""
     packed.mkdir(parents=True, exist_ok=True)
-    for path in packed.glob("unfinished-*"):  # what packings that were killed left behind
+    for path in packed.glob("unfinished-*"):  # left behind by killed processes
         with suppress(OSError):  # another process may be faster
             if time.time() - path.stat().st_mtime > _STALE:
                 shutil.rmtree(path, ignore_errors=True)
@@ -404,7 +467,7 @@ def _unfinished(packed: Path) -> Iterator[Path]:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Renames into place. Where another process was first, its work is as good as ours."""
+    """Renames into place, unless another process has put the same there first."""
     for _ in range(3):
         try:
             os.rename(scratch, folder)

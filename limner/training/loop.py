@@ -12,14 +12,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from limner import checkpoint
 from limner.config import Run
 from limner.core import Batch, LimnerError, Model, Objective, mix
-from limner.data import Data
+from limner.data import Data, Selection
 from limner.device import autocast
 from limner.distributed import Ranks, share
 from limner.training.optim import make_optimiser
@@ -98,7 +97,7 @@ class Loop:
 
     # ---- a step
 
-    def turn(self, player: Player, rows: np.ndarray, flips: np.ndarray | None) -> dict[str, Tensor]:
+    def turn(self, player: Player, selection: Selection) -> dict[str, Tensor]:
         """Gradients of one player's loss over this process's share of the batch; its mean terms."""
         t, own = self.run.training, player.parameters
         for p in own:
@@ -108,7 +107,7 @@ class Loop:
         for i in range(t.accumulate):
             at = (self.ranks.rank * t.accumulate + i) * self.micro
             part = slice(at, at + self.micro)
-            batch = self.data.batch(rows[part], None if flips is None else flips[part])
+            batch = self.data.batch(selection[part])
             batch = Batch(self._place(batch.image), batch.condition.to(self.device))
             # Keyed by the microbatch's place in the stream, not by rank: another number of processes
             # with microbatches of the same size draws the same noise for the same images.
@@ -137,11 +136,7 @@ class Loop:
         before have moved. The images are named in the journal.
         """
         t = self.run.training
-        rows = self.data.order(self.seen, t.batch, self.run.seed)
-        flips = None
-        if self.run.data.flip:
-            coin = np.random.default_rng(mix(self.run.seed, self.seen, "flip"))
-            flips = coin.random(t.batch) < 0.5
+        selection = self.data.select(self.seen, t.batch, self.run.seed, self.run.data.flip)
         self.model.advance(self.seen)
         rate = learning_rate(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}
@@ -149,7 +144,7 @@ class Loop:
             if self.step % player.objective.every:
                 continue
             before = {name: value.clone() for name, value in self._moving().items()}
-            terms = self.turn(player, rows, flips)
+            terms = self.turn(player, selection)
             gradients = [p.grad for p in player.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             if not bool(torch.isfinite(norm + sum(terms.values()))):
@@ -160,7 +155,7 @@ class Loop:
                 self.skipped += 1
                 self.seen += t.batch
                 self.step += 1
-                names = [self.data.names[i] for i in rows]
+                names = [self.data.names[i] for i in selection.index]
                 raise FloatingPointError(f"{player.name}: not finite on {', '.join(names)}")
             if t.clip:
                 nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
@@ -228,7 +223,7 @@ class Loop:
     def trial(self) -> tuple[float, int]:
         """(seconds a step, peak bytes) of a rehearsal that moves nothing."""
         before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may move these
-        rows = self.data.order(self.seen, self.run.training.batch, self.run.seed)
+        selection = self.data.select(self.seen, self.run.training.batch, self.run.seed)
         kept: dict[int, int] = {}
 
         def weigh(x: Tensor) -> Tensor:
@@ -242,10 +237,10 @@ class Loop:
             for player in self.players:
                 kept.clear()
                 if attempt:
-                    self.turn(player, rows, None)
+                    self.turn(player, selection)
                 else:
                     with torch.autograd.graph.saved_tensors_hooks(weigh, lambda x: x):
-                        self.turn(player, rows, None)
+                        self.turn(player, selection)
                     activations = max(activations, sum(kept.values()))
                 self._forget(player)
             seconds = min(seconds, time.perf_counter() - start)

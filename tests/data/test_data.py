@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from limner.core import ImageSpec
-from limner.data import builtin, check, decode, open_data
+from limner.data import Selection, builtin, check, decode, open_data
 from limner.data.dataset import Data
 from limner.pictures.grid import grid, save_png, to_pil
 from limner.settings import DataOptions, LimnerError
@@ -392,7 +392,7 @@ def test_batch_values(pets):
     assert batch.condition.label.tolist() == [1, 0, 1] and batch.condition.text == ["", "first", ""]
     assert batch.image.min() >= -1 and batch.image.max() <= 1
 
-    flipped = data.batch(np.array([7, 0, 7]), flip=np.array([True, False, True])).image
+    flipped = data.batch(Selection(np.array([7, 0, 7]), np.array([True, False, True]))).image
     assert torch.equal(flipped[0], batch.image[0].flip(-1)) and torch.equal(flipped[1], batch.image[1])
     assert np.array_equal(data.array[7], noise(7, 20, 24, 3))  # the data itself is untouched
 
