@@ -1,0 +1,75 @@
+"""The pictures that rows are given: partners of the same name, halves of one file, or another domain."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from limner.data.dataset import Data
+from limner.data.sources import Problem
+from limner.settings import LimnerError
+
+
+def add_pairs(data: Data, given: Data) -> Data:
+    """Each row is given the picture of its name, whatever the extension.
+
+    Rows and pictures without a partner are left out and become problems. Raises LimnerError if no row is left.
+    """
+    origin = " ".join(given.sources)
+    rows, partners, problems = partners_of(data.names, given.names, origin)
+    if not len(rows):
+        raise LimnerError(
+            f"None of the {len(data):,} images, such as {data.names[0]!r}, has a partner of the same name in "
+            f"{origin}: give --data.pairs a source with the same file names in the same subfolders."
+        )
+    problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
+    data = dataclasses.replace(data, problems=data.problems + problems).part(rows)
+    return _joined(data, given.part(partners), paired=True)
+
+
+def add_domain(data: Data, given: Data) -> Data:
+    """Each row is given any picture of another domain, in an order of its own."""
+    return _joined(data, given, paired=False)
+
+
+def partners_of(
+    names: Sequence[str], given: Sequence[str], origin: str
+) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
+    """Indices [n] of names and [n] of given names that are equal without their extensions; the others as problems."""
+    if list(names) == list(given):  # such as two halves of the same files
+        return np.arange(len(names)), np.arange(len(names)), []
+    place: dict[str, int] = {}
+    problems = []
+    for i, name in enumerate(given):
+        if place.setdefault(_stem(name), i) != i:
+            problems.append(Problem(f"{origin}: {name}", f"has the name of {given[place[_stem(name)]]!r}"))
+    pairs = [(i, place[_stem(name)]) for i, name in enumerate(names) if _stem(name) in place]
+    stems = {_stem(name) for name in names}
+    problems += [
+        Problem(name, f"has no partner of the same name in {origin}")
+        for name in names
+        if _stem(name) not in place
+    ]
+    problems += [
+        Problem(f"{origin}: {given[i]}", "has no partner among the images")
+        for stem, i in place.items()
+        if stem not in stems
+    ]
+    rows, partners = np.array(pairs, np.int64).reshape(-1, 2).T
+    return rows, partners, problems
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _joined(data: Data, given: Data, paired: bool) -> Data:
+    digest = hashlib.blake2b(f"{data.fingerprint} {given.fingerprint} {paired}".encode(), digest_size=16)
+    if paired:
+        digest.update(np.stack([data.rows, given.rows]).astype("<i8").tobytes())
+    spec = dataclasses.replace(data.spec, given=given.spec)
+    return dataclasses.replace(data, spec=spec, fingerprint=digest.hexdigest(), given=given, paired=paired)
