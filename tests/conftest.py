@@ -49,3 +49,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[Model]:
 def images(tmp_path: Path) -> Path:
     """Forty RGB pictures of 16 x 16."""
     return paint(tmp_path / "images", 40)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever runs the real command is marked process, the contract of families contract."""
+    for item in items:
+        if "limner" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.process)
+        if item.path.name == "test_contract.py":
+            item.add_marker(pytest.mark.contract)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,7 +54,5 @@ def test_the_page_shows_its_commands(house: Path) -> None:
 
 
 def test_it_keeps_the_contract(house: Path) -> None:
-    said = run(
-        house, "pytest", "-q", "tests/families/test_contract.py", "-k", "imle", "-p", "no:cacheprovider"
-    )
+    said = run(house, "pytest", "tests/families/test_contract.py", "-k", "imle", "-p", "no:cacheprovider")
     assert int(re.findall(r"(\d+) passed", said)[0]) >= 15
