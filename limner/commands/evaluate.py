@@ -41,7 +41,7 @@ class Options(Generic[Sampling]):
     classifier_budget: str = "60kimg"  # of each training: the same for real, synthetic and both
     repeats: int = 1  # classifiers of each kind, each with its own seed
     json: bool = False  # print JSON
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]  # --steps, not --sampling.steps
+    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -32,7 +32,7 @@ class Options(Generic[Sampling]):
     progress_to: str = ""  # .gif to write: how the images emerge from the noise
     batch: int = 64  # images drawn at once
     device: str = "auto"  # auto, cpu, cuda
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]  # --steps, not --sampling.steps
+    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -39,7 +39,7 @@ class Options(Generic[Sampling]):
     seed: int = 0  # of the first image; each image has its own
     batch: int = 64  # images drawn at once
     device: str = "auto"  # auto, cpu, cuda
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]  # --steps, not --sampling.steps
+    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
 def run(argv: Sequence[str]) -> int:

@@ -1,10 +1,13 @@
 """The options of the commands, as the command line is parsed."""
 
+import contextlib
 import dataclasses
+import re
 
 import pytest
 
-from limner import config
+from limner import cli, config, families
+from limner.cli import COMMANDS
 from limner.commands import sample
 from limner.commands.families import parse_families
 from limner.commands.options import parse
@@ -136,3 +139,52 @@ def test_sample_command(toy):
     assert given.sampling == toy.Sampling(guidance=3.5)
     with pytest.raises(SystemExit):
         parse(sample.Options[toy.Sampling], ["runs/x", "--guidanse", "3"], "sample")
+
+
+# ---- help
+
+
+def undocumented(help_text: str) -> list[str]:
+    """The flags in a --help that have no text of their own beside the default."""
+    found, flag, text = [], "", ""
+    for line in [*help_text.splitlines(), "---"]:
+        inner = line.strip("│| ")
+        starts, ruled = re.match("--[a-z]", inner), re.search("---|───", inner)
+        if not starts and not ruled:
+            text += " " + inner
+            continue
+        if flag and not re.sub(r"\((default|required|repeatable).*?\)", "", text).strip():
+            found.append(flag)
+        flag, _, text = inner.partition("  ") if starts else ("", "", "")
+    return found
+
+
+def test_undocumented_flags_are_found():
+    first = "--a INT   what a is (default: 3)\n--b.c INT  (default: 3)\n--d {1,2}\n   (default: 1)\n"
+    assert undocumented(first + "--- title ---\n--e STR\n  its help") == ["--b.c INT", "--d {1,2}"]
+
+
+@pytest.mark.parametrize(
+    "command", [["data", "check"], ["data", "show"], *([c] for c in COMMANDS)], ids=" ".join
+)
+def test_every_flag_has_help(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    with contextlib.suppress(SystemExit):
+        cli.run([*command, "--help"])
+    text = capsys.readouterr().out
+    assert not undocumented(text) and "default: '')" not in text and "default: None" not in text
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_every_setting_of_a_family_has_help(family, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    sampling = families.load(family).Sampling
+    for show in (
+        lambda: parse_train([family, "--help"]),
+        lambda: parse_families([family, "--help"]),
+        lambda: parse(sample.Options[sampling], ["--help"], "sample"),
+    ):
+        with pytest.raises(SystemExit):
+            show()
+    text = capsys.readouterr().out
+    assert not undocumented(text) and "default: '')" not in text and "default: None" not in text
