@@ -21,9 +21,8 @@ class Options:
     label: str = ""  # class of the picture. Default: the class that comes nearest
     rate: float = 0.3  # learning rate, in standard deviations of the latent dimensions
     prior: float = 0.001  # pull towards the centre; higher: an image more like the run's own
-    each_layer: bool = (
-        False  # a point per layer, if the run supports it: nearer, but less like its own images
-    )
+    # a point per layer, if the run supports it: nearer, but less like the run's own images
+    each_layer: bool = False
     tries: int = 256  # random starting points; only the nearest few are optimised
     seed: int = 0  # of the first starting point
     device: str = "auto"  # auto, cpu, cuda
