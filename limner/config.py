@@ -224,8 +224,8 @@ class Budget(NamedTuple):
     amount: float
     unit: Literal["seconds", "images"]
 
-    def share(self, seconds: float, images: int) -> float:
-        """The share of the budget that is spent: 1 and above is all of it."""
+    def spent(self, seconds: float, images: int) -> float:
+        """The share of the budget that is spent: 1 or more if it is all spent."""
         return (seconds if self.unit == "seconds" else images) / self.amount
 
 

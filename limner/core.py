@@ -20,8 +20,8 @@ from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Tra
 __all__ = [
     "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
     "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "NoSampling",
-    "Objective", "Optimiser", "Part", "Preset", "ScoresText", "Seed", "Stage", "Tokenises", "Training", "Translates",
-    "mix", "nearest",
+    "Objective", "Optimiser", "Parent", "Part", "Preset", "Resizes", "ScoresText", "Seed", "Tokenises", "Training",
+    "Translates", "mix", "nearest",
 ]  # fmt: skip
 
 
@@ -105,11 +105,30 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A frozen network of another run that a family stands on."""
+class Parent:
+    """Another run that a family builds on. A field of the family's config may name it; its weights are copied in.
 
-    family: str  # of that run; it is trained first where none is named
-    config: str  # field of the config that holds its settings
+    Before the first step, the settings of the parent's network go to ``config`` and its weights to ``weights``.
+    """
+
+    capability: type  # of the network that is taken: a Protocol below, or a class of network
+    description: str  # of that network with its article, for messages: "an autoencoder"
+    config: str  # field of the config that holds the network's settings, which the network has as ``config``
+    weights: str  # submodule that holds the network's weights
+    source: str = ""  # attribute of the parent's model that is the network; "": the whole model
+    family: str = ""  # trained first if the field is empty; "": then there is no parent
+    frozen: bool = True  # never trained, and shared with the average
+    size: Callable[[Any, ImageSpec], tuple[int, int]] | None = (
+        None  # (config, spec) -> its image size; None: the same
+    )
+    share: float = 0.25  # of the budget, if it is trained first
+
+    def find(self, model: Model) -> Any:
+        """The network of ``model`` that is taken, or None if it has none with the capability."""
+        network: Any = model
+        for name in filter(None, self.source.split(".")):
+            network = getattr(network, name, None)
+        return network if isinstance(network, self.capability) else None
 
 
 @dataclass(frozen=True)
@@ -195,11 +214,9 @@ class Model(nn.Module):
     follows: frozenset[str]  # those of them that this model uses, by its settings and its data
     video: ClassVar[bool] = False  # whether it takes more than one frame
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
-    stages: tuple[
-        str, ...
-    ] = ()  # submodules adopted from another run: frozen, not averaged; a model's own too
-    starts: ClassVar[tuple[str, ...]] = ()  # config fields that may name a run to start from
-    trains_first: ClassVar[dict[str, Stage]] = {}  # config fields that name a stage's run, or nothing
+    parents: ClassVar[
+        dict[str, Parent]
+    ] = {}  # other runs that it builds on, by the config field that names one
     presets: ClassVar[dict[str, Preset]] = {}
     paper: ClassVar[str] = ""  # author, year, title
     about: ClassVar[str] = ""  # a phrase for `limner families`
@@ -223,26 +240,32 @@ class Model(nn.Module):
     def advance(self, seen: int) -> None:
         """Called before each step; must be a pure function of images seen (growth, ramps)."""
 
-    @classmethod
-    def settle(cls, config: Any, others: Mapping[str, Model]) -> Any:
-        """``config`` with what it must share with the runs that it names, by field; a stage's settings are in it.
-
-        Raises LimnerError for one that it cannot start from.
-        """
-        return config
-
-    def adopt(self, others: Mapping[str, Model]) -> None:
-        """Take over weights of the runs that the config names; called once, when a new training begins."""
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The submodules that hold the weights of frozen parents: neither trained nor averaged."""
+        parents = [
+            (parent, parent.family or getattr(self.config, name)) for name, parent in self.parents.items()
+        ]
+        return tuple(parent.weights for parent, present in parents if present and parent.frozen)
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)
-        for stage in self.stages:  # a frozen stage never trains: no dropout, no moving statistics
-            self.get_submodule(stage).train(False)
+        for name in self.frozen:  # no dropout, no moving statistics
+            self.get_submodule(name).train(False)
         return self
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+@runtime_checkable
+class Resizes(Protocol):
+    """A network that also takes the weights of one that was trained on images of another size."""
+
+    def load_resized(self, other: Any) -> None:
+        """Raises ValueError for weights that do not fit."""
+        ...
 
 
 # Capabilities are Protocols, never base classes: a model can do what it has methods for.

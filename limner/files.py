@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +39,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def refuse_other_files(folder: Path, flag: str, known: Collection[str] = ()) -> None:
+    """Raises LimnerError if a folder holds anything but ``known`` and hidden files; ``flag`` names another folder."""
+    paths = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
+    others = sorted(path.name for path in paths if not path.name.startswith(".") and path.name not in known)
+    if others:
+        raise LimnerError(
+            f"{folder} holds other files, such as {others[0]}: name an empty or a new folder with {flag}."
+        )

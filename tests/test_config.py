@@ -131,8 +131,8 @@ def test_budget_refused(text):
 
 
 def test_budget_share():
-    assert Budget(60, "seconds").share(seconds=30, images=10**9) == 0.5
-    assert Budget(1000, "images").share(seconds=10**9, images=1500) == 1.5
+    assert Budget(60, "seconds").spent(seconds=30, images=10**9) == 0.5
+    assert Budget(1000, "images").spent(seconds=10**9, images=1500) == 1.5
 
 
 def test_size():

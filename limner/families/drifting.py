@@ -9,8 +9,8 @@ player and no path from noise to data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -27,11 +27,11 @@ from limner.core import (
     Model,
     Objective,
     Optimiser,
+    Parent,
     Preset,
     Training,
 )
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
-from limner.families._pretrained import settings_of, take_over
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.layers import check_levels
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -258,7 +258,11 @@ class Drifting(Model):
     Sampling = DriftingSampling
     reads = frozenset({"label", "text"})
     averaged = ("generator",)
-    starts: ClassVar[tuple[str, ...]] = ("pretrained",)
+    parents: ClassVar[dict[str, Parent]] = {
+        "pretrained": Parent(
+            PatchTransformer, "a transformer over patches", config="seer", weights="seer", source="body"
+        )
+    }
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "one network call, without a teacher or a second player: samples drift towards the data"
 
@@ -273,18 +277,7 @@ class Drifting(Model):
             with building(self):
                 self.seer = PatchTransformer(config.seer, spec.channels, (spec.height, spec.width))
             self.seer.requires_grad_(False)
-            self.stages = ("seer",)
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
-
-    @classmethod
-    def settle(cls, config: DriftingConfig, others: Mapping[str, Model]) -> DriftingConfig:
-        if "pretrained" not in others:
-            return config
-        return replace(config, seer=settings_of(others, "drifting", config.pretrained))
-
-    def adopt(self, others: Mapping[str, Model]) -> None:
-        if self.seer is not None:
-            take_over(self, self.seer, others)
 
     def seen(self, image: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> the maps of features that samples are compared by, [B, D, h, w] each."""

@@ -6,9 +6,9 @@ along the straight path, the velocity or the clean code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from limner.core import (
     Model,
     Objective,
     Optimiser,
+    Parent,
     Preset,
-    Stage,
     Training,
 )
 from limner.diffusion import paths
@@ -126,8 +126,16 @@ class LatentDiffusion(Model):
     Sampling = LatentSampling
     reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
-    stages = ("autoencoder",)
-    trains_first: ClassVar[dict[str, Stage]] = {"autoencoder": Stage("autoencoder", "codec")}
+    parents: ClassVar[dict[str, Parent]] = {
+        "autoencoder": Parent(
+            Codec,
+            "autoencoder",
+            config="codec",
+            weights="autoencoder",
+            source="autoencoder",
+            family="autoencoder",
+        )
+    }
     paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
     about: ClassVar[str] = "diffusion or flow matching among the codes of an autoencoder"
 
@@ -149,9 +157,6 @@ class LatentDiffusion(Model):
         self.steps = config.predict == "noise"  # rather than the straight path
         self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
-
-    def adopt(self, others: Mapping[str, Any]) -> None:
-        self.autoencoder.load_state_dict(others["autoencoder"].autoencoder.state_dict())
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]

@@ -5,17 +5,15 @@ Dosovitskiy 2021, "An Image is Worth 16x16 Words"; trained as Touvron 2021 does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
+from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Parent, Preset, Training
 from limner.families._conditioning import building
-from limner.families._pretrained import settings_of, take_over
 from limner.networks.images import views
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
@@ -52,7 +50,16 @@ class ViT(Model):
     Config = ViTConfig
     reads = frozenset({"label"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
-    starts: ClassVar[tuple[str, ...]] = ("pretrained",)
+    parents: ClassVar[dict[str, Parent]] = {
+        "pretrained": Parent(
+            PatchTransformer,
+            "a transformer over patches",
+            config="body",
+            weights="network.body",
+            source="body",
+            frozen=False,
+        )
+    }
     paper: ClassVar[str] = "Dosovitskiy 2021, An Image is Worth 16x16 Words"
     about: ClassVar[str] = "the Vision Transformer: classifies and describes images"
 
@@ -101,15 +108,6 @@ class ViT(Model):
     def classify(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, K] logits."""
         return self.network(image)
-
-    @classmethod
-    def settle(cls, config: ViTConfig, others: Mapping[str, Model]) -> ViTConfig:
-        if "pretrained" not in others:
-            return config
-        return replace(config, body=settings_of(others, "vit", config.pretrained))
-
-    def adopt(self, others: Mapping[str, Model]) -> None:
-        take_over(self, self.body, others)
 
 
 def _training(

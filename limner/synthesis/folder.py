@@ -41,17 +41,13 @@ def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Conditio
 
 def saved(folder: Path) -> set[str]:
     """The images that an earlier ``save`` left there. Raises LimnerError where anything else lies: it is a person's."""
-    if not folder.exists():
-        return set()
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     listed: set[str] = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
         named = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
         listed = {name for name, ours in named.items() if name == ours}
-    if there - (listed | {"metadata.jsonl"} if listed else set()):
-        raise LimnerError(f"{folder} holds other files: name an empty or a new folder with --to.")
-    return listed & there
+    files.refuse_other_files(folder, "--to", listed | {"metadata.jsonl"} if listed else ())
+    return {name for name in listed if (folder / name).exists()}
 
 
 def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:
@@ -71,8 +67,7 @@ def begin(to: Path, provenance: dict[str, Any]) -> set[int]:
     """
     about = to / "provenance.json"
     if not about.exists():
-        if any(path.name != ".lock" for path in to.iterdir()):
-            raise LimnerError(f"{to} holds other files: name an empty or a new folder with --to.")
+        files.refuse_other_files(to, "--to")
         files.write_json(about, provenance)
         return set()
     old = _read(about)

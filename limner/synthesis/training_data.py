@@ -277,7 +277,7 @@ def _done(out: Path, budget: str) -> bool:
     if not checkpoint.exists(out):
         return False
     header = checkpoint.read_model(out)[0]
-    return parse_budget(budget, 1).share(header.get("seconds", 0.0), header["seen"]) >= 1
+    return parse_budget(budget, 1).spent(header.get("seconds", 0.0), header["seen"]) >= 1
 
 
 def _even(reals: int, synthetics: int) -> tuple[int, int]:

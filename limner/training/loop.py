@@ -62,14 +62,15 @@ class Loop:
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
 
-        for stage in model.stages:
-            model.get_submodule(stage).requires_grad_(False)
-        frozen = {id(p) for stage in model.stages for p in model.get_submodule(stage).parameters()}
+        parents = [model.get_submodule(name) for name in model.frozen]
+        for parent in parents:
+            parent.requires_grad_(False)
+        frozen = {id(p) for parent in parents for p in parent.parameters()}
         optimisers: dict[str, torch.optim.Optimizer] = {}
         self.players: list[Player] = []
         for objective in model.objectives():
-            if objective.trains in model.stages:
-                raise ValueError(f"{objective.trains} is a frozen stage: no objective may train it")
+            if objective.trains in model.frozen:
+                raise ValueError(f"{objective.trains} holds a frozen parent: no objective may train it")
             module = model.get_submodule(objective.trains)
             if objective.trains not in optimisers:
                 if objective.trains not in t.optimisers:
@@ -91,9 +92,9 @@ class Loop:
             for name in optimisers:
                 model.get_submodule(name).compile()
 
-        # The averaged model shares the frozen stages' memory: they never move.
-        stages = {id(m): m for m in (model.get_submodule(s) for s in model.stages)}
-        self.average = copy.deepcopy(self.model, dict(stages)).eval() if t.average else self.model
+        # Frozen parents are shared with the averaged model, not copied: they never change.
+        shared: dict[int, Any] = {id(parent): parent for parent in parents}
+        self.average = copy.deepcopy(self.model, shared).eval() if t.average else self.model
 
     # ---- a step
 
@@ -192,7 +193,7 @@ class Loop:
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
-        kept = tuple(f"{name}." for name in (*self.model.averaged, *self.model.stages))
+        kept = tuple(f"{name}." for name in (*self.model.averaged, *self.model.frozen))
         rest = self.average.state_dict()
         for name, value in self.model.state_dict().items():
             if not name.startswith(kept):
@@ -201,7 +202,7 @@ class Loop:
     def _moving(self) -> dict[str, Tensor]:
         """What a loss may move besides its weights: the buffers that are saved."""
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        frozen = tuple(f"{name}." for name in self.model.stages)
+        frozen = tuple(f"{name}." for name in self.model.frozen)
         state = self.model.state_dict()
         return {n: v for n, v in state.items() if n not in weights and not n.startswith(frozen)}
 
@@ -220,7 +221,7 @@ class Loop:
 
     # ---- what it costs, before the first step
 
-    def trial(self) -> tuple[float, int]:
+    def estimate_cost(self) -> tuple[float, int]:
         """(seconds a step, peak bytes) of a rehearsal that moves nothing."""
         before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may move these
         selection = self.data.select(self.seen, self.run.training.batch, self.run.seed)
@@ -250,7 +251,7 @@ class Loop:
         return seconds, activations + 5 * weights  # weights, gradient, two moments, average
 
     @torch.no_grad()
-    def held_out(self, data: Data, limit: int = 256) -> dict[str, float]:
+    def held_out_losses(self, data: Data, limit: int = 256) -> dict[str, float]:
         """Mean terms of every objective on held-out images: averaged weights, the same draws each time."""
         model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
         model.eval()

@@ -178,8 +178,8 @@ def test_declares_itself(family: type[Model]) -> None:
     family.Sampling()  # every knob has a default
     model = build(family)
     submodules = {name for name, _ in model.named_children()}
-    assert {*family.averaged, *family.stages} <= submodules
-    assert not {*family.averaged} & {*family.stages}
+    assert {*family.averaged, *model.frozen} <= submodules
+    assert not {*family.averaged} & {*model.frozen}
     for preset in family.presets.values():
         assert {o.trains for o in model.objectives()} == preset.training.optimisers.keys()
 
@@ -273,9 +273,9 @@ def test_each_objective_moves_its_own_submodule_and_nothing_else(family: type[Mo
     model = build(family)
     batch = batch_for(model)
     for objective in model.objectives():
-        assert objective.trains not in model.stages
+        assert objective.trains not in model.frozen
         before = {name: p.clone() for name, p in model.named_parameters()}
-        stages = {name: state(model.get_submodule(name)) for name in model.stages}
+        stages = {name: state(model.get_submodule(name)) for name in model.frozen}
         play(model, objective, batch, 5)
         moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
         own = {name for name in before if name.startswith(f"{objective.trains}.")}

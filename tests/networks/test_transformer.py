@@ -89,13 +89,13 @@ def test_taking_over_another_ones_weights() -> None:
     larger = PatchTransformer(SMALL, 1, (24, 24))
     image = torch.randn(2, 1, 16, 16)
     assert not torch.allclose(one(image), other(image))
-    other.take_over(one)
+    other.load_resized(one)
     assert torch.equal(one(image), other(image))
-    larger.take_over(one)
+    larger.load_resized(one)
     image = torch.randn(2, 1, 24, 24)
     torch.testing.assert_close(larger(image), one(image))
     with pytest.raises(ValueError, match="patches of 1 x 4 x 4, not of 3 x 4 x 4"):
-        PatchTransformer(SMALL, 3, (16, 16)).take_over(one)
+        PatchTransformer(SMALL, 3, (16, 16)).load_resized(one)
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:

@@ -25,6 +25,7 @@ from limner.core import (
     Model,
     Objective,
     Optimiser,
+    Parent,
     Training,
 )
 from limner.data import Data, open_data
@@ -48,7 +49,7 @@ class Toy(Model):
 
     Config = dict
     averaged = ("first",)
-    stages = ("stage",)
+    parents = {"stage": Parent(nn.Module, "a stage", config="stage", weights="stage", family="toy")}
 
     def __init__(self, config: Any = None, spec: ImageSpec = SPEC):
         super().__init__(config, spec)
@@ -100,13 +101,13 @@ def test_each_turn_moves_its_own_submodule_and_the_stage_never_moves() -> None:
     assert not loop.model.stage.training and loop.model.first.training
 
 
-def test_no_objective_may_train_a_stage() -> None:
+def test_no_objective_may_train_a_parent() -> None:
     class Wrong(Toy):
         def objectives(self) -> list[Objective]:
             return [Objective("stage", self.one)]
 
     run = Run("toy", ("x",), "tiny", None, "1img", 0, None, settings(), DataOptions())
-    with pytest.raises(ValueError, match="frozen stage"):
+    with pytest.raises(ValueError, match="frozen parent"):
         Loop(run, Wrong(), data(), torch.device("cpu"), Ranks())
 
 
@@ -171,7 +172,7 @@ def test_a_lazy_regulariser_takes_its_own_steps() -> None:
     main, lazy = loop.model.draws["main"], loop.model.draws["lazy"]
     assert len(main) == 4 and len(lazy) == 2
     assert not set(main) & set(lazy), "each objective draws its own"
-    assert set(loop.held_out(loop.data)) == {"first/size", "first 2/size"}
+    assert set(loop.held_out_losses(loop.data)) == {"first/size", "first 2/size"}
 
 
 def test_a_penaltys_step_moves_only_its_gradient() -> None:
@@ -187,7 +188,7 @@ def test_a_penaltys_step_moves_only_its_gradient() -> None:
 
 def test_a_models_own_buffer_is_followed_and_rehearsed() -> None:
     loop = lazy_loop()
-    loop.trial()
+    loop.estimate_cost()
     assert loop.model.strength == 0, "a rehearsal moves nothing"
     loop.take_step(0.0)
     assert loop.model.strength == loop.average.strength == 101
@@ -266,7 +267,7 @@ def test_what_is_shown_and_measured_is_of_all_classes(monkeypatch: pytest.Monkey
     loop, seen = loop_for(settings()), []
     player = loop.model.one
     loop.average.one = lambda batch: (seen.extend(batch.condition.label.tolist()), player(batch))[1]  # type: ignore
-    loop.held_out(sorted_by_class)
+    loop.held_out_losses(sorted_by_class)
     assert len(seen) == 256 and 96 < sum(seen) < 160
     asked: list[list[str] | None] = []
     monkeypatch.setattr("limner.inference.pipeline.grid", lambda images, captions: asked.append(captions))
@@ -284,7 +285,7 @@ def test_batches_must_divide() -> None:
 def test_the_trial_moves_nothing() -> None:
     loop = loop_for(settings())
     before = weights(loop.model)
-    seconds, memory = loop.trial()
+    seconds, memory = loop.estimate_cost()
     assert seconds > 0 and memory > 0
     assert all(torch.equal(v, before[k]) for k, v in loop.model.state_dict().items())
 

@@ -1,4 +1,4 @@
-"""A frozen network of another run inside a model: adopted once, never moved, and trained first where none is named."""
+"""The networks of other runs inside a model: copied in once, and trained first if no run is named."""
 
 import copy
 import dataclasses
@@ -16,9 +16,10 @@ import torch
 import limner as toolkit
 from limner import checkpoint, families
 from limner.cli import run
-from limner.config import find_preset, read_run
-from limner.core import LimnerError
-from limner.training import run as course
+from limner.config import Run, find_preset, read_run
+from limner.core import DataOptions, LimnerError, Training
+from limner.training import parents
+from limner.training import run as training_run
 from tests.helpers import paint
 
 QUICK = {"batch": 8, "samples": 2, "save_every": "1h", "sample_every": "1h", "evaluate_every": "1h"}
@@ -78,12 +79,12 @@ def test_a_named_stage_is_copied_in_and_never_moves(pictures, stage, tmp_path):
 def test_the_average_shares_the_stage(pictures, stage, tmp_path, monkeypatch):
     loops = []
 
-    class Spy(course.Loop):
+    class Spy(training_run.Loop):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             loops.append(self)
 
-    monkeypatch.setattr(course, "Loop", Spy)
+    monkeypatch.setattr(training_run, "Loop", Spy)
     train(pictures, tmp_path / "run", stage)
     (one,) = loops
     assert one.average is not one.model and one.average.autoencoder is one.model.autoencoder
@@ -196,7 +197,7 @@ def test_a_stage_that_is_done_is_not_trained_again(pictures, tmp_path, monkeypat
 def test_what_is_no_such_stage_is_refused_in_one_sentence(pictures, stage, tmp_path):
     toolkit.train("vae", pictures, tmp_path / "vae", budget="8img", **QUIET)
     for other, options, why in (
-        (tmp_path / "vae", {}, "one of vae"),
+        (tmp_path / "vae", {}, "one of vae, which has none: name a run of autoencoder or latent"),
         (stage, {"size": 24}, "3x24x24"),
         (stage, {"data": {"channels": 1}}, "1x16x16"),
     ):
@@ -251,3 +252,187 @@ def test_two_processes_train_both(pictures, tmp_path):
     other, taken = checkpoint.read_model(tmp_path / "run" / "autoencoder")
     assert header["seen"] == 64 and header["parents"] == {"autoencoder": other["digest"]}
     assert same(codec(weights), codec(taken))
+
+
+# ---- a prior on a tokeniser on an autoencoder: toy families, the tokeniser's images of half the side
+
+
+@pytest.fixture
+def nested(monkeypatch) -> None:
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(Path(__file__).parent / "nested")])
+
+
+def train_toy(pictures: Path, out: Path, budget: str = "48img", family: str = "toy_prior", **options):
+    return toolkit.train(family, pictures, out, budget=budget, **{**QUIET, **options})
+
+
+def stop_at(monkeypatch, family: str, at: int) -> None:
+    """SIGTERM while ``family`` takes its step from ``at`` images seen on."""
+    kind = families.load(family)
+
+    def advance(self, seen: int) -> None:
+        if seen == at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(kind, "advance", advance)
+
+
+def test_parents_are_trained_to_any_depth(nested, pictures, tmp_path):
+    train_toy(pictures, tmp_path / "run")
+    paths = {name: tmp_path / "run" / name for name in ("tokeniser", "tokeniser/autoencoder")}
+    runs = {name: toolkit.load(path).loaded for name, path in paths.items()}
+    top = toolkit.load(tmp_path / "run").loaded
+    assert top.spec.shape == (3, 16, 16) and {run.spec.shape for run in runs.values()} == {(3, 8, 8)}
+    assert [run.run.budget for run in runs.values()] == ["12img", "3img"], "a quarter of a quarter"
+    assert top.header["parents"] == {"tokeniser": runs["tokeniser"].header["digest"]}
+    tokeniser = top.model.tokeniser
+    assert same(tokeniser.state_dict(), runs["tokeniser"].model.state_dict())
+    assert same(tokeniser.autoencoder.state_dict(), runs["tokeniser/autoencoder"].model.state_dict())
+    tokeniser = top.model.train().tokeniser
+    assert not tokeniser.training and not tokeniser.autoencoder.training
+
+
+@pytest.mark.parametrize("where", ["toy_autoencoder", "toy_tokeniser", "toy_prior"])
+def test_interrupted_at_any_depth_it_equals_an_unbroken_run(nested, pictures, tmp_path, monkeypatch, where):
+    train_toy(pictures, tmp_path / "unbroken", "400img")
+    with monkeypatch.context() as patch:
+        stop_at(patch, where, 8)
+        stopped = train_toy(pictures, tmp_path / "run", "400img")
+    assert stopped.stopped == signal.SIGTERM and stopped.seen == 16 and stopped.out == tmp_path / "run"
+    begun = [
+        p for p in (".", "tokeniser", "tokeniser/autoencoder") if checkpoint.exists(tmp_path / "run" / p)
+    ]
+    assert len(begun) == 1 + ["toy_autoencoder", "toy_tokeniser", "toy_prior"].index(where)
+    assert train_toy(pictures, tmp_path / "run", "400img", resume=True).seen == 400
+    for name in (".", "tokeniser", "tokeniser/autoencoder"):
+        one, other = (checkpoint.resume(tmp_path / run / name) for run in ("unbroken", "run"))
+        assert same(one.model_tensors, other.model_tensors) and same(one.live_tensors, other.live_tensors), (
+            name
+        )
+
+
+def test_without_its_parents_it_draws_resumes_and_is_measured(nested, pictures, tmp_path):
+    out = tmp_path / "run"
+    train_toy(pictures, out)
+    frozen = toolkit.load(out).model.tokeniser.state_dict()
+    shutil.rmtree(out / "tokeniser")
+    assert toolkit.load(out).tensors(3, seed=1).shape == (3, 3, 16, 16)
+    assert train_toy(pictures, out, "64img", resume=True).terms, "held-out losses"
+    assert same(toolkit.load(out).model.tokeniser.state_dict(), frozen)
+    assert not (out / "tokeniser").exists()
+
+
+def test_a_named_parent_and_one_below_it(nested, pictures, tmp_path):
+    ae = train_toy(pictures, tmp_path / "ae", family="toy_autoencoder", size=8).out
+    train_toy(pictures, tmp_path / "run", model={"tokens": tokens(autoencoder=str(ae))})
+    assert not (tmp_path / "run" / "tokeniser" / "autoencoder").exists()
+    model = toolkit.load(tmp_path / "run").model
+    assert same(model.tokeniser.autoencoder.state_dict(), toolkit.load(ae).model.state_dict())
+    train_toy(pictures, tmp_path / "other", model={"tokeniser": str(tmp_path / "run" / "tokeniser")})
+    assert same(toolkit.load(tmp_path / "other").model.tokeniser.state_dict(), model.tokeniser.state_dict())
+
+
+def tokens(**settings: object):
+    return dataclasses.replace(families.load("toy_prior").presets["tiny"].model.tokens, **settings)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_trained(nested, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ae = train_toy(pictures, Path("ae"), family="toy_autoencoder", size=8).out
+    large = train_toy(pictures, Path("large"), family="toy_autoencoder").out
+    tokeniser = train_toy(pictures, Path("whole"), family="toy_tokeniser").out
+
+    def refused(words: str, out: str = "run", **settings: object) -> None:
+        with pytest.raises(LimnerError, match=words) as refusal:
+            train_toy(pictures, Path(out), model=settings)
+        text = str(refusal.value)
+        assert text.endswith((".", "?")) and "\n" not in text and len(text) < 400
+        assert not Path(out).exists()
+
+    refused("no run and no model at nowhere", tokeniser="nowhere")
+    refused(
+        "one of toy_autoencoder, which has none: name a run of toy_tokeniser with",
+        tokeniser=str(ae),
+    )
+    refused("on images of 3x8x8, and whole was trained on 3x16x16", tokeniser=str(tokeniser))
+    refused("on images of 3x8x8, and large was trained on 3x16x16", tokens=tokens(autoencoder=str(large)))
+    refused("one of toy_tokeniser", tokens=tokens(autoencoder=str(tokeniser)))
+    refused("no run and no model at nowhere", tokens=tokens(autoencoder="nowhere"))
+    refused("toy_tokeniser cannot be built", tokens=tokens(codes=-1))
+    refused("toy_prior needs sides that 3 divides", factor=3)
+    refused("cannot build on run", tokeniser="run")
+    shutil.move(
+        ae, "moved"
+    )  # the tokeniser's parent is gone; a new run of that name would be built on itself
+    first = train_toy(
+        pictures, Path("first"), family="toy_tokeniser", model={"autoencoder": "moved"}, size=8
+    ).out
+    shutil.rmtree("moved")
+    refused("cannot build on first", out="moved", tokeniser=str(first))
+
+
+def test_a_resumed_run_keeps_its_parents(nested, pictures, tmp_path):
+    train_toy(pictures, tmp_path / "run")
+    train_toy(pictures, tmp_path / "other", family="toy_tokeniser", size=8)
+    before = toolkit.load(tmp_path / "run").model.tokeniser.state_dict()
+    with pytest.raises(LimnerError, match=r"cannot resume with --model.tokeniser .*other"):
+        train_toy(
+            pictures, tmp_path / "run", "64img", resume=True, model={"tokeniser": str(tmp_path / "other")}
+        )
+    train_toy(pictures, tmp_path / "run", "64img", resume=True, model={"tokens": tokens(codes=3)})
+    assert same(toolkit.load(tmp_path / "run").model.tokeniser.state_dict(), before)
+    assert toolkit.load(tmp_path / "run").loaded.run.model.tokens.codes == 8
+
+
+def test_an_occupied_folder_of_a_parent_is_refused_first(nested, pictures, tmp_path):
+    (tmp_path / "run").mkdir()
+    train_toy(pictures, tmp_path / "run" / "tokeniser" / "autoencoder", family="toy_autoencoder", size=8)
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / "tokeniser" / ".lock").touch()
+    with pytest.raises(LimnerError, match="autoencoder already holds a run: add --resume"):
+        train_toy(pictures, tmp_path / "run")
+
+
+@pytest.fixture
+def four(nested, monkeypatch):
+    """The tokeniser with four parents, a third of the budget each."""
+    kind = families.load("toy_tokeniser")
+    settings = [("autoencoder", str, ""), ("codes", int, 8)]
+    codec = type(kind.presets["tiny"].model.codec)
+    for i in range(3):
+        settings.append((f"more{i}", str, ""))
+    made = dataclasses.make_dataclass(
+        "Four", [("codec", codec, dataclasses.field(default_factory=codec)), *settings], frozen=True
+    )
+    parent = dataclasses.replace(kind.parents["autoencoder"], share=1 / 3)
+    monkeypatch.setattr(kind, "parents", {f"more{i}": parent for i in range(3)} | {"autoencoder": parent})
+    monkeypatch.setattr(kind, "Config", made)
+    preset = dataclasses.replace(kind.presets["tiny"], model=made())
+    monkeypatch.setattr(kind, "presets", {"tiny": preset})
+    return made
+
+
+def test_parents_take_half_of_a_budget_of_time_at_most(four, pictures, tmp_path):
+    result = train_toy(pictures, tmp_path / "run", "2s", family="toy_tokeniser")
+    assert result.seen > 0 and not result.stopped and result.seconds >= 0.99
+    header = checkpoint.read_model(tmp_path / "run")[0]
+    assert set(header["parents"]) == {"autoencoder", "more0", "more1", "more2"}
+    budgets = {read_run(tmp_path / "run" / name).budget for name in header["parents"]}
+    assert budgets == {"0.250s"} and 2 <= header["seconds"] < 3.5
+
+
+def test_a_run_keeps_its_share_whatever_its_parents_took(four, pictures, tmp_path):
+    run = Run("toy_tokeniser", (str(pictures),), "tiny", None, "8s", 0, four(), Training(), DataOptions())
+    assert parents.shares(run) == dict.fromkeys(("more0", "more1", "more2", "autoencoder"), 0.125)
+    assert parents.own_budget(run, 1, 3.0) == (5.0, "seconds")
+    assert parents.own_budget(run, 1, 100.0) == (4.0, "seconds"), "half of it, though they took more"
+    named = dataclasses.replace(run, model=four(more0="a", more1="b", more2="c"))
+    assert parents.shares(named) == {"autoencoder": 1 / 3} and parents.own_budget(named, 1, 8.0)[0] > 5
+    assert parents.own_budget(dataclasses.replace(run, budget="100img"), 1, 9.0) == (100, "images")
+
+
+def test_the_shortest_budget_still_takes_a_step(nested, pictures, tmp_path):
+    result = train_toy(pictures, tmp_path / "run", "0.001s")
+    assert result.seen >= 8
+    for name in ("tokeniser", "tokeniser/autoencoder"):
+        assert checkpoint.read_model(tmp_path / "run" / name)[0]["seen"] >= 8

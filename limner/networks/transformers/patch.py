@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -86,7 +86,8 @@ class PatchTransformer(nn.Module):
             raise ValueError(f"a width of {c.width} does not divide into {c.heads} heads")
         if c.width % 4:
             raise ValueError(f"a width of {c.width} is not a multiple of 4")
-        self.config, self.patch = c, side_of_patch(c, size)
+        self.patch = side_of_patch(c, size)
+        self.config = replace(c, patch=self.patch)
         self.grid = (size[0] // self.patch, size[1] // self.patch)
         self.embed = nn.Conv2d(channels, c.width, self.patch, stride=self.patch)
         self.token = nn.Parameter(torch.zeros(1, 1, c.width))
@@ -143,8 +144,8 @@ class PatchTransformer(nn.Module):
         return found
 
     @torch.no_grad()
-    def take_over(self, other: PatchTransformer) -> None:
-        """Another's weights, its positions resized to the images here. Raises ValueError where it differs."""
+    def load_resized(self, other: PatchTransformer) -> None:
+        """Load another's weights, its positions resized to this image size. Raises ValueError if patches differ."""
         state = other.state_dict()
         state.pop("position", None)
         if self.position is not None:
