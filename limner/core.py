@@ -102,6 +102,10 @@ class Preset:
     training: Training
     size: tuple[int, int] | None = None  # (height, width) that a paper used; None: as the data has it
     channels: int | None = None
+    classes: int = 0  # that a paper's network distinguishes, for its count
+    parameters: Mapping[str, int] | None = (
+        None  # trainable ones by submodule, as the public implementation has them
+    )
 
 
 @dataclass(frozen=True)

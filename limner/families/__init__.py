@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
+from limner.networks.checks import SizeError, check_settings
 from limner.settings import LimnerError, nearest
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def build(name: str, config: Any, spec: ImageSpec) -> Model:
     """A family's model. Raises LimnerError for settings that make none, such as a width of 0."""
     family = load(name)
     try:
+        check_settings(config)
         return family(config, spec)
-    except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        raise LimnerError(f"{name} cannot be built: {error}; change its --model settings.") from error
+    except SizeError as error:  # any other error is a bug, not a setting
+        raise LimnerError(f"{name} cannot be built: {error}; change its --model settings.") from None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,15 +11,6 @@ from torch.nn import functional as F
 
 from limner.core import Batch, Condition, LimnerError, Model
 from limner.text.encoder import ByteEncoder, TextConfig
-
-
-@contextmanager
-def building(model: Model) -> Iterator[None]:
-    """Makes a network's ValueError, for sizes that do not fit together, the person's LimnerError."""
-    try:
-        yield
-    except ValueError as error:
-        raise LimnerError(f"{model.family} cannot be built: {error}; change its --model settings.") from None
 
 
 def choose(model: Model, *auto: str) -> str:

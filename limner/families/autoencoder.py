@@ -30,6 +30,8 @@ SMALLEST = 8  # pixels: a shorter side leaves the discriminator no patch
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "adversarial_from")
+
     kind: Literal["kl", "vq"] = "kl"  # what keeps the code simple: a Gaussian's KL term, or a codebook
     patch: int = 2  # pixels a side that the networks see as one place
     width: int = 32  # feature maps of the first level
@@ -322,5 +324,6 @@ Autoencoder.presets = {
         adam(4.5e-6 * 12, batch=12, schedule="constant", average=0.0),
         size=(256, 256),
         channels=3,
+        parameters={"autoencoder": 83_653_863, "discriminator": 2_765_633},  # CompVis/latent-diffusion
     ),
 }

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ STANDING_BATCH = 32  # images in each pass that measures standing statistics
 
 @dataclass(frozen=True)
 class BigGANConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+
     generator_width: int = 96  # feature maps are this times the widths below
     discriminator_width: int = 96
     widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # from the base size up; the last repeats as needed
@@ -463,6 +465,13 @@ BigGAN.presets = {
         _training((4e-4, 8e-4), 64, average=5_000.0),
     ),
     "base": Preset(BigGANConfig(64, 64, attention=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)),
-    "paper": Preset(BigGANConfig(), _PAPER, size=(128, 128), channels=3),
+    "paper": Preset(
+        BigGANConfig(),
+        _PAPER,
+        size=(128, 128),
+        channels=3,
+        classes=1000,
+        parameters={"generator": 70_433_988, "discriminator": 87_982_370},  # ajbrock/BigGAN-PyTorch
+    ),
     "deep": Preset(BigGANConfig(128, 128, deep=True), _PAPER, size=(128, 128), channels=3),
 }

@@ -171,7 +171,11 @@ class DCGAN(Model):
         "small": Preset(DCGANConfig(), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
         "base": Preset(DCGANConfig(width=128, widest=1024), adam(2e-4, batch=128)),
         "paper": Preset(
-            DCGANConfig(), adam(2e-4, batch=128, schedule="constant", average=0.0), size=(64, 64), channels=3
+            DCGANConfig(),
+            adam(2e-4, batch=128, schedule="constant", average=0.0),
+            size=(64, 64),
+            channels=3,
+            parameters={"generator": 3_576_704, "discriminator": 2_765_568},  # pytorch/examples
         ),
     }
 

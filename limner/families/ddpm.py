@@ -42,6 +42,8 @@ NEAREST = 0.05  # predict=data: sigma is taken as at least this in the loss
 
 @dataclass(frozen=True)
 class DDPMConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "head")
+
     network: Literal["quick", "ddpm", "adm"] = "quick"  # ddpm: as Ho 2020 has it; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
@@ -283,5 +285,6 @@ DDPM.presets = {
         ),
         size=(32, 32),
         channels=3,
+        parameters={"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
     ),
 }

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import building
 from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
@@ -25,6 +24,8 @@ from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
 @dataclass(frozen=True)
 class DINOConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("locals", "freeze_images")
+
     body: PatchConfig = field(default_factory=PatchConfig)
     drop_path: float = 0.1  # of the student
     hidden: int = 512  # of the head's MLP
@@ -93,8 +94,7 @@ class DINO(Model):
 
     def __init__(self, config: DINOConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        with building(self):
-            self.student = Network(config, spec)
+        self.student = Network(config, spec)
         self.teacher = as_buffers(copy.deepcopy(self.student)).eval()
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("followed", torch.zeros((), dtype=torch.int64))  # images at its last step
@@ -202,5 +202,6 @@ DINO.presets = {
         _training("adamw", 1024, 2e-3, 0.04, 10 * 1_281_167),
         size=(224, 224),
         channels=3,
+        parameters={"student": 21_665_664 + 22_286_592, "teacher": 0},  # backbone and head, facebookresearch/dino
     ),
 }  # fmt: skip

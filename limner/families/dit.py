@@ -30,7 +30,7 @@ from limner.diffusion import paths
 from limner.diffusion.bound import share, step_bound
 from limner.diffusion.paths import Level, Spacing
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.text.encoder import TextConfig
 
@@ -96,8 +96,7 @@ class DiT(Model):
         condition = choose(self, "text", "label")
         self.steps = config.predict == "noise"  # rather than the straight path
         self.spread = self.steps and config.learn_variance
-        with building(self):
-            self.network = Network(config, spec, condition, spec.channels * (1 + self.spread))
+        self.network = Network(config, spec, condition, spec.channels * (1 + self.spread))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]
@@ -192,5 +191,7 @@ DiT.presets = {
         ),
         size=(32, 32),
         channels=4,
+        classes=1000,
+        parameters={"network": 130_315_808},  # B/2 on 32x32x4 latents, facebookresearch/DiT
     ),
 }

@@ -31,7 +31,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.losses.drift import Pairs, drift, drift_loss, pairs, pairs_alike
 from limner.networks.layers import check_levels
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -43,6 +43,8 @@ from limner.text.similarity import trigram_similarity
 
 @dataclass(frozen=True)
 class DriftingConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: label, else text, as the data has it
     network: Literal["decoder", "transformer"] = "decoder"
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer, whose noise is an image
@@ -270,12 +272,10 @@ class Drifting(Model):
         super().__init__(config, spec)
         made = Decoder if config.network == "decoder" else Transformer
         condition = choose(self, "label", "text")
-        with building(self):
-            self.generator: Decoder | Transformer = made(config, spec, condition)
+        self.generator: Decoder | Transformer = made(config, spec, condition)
         self.seer: PatchTransformer | None = None
         if config.pretrained:  # frozen, and part of the run: a training that goes on needs it again
-            with building(self):
-                self.seer = PatchTransformer(config.seer, spec.channels, (spec.height, spec.width))
+            self.seer = PatchTransformer(config.seer, spec.channels, (spec.height, spec.width))
             self.seer.requires_grad_(False)
         self.encoder = RandomFeatures(spec.channels, config.features, config.edges).requires_grad_(False)
 

@@ -37,6 +37,8 @@ from limner.networks.unets.song import SongUNet
 
 @dataclass(frozen=True)
 class EDMConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+
     network: Literal["quick", "song"] = "quick"  # quick: on a CPU; song: the paper's DDPM++
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
@@ -204,5 +206,6 @@ EDM.presets = {
         ),
         size=(32, 32),
         channels=3,
+        parameters={"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
     ),
 }

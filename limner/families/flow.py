@@ -30,7 +30,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet
 from limner.text.encoder import TextConfig
@@ -40,6 +40,8 @@ PATH = paths.Straight()
 
 @dataclass(frozen=True)
 class FlowConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "reading")
+
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     patch: int = 2  # pixels a side that the U-Net sees as one place
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
@@ -98,8 +100,7 @@ class Flow(Model):
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         condition = choose(self, "text", "label")
-        with building(self):
-            self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
@@ -46,6 +46,8 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 
 @dataclass(frozen=True)
 class LatentConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+
     autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
     codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # its settings; or that run's
     channelwise: bool = True  # each number of a code gets deviation 1, and mean 0; else all together
@@ -152,8 +154,7 @@ class LatentDiffusion(Model):
         condition = choose(self, "text", "label")
         self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
-        with building(self):
-            self.network = Network(config, self.shape, condition, len(spec.classes))
+        self.network = Network(config, self.shape, condition, len(spec.classes))
         self.steps = config.predict == "noise"  # rather than the straight path
         self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
@@ -330,5 +331,6 @@ LatentDiffusion.presets = {
         ),
         size=(256, 256),
         channels=3,
+        parameters={"autoencoder": 55_322_782, "network": 274_056_163},  # CompVis/latent-diffusion
     ),
 }

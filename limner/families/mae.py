@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset, Training
-from limner.families._conditioning import building
 from limner.networks.attention import sincos
+from limner.networks.checks import SizeError
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
 from limner.networks.transformers.patch import Layer, PatchConfig, PatchTransformer
@@ -41,7 +41,7 @@ class Network(nn.Module):
         c = config
         self.body = PatchTransformer(c.body, spec.channels, (spec.height, spec.width), positions="sincos")
         if c.decoder_width % c.decoder_heads or c.decoder_width % 4:
-            raise ValueError(
+            raise SizeError(
                 f"a decoder of width {c.decoder_width} does not divide into {c.decoder_heads} heads and 4"
             )
         self.enter = nn.Linear(c.body.width, c.decoder_width)
@@ -81,8 +81,7 @@ class MAE(Model):
 
     def __init__(self, config: MAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        with building(self):
-            self.network = Network(config, spec)
+        self.network = Network(config, spec)
         if math.prod(self.body.grid) < 2 or not 0 < config.hidden < 1:
             raise LimnerError(
                 f"mae hides {config.hidden:g} of {math.prod(self.body.grid)} patches, which leaves nothing to learn: "
@@ -161,5 +160,6 @@ MAE.presets = {
         _training("adamw", 4096, 2.4e-3, 0.05, 40 * 1_281_167, 0.0),
         size=(224, 224),
         channels=3,
+        parameters={"network": 111_655_680},  # facebookresearch/mae
     ),
 }

@@ -35,7 +35,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import like
 from limner.diffusion.sampling import at_least_one
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, building, choose
+from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -45,6 +45,8 @@ from limner.text.encoder import TextConfig
 
 @dataclass(frozen=True)
 class MeanFlowConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "reading")
+
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
@@ -139,8 +141,7 @@ class MeanFlow(Model):
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
         condition = choose(self, "text", "label")
-        with building(self):
-            self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss, shown=("velocity", "average"))]

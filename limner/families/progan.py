@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ LOSSES = {  # name -> (the discriminator's, the generator's)
 
 @dataclass(frozen=True)
 class ProGANConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("stable", "fade")
+
     latent: int = 512  # numbers of noise an image
     maps: int = 8192  # feature maps of level 0 are a half of it, then halved at each level
     widest: int = 512  # most feature maps
@@ -253,7 +255,11 @@ class ProGAN(Model):
             adam(1e-3, batch=64),
         ),
         "paper": Preset(
-            ProGANConfig(), adam(1e-3, batch=16, schedule="constant"), size=(1024, 1024), channels=3
+            ProGANConfig(),
+            adam(1e-3, batch=16, schedule="constant"),
+            size=(1024, 1024),
+            channels=3,
+            parameters={"generator": 23_079_115, "discriminator": 23_087_249},  # its authors' code
         ),
     }
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ GAIN = math.sqrt(2 / (1 + 0.2**2))  # what keeps the variance through a leaky re
 
 @dataclass(frozen=True)
 class R3GANConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("group", "burn_in")
+
     latent: int = 64  # numbers of noise an image
     width: int = 384  # feature maps at the full size; doubled at each halving
     widest: int = 768  # most feature maps
@@ -256,6 +258,7 @@ class R3GAN(Model):
             adam(2e-4, batch=256, schedule="cosine", average=500_000.0),
             size=(64, 64),
             channels=3,
+            parameters={"generator": 22_429_824, "discriminator": 22_381_440},  # brownvc/R3GAN
         ),  # FFHQ-64
     }
 

@@ -289,5 +289,6 @@ StyleGAN2.presets = {
         _training(0.002, batch=32, schedule="constant", average_rampup=0.0),
         size=(1024, 1024),
         channels=3,
+        parameters={"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},
     ),
 }  # fmt: skip

@@ -99,6 +99,7 @@ class VAE(Model):
             ),
             size=(28, 28),
             channels=1,
+            parameters={"autoencoder": 652_824},  # 784-400-20, pytorch/examples
         ),
     }
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Parent, Preset, Training
-from limner.families._conditioning import building
 from limner.networks.images import views
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 
@@ -69,8 +68,7 @@ class ViT(Model):
             raise LimnerError(
                 "vit learns to tell classes apart, of which this data has none: put the images into one folder a class."
             )
-        with building(self):
-            self.network = Network(config, spec)
+        self.network = Network(config, spec)
 
     @property
     def body(self) -> PatchTransformer:
@@ -153,5 +151,7 @@ ViT.presets = {
         _training("adamw", 4096, 3e-3, 0.3, 10_000 * 4096, 0.0),
         size=(224, 224),
         channels=3,
+        classes=1000,
+        parameters={"network": 86_567_656},  # timm
     ),
 }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend
+from limner.networks.checks import check_dropout
 
 
 def norm(width: int) -> nn.GroupNorm:
@@ -26,7 +27,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = norm(width), nn.Conv2d(width, out, 3, padding=1)
         self.norm2, self.conv2 = norm(out), nn.Conv2d(out, out, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(check_dropout(dropout))
         self.shortcut = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from limner.networks.checks import SizeError
+
 
 class GroupNorm(nn.GroupNorm):
     """As PyTorch's, which has no forward-mode derivative in channels_last: there it is written out."""
@@ -49,9 +51,9 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    """Raises ValueError unless every level has both."""
+    """Raises SizeError unless every level has both."""
     if len(widths) != len(blocks):
-        raise ValueError(
+        raise SizeError(
             f"{len(widths)} levels have widths and {len(blocks)} have blocks: give --model.widths and --model.blocks "
             "as many numbers"
         )

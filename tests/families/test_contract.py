@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import importlib
 import json
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,33 +42,11 @@ from limner.core import (
     Objective,
     Training,
 )
+from limner.networks.checks import SizeError
 
 FAMILIES = families.names()
 CLASSES = ("cat", "dog", "owl")
 CAPTIONS = ("a red circle", "two blue squares", "nothing at all", "一只猫")
-
-# Trainable parameters by submodule of each paper preset, counted on the public implementation.
-PAPER_PARAMETERS = {
-    "vae": {"autoencoder": 652_824},  # 784-400-20, pytorch/examples
-    "ddpm": {"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
-    "edm": {"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
-    "biggan": {"generator": 70_433_988, "discriminator": 87_982_370},  # 128x128, ajbrock/BigGAN-PyTorch
-    "dcgan": {"generator": 3_576_704, "discriminator": 2_765_568},  # 64x64, pytorch/examples
-    "progan": {"generator": 23_079_115, "discriminator": 23_087_249},  # 1024x1024, its authors' code
-    "dit": {"network": 130_315_808},  # B/2 on 32x32x4 latents with 1000 classes, facebookresearch/DiT
-    "vit": {"network": 86_567_656},  # B/16 with 1000 classes, timm
-    "mae": {"network": 111_655_680},  # B/16 with its decoder, facebookresearch/mae
-    "r3gan": {"generator": 22_429_824, "discriminator": 22_381_440},  # FFHQ-64, brownvc/R3GAN
-    "stylegan2": {"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},  # 1024x1024
-    "autoencoder": {"autoencoder": 83_653_863, "discriminator": 2_765_633},  # KL-f8, CompVis/latent-diffusion
-    "latent": {
-        "autoencoder": 55_322_782,
-        "network": 274_056_163,
-    },  # FFHQ-256 on VQ-f4, CompVis/latent-diffusion
-    "dino": {"student": 21_665_664 + 22_286_592, "teacher": 0},  # S/16 and its head, facebookresearch/dino
-}
-
-LABELLED = {"biggan", "dit", "vit"}  # whose numbers are for 1000 classes
 
 every_family = pytest.mark.parametrize("family", [families.load(name) for name in FAMILIES], ids=FAMILIES)
 
@@ -93,7 +72,9 @@ def spec_for(family: type[Model], channels: int = 3, height: int = 16, width: in
 
 def build(family: type[Model], spec: ImageSpec | None = None) -> Model:
     torch.manual_seed(0)
-    return family(family.presets["tiny"].model, spec or spec_for(family)).requires_grad_(False)
+    return families.build(
+        family.family, family.presets["tiny"].model, spec or spec_for(family)
+    ).requires_grad_(False)
 
 
 def batch_for(model: Model, size: int = 8) -> Batch:
@@ -207,23 +188,26 @@ def test_presets_are_counted_without_allocating(family: type[Model]) -> None:
     for preset in family.presets.values():
         height, width = preset.size or (32, 32)
         with torch.device("meta"):
-            model = family(preset.model, spec_for(family, preset.channels or 3, height, width))
+            model = families.build(
+                family.family, preset.model, spec_for(family, preset.channels or 3, height, width)
+            )
         assert all(p.is_meta for p in model.parameters())
     with torch.device("meta"):
         tiny = family(family.presets["tiny"].model, spec_for(family))
     assert counts(tiny) == counts(build(family))
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name in PAPER_PARAMETERS])
-def test_paper_preset_has_the_papers_size(name: str) -> None:
-    preset = families.load(name).presets["paper"]
-    assert preset.size and preset.channels
+COUNTED = [(n, p) for n in FAMILIES for p, preset in families.load(n).presets.items() if preset.parameters]
+
+
+@pytest.mark.parametrize(("name", "preset"), COUNTED)
+def test_a_paper_preset_has_the_papers_size(name: str, preset: str) -> None:
+    paper = families.load(name).presets[preset]
+    assert paper.size and paper.channels
+    classes = tuple(f"class {i}" for i in range(paper.classes))
     with torch.device("meta"):
-        spec = ImageSpec(preset.channels, *preset.size)
-        if name in LABELLED:
-            spec = dataclasses.replace(spec, classes=tuple(f"class {i}" for i in range(1000)))
-        model = families.load(name)(preset.model, spec)
-    assert counts(model) == PAPER_PARAMETERS[name]
+        model = families.build(name, paper.model, ImageSpec(paper.channels, *paper.size, classes=classes))
+    assert counts(model) == paper.parameters
 
 
 @every_family
@@ -526,11 +510,52 @@ def counters(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", families.names())
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_numbers_that_make_no_network_are_one_sentence(name: str) -> None:
-    family = families.load(name)
-    config, spec = family.presets["tiny"].model, ImageSpec(3, 32, 32, classes=("a", "b"))
+def test_settings_that_make_no_network_are_one_sentence(name: str) -> None:
+    """Each number of the settings, and of those inside them, too small or not finite: refused by its name, or built."""
+    spec = ImageSpec(3, 32, 32, classes=("a", "b"))
+    for field, config in odd_settings(families.load(name).presets["tiny"].model):
+        with torch.device("meta"):
+            try:
+                families.build(name, config, spec)
+            except LimnerError as refusal:
+                assert str(refusal).endswith(".") and "\n" not in str(refusal), field
+
+
+def odd_settings(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, the settings with an odd number there)."""
     for field in dataclasses.fields(config):
-        if type(getattr(config, field.name)) is int:
-            for value in (0, -1):
-                with contextlib.suppress(LimnerError), torch.device("meta"):
-                    families.build(name, dataclasses.replace(config, **{field.name: value}), spec)
+        value, path = getattr(config, field.name), where + field.name
+        odd: tuple[Any, ...] = ()
+        if dataclasses.is_dataclass(value):
+            for below, inner in odd_settings(value, f"{path}."):
+                yield below, dataclasses.replace(config, **{field.name: inner})
+        elif type(value) is int:
+            odd = (0, -1, 3)
+        elif type(value) is float:
+            odd = (-1.0, 0.0, 2.0, math.nan, math.inf)
+        elif isinstance(value, tuple) and all(type(entry) is int for entry in value):
+            odd = ((), (0,), (-1,), (3, 3, 3))
+        for number in odd:
+            yield path, dataclasses.replace(config, **{field.name: number})
+
+
+def test_a_bug_is_no_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a family's own checks blame the person; what PyTorch or Python raises inside it stays a traceback."""
+    family = families.load("vae")
+    settings, spec = family.presets["tiny"].model, ImageSpec(3, 16, 16)
+
+    def broken(error: Exception) -> Any:
+        def __init__(self: Model, config: Any, spec: ImageSpec) -> None:
+            raise error
+
+        return __init__
+
+    for bug in (ValueError("not enough values to unpack"), RuntimeError("shapes"), IndexError("range")):
+        monkeypatch.setattr(family, "__init__", broken(bug))
+        with pytest.raises(type(bug), match=str(bug)):
+            families.build("vae", settings, spec)
+    monkeypatch.setattr(family, "__init__", broken(SizeError("a width of 3 is odd")))
+    with pytest.raises(
+        LimnerError, match=r"^vae cannot be built: a width of 3 is odd; change its --model settings\.$"
+    ):
+        families.build("vae", settings, spec)

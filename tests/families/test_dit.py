@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion import sampling
 from limner.diffusion.bound import log_level, step_bound
@@ -283,7 +284,7 @@ def test_refusals() -> None:
     with pytest.raises(LimnerError, match=r"dit .*text"):
         DiT(dataclasses.replace(TINY, condition="text"), SPEC)
     with pytest.raises(LimnerError, match=r"dit .*heads"):
-        DiT(dataclasses.replace(TINY, body=DiTBlocks(width=36, heads=4)), SPEC)
+        families.build("dit", dataclasses.replace(TINY, body=DiTBlocks(width=36, heads=4)), SPEC)
     with pytest.raises(LimnerError, match="weaker"):
         draw(dit(), Condition(1), [0], weaker=dit(predict="noise"))
     assert draw(dit(), Condition(1), [0], weaker=dit(), guidance=2.0).isfinite().all()

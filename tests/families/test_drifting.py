@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
 from limner.losses.drift import FAR, drift, drift_loss, pairs, pairs_alike, weights
@@ -283,7 +284,7 @@ def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match="drifting"):
         Drifting(dataclasses.replace(TINY, condition="label"), PLAIN)
     with pytest.raises(LimnerError, match=r"drifting cannot be built.*as many"):
-        Drifting(dataclasses.replace(TINY, widths=(16,)), PLAIN)
+        families.build("drifting", dataclasses.replace(TINY, widths=(16,)), PLAIN)
     with pytest.raises(LimnerError, match="frames"):
         Drifting(TINY, ImageSpec(3, 16, 16, frames=4))
 
@@ -329,7 +330,7 @@ def test_its_features_move_the_samples():
     assert (with_it - slope()).norm() > 0.1 * with_it.norm()
     small = dataclasses.replace(TINY, pretrained="mae", seer=PatchConfig(patch=5))
     with pytest.raises(LimnerError, match="drifting cannot be built: images of 16x16"):
-        Drifting(small, PLAIN)
+        families.build("drifting", small, PLAIN)
 
 
 def test_it_learns_from_no_run_without_a_transformer(limner, tmp_path: Path):

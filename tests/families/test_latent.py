@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import noised
 from limner.diffusion.sampling import shrink
@@ -282,7 +283,8 @@ def test_what_it_refuses():
         with pytest.raises(LimnerError, match=f"latent .*condition {condition}"):
             latent(condition=condition)
     with pytest.raises(LimnerError, match=r"latent cannot be built.*--model"):
-        latent(network="dit", body=DiTBlocks(width=30, heads=4))
+        config = dataclasses.replace(TINY, network="dit", body=DiTBlocks(width=30, heads=4))
+        families.build("latent", config, SPEC)
     model, another, scaled = latent(), latent(), latent()
     another.autoencoder.decoder.last.bias.data += 1
     scaled.rate += 1

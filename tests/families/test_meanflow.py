@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import like
 from limner.families._conditioning import ConditionEmbedding
@@ -257,9 +258,10 @@ def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match="steps 0"):
         MeanFlowSampling(steps=0)
     with pytest.raises(LimnerError, match=r"meanflow cannot be built.*as many"):
-        MeanFlow(dataclasses.replace(TINY, blocks=(1,)), PLAIN)
+        families.build("meanflow", dataclasses.replace(TINY, blocks=(1,)), PLAIN)
     with pytest.raises(LimnerError, match=r"meanflow cannot be built.*heads"):
-        MeanFlow(dataclasses.replace(TINY, network="transformer", body=DiTBlocks(width=36, heads=5)), PLAIN)
+        odd = dataclasses.replace(TINY, network="transformer", body=DiTBlocks(width=36, heads=5))
+        families.build("meanflow", odd, PLAIN)
     for changes, spec in (({"condition": "text"}, PLAIN), ({"condition": "label"}, PLAIN)):
         with pytest.raises(LimnerError, match="meanflow"):
             MeanFlow(dataclasses.replace(TINY, **changes), spec)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from limner import families
 from limner.core import Batch, Condition, ImageSpec, LimnerError
 from limner.families.dino import DINO
 from limner.families.mae import MAE, MAEConfig, to_patches
@@ -53,7 +54,7 @@ def test_vit_refuses_what_it_cannot_learn() -> None:
     with pytest.raises(LimnerError, match="one folder a class"):
         ViT(ViT.presets["tiny"].model, ImageSpec(3, 16, 16))
     with pytest.raises(LimnerError, match="patches of 16"):
-        ViT(ViT.presets["paper"].model, ImageSpec(3, 24, 24, classes=("a", "b")))
+        families.build("vit", ViT.presets["paper"].model, ImageSpec(3, 24, 24, classes=("a", "b")))
 
 
 def test_patches_are_row_by_row_with_channels_last() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import sincos
+from limner.networks.checks import SizeError
 from limner.networks.layers import init_xavier
 
 
@@ -53,19 +54,19 @@ class Layer(nn.Module):
 
 
 def side_of_patch(config: PatchConfig, size: tuple[int, int]) -> int:
-    """The side of a patch. Raises ValueError where it does not divide the image."""
+    """The side of a patch. Raises SizeError where it does not divide the image."""
     patch = config.patch
     if not patch:
         asked = patch = max(1, min(size) // max(1, config.across))
         while size[0] % patch or size[1] % patch:
             patch -= 1
         if 2 * patch < asked:  # rather than hundreds of tiny patches in silence
-            raise ValueError(
+            raise SizeError(
                 f"images of {size[0]}x{size[1]} do not divide into patches of about {asked} pixels, as those of a "
                 f"--size of multiples of {asked} do"
             )
     if size[0] % patch or size[1] % patch:
-        raise ValueError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
+        raise SizeError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
     return patch
 
 
@@ -73,7 +74,7 @@ class PatchTransformer(nn.Module):
     """Image [B, C, H, W] -> the class token and one token a patch [B, 1 + H/p W/p, width], after a norm.
 
     Positions are ``learned``, then resized to other sizes of image (bicubic with antialiasing), or fixed
-    ``sincos``. Raises ValueError for sizes that do not divide.
+    ``sincos``. Raises SizeError for sizes that do not divide.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class PatchTransformer(nn.Module):
         super().__init__()
         c = config
         if c.width % c.heads:
-            raise ValueError(f"a width of {c.width} does not divide into {c.heads} heads")
+            raise SizeError(f"a width of {c.width} does not divide into {c.heads} heads")
         if c.width % 4:
-            raise ValueError(f"a width of {c.width} is not a multiple of 4")
+            raise SizeError(f"a width of {c.width} is not a multiple of 4")
         self.patch = side_of_patch(c, size)
         self.config = replace(c, patch=self.patch)
         self.grid = (size[0] // self.patch, size[1] // self.patch)

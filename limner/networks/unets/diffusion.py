@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import Order, attend, split_heads
+from limner.networks.checks import check_dropout
 from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids, zero_init
 
 Resample = Literal["", "up", "down"]
@@ -52,7 +53,7 @@ class Block(nn.Module):
         self.norm1, self.conv1 = norm(inputs, eps), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embedding_proj = nn.Linear(embedding, outputs * (2 if scale_shift else 1))
         self.norm2, self.conv2 = norm(outputs, eps), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(check_dropout(dropout))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend, split_heads
+from limner.networks.checks import check_dropout
 from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids
 from limner.networks.unets.diffusion import Resample, norm, resampled
 
@@ -41,7 +42,7 @@ class SongBlock(nn.Module):
         self.norm1, self.conv1 = norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embedding_proj = nn.Linear(embedding, outputs)
         self.norm2, self.conv2 = norm(outputs, EPS, GROUP), nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(check_dropout(dropout))
         projects = inputs != outputs or resample
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if projects else nn.Identity()
         self.norm3 = norm(outputs, EPS, GROUP) if attends else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
+from limner.networks.checks import check_dropout
 from limner.networks.layers import GroupNorm, check_levels, zero_init
 
 
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * width)
         self.norm1, self.conv1 = norm(width), nn.Conv2d(width, width, 3, padding=1)
         self.norm2, self.conv2 = norm(width), zero_init(nn.Conv2d(width, width, 3, padding=1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(check_dropout(dropout))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # 2 x [B, C, 1, 1]

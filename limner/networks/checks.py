@@ -1,0 +1,56 @@
+"""Checks of a network's settings. A SizeError is the person's mistake; any other error of a constructor is a bug."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+LARGEST = 2**20  # of a width, a depth, a count of anything that is not images
+
+
+class SizeError(ValueError):
+    """Settings that make no network. The message says what is wrong, without a full stop."""
+
+
+def check_dropout(probability: float) -> float:
+    """The probability. Raises SizeError for one above 1."""
+    if probability > 1:
+        raise SizeError(f"a dropout of {probability:g} is above 1")
+    return probability
+
+
+def check_settings(config: Any, where: str = "") -> None:
+    """Raises SizeError for a number in ``config``, or in a dataclass in it, that no network can have.
+
+    Integers are at least 1, or at least 0 where that is the default or the field is in ``config.may_be_zero``, which
+    also says which tuples may be empty. Floats are finite, and negative only where the default is. ``where`` is the
+    dotted path to ``config``.
+    """
+    types = typing.get_type_hints(type(config))
+    may_be_zero = getattr(config, "may_be_zero", ())
+    for field in dataclasses.fields(config):
+        kind, value, name = types[field.name], getattr(config, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_settings(value, f"{name}.")
+        elif kind in (int, tuple[int, ...]):
+            _check_counts(name, value, field.name in may_be_zero or field.default in (0, ()))
+        elif isinstance(value, float):
+            negative = isinstance(field.default, float) and field.default < 0
+            if not math.isfinite(value) or (value < 0 and not negative):
+                raise SizeError(
+                    f"{name} is {value}, but must be finite{'' if negative else ' and at least 0'}"
+                )
+
+
+def _check_counts(name: str, value: int | tuple[int, ...], optional: bool) -> None:
+    """Raises SizeError for a count, or one of several, that is out of bounds; ``optional``: 0 and none are not."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not numbers and not optional:
+        raise SizeError(f"{name} is empty, but needs at least one number")
+    for number in numbers:
+        if number < (least := 0 if optional else 1):
+            raise SizeError(f"{name} is {number}, but must be at least {least}")
+        if number > LARGEST and not optional:
+            raise SizeError(f"{name} is {number}, but must be at most {LARGEST}")
