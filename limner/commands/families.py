@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from limner import config, families
-from limner.commands import say, table
+from limner.commands import say
 from limner.commands.options import flag_value, parse
 
 Config = TypeVar("Config")
@@ -49,7 +49,8 @@ def parse_families(argv: Sequence[str]) -> Any:
 def run(argv: Sequence[str]) -> int:
     given = parse_families(argv)
     if not given.family:
-        return _table_of_families(given.json)
+        _list(given.json)
+        return 0
     import torch
 
     from limner.core import ImageSpec
@@ -75,40 +76,17 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _table_of_families(as_json: bool) -> int:
-    from limner.core import Autoencodes, Classifies, Describes, Generates, Latent
-
-    abilities = {
-        "generates": Generates,
-        "explores": Latent,
-        "autoencodes": Autoencodes,
-        "describes": Describes,
-        "classifies": Classifies,
-    }
-    rows: list[dict[str, Any]] = []
-    for name in families.names():
-        family = families.load(name)
-        can = [word for word, protocol in abilities.items() if _has(family, protocol)]
-        rows.append(
-            {
-                "family": name,
-                "about": family.about,
-                "paper": family.paper,
-                "reads": sorted(family.reads),
-                "can": can,
-            }
-        )
+def _list(as_json: bool) -> None:
+    """One line of at most 80 columns per family, under each group that it belongs to."""
+    listed = families.describe_families()
     if as_json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    cells = [
-        (row["family"], row["about"], row["paper"], ", ".join(row["reads"]), ", ".join(row["can"]))
-        for row in rows
-    ]
-    table(["family", "what it is", "paper", "reads", "can"], cells, bold=True)
-    return 0
-
-
-def _has(family: type, protocol: type) -> bool:
-    methods = [name for name in vars(protocol) if not name.startswith("_")]
-    return all(callable(getattr(family, name, None)) for name in methods)
+        print(json.dumps([info.to_json() for info in listed], indent=2))
+        return
+    width = max(len(info.family) for info in listed)
+    for group in families.GROUPS:
+        if members := [info for info in listed if group in info.groups]:
+            say(f"{group.capitalize()}:")
+            for info in members:
+                say(f"  {info.family:<{width}}  {info.about}")
+            say("")
+    say("limner families FAMILY shows a family's paper, settings and size.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from limner.networks.checks import SizeError, check_settings
@@ -14,7 +17,40 @@ if TYPE_CHECKING:
 
 
 DEFAULT = "flow"  # what the demo trains: from a sentence to a picture
-CLASSIFIER = "vit"  # what learns from synthetic images, to tell what they are worth
+CLASSIFIER = "vit"  # what is trained on synthetic images, to measure what they are worth
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """What a family says of itself, without a model being built."""
+
+    family: str
+    about: str  # one phrase
+    paper: str  # authors, year, title
+    reads: tuple[str, ...]  # what an image can be conditioned on: fields of Condition
+    can: tuple[str, ...]  # its capabilities: keys of ``_capabilities``
+    one_call: bool  # draws, by default, in one network call
+    presets: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What the family is for: keys of ``GROUPS``."""
+        return tuple(group for group, belongs in GROUPS.items() if belongs(self))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"groups": self.groups}
+
+
+GROUPS: dict[str, Callable[[FamilyInfo], bool]] = {
+    "draw images": lambda f: "generates" in f.can and "text" not in f.reads and not f.one_call,
+    "draw from words": lambda f: "generates" in f.can and "text" in f.reads,
+    "draw in one network call": lambda f: f.one_call,
+    "translate pictures": lambda f: "translates" in f.can,
+    "understand images": lambda f: (
+        not {"describes", "classifies"}.isdisjoint(f.can) and "autoencodes" not in f.can
+    ),
+    "compress images": lambda f: "tokenises" in f.can or {"autoencodes", "describes"} <= set(f.can),
+}
 
 
 def names() -> list[str]:
@@ -38,6 +74,44 @@ def load(name: str) -> type[Model]:
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define one Model, not {len(found)}")
     return found[0]
+
+
+def describe(name: str) -> FamilyInfo:
+    """A family's own description."""
+    family = load(name)
+    can = tuple(word for word, protocol in _capabilities().items() if _has_methods(family, protocol))
+    return FamilyInfo(
+        family=name,
+        about=family.about,
+        paper=family.paper,
+        reads=tuple(sorted(family.reads)),
+        can=can,
+        one_call="generates" in can and getattr(family.Sampling(), "steps", 1) == 1,
+        presets=tuple(family.presets),
+    )
+
+
+def describe_families() -> list[FamilyInfo]:
+    """Every family's own description, by name."""
+    return [describe(name) for name in names()]
+
+
+def _capabilities() -> dict[str, type]:
+    from limner import core
+
+    return {
+        "generates": core.Generates,
+        "explores": core.Latent,
+        "translates": core.Translates,
+        "autoencodes": core.Autoencodes,
+        "tokenises": core.Tokenises,
+        "describes": core.Describes,
+        "classifies": core.Classifies,
+    }
+
+
+def _has_methods(family: type, protocol: type) -> bool:
+    return all(callable(getattr(family, name, None)) for name in vars(protocol) if not name.startswith("_"))
 
 
 def build(name: str, config: Any, spec: ImageSpec) -> Model:

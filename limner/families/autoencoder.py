@@ -143,7 +143,7 @@ class Autoencoder(Model):
     Config = AutoencoderConfig
     averaged: ClassVar[tuple[str, ...]] = ("autoencoder",)
     paper: ClassVar[str] = "Esser 2021, Taming Transformers (VQGAN); Rombach 2022, Latent Diffusion Models"
-    about: ClassVar[str] = "a small grid of vectors for an image and back; the first stage of latent models"
+    about: ClassVar[str] = "image to a small grid of codes and back; KL or codebook"
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -317,7 +317,7 @@ class BigGAN(Model):
     paper = (
         "Brock, Donahue and Simonyan 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis"
     )
-    about = "two players kept smooth, with attention and labels; trades variety for quality as it draws"
+    about = "class-conditional GAN at scale, with attention and truncation"
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -162,7 +162,7 @@ class DCGAN(Model):
     reads = frozenset({"label"})
     averaged = ("generator",)
     paper = "Radford, Metz and Chintala 2016, Unsupervised Representation Learning with DCGANs"
-    about = "two players; draws in one step, quick to train and quick to sample"
+    about = "the convolutional GAN; quick to train and to sample"
 
     presets = {
         "tiny": Preset(

@@ -87,7 +87,7 @@ def as_buffers(module: nn.Module) -> nn.Module:
 class DINO(Model):
     Config = DINOConfig
     paper: ClassVar[str] = "Caron 2021, Emerging Properties in Self-Supervised Vision Transformers"
-    about: ClassVar[str] = "learns to describe images without labels, from views that must agree"
+    about: ClassVar[str] = "learns features without labels, by self-distillation"
 
     centre: Tensor
     followed: Tensor

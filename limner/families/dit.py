@@ -89,7 +89,7 @@ class DiT(Model):
     reads = frozenset({"label", "text", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Peebles and Xie 2023, Scalable Diffusion Models with Transformers"
-    about: ClassVar[str] = "a transformer over patches that denoises: diffusion or flow matching"
+    about: ClassVar[str] = "transformer on patches: diffusion or flow matching"
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -266,7 +266,7 @@ class Drifting(Model):
         )
     }
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
-    about = "one network call, without a teacher or a second player: samples drift towards the data"
+    about = "samples drift to the data during training; no teacher"
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -111,7 +111,7 @@ class EDM(Model):
     reads = frozenset({"label", "image", "mask"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Karras 2022, Elucidating the Design Space of Diffusion-Based Generative Models"
-    about: ClassVar[str] = "diffusion with every choice made on its own: few steps, stable to train"
+    about: ClassVar[str] = "diffusion with few sampling steps, stable to train"
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -139,7 +139,7 @@ class LatentDiffusion(Model):
         )
     }
     paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
-    about: ClassVar[str] = "diffusion or flow matching among the codes of an autoencoder"
+    about: ClassVar[str] = "diffusion or flow matching in an autoencoder's latent space"
 
     centre: Tensor
     rate: Tensor

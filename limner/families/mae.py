@@ -77,7 +77,7 @@ class MAE(Model):
     Config = MAEConfig
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "He 2022, Masked Autoencoders Are Scalable Vision Learners"
-    about: ClassVar[str] = "learns to describe images without labels, by painting what is hidden"
+    about: ClassVar[str] = "learns features without labels, by filling in masked patches"
 
     def __init__(self, config: MAEConfig, spec: ImageSpec):
         super().__init__(config, spec)

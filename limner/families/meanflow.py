@@ -136,7 +136,7 @@ class MeanFlow(Model):
     reads = frozenset({"label", "text", "image"})
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     paper: ClassVar[str] = "Geng 2025, Mean Flows for One-step Generative Modeling; Lu 2026, Pixel Mean Flows"
-    about: ClassVar[str] = "one network call from noise to image, trained without a teacher"
+    about: ClassVar[str] = "flow matching by average velocity; no teacher"
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)

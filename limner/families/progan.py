@@ -240,7 +240,7 @@ class ProGAN(Model):
     reads = frozenset({"label"})
     averaged = ("generator",)
     paper = "Karras, Aila, Laine and Lehtinen 2018, Progressive Growing of GANs"
-    about = "two players that start at 4x4 pixels and grow; steady, and quick while small"
+    about = "GAN that grows from 4x4 pixels to the full image"
 
     presets = {
         "tiny": Preset(

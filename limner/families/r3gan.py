@@ -227,7 +227,7 @@ class R3GAN(Model):
     reads = frozenset({"label"})
     averaged = ("generator",)
     paper = "Huang, Gokaslan, Kuleshov and Tompkin 2024, The GAN is dead; long live the GAN!"
-    about = "the modern GAN: stable without tricks; draws in one step"
+    about = "the modern GAN baseline: stable without tricks"
 
     presets = {
         "tiny": Preset(

@@ -127,7 +127,7 @@ class StyleGAN2(Model):
     reads = frozenset({"label"})
     averaged: ClassVar[tuple[str, ...]] = ("generator",)
     paper: ClassVar[str] = "Karras 2020, Analyzing and Improving the Image Quality of StyleGAN"
-    about: ClassVar[str] = "draws by styles, coarse to fine; adaptive augmentation for few images"
+    about: ClassVar[str] = "style-based GAN; adaptive augmentation for few images"
 
     def __init__(self, config: StyleGAN2Config, spec: ImageSpec):
         super().__init__(config, spec)

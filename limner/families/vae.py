@@ -74,7 +74,7 @@ class VAE(Model):
     Sampling = VAESampling
     averaged = ("autoencoder",)
     paper = "Kingma and Welling 2014, Auto-Encoding Variational Bayes"
-    about = "soft but quick; also turns an image into a short code and back"
+    about = "variational autoencoder: soft but quick; encodes and decodes"
     presets = {
         "tiny": Preset(
             VAEConfig(latent=4, width=4, widest=8),

@@ -60,7 +60,7 @@ class ViT(Model):
         )
     }
     paper: ClassVar[str] = "Dosovitskiy 2021, An Image is Worth 16x16 Words"
-    about: ClassVar[str] = "the Vision Transformer: classifies and describes images"
+    about: ClassVar[str] = "Vision Transformer: classifies and describes images"
 
     def __init__(self, config: ViTConfig, spec: ImageSpec):
         super().__init__(config, spec)

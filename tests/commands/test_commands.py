@@ -163,11 +163,29 @@ def test_resume_goes_on(run: Path, limner: Command) -> None:
 def test_families_counts(limner: Command) -> None:
     listed = json.loads(limner("families", "--json").stdout)
     assert [row["family"] for row in listed] == families.names()
+    assert all(row["groups"] and row["presets"] and row["paper"] for row in listed)
     told = json.loads(limner("families", "dcgan", "--preset", "paper", "--json").stdout)
     assert told["parameters"] == {"generator": 3_576_704, "discriminator": 2_765_568}
     told = json.loads(limner("families", "vae", "--preset", "paper", "--json").stdout)
     assert sum(told["parameters"].values()) == 652_824
     assert "parameters" in limner("families", families.DEFAULT, "--classes", 10, "--size", "64x48").stdout
+
+
+def test_families_are_listed_by_what_they_are_for(limner: Command) -> None:
+    lines = limner("families", COLUMNS="80").stdout.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert set(listed) == set(families.names()) and all(len(line) <= 80 for line in lines)
+    for info in families.describe_families():
+        assert listed.count(info.family) == len(info.groups) > 0, info.family
+    by_group = {g: {i.family for i in families.describe_families() if g in i.groups} for g in families.GROUPS}
+    assert {"flow", "latent", "meanflow"} <= by_group["draw from words"]
+    assert {"dcgan", "vae", "meanflow"} <= by_group["draw in one network call"]
+    assert by_group["draw images"] >= {"ddpm", "edm"} and by_group["understand images"] >= {
+        "dino",
+        "mae",
+        "vit",
+    }
+    assert by_group["compress images"] >= {"autoencoder", "vae"}
 
 
 def test_data_check_and_show(run: Path, limner: Command, tmp_path: Path) -> None:
