@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Sequence
 
 from limner.commands import INTERRUPTED, MISTAKE
-from limner.settings import LimnerError, nearest
+from limner.settings import BUILT_IN, LimnerError, nearest
 
-HELP = """\
+HELP = f"""\
 usage: limner COMMAND ...
 
 Train, sample, measure and serve image generators of every family on your own images.
@@ -36,7 +36,7 @@ Train, sample, measure and serve image generators of every family on your own im
   limner families [FAMILY]               the families there are; one family's settings and size
 
 `limner COMMAND --help` shows the options. A SOURCE is a folder of images, a zip, a tar, a parquet file,
-hf:owner/name, or one of the built-in sets shapes, digits and emoji."""
+hf:owner/name, or one of the built-in sets {", ".join(BUILT_IN)}."""
 
 COMMANDS = (
     "demo", "data", "train", "sample", "explore", "project", "synthesize", "evaluate", "embed", "classify",

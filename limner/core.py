@@ -214,7 +214,8 @@ class Model(nn.Module):
     Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
     Sampling: ClassVar[type] = NoSampling  # dataclass of the settings at sampling time
     family: ClassVar[str]  # the name of its file
-    reads: ClassVar[frozenset[str]] = frozenset()  # Condition fields that the class can use
+    # Condition fields that the class can use; "given" in place of "image" where it trains on given pictures
+    reads: ClassVar[frozenset[str]] = frozenset()
     follows: frozenset[str]  # those of them that this model uses, by its settings and its data
     video: ClassVar[bool] = False  # whether it takes more than one frame
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
@@ -233,7 +234,8 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.spec = spec
-        missing = {name for name, has in (("label", spec.classes), ("text", spec.captions)) if not has}
+        has = {"label": bool(spec.classes), "text": spec.captions, "given": spec.given is not None}
+        missing = {name for name, present in has.items() if not present}
         self.follows = self.reads - missing
         if spec.frames > 1 and not self.video:
             raise LimnerError(f"{self.family} takes still images, not video: set --data.frames to 1.")

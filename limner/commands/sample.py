@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     given = parse_for_run(Options, argv, "sample")
     from limner import checkpoint
     from limner.inference.pipeline import Film, Pipeline, Request, captions_of
-    from limner.pictures.grid import grid, to_pil
+    from limner.pictures.grid import grid, save_png, to_pil
     from limner.progress import bar
     from limner.synthesis import folder
 
@@ -68,6 +68,9 @@ def run(argv: Sequence[str]) -> int:
         folder.save(images, to, range(given.seed, given.seed + n), condition, pipeline.spec)
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
-        (to_pil(images[0]) if n == 1 else grid(images, captions)).save(to)
+        if n == 1 and to.suffix.lower() == ".png":
+            save_png(images[0], to, pipeline.spec.bits)
+        else:
+            (to_pil(images[0]) if n == 1 else grid(images, captions)).save(to)
     say(f"{n} images in {to}")
     return 0

@@ -15,6 +15,7 @@ from PIL import Image
 
 from limner.data import decode
 from limner.data.find import find
+from limner.data.given import partners_of
 from limner.data.pack import DEFAULTS, cache_folder, common_size, in_parallel, named
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
@@ -104,6 +105,10 @@ def check(
                     if not source.drawn:
                         files.append((item.name, fact))
 
+    if options.pairs:
+        partners = find(options.pairs, cache_folder(options)).listing().items
+        names = [item.name for item in good], [item.name for item in partners]
+        problems += partners_of(*names, options.pairs)[2]
     same: dict[str, list[str]] = {}
     for name, fact in files:
         same.setdefault(fact.content, []).append(name)

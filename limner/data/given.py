@@ -26,7 +26,8 @@ def add_pairs(data: Data, given: Data) -> Data:
             f"None of the {len(data):,} images, such as {data.names[0]!r}, has a partner of the same name in "
             f"{origin}: give --data.pairs a source with the same file names in the same subfolders."
         )
-    problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
+    if given.sources != data.sources:
+        problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
     data = dataclasses.replace(data, problems=data.problems + problems).part(rows)
     return _joined(data, given.part(partners), paired=True)
 

@@ -105,6 +105,7 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
     """
     rows = data.order(0, n, seed)
     label = text = None
+    image = data.batch(rows).condition.image if "given" in model.follows else None
     if "label" in model.follows:
         known = model.spec.classes
         if data.labels is None:
@@ -119,7 +120,7 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
             label = torch.tensor([known.index(name) for name in names])
     if "text" in model.follows and data.captions is not None:
         text = [data.captions[i] for i in rows]
-    return Condition(n, label=label, text=text)
+    return Condition(n, label, text, image)
 
 
 def draw_like(

@@ -96,6 +96,7 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
         n,
         label=like.label if "label" in model.follows else None,
         text=like.text if "text" in model.follows else None,
+        image=like.image if "given" in model.follows else None,
     ).to(model.device)
     images = generate(model, condition, range(n), precision=precision)
     model.train(training)
@@ -172,17 +173,20 @@ class Pipeline:
         prompts, labels = _as_list(request.prompt), _as_list(request.label)
         condition = condition_for(model, n, prompts, labels, str(device))
         image, mask = request.image, request.mask
+        given = "given" in model.follows
         if not image:
+            if given:
+                raise LimnerError("This run makes its images from given pictures: name one with --image.")
             if mask:
                 raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
             return condition
         for name in ("image", *(["mask"] if mask else [])):
-            if name not in model.follows:
+            if name not in model.follows and not (given and name == "image"):
                 raise LimnerError(
                     f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
                 )
         options = self.loaded.run.data
-        picture = open_picture(image, self.spec, options).to(device).expand(n, -1, -1, -1)
+        picture = open_picture(image, self.spec.given or self.spec, options).to(device).expand(n, -1, -1, -1)
         marked = None
         if mask:
             grey = dataclasses.replace(self.spec, channels=1)

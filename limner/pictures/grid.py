@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -49,9 +50,9 @@ def to_pil(image: Tensor, bits: int = 8) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def save_png(image: Tensor, path: str | os.PathLike[str], bits: int = 8) -> None:
-    """Writes [C, H, W] in [-1, 1] as a PNG; see `to_pil`."""
-    to_pil(image, bits).save(path, "PNG")
+def save_png(image: Tensor, file: str | os.PathLike[str] | IO[bytes], bits: int = 8) -> None:
+    """Writes [C, H, W] in [-1, 1] as a PNG of ``bits`` a channel (``ImageSpec.bits``); colour in 8 bits always."""
+    to_pil(image, bits if len(image) == 1 else 8).save(file, "PNG")
 
 
 def grid(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from limner import files
 from limner.core import Condition, ImageSpec, LimnerError
-from limner.pictures.grid import to_pil
+from limner.pictures.grid import save_png
 
 
 def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Condition, spec: ImageSpec) -> None:
@@ -34,7 +34,7 @@ def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Conditio
     lines = []
     for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
         name = f"{seed:06d}.png"
-        to_pil(image).save(folder / name)
+        save_png(image, folder / name, spec.bits)
         lines.append(metadata_line(name, seed, condition, i, spec))
     files.write_text(folder / "metadata.jsonl", "".join(lines))
 
@@ -130,7 +130,7 @@ def add(
     lines, names = [], [f"{seeds[i]:06d}.png" for i in chosen]
     for i, name in zip(chosen, names, strict=True):
         with open(to / f".{name}", "wb") as file:
-            to_pil(images[i]).save(file, "PNG")
+            save_png(images[i], file, spec.bits)
             file.flush()
             os.fsync(file.fileno())
         lines.append(metadata_line(name, seeds[i], condition, i, spec))

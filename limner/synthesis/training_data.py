@@ -27,7 +27,7 @@ from limner.evaluation.evaluate import BATCH, LEAST, Real, as_bytes, as_saved, o
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import probabilities
 from limner.metrics.probes import wilson
-from limner.pictures.grid import to_pil
+from limner.pictures.grid import save_png
 from limner.progress import bar
 from limner.synthesis.synthesize import synthesize
 
@@ -265,7 +265,7 @@ def _write(data: Data, folder: Path, quiet: bool) -> None:
             part = np.arange(at, min(at + BATCH, len(data)))
             for i, image in zip(part.tolist(), data.batch(part).image, strict=True):
                 name = f"{i:06d}.png"
-                to_pil(image).save(folder / name)
+                save_png(image, folder / name, data.spec.bits)
                 label = data.spec.classes[data.labels[i]]
                 lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
             watch(len(lines) / len(data))

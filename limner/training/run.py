@@ -57,6 +57,11 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     Raises LimnerError for what the person can mend: an occupied folder, changed data, a bad budget or parent.
     """
     out, t = Path(out), run.training
+    if run.data.gives and "given" not in families.load(run.family).reads:
+        raise LimnerError(
+            f"{run.family} does not train on given pictures: leave out --data.pairs, --data.side-by-side and "
+            "--data.domain, or choose a family that reads them (see `limner families`)."
+        )
     device = pick_device(t.device)
     if int(os.environ.get("RANK", "0")) or MEET in os.environ:  # not the first process of this training
         with join(device, 1, ()) as ranks, torch.random.fork_rng():

@@ -153,7 +153,7 @@ def test_declares_itself(family: type[Model]) -> None:
     assert importlib.import_module(family.__module__).__doc__, "the file says what the family is"
     assert family.paper and family.about
     assert {"tiny", "small", "base", "paper"} <= family.presets.keys()
-    assert family.reads <= {f.name for f in dataclasses.fields(Condition)} - {"size"}
+    assert family.reads <= {"given", *(f.name for f in dataclasses.fields(Condition))} - {"size"}
     assert dataclasses.is_dataclass(family.Config) and family.Config.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert dataclasses.is_dataclass(family.Sampling)
     family.Sampling()  # every knob has a default
