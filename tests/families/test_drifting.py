@@ -14,8 +14,16 @@ from torch.testing import assert_close
 
 from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
-from limner.families.drifting import Drifting, DriftingSampling, RandomFeatures
-from limner.losses.drift import FAR, drift, drift_loss, pairs, pairs_alike, weights
+from limner.families.drifting import Drifting, DriftingSampling
+from limner.losses.drift import (
+    EXCLUDED,
+    drift,
+    drift_loss,
+    kernel_weights,
+    pairs_by_class,
+    pairs_by_similarity,
+)
+from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiTBlocks
 from limner.networks.transformers.patch import PatchConfig
 from tests.helpers import paint
@@ -30,9 +38,9 @@ ONE = torch.zeros(200, dtype=torch.long)  # all of one class
 def field(
     x: Tensor, positive: Tensor, negative: Tensor, temperature: float, bias: Tensor | None = None
 ) -> Tensor:
-    """V(x) [N, D]: towards ``positive`` [P, D], away from ``negative`` [M, D]."""
-    others = torch.cat([positive, negative])
-    return weights(torch.cdist(x, others), len(positive), temperature, bias) @ others
+    """V(x) [..., N, D]: towards ``positive`` [..., P, D], away from ``negative`` [..., M, D]."""
+    others = torch.cat([positive, negative], dim=-2)
+    return kernel_weights(torch.cdist(x, others), positive.shape[-2], temperature, bias) @ others
 
 
 def by_the_formula(x: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
@@ -63,22 +71,22 @@ def test_the_field_turns_round_when_both_sides_are_exchanged():
     x, one, other = (torch.randn(n, 3) for n in (4, 5, 5))
     assert_close(field(x, one, other, 0.5), -field(x, other, one, 0.5))
     assert_close(field(x, one, one, 0.5), torch.zeros_like(x), atol=1e-6, rtol=0)
-    assert_close(weights(torch.rand(4, 10), 5, 0.5).sum(1), torch.zeros(4), atol=1e-6, rtol=0)
+    assert_close(kernel_weights(torch.rand(4, 10), 5, 0.5).sum(1), torch.zeros(4), atol=1e-6, rtol=0)
 
 
 def test_it_points_to_the_data_and_away_from_other_samples():
     x, data = torch.zeros(2, 2, 1), torch.ones(2, 2, 1)  # all samples at 0, all data at 1
-    assert (drift(x, data, pairs(ONE[:2], ONE[:2]), [0.1]).field > 0).all()
+    assert (drift(x, data, pairs_by_class(ONE[:2], ONE[:2]), [0.1]).field > 0).all()
     x = torch.tensor([[[-1.0], [-0.5]]])  # both to one side of the data, which is nearer to the second
-    assert (drift(x, torch.zeros(1, 2, 1), pairs(ONE[:2], ONE[:2]), [0.2]).field > 0).all()
+    assert (drift(x, torch.zeros(1, 2, 1), pairs_by_class(ONE[:2], ONE[:2]), [0.2]).field > 0).all()
 
 
 def test_only_its_own_class_moves_a_sample():
     torch.manual_seed(0)
     label = torch.tensor([0, 0, 1, 1, 0])
-    bias = pairs(label, label).bias
+    bias = pairs_by_class(label, label).bias
     assert bias.shape == (5, 10)
-    counts = bias > FAR / 2
+    counts = bias > EXCLUDED / 2
     assert torch.equal(counts[:, :5], label[:, None] == label)
     assert counts[:, 5:].sum() == 3 * 2 + 2 * 1, "a sample is no rival of its own"
     x, data = torch.randn(2, 3, 5, 4)
@@ -90,18 +98,18 @@ def test_only_its_own_class_moves_a_sample():
 
 
 def test_a_sample_without_rivals_does_not_break():
-    among = pairs(torch.arange(3), torch.arange(3))
+    among = pairs_by_class(torch.arange(3), torch.arange(3))
     found = drift(torch.randn(2, 3, 4), torch.randn(2, 3, 4), among, [0.02, 0.2])
-    assert found.field.isfinite().all() and found.apart.isfinite()
+    assert found.field.isfinite().all() and found.energy_distance.isfinite()
 
 
 def test_texts_that_are_the_same_or_nothing_alike_are_classes():
     torch.manual_seed(0)
     label = torch.tensor([0, 1, 0, 1, 1])
     sample = torch.tensor([4, 0, 2])
-    one = pairs(label[sample], label)
+    one = pairs_by_class(label[sample], label)
     same = (label[:, None] == label).float()
-    other = pairs_alike(same, sample, torch.ones(3, dtype=torch.bool), 1e-3)
+    other = pairs_by_similarity(same, sample, torch.ones(3, dtype=torch.bool), 1e-3)
     assert_close(one.bias.exp(), other.bias.exp())
     assert_close(one.images.float(), other.images)
     x, real = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
@@ -110,7 +118,7 @@ def test_texts_that_are_the_same_or_nothing_alike_are_classes():
 
 def test_a_sample_without_its_text_has_all_images_and_others_without():
     keep = torch.tensor([True, False, False])
-    counts = pairs_alike(torch.eye(3), torch.arange(3), keep, 1e-3).bias.exp()
+    counts = pairs_by_similarity(torch.eye(3), torch.arange(3), keep, 1e-3).bias.exp()
     wanted = torch.tensor([[1.0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1], [1, 1, 1, 0, 1, 0]])
     assert_close(counts, wanted)
 
@@ -122,7 +130,7 @@ def test_samples_of_each_text_come_to_lie_as_its_images_do():
     alike = 1 - (condition[:, None] - condition).abs()
     data = (4 * condition + 0.05 * torch.randn(64))[None, :, None]
     x = 2 + 0.1 * torch.randn(1, 64, 1)
-    among = pairs_alike(alike, torch.arange(64), torch.ones(64, dtype=torch.bool), 0.02)
+    among = pairs_by_similarity(alike, torch.arange(64), torch.ones(64, dtype=torch.bool), 0.02)
     for step in range(300):
         found = drift(x, data, among, [0.05, 0.2])
         x = x + 0.05 * (1 - step / 300) * (x / found.features).median() * found.field
@@ -133,9 +141,9 @@ def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
     """alpha = ((N - 1) + M w) / (N - 1) for N - 1 rivals and M images of others (Deng 2026, A.7)."""
     label = torch.tensor([0, 0, 0, 1, 1])
     alpha = torch.tensor([1.0, 2.0, 3.0, 1.0, 2.0])
-    away = pairs(label, label, alpha).bias[:, 10:]
+    away = pairs_by_class(label, label, alpha).bias[:, 10:]
     rivals, others = torch.tensor([2.0, 2, 2, 1, 1]), torch.tensor([2.0, 2, 2, 3, 3])
-    w = torch.where(away > FAR / 2, away.exp(), 0.0)
+    w = torch.where(away > EXCLUDED / 2, away.exp(), 0.0)
     assert_close((rivals + w.sum(1)) / rivals, alpha)
     assert_close(w.amax(1) * others, w.sum(1))
 
@@ -143,29 +151,29 @@ def test_guidance_weighs_the_other_classes_as_the_paper_has_it():
 def test_the_normalised_field_does_not_depend_on_scale_or_shift():
     torch.manual_seed(0)
     x, data = torch.randn(2, 3, 6, 4)
-    among = pairs(ONE[:6], ONE[:6])
+    among = pairs_by_class(ONE[:6], ONE[:6])
     one, other = drift(x, data, among, [0.05, 0.2]), drift(100 * x + 7, 100 * data + 7, among, [0.05, 0.2])
     assert_close(one.field, other.field, rtol=1e-2, atol=1e-2)
     assert_close(drift(x, data, among, [0.05]).field.square().mean(), torch.tensor(1.0))
 
 
-def test_what_is_shown_is_how_far_apart_both_are_and_the_slope_is_the_fields():
+def test_the_energy_distance_is_how_far_apart_both_are_and_the_gradient_is_the_fields():
     torch.manual_seed(0)
     x = torch.randn(1, 64, 2).requires_grad_()
-    among = pairs(ONE[:64], ONE[:64])
+    among = pairs_by_class(ONE[:64], ONE[:64])
     near, far = torch.randn(1, 64, 2), torch.randn(1, 64, 2) + 3
-    shown = [drift_loss(drift(x, data, among, [0.2])) for data in (near, far)]
-    assert shown[0].abs() < 0.1 < shown[1]
-    found = drift(x, far, among, [0.2])
-    slope = torch.autograd.grad(drift_loss(found), x)[0]
-    assert_close(slope / slope.norm(), -found.field / found.field.norm())
+    close, found = (drift(x, data, among, [0.2]) for data in (near, far))
+    assert close.energy_distance.abs() < 0.1 < found.energy_distance
+    assert not found.energy_distance.requires_grad
+    gradient = torch.autograd.grad(drift_loss(found), x)[0]
+    assert_close(gradient / gradient.norm(), -found.field / found.field.norm())
 
 
 def test_points_that_drift_come_to_lie_as_the_data_do():
     """Two clusters from one, by plain steps along the field (Deng 2026, fig. 3)."""
     torch.manual_seed(0)
     x = 0.1 * torch.randn(1, 200, 2)
-    among = pairs(ONE[:200], ONE[:200])
+    among = pairs_by_class(ONE[:200], ONE[:200])
     for _ in range(150):
         side = 2.0 * (torch.rand(1, 200, 1) < 0.5) - 1
         data = side * torch.tensor([2.0, 0.0]) + 0.2 * torch.randn(1, 200, 2)
@@ -180,21 +188,22 @@ def test_points_that_drift_come_to_lie_as_the_data_do():
 def test_a_step_draws_a_few_classes_one_sample_more_than_images():
     torch.manual_seed(0)
     model = Drifting(
-        dataclasses.replace(TINY, draws=8, together=2), ImageSpec(3, 16, 16, classes=tuple("abcde"))
+        dataclasses.replace(TINY, samples_per_step=8, classes_per_step=2),
+        ImageSpec(3, 16, 16, classes=tuple("abcde")),
     )
     label = torch.tensor([0, 0, 1, 4, 4, 4, 4, 4])
     seen = set()
     for _ in range(60):
-        rows, sample = model.chosen(label)
+        rows, sample = model.choose_classes(label)
         assert rows.unique().numel() == len(rows) and len(sample) <= 8
         counts = {c: (int((label[rows] == c).sum()), int((sample == c).sum())) for c in (0, 1, 4)}
         assert all(drawn == images + 1 for images, drawn in counts.values() if drawn)
         seen.add(tuple(drawn for _, drawn in counts.values()))
     assert seen == {(3, 2, 3), (3, 0, 4), (2, 2, 4)}
-    assert model.chosen(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
-    assert len(model.chosen(torch.tensor([3] * 20))[0]) == 7
-    few = Drifting(dataclasses.replace(TINY, draws=1, together=9), PLAIN)
-    assert [len(x) for x in few.chosen(torch.tensor([3, 4, 5]))] == [1, 2], "a sample needs a rival"
+    assert model.choose_classes(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
+    assert len(model.choose_classes(torch.tensor([3] * 20))[0]) == 7
+    few = Drifting(dataclasses.replace(TINY, samples_per_step=1, classes_per_step=9), PLAIN)
+    assert [len(x) for x in few.choose_classes(torch.tensor([3, 4, 5]))] == [1, 2], "a sample needs a rival"
 
 
 @torch.no_grad()
@@ -202,9 +211,9 @@ def test_features_see_patterns_of_single_pixels():
     """Stripes beside a change of the whole image's grey of the same size: well above what plain filters see."""
     stripes = 0.1 * (1 - 2.0 * (torch.arange(16)[:, None] % 2)).expand(1, 3, 16, 16)
 
-    def sees(edges: float) -> float:
+    def sees(edge_gain: float) -> float:
         torch.manual_seed(0)
-        encoder = RandomFeatures(3, (32, 64), edges)
+        encoder = RandomFeatures(3, (32, 64), edge_gain)
         none, striped, lighter = (
             encoder(x)[1] for x in (0 * stripes, stripes, torch.full_like(stripes, 0.1))
         )
@@ -217,9 +226,9 @@ def test_the_generator_draws_every_pixel_alike():
     """From places that are all alike, the pixels within the borders are: no pattern of patches or levels."""
     torch.manual_seed(0)
     generator = Drifting(TINY, ImageSpec(3, 32, 32)).generator
-    x = torch.randn(2, TINY.widths[0], 1, 1).expand(2, -1, 16, 16)
-    x = F.interpolate(generator.narrow(x), scale_factor=2.0, mode="bilinear")
-    inside = generator.draw(x)[..., 8:-8, 8:-8]
+    x = torch.randn(2, TINY.decoder.widths[0], 1, 1).expand(2, -1, 16, 16)
+    x = F.interpolate(generator.body.head(x), scale_factor=2.0, mode="bilinear")
+    inside = generator.body.refine(x)[..., 8:-8, 8:-8]
     assert_close(inside, inside[..., :1, :1].expand_as(inside))
 
 
@@ -228,12 +237,16 @@ def test_the_generator_draws_every_pixel_alike():
 def test_generators_learn_and_draw(network, spec):
     torch.manual_seed(0)
     body = DiTBlocks(patch=4, width=32, depth=1, heads=2)
-    model = Drifting(dataclasses.replace(TINY, network=network, body=body, styles=4, codes=8), spec)
+    model = Drifting(
+        dataclasses.replace(TINY, network=network, body=body, style_tokens=4, style_codes=8), spec
+    )
     shape = (8, spec.channels, spec.height, spec.width)
     label = torch.arange(8) % 2 if spec.classes else None
     text = list("abcdefgh") if spec.captions else None
-    model.loss(Batch(torch.rand(shape) * 2 - 1, Condition(8, label=label, text=text)))["drift"].backward()
-    assert all(p.grad is None for p in model.encoder.parameters()), "the features stay as they are"
+    model.loss(Batch(torch.rand(shape) * 2 - 1, Condition(8, label=label, text=text)))[
+        "squared_drift"
+    ].backward()
+    assert all(p.grad is None for p in model.random_features.parameters()), "the features stay as they are"
     assert any(p.grad is not None and p.grad.any() for p in model.generator.parameters())
     *_, last = model.sample(Condition(2), DriftingSampling(), Draws([0, 1]))
     assert last.picture().shape == (2, *shape[1:]) and last.total == 1
@@ -262,7 +275,9 @@ def test_guidance_and_truncation_are_knobs_of_one_call():
 
 
 def test_truncation_leaves_the_transformers_styles_as_they_are():
-    generator = Drifting(dataclasses.replace(TINY, network="transformer", styles=4, codes=8), PLAIN).generator
+    generator = Drifting(
+        dataclasses.replace(TINY, network="transformer", style_tokens=4, style_codes=8), PLAIN
+    ).generator
     noise = torch.randn(2, generator.latent)
     less = generator.truncate(noise, 0.5)
     assert_close(less[:, :-4], 0.5 * noise[:, :-4])
@@ -272,7 +287,7 @@ def test_truncation_leaves_the_transformers_styles_as_they_are():
 @pytest.mark.parametrize("power", [1.0, 3.0])
 def test_strong_guidance_is_trained_rarely(power):
     """p(alpha) ~ alpha^-power on [1, 3]: its distribution at 2 (Deng 2026, table 8)."""
-    alpha = Drifting(dataclasses.replace(TINY, guidance_power=power), LABELLED).strengths(
+    alpha = Drifting(dataclasses.replace(TINY, guidance_power=power), LABELLED).guidance_scales(
         torch.linspace(0, 1, 4001)
     )
     assert_close(alpha[[0, -1]], torch.tensor([1.0, 3.0]))
@@ -284,7 +299,8 @@ def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match="drifting"):
         Drifting(dataclasses.replace(TINY, condition="label"), PLAIN)
     with pytest.raises(LimnerError, match=r"drifting cannot be built.*as many"):
-        families.build("drifting", dataclasses.replace(TINY, widths=(16,)), PLAIN)
+        decoder = dataclasses.replace(TINY.decoder, widths=(16,))
+        families.build("drifting", dataclasses.replace(TINY, decoder=decoder), PLAIN)
     with pytest.raises(LimnerError, match="frames"):
         Drifting(TINY, ImageSpec(3, 16, 16, frames=4))
 
@@ -293,42 +309,48 @@ def test_what_another_run_has_learnt_is_one_more_way_to_compare(limner, tmp_path
     paint(tmp_path / "images", 20)
     tiny = ("--preset", "tiny", "--training.samples", 4, "--budget")
     limner("train", "mae", tmp_path / "images", "--out", tmp_path / "mae", *tiny, "64img")
-    run, told = tmp_path / "run", ("--model.pretrained", tmp_path / "mae")
-    limner("train", "drifting", tmp_path / "images", "--out", run, *tiny, "48img", *told)
+    run, pretrained = tmp_path / "run", ("--model.pretrained", tmp_path / "mae")
+    limner("train", "drifting", tmp_path / "images", "--out", run, *tiny, "48img", *pretrained)
     from limner import load
 
     first, drawn = load(tmp_path / "mae"), load(run)
     image = torch.rand(2, *first.spec.shape) * 2 - 1
-    assert_close(drawn.model.seer(image), first.model.body(image), msg="taken over, and never moved")
+    assert_close(
+        drawn.model.feature_encoder(image), first.model.body(image), msg="taken over, and never moved"
+    )
     parents = json.loads(limner("show", run, "--json").stdout)["parents"]
     assert parents == {"pretrained": first.loaded.header["digest"]}
-    assert len(drawn.model.seen(image)) == len(TINY.features) + 2, "both of its layers"
+    assert len(drawn.model.maps(image)) == len(TINY.feature_widths) + 2, "both of its layers"
 
     shutil.rmtree(tmp_path / "mae")  # what was taken over is part of the run
     limner("train", "drifting", "--out", run, "--resume", "--budget", "96img")
     later = load(run).model
-    assert all(torch.equal(v, later.seer.state_dict()[n]) for n, v in drawn.model.seer.state_dict().items())
+    assert all(
+        torch.equal(v, later.feature_encoder.state_dict()[n])
+        for n, v in drawn.model.feature_encoder.state_dict().items()
+    )
     assert not torch.equal(later.generator.mapping[0].weight, drawn.model.generator.mapping[0].weight)
 
 
 def test_its_features_move_the_samples():
     torch.manual_seed(0)
     model = Drifting(
-        dataclasses.replace(TINY, pretrained="mae", seer=PatchConfig(width=32, depth=2, heads=2)), PLAIN
+        dataclasses.replace(TINY, pretrained="mae", feature_encoder=PatchConfig(width=32, depth=2, heads=2)),
+        PLAIN,
     )
     batch = Batch(torch.rand(12, 3, 16, 16) * 2 - 1, Condition(12))
 
     def slope() -> Tensor:
         torch.manual_seed(1)
         model.zero_grad()
-        model.loss(batch)["drift"].backward()
+        model.loss(batch)["squared_drift"].backward()
         return torch.cat([p.grad.flatten() for p in model.generator.parameters() if p.grad is not None])
 
-    assert all(not p.requires_grad for p in model.seer.parameters())
+    assert all(not p.requires_grad for p in model.feature_encoder.parameters())
     with_it = slope()
-    model.seer = None
+    model.feature_encoder = None
     assert (with_it - slope()).norm() > 0.1 * with_it.norm()
-    small = dataclasses.replace(TINY, pretrained="mae", seer=PatchConfig(patch=5))
+    small = dataclasses.replace(TINY, pretrained="mae", feature_encoder=PatchConfig(patch=5))
     with pytest.raises(LimnerError, match="drifting cannot be built: images of 16x16"):
         families.build("drifting", small, PLAIN)
 
@@ -337,6 +359,6 @@ def test_it_learns_from_no_run_without_a_transformer(limner, tmp_path: Path):
     paint(tmp_path / "images", 20)
     tiny = ("--preset", "tiny", "--training.samples", 4, "--budget", "32img")
     limner("train", "vae", tmp_path / "images", "--out", tmp_path / "vae", *tiny)
-    told = ("--model.pretrained", tmp_path / "vae")
-    done = limner("train", "drifting", tmp_path / "images", "--out", tmp_path / "run", *tiny, *told, ok=False)
+    vae = ("--model.pretrained", tmp_path / "vae")
+    done = limner("train", "drifting", tmp_path / "images", "--out", tmp_path / "run", *tiny, *vae, ok=False)
     assert done.returncode == 2 and "dino, mae or vit" in done.stderr

@@ -1,0 +1,83 @@
+"""A convolutional generator that is quick on a CPU: a latent vector -> an image, from the smallest level up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.networks.layers import check_levels
+from limner.networks.unets.unet import Attention, Block, norm
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+
+    latent: int = 64  # latent dimensions
+    patch: int = 2  # pixels a side of a position at the finest level
+    widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
+    blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
+    attention: tuple[int, ...] = (2,)  # levels with attention
+    head: int = 64  # width of an attention head
+    embedding: int = 128  # width of the embedding of latent and condition
+    full_size_width: int = 32  # channels at the image's full size, behind bilinear upsampling
+
+
+class Decoder(nn.Module):
+    """Latent [B, D], embedding [B, E], and perhaps tokens [B, L, T] with their mask [B, L] -> image [B, C, H, W].
+
+    Raises SizeError for levels that do not match.
+    """
+
+    def __init__(self, config: DecoderConfig, channels: int, size: tuple[int, int], context: int = 0):
+        super().__init__()
+        c = config
+        check_levels(c.widths, c.blocks)
+        self.size, self.patch = size, c.patch
+        levels = len(c.widths)
+        multiple = c.patch * 2 ** (levels - 1)
+        height, width = (math.ceil(side / multiple) * multiple // c.patch for side in size)
+        base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
+        self.stem = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
+        self.position, self.blocks, self.upsample = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
+        self.attention = nn.ModuleDict()
+        for level, (wide, depth) in enumerate(zip(c.widths, c.blocks, strict=True)):
+            places = (height >> level, width >> level)
+            self.position.append(nn.Parameter(0.3 * torch.randn(wide, *places)))
+            self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
+            if level in c.attention:
+                self.attention[str(level)] = Attention(wide, places, c.head, context)
+            if level + 1 < levels:
+                self.upsample.append(nn.Conv2d(c.widths[level + 1], wide, 1))
+        self.norm = norm(c.widths[0])
+        full = c.full_size_width
+        self.head = nn.Conv2d(c.widths[0], full, 3, padding=1)
+        self.refine = nn.Sequential(
+            norm(full),
+            nn.SiLU(),
+            nn.Conv2d(full, full, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(full, channels, 3, padding=1),
+        )
+
+    def forward(
+        self, latent: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        x = self.stem(torch.cat([latent, embedding], dim=1))  # [B, Wl, h, w]
+        x = x.contiguous(memory_format=torch.channels_last)
+        for level in reversed(range(len(self.blocks))):
+            if level < len(self.upsample):
+                x = F.interpolate(self.upsample[level](x), scale_factor=2.0)  # [B, Wl, 2h, 2w]
+            x = x + self.position[level]  # [B, Wl, h, w]
+            for block in self.blocks[level].children():
+                x = block(x, embedding)  # [B, Wl, h, w]
+            if str(level) in self.attention:
+                x = self.attention[str(level)](x, tokens, mask)  # [B, Wl, h, w]
+        x = self.head(F.silu(self.norm(x)))  # [B, full, H/p, W/p]
+        x = F.interpolate(x, scale_factor=float(self.patch), mode="bilinear")  # [B, full, H', W']
+        return self.refine(x)[..., : self.size[0], : self.size[1]]  # [B, C, H, W]
