@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "seer.ratio": "seer.mlp_ratio",
         **{
             name: f"decoder.{name}"
-            for name in ("latent", "patch", "widths", "blocks", "attention", "head", "embedding")
+            for name in ("latent", "patch", "widths", "blocks", "attention_resolutions", "head", "embedding")
         },
         "fine": "decoder.full_size_width",
         "styles": "style_tokens",
@@ -111,10 +111,54 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "stylegan2": {r"\.around\.": ".shortcut."},
 }
 
+Size = tuple[int, int]
 
-# (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
+
+def _resolutions(model: Settings, size: Size, levels: str, patch: int = 1) -> None:
+    """The levels that attend, by number -> by the shorter side of their feature maps; ``levels`` has an entry each."""
+    count = len(model.get(levels) or [1])
+    multiple = max(1, patch) * 2 ** (count - 1)
+    side = min(-(-length // multiple) * multiple // max(1, patch) for length in size)
+    for old, new in {
+        "attention": "attention_resolutions",
+        "reading": "cross_attention_resolutions",
+    }.items():
+        if old in model:
+            model[new] = [side >> level for level in model.pop(old) if 0 <= level < count]
+
+
+def _size(spec: Mapping[str, Any]) -> Size:
+    return spec["height"], spec["width"]
+
+
+def _widths(model: Settings, spec: Mapping[str, Any]) -> None:
+    _resolutions(model, _size(spec), "widths", model.get("patch", 1))
+
+
+def _multiples(model: Settings, spec: Mapping[str, Any]) -> None:
+    patched = model.get("network", "quick") == "quick"  # the papers' U-Nets are not
+    _resolutions(model, _size(spec), "multiples", model.get("patch", 1) if patched else 1)
+
+
+def _latent(model: Settings, spec: Mapping[str, Any]) -> None:
+    codec = model.get("codec", {})
+    factor = codec.get("patch", 2) * 2 ** (len(codec.get("multiples", (1, 2))) - 1)
+    height, width = (-(-side // factor) for side in _size(spec))
+    _multiples(codec, spec)
+    _resolutions(model, (height, width), "multiples")
+
+
+def _biggan(model: Settings, spec: Mapping[str, Any]) -> None:
+    """Resolutions that no feature maps have did nothing."""
+    side = min(_size(spec))
+    if "attention" in model:
+        sides = [side >> level for level in range(side.bit_length())]
+        model["attention_resolutions"] = [r for r in model.pop("attention") if r in sides]
+
+
 def _meanflow(model: Settings, spec: Mapping[str, Any]) -> None:
     """Other names of choices."""
+    _widths(model, spec)
     for name, choices in {
         "predicts": {"image": "data"},
         "learn": {"derivative": "jvp"},
@@ -124,7 +168,17 @@ def _meanflow(model: Settings, spec: Mapping[str, Any]) -> None:
             model[name] = choices.get(model[name], model[name])
 
 
-CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {"meanflow": _meanflow}
+# (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
+CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {
+    "autoencoder": _multiples,
+    "biggan": _biggan,
+    "ddpm": _multiples,
+    "drifting": _widths,
+    "edm": _multiples,
+    "flow": _widths,
+    "latent": _latent,
+    "meanflow": _meanflow,
+}
 
 # Dotted paths in the run itself, for every family: training, data.
 RUN: dict[str, str] = {}

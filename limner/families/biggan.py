@@ -34,18 +34,19 @@ from limner.core import (
 from limner.families._conditioning import choose
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
+from limner.networks.layers import attention_levels, level_sizes
 
 STANDING_BATCH = 32  # images in each pass that measures standing statistics
 
 
 @dataclass(frozen=True)
 class BigGANConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     generator_width: int = 96  # feature maps are this times the widths below
     discriminator_width: int = 96
     widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # from the base size up; the last repeats as needed
-    attention: tuple[int, ...] = (64,)  # shorter sides, in pixels, at which places look at each other
+    attention_resolutions: tuple[int, ...] = (64,)  # shorter sides of the feature maps that attend
     chunk: int = 20  # numbers of noise for the base and for each doubling
     embedding: int = 128  # numbers that a label becomes, shared by all layers
     deep: bool = False  # bottleneck blocks, and the whole noise for each
@@ -104,7 +105,7 @@ def orthogonality(weight: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Each place adds what it finds elsewhere in an image of half the size (Zhang 2019, section 3)."""
+    """Attention of all positions to those of a max-pooled image of half the size (Zhang 2019, section 3)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -219,6 +220,12 @@ class DeepDown(nn.Module):
         return self.convs[3](h) + x  # [B, o, H, W] or [B, o, H/2, W/2]
 
 
+def attention_at(config: BigGANConfig, spec: ImageSpec) -> tuple[int, ...]:
+    """The numbers of halvings of the images at which both players attend."""
+    sizes = level_sizes((spec.height, spec.width), 1 + doublings((spec.height, spec.width)))
+    return attention_levels(config.attention_resolutions, sizes)
+
+
 def feature_maps(config: BigGANConfig, width: int, levels: int) -> list[int]:
     """The feature maps at each of ``levels`` + 1 sizes, from the base up."""
     widths = [*config.widths, *[config.widths[-1]] * levels]
@@ -231,7 +238,7 @@ class Generator(nn.Module):
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
         size, levels = (spec.height, spec.width), doublings((spec.height, spec.width))
-        maps = feature_maps(config, config.generator_width, levels)
+        maps, attention = feature_maps(config, config.generator_width, levels), attention_at(config, spec)
         self.chunks = 1 if config.deep else levels + 1
         self.latent = config.latent if config.deep else config.chunk * self.chunks
         self.shared = nn.Embedding(classes, config.embedding) if classes else None
@@ -249,7 +256,7 @@ class Generator(nn.Module):
                 self.blocks.append(DeepUp(i, o, inputs, up=True))
             else:
                 self.blocks.append(Up(i, o, inputs))
-            if min(base) << level in config.attention:
+            if levels - level in attention:
                 self.blocks.append(Attention(o))
         self.norm = nn.BatchNorm2d(maps[-1])
         self.out = SpectralConv2d(maps[-1], spec.channels, 3)
@@ -281,13 +288,13 @@ class Discriminator(nn.Module):
         super().__init__()
         levels = doublings((spec.height, spec.width))
         maps = feature_maps(config, config.discriminator_width, levels)[::-1]
-        side = min(spec.height, spec.width)
+        attention = attention_at(config, spec)
         layers: list[nn.Module]
         if config.deep:
             layers = [SpectralConv2d(spec.channels, maps[0], 3)]  # [B, maps, H, W]
         else:
             layers = [Down(spec.channels, maps[0], first=True)]  # [B, maps, H/2, W/2]
-            layers += [Attention(maps[0])] if side >> 1 in config.attention else []
+            layers += [Attention(maps[0])] if 1 in attention else []
         for level, (i, o) in enumerate(pairwise(maps), 1 if config.deep else 2):
             halve = level <= levels
             if config.deep:
@@ -295,7 +302,7 @@ class Discriminator(nn.Module):
                 layers += [DeepDown(o, o, halve=False) for _ in range(config.depth - 1)]
             else:
                 layers += [Down(i, o, halve=halve)]
-            layers += [Attention(o)] if halve and side >> level in config.attention else []
+            layers += [Attention(o)] if halve and level in attention else []
         self.layers = nn.Sequential(*layers)
         self.head = SpectralLinear(maps[-1], 1)
         self.embed = SpectralEmbedding(classes, maps[-1]) if classes else None
@@ -457,14 +464,16 @@ _PAPER = _training(
 )
 BigGAN.presets = {
     "tiny": Preset(
-        BigGANConfig(4, 4, (2, 2, 1), attention=(8,), chunk=4, embedding=4, latent=8),
+        BigGANConfig(4, 4, (2, 2, 1), attention_resolutions=(8,), chunk=4, embedding=4, latent=8),
         _training((2e-3, 2e-3), 8, average=100.0),
     ),
     "small": Preset(
-        BigGANConfig(16, 16, (16, 8, 4, 1), attention=(16,), embedding=32),
+        BigGANConfig(16, 16, (16, 8, 4, 1), attention_resolutions=(16,), embedding=32),
         _training((4e-4, 8e-4), 64, average=5_000.0),
     ),
-    "base": Preset(BigGANConfig(64, 64, attention=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)),
+    "base": Preset(
+        BigGANConfig(64, 64, attention_resolutions=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)
+    ),
     "paper": Preset(
         BigGANConfig(),
         _PAPER,

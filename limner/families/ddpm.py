@@ -36,22 +36,25 @@ from limner.families._conditioning import choose
 from limner.networks import exchange
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
+from limner.networks.unets.shape import UNetShape
 
 NEAREST = 0.05  # predict=data: sigma is taken as at least this in the loss
 
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "head")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "head")
 
     network: Literal["quick", "ddpm", "adm"] = "quick"  # ddpm: as Ho 2020 has it; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    attention: tuple[int, ...] = (2,)  # levels that attend, 0 being the full size
+    attention_resolutions: tuple[int, ...] = (
+        4,
+    )  # shorter sides of the feature maps that attend (quick: in patches)
     head: int = 64  # channels of an attention head; 0: one head of all
     dropout: float = 0.0  # inside the blocks
-    patch: int = 2  # quick: pixels a side that it sees as one place
+    patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     scale_shift: bool = True  # adm: the time scales and shifts features, rather than being added to them
     resample_blocks: bool = True  # adm: levels are joined by residual blocks
     order: Literal["heads", "split"] = "heads"  # adm: of queries, keys and values; split: as at 64 pixels
@@ -79,19 +82,20 @@ class Network(nn.Module):
         super().__init__()
         c = config
         self.quick, self.steps, self.classes = c.network == "quick", c.steps, classes
-        self.unet: nn.Module
+        shape = UNetShape(
+            channels, out, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
+            c.patch if self.quick else 1, classes, c.dropout,
+        )  # fmt: skip
+        self.unet: QuickUNet | DiffusionUNet
         if self.quick:
-            self.unet = QuickUNet(
-                channels, out, size, c.width, c.multiples, c.blocks, c.attention, patch=c.patch,
-                head=c.head or c.width * max(c.multiples), classes=classes, dropout=c.dropout,
-            )  # fmt: skip
+            self.unet = QuickUNet(shape, c.head or c.width * max(c.multiples))
         else:
             adm = c.network == "adm"
             self.unet = DiffusionUNet(
-                channels, out, c.width, c.multiples, c.blocks, c.attention, head=c.head, heads=int(not c.head),
-                order=c.order, classes=classes, original=not adm, scale_shift=adm and c.scale_shift,
-                resample_blocks=adm and c.resample_blocks, dropout=c.dropout,
+                shape, head=c.head, heads=int(not c.head), order=c.order, original=not adm,
+                scale_shift=adm and c.scale_shift, resample_blocks=adm and c.resample_blocks,
             )  # fmt: skip
+        self.shape = shape
 
     def labels(self, condition: Condition, keep: Tensor | None = None) -> Tensor | None:
         """[B], -1 for none; images that ``keep`` [B] is False for go without."""
@@ -120,10 +124,9 @@ class DDPM(Model):
             raise LimnerError("ddpm needs two steps or more, such as --model.steps 1000.")
         with torch.device("cpu"):
             self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
-        self.network = Network(
-            config, spec.channels, spec.channels * (2 if config.learn_variance else 1), (spec.height, spec.width),
-            len(spec.classes) if choose(self, "label") == "label" else 0,
-        )  # fmt: skip
+        out = spec.channels * (2 if config.learn_variance else 1)
+        classes = len(spec.classes) if choose(self, "label") == "label" else 0
+        self.network = Network(config, spec.channels, out, (spec.height, spec.width), classes)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
@@ -181,17 +184,15 @@ class DDPM(Model):
 
     def to_diffusers(self) -> list[Part]:
         """A DDPMPipeline."""
-        c, unet, spec = self.config, self.network.unet, self.spec
+        c, unet = self.config, self.network.unet
         try:
             if not isinstance(unet, DiffusionUNet):
                 raise ValueError("it has no network of that kind")
-            settings = exchange.unet_settings(
-                channels=spec.channels, out=spec.channels * (2 if c.learn_variance else 1),
-                size=(spec.height, spec.width), width=c.width, multiples=c.multiples, blocks=c.blocks,
-                attention=c.attention, head=c.head, dropout=c.dropout, classes=self.network.classes,
-                original=c.network == "ddpm", scale_shift=c.network == "adm" and c.scale_shift,
-                groups=exchange.groups(unet),
+            options = exchange.UNetOptions(
+                self.network.shape, c.head, c.network == "ddpm", c.network == "adm" and c.scale_shift,
+                exchange.groups(unet),
             )  # fmt: skip
+            settings = exchange.unet_settings(options)
             scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
             unet_part = Part("unet", settings, exchange.give(unet))
         except ValueError as error:
@@ -208,23 +209,22 @@ class DDPM(Model):
             return None
         scheduler = next((part.settings for name, part in found.items() if name.endswith("Scheduler")), {})
         try:
-            o = exchange.unet_options(found["UNet2DModel"].settings)
+            options = exchange.unet_options(found["UNet2DModel"].settings)
+            shape, original = options.shape, options.original
             schedule, steps, predict, variance = exchange.scheduler_options(scheduler)
-            if o["out"] != o["channels"] * (2 if variance else 1):
-                raise ValueError(f"it gives {o['out']} channels for {o['channels']}")
+            if shape.out != shape.channels * (2 if variance else 1):
+                raise ValueError(f"it gives {shape.out} channels for {shape.channels}")
             config = DDPMConfig(
-                network="ddpm" if o["original"] else "adm", width=o["width"], multiples=o["multiples"],
-                blocks=o["blocks"], attention=o["attention"], head=o["head"], dropout=o["dropout"],
-                scale_shift=o["scale_shift"] or o["original"], resample_blocks=o["original"],
-                condition="label" if o["classes"] else "none",
+                network="ddpm" if original else "adm", width=shape.width, multiples=tuple(shape.multiples),
+                blocks=shape.blocks, attention_resolutions=tuple(shape.attention_resolutions), head=options.head,
+                dropout=shape.dropout, scale_shift=options.scale_shift or original, resample_blocks=original,
+                condition="label" if shape.classes else "none",
                 steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
             )  # fmt: skip
-            spec = ImageSpec(
-                o["channels"], o["size"][0], o["size"][1], classes=tuple(map(str, range(o["classes"])))
-            )
-            model = cls(config, spec)
+            classes = tuple(map(str, range(shape.classes)))
+            model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
             exchange.need(
-                {"norm_num_groups": o["groups"]}, norm_num_groups=exchange.groups(model.network.unet)
+                {"norm_num_groups": options.groups}, norm_num_groups=exchange.groups(model.network.unet)
             )
             exchange.take(model.network.unet, found["UNet2DModel"].weights)
         except ValueError as error:
@@ -244,7 +244,7 @@ def halflife(decay: float, batch: int) -> float:
 
 DDPM.presets = {
     "tiny": Preset(
-        DDPMConfig(width=16, multiples=(1, 2), attention=(1,), head=16),
+        DDPMConfig(width=16, multiples=(1, 2), head=16),
         replace(SMALL, batch=16, average=100.0),
     ),
     # Velocity and cosine: after 10,000 digits a Frechet distance of 18 rather than 33 (see docs/log.md).
@@ -255,7 +255,7 @@ DDPM.presets = {
             width=128,
             multiples=(1, 2, 2, 3),
             blocks=2,
-            attention=(1, 2, 3),
+            attention_resolutions=(32, 16, 8),
             dropout=0.1,
             schedule="cosine",
             learn_variance=True,
@@ -272,7 +272,13 @@ DDPM.presets = {
     # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip).
     "paper": Preset(
         DDPMConfig(
-            network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention=(1,), head=0, dropout=0.1
+            network="ddpm",
+            width=128,
+            multiples=(1, 2, 2, 2),
+            blocks=2,
+            attention_resolutions=(16,),
+            head=0,
+            dropout=0.1,
         ),
         Training(
             batch=128,

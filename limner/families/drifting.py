@@ -284,7 +284,7 @@ Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
             decoder=DecoderConfig(
-                latent=16, widths=(16, 32), blocks=(1, 1), attention=(1,), head=16, embedding=32, full_size_width=8
+                latent=16, widths=(16, 32), blocks=(1, 1), head=16, embedding=32, full_size_width=8
             ),
             feature_widths=(8, 16), samples_per_step=16, guidance=3.0, text=TextConfig(width=32, layers=1),
         ),
@@ -294,8 +294,8 @@ Drifting.presets = {
     "base": Preset(
         DriftingConfig(
             decoder=DecoderConfig(
-                latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
-                full_size_width=64,
+                latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
+                embedding=512, full_size_width=64,
             ),
             feature_widths=(64, 128, 256, 512), feature_positions=64, samples_per_step=128, classes_per_step=8,
             guidance=4.0,

@@ -32,20 +32,23 @@ from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weake
 from limner.families._conditioning import choose
 from limner.networks.images import augment_conditioning as told
 from limner.networks.unets.quick import QuickUNet
+from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.song import SongUNet
 
 
 @dataclass(frozen=True)
 class EDMConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     network: Literal["quick", "song"] = "quick"  # quick: on a CPU; song: the paper's DDPM++
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    attention: tuple[int, ...] = (2,)  # levels that attend, 0 being the full size
+    attention_resolutions: tuple[int, ...] = (
+        4,
+    )  # shorter sides of the feature maps that attend (quick: in patches)
     dropout: float = 0.0  # inside the blocks
-    patch: int = 2  # quick: pixels a side that it sees as one place
+    patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     head: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     drop_condition: float = 0.1  # share of training images shown without their label, for guidance
@@ -84,17 +87,11 @@ class Network(nn.Module):
         c, channels, size = config, spec.channels, (spec.height, spec.width)
         self.spread, self.classes, self.quick = c.spread, classes, c.network == "quick"
         numbers = told.NUMBERS if c.augment else 0
-        self.unet: nn.Module
-        if self.quick:
-            self.unet = QuickUNet(
-                channels, channels, size, c.width, c.multiples, c.blocks, c.attention, patch=c.patch, head=c.head,
-                classes=classes, augment=numbers, dropout=c.dropout,
-            )  # fmt: skip
-        else:
-            self.unet = SongUNet(
-                channels, channels, c.width, c.multiples, c.blocks, c.attention, classes=classes, augment=numbers,
-                dropout=c.dropout,
-            )  # fmt: skip
+        shape = UNetShape(
+            channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
+            c.patch if self.quick else 1, classes, c.dropout,
+        )  # fmt: skip
+        self.unet = QuickUNet(shape, c.head, numbers) if self.quick else SongUNet(shape, numbers)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None, done: Tensor | None = None) -> Tensor:
         """``done`` [B, 9] tells what was done to an image."""
@@ -115,7 +112,8 @@ class EDM(Model):
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.network = Network(config, spec, len(spec.classes) if choose(self, "label") == "label" else 0)
+        classes = len(spec.classes) if choose(self, "label") == "label" else 0
+        self.network = Network(config, spec, classes)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
@@ -161,7 +159,7 @@ SMALL = Training(
 
 EDM.presets = {
     "tiny": Preset(
-        EDMConfig(width=16, multiples=(1, 2), attention=(1,), head=16, augment=0.1),
+        EDMConfig(width=16, multiples=(1, 2), head=16, augment=0.1),
         replace(SMALL, batch=16, average=100.0),
     ),
     # More of the noise where shapes are decided: after 10,000 digits 11.4 rather than 15.1 (see docs/log.md).
@@ -172,7 +170,7 @@ EDM.presets = {
             width=128,
             multiples=(1, 2, 2, 2),
             blocks=2,
-            attention=(1, 2),
+            attention_resolutions=(32, 16),
             dropout=0.1,
             augment=0.1,
         ),
@@ -192,7 +190,7 @@ EDM.presets = {
             width=128,
             multiples=(2, 2, 2),
             blocks=4,
-            attention=(1,),
+            attention_resolutions=(16,),
             dropout=0.13,
             drop_condition=0.0,
             augment=0.12,

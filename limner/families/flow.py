@@ -32,7 +32,7 @@ from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
 from limner.networks.layers import time_features
-from limner.networks.unets.unet import UNet
+from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
 
 PATH = paths.Straight()
@@ -40,15 +40,17 @@ PATH = paths.Straight()
 
 @dataclass(frozen=True)
 class FlowConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "reading")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    patch: int = 2  # pixels a side that the U-Net sees as one place
+    patch: int = 2  # pixels a side of a patch, folded into the channels
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
-    attention: tuple[int, ...] = (2,)  # levels that attend
-    reading: tuple[int, ...] = (1,)  # levels that look at the text alone, which costs less
-    head: int = 64  # width of an attention head
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
+    cross_attention_resolutions: tuple[int, ...] = (
+        8,
+    )  # of those that attend to the text alone, which costs less
+    head: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of time and condition
     dropout: float = 0.0  # inside the blocks
     drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
@@ -74,11 +76,17 @@ class Network(nn.Module):
         super().__init__()
         self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        self.unet = UNet(
-            spec.channels, spec.channels, (spec.height, spec.width), width,
-            c.text.width if condition == "text" else 0, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
+        levels = UNetLevels(
+            c.widths,
+            c.blocks,
+            c.attention_resolutions,
+            c.cross_attention_resolutions,
+            c.patch,
+            c.head,
             c.dropout,
-        )  # fmt: skip
+        )
+        context = c.text.width if condition == "text" else 0
+        self.unet = UNet(spec.channels, spec.channels, (spec.height, spec.width), width, levels, context)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         embedding = self.time(time_features(t, 64))  # [B, E]
@@ -140,8 +148,8 @@ Flow.presets = {
         FlowConfig(
             widths=(16, 32),
             blocks=(1, 1),
-            attention=(1,),
-            reading=(0,),
+            attention_resolutions=(4,),
+            cross_attention_resolutions=(16,),
             head=16,
             embedding=32,
             text=TextConfig(width=32, layers=1),
@@ -153,8 +161,8 @@ Flow.presets = {
         FlowConfig(
             widths=(128, 256, 512, 512),
             blocks=(2, 2, 3, 3),
-            attention=(2, 3),
-            reading=(1,),
+            attention_resolutions=(8, 4),
+            cross_attention_resolutions=(16,),
             embedding=512,
             text=TextConfig(width=512, layers=6, length=512),
             dropout=0.1,
@@ -171,7 +179,12 @@ Flow.presets = {
     # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
     "paper": Preset(
         FlowConfig(
-            patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention=(1,), time_uniform=1.0
+            patch=1,
+            widths=(256, 512, 512, 512),
+            blocks=(2, 2, 2, 2),
+            attention_resolutions=(16,),
+            cross_attention_resolutions=(16,),
+            time_uniform=1.0,
         ),
         Training(
             batch=256,

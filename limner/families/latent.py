@@ -31,12 +31,13 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import Level
 from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
-from limner.families.autoencoder import SMALLEST, Autoencoder, AutoencoderConfig, Codec
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
-from limner.networks.unets.unet import UNet
+from limner.networks.unets.shape import UNetShape
+from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
 
 STRAIGHT = paths.Straight()
@@ -46,7 +47,7 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 
 @dataclass(frozen=True)
 class LatentConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
     codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # its settings; or that run's
@@ -55,8 +56,8 @@ class LatentConfig:
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
-    attention: tuple[int, ...] = (1,)  # U-Nets: levels that attend
-    head: int = 64  # U-Nets: width of an attention head
+    attention_resolutions: tuple[int, ...] = (4,)  # U-Nets: shorter sides of the feature maps that attend
+    head: int = 64  # U-Nets: channels of an attention head
     dropout: float = 0.0  # U-Nets: inside the blocks
     body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
@@ -92,20 +93,20 @@ class Network(nn.Module):
         self.kind = c.network
         self.body: nn.Module
         if c.network == "ldm":
-            self.body = DiffusionUNet(
-                channels, channels, c.width, c.multiples, c.blocks, c.attention, head=c.head, context=tokens,
-                dropout=c.dropout,
+            unet = UNetShape(
+                channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions, dropout=c.dropout
             )  # fmt: skip
+            self.body = DiffusionUNet(unet, head=c.head, context=tokens)
         elif c.network == "dit":
             self.time: nn.Module = TimeEmbedder(embedding)
             self.body = DiffusionTransformer(c.body, channels, channels, size, tokens)
         else:
             self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
             widths = [c.width * m for m in c.multiples]
-            self.body = UNet(
-                channels, channels, size, embedding, tokens, 1, widths, [c.blocks] * len(widths), c.attention,
-                head=c.head, dropout=c.dropout,
+            levels = UNetLevels(
+                widths, [c.blocks] * len(widths), c.attention_resolutions, patch=1, head=c.head, dropout=c.dropout
             )  # fmt: skip
+            self.body = UNet(channels, channels, size, embedding, levels, tokens)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         tokens, mask = condition.tokens, condition.mask
@@ -130,7 +131,7 @@ class LatentDiffusion(Model):
     averaged: ClassVar[tuple[str, ...]] = ("network",)
     parents: ClassVar[dict[str, Parent]] = {
         "autoencoder": Parent(
-            Codec,
+            ConfiguredCodec,
             "autoencoder",
             config="codec",
             weights="autoencoder",
@@ -152,7 +153,7 @@ class LatentDiffusion(Model):
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
         condition = choose(self, "text", "label")
-        self.autoencoder = Codec(config.codec, spec).requires_grad_(False)
+        self.autoencoder = ConfiguredCodec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))
         self.steps = config.predict == "noise"  # rather than the straight path
@@ -188,7 +189,7 @@ class LatentDiffusion(Model):
     def codes(self, image: Tensor) -> Tensor:
         """What is trained on: drawn from the posterior."""
         with torch.no_grad():
-            code = self.autoencoder.code(image)
+            code = self.autoencoder.sample(image)
             if self.training and not self.rate.any():
                 self.measure(code)
             return (code - self.centre) * self.scale()
@@ -273,14 +274,14 @@ SMALL = Training(
 LatentDiffusion.presets = {
     "tiny": Preset(
         LatentConfig(
-            codec=Autoencoder.presets["tiny"].model, width=16, head=16, text=TextConfig(width=32, layers=1)
+            codec=TINY, width=16, attention_resolutions=(2,), head=16, text=TextConfig(width=32, layers=1)
         ),
         Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
     ),
     "small": Preset(LatentConfig(), SMALL),
     "base": Preset(
         LatentConfig(
-            codec=Autoencoder.presets["base"].model,
+            codec=BASE,
             network="dit",
             body=DiTBlocks(
                 patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8
@@ -318,7 +319,7 @@ LatentDiffusion.presets = {
             width=224,
             multiples=(1, 2, 3, 4),
             blocks=2,
-            attention=(1, 2, 3),
+            attention_resolutions=(32, 16, 8),
             head=32,
             predict="noise",
         ),

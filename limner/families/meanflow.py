@@ -39,23 +39,25 @@ from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding,
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
-from limner.networks.unets.unet import UNet
+from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
 
 
 @dataclass(frozen=True)
 class MeanFlowConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention", "reading")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
-    patch: int = 2  # of the U-Net, as the next seven: pixels a side that it sees as one place
+    patch: int = 2  # of the U-Net, as the next seven: pixels a side of a patch, folded into the channels
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
-    attention: tuple[int, ...] = (2,)  # levels that attend
-    reading: tuple[int, ...] = (1,)  # levels that look at the text alone, which costs less
-    head: int = 64  # width of an attention head
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
+    cross_attention_resolutions: tuple[int, ...] = (
+        8,
+    )  # of those that attend to the text alone, which costs less
+    head: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of times and condition
     dropout: float = 0.0  # inside the blocks
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
@@ -105,10 +107,10 @@ class Network(nn.Module):
         context = c.text.width if condition == "text" else 0
         self.body: nn.Module
         if c.network == "unet":
-            self.body = UNet(
-                channels, channels, size, width, context, c.patch, c.widths, c.blocks, c.attention, c.reading, c.head,
-                c.dropout,
+            levels = UNetLevels(
+                c.widths, c.blocks, c.attention_resolutions, c.cross_attention_resolutions, c.patch, c.head, c.dropout
             )  # fmt: skip
+            self.body = UNet(channels, channels, size, width, levels, context)
         else:
             self.body = DiffusionTransformer(c.body, channels, channels, size, context)
 
@@ -277,12 +279,13 @@ SMALL = Training(
     batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
 )
 TINY = MeanFlowConfig(
-    widths=(16, 32), blocks=(1, 1), attention=(1,), reading=(0,), head=16, embedding=32,
-    text=TextConfig(width=32, layers=1), guidance=3.0,
+    widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head=16,
+    embedding=32, text=TextConfig(width=32, layers=1), guidance=3.0,
 )  # fmt: skip
 # Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
-    patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention=(1,), dropout=0.2, embedding=512,
+    patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention_resolutions=(16,),
+    cross_attention_resolutions=(16,), dropout=0.2, embedding=512,
     condition="none", predict="velocity", objective="jvp", tangent="conditional", flow_matching_share=0.25,
     from_noise=0.0, to_data=0.0, time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive_power=0.75,
     condition_dropout=0.0,
@@ -293,7 +296,8 @@ MeanFlow.presets = {
     "small": Preset(MeanFlowConfig(), SMALL),
     "base": Preset(
         MeanFlowConfig(
-            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention=(2, 3), embedding=512,
+            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
+            cross_attention_resolutions=(16,), embedding=512,
             text=TextConfig(width=512, layers=6, length=512), dropout=0.1, guidance=4.0,
         ),
         Training(

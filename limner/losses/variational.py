@@ -1,4 +1,4 @@
-"""The terms of the evidence lower bound, in nats an image: each is [B]."""
+"""Terms of the evidence lower bound, [B] in nats an image, and the loss of a vector-quantised code."""
 
 import math
 
@@ -29,3 +29,14 @@ def nll_gaussian(mean: Tensor, image: Tensor, sigma: float = 0.0) -> Tensor:
     else:
         variance = error.mean().clamp(min=1e-6)  # a batch drawn perfectly would send it to 0
     return 0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).flatten(1).sum(1)
+
+
+def vq_loss(code: Tensor, entry: Tensor, commitment: float = 0.25, legacy: bool = False) -> Tensor:
+    """Codebook term plus ``commitment`` times the commitment term: a scalar (van den Oord 2017, eq. 3).
+
+    ``legacy`` puts the weight on the codebook term instead, as published VQGANs were trained: the value is the same,
+    the gradients are not.
+    """
+    code, entry = code.float(), entry.float()
+    to_code, to_entry = (entry - code.detach()).square().mean(), (code - entry.detach()).square().mean()
+    return commitment * to_code + to_entry if legacy else to_code + commitment * to_entry

@@ -1,4 +1,4 @@
-"""Attention: the product itself, how channels split into heads, and the positions that it is told."""
+"""Scaled dot-product attention, how channels split into heads, and position embeddings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ Order = Literal["split", "heads", "mixed"]
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention over [B, heads, length, width]; mask [B, 1, 1, keys] is True to attend.
 
-    The same as F.scaled_dot_product_attention, written out on a CPU, where for hundreds of tokens the
-    backward pass of the fused kernel takes up to three times as long, and wherever a forward-mode derivative
-    is asked for, which the fused kernels have not.
+    `F.scaled_dot_product_attention`, but written out on a CPU, where for hundreds of tokens the fused kernel's
+    backward pass takes up to three times as long, and for forward-mode derivatives, which the fused kernels lack.
     """
     plain = torch.compiler.is_compiling() or forward_ad.unpack_dual(q).tangent is None
     if q.device.type != "cpu" and plain:
@@ -30,7 +29,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def head_count(width: int, head: int) -> int:
-    """How many heads of about ``head`` channels each a width divides into."""
+    """The largest number of heads that divides ``width`` and leaves each at least about ``head`` channels."""
     most = max(1, width // max(1, head))
     return next(n for n in range(most, 0, -1) if width % n == 0)
 
@@ -38,9 +37,9 @@ def head_count(width: int, head: int) -> int:
 def split_heads(qkv: Tensor, heads: int, order: Order) -> tuple[Tensor, Tensor, Tensor]:
     """[B, L, 3C] -> queries, keys and values, [B, heads, L, C/heads] each.
 
-    The channels hold all queries, all keys, all values (split: ADM at 64 pixels); for each head its queries,
-    keys and values (heads: Nichol 2021, Rombach 2022, ADM from 128 pixels on); or for each head and channel a
-    query, a key and a value (mixed: Karras 2022). With one head the first two are the same.
+    The channels are ordered as queries, keys, values (split: ADM at 64 pixels), by head and then as queries, keys,
+    values (heads: Nichol 2021, Rombach 2022, ADM from 128 pixels on), or by head and channel (mixed: Karras 2022).
+    With one head the first two are the same.
     """
     if order == "split":
         q, k, v = qkv.unflatten(2, (3, heads, -1)).unbind(2)
@@ -52,25 +51,25 @@ def split_heads(qkv: Tensor, heads: int, order: Order) -> tuple[Tensor, Tensor, 
 
 
 def sincos(width: int, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """Fixed positions [h w, width] in float64: sines and cosines of the column, then of the row (He 2022).
+    """Position embeddings [h w, width] in float64: sines and cosines of the column, then of the row (He 2022).
 
-    ``width`` must be a multiple of 4.
+    ``width`` is a multiple of 4.
     """
     frequency = 1e-4 ** (torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))
     row, column = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
-    angles = [place.flatten()[:, None] * frequency for place in (column, row)]  # [h w, width / 4] each
+    angles = [index.flatten()[:, None] * frequency for index in (column, row)]  # [h w, width / 4] each
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
 def rope_angles(grid: tuple[int, int], head: int, device: torch.device | None = None) -> Tensor:
-    """Angles [h w, head / 2] that rotary positions turn pairs by: half by the row, half by the column."""
+    """Angles [h w, head / 2] of rotary position embeddings: the first half from the row, the second from the column."""
     frequency = 1e-4 ** (torch.arange(head // 4, device=device) / (head // 4))
-    places = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
-    return torch.cat([place.flatten()[:, None] * frequency for place in places], dim=1)
+    indices = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
+    return torch.cat([index.flatten()[:, None] * frequency for index in indices], dim=1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, L, D] with its last ``len(cos)`` tokens turned, each pair (i, i + D/2) by its angle."""
+    """x [B, heads, L, D] with its last ``len(cos)`` tokens rotated: each pair (i, i + D/2) by its angle (Su 2021)."""
     first, rest = x.split([x.shape[2] - len(cos), len(cos)], dim=2)
     a, b = rest.chunk(2, dim=-1)
     return torch.cat([first, torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)], dim=2)

@@ -1,19 +1,51 @@
-"""The convolutional encoder and decoder of VQGAN and of latent diffusion (Esser 2021, table 7; Rombach 2022, app. E).
-
-An image becomes a grid of short vectors, one for each ``2^halvings`` pixels, and back.
-"""
+"""The convolutional autoencoder of VQGAN and of latent diffusion (Esser 2021, table 7; Rombach 2022, app. E)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend
 from limner.networks.checks import check_dropout
+from limner.networks.layers import Size, attention_levels, level_sizes, pad_to_multiple
+from limner.networks.quantise import Codebook, straight_through
+
+
+@dataclass(frozen=True)
+class CodecShape:
+    """The images and the feature maps of an encoder and its decoder; each level but the last halves the size."""
+
+    channels: int  # of an image
+    size: Size  # (height, width) of an image
+    width: int  # channels of the feature maps of the first level
+    multiples: Sequence[int]  # channels by level, in units of that width
+    blocks: int  # residual blocks a level; the decoder has one more
+    attention_resolutions: Sequence[int] = ()  # shorter sides of the feature maps that attend, in patches
+    patch: int = 1  # pixels a side that are folded into the channels first
+    dropout: float = 0.0  # inside the blocks
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.width * multiple for multiple in self.multiples]
+
+    @property
+    def attention(self) -> tuple[int, ...]:
+        """The levels that attend."""
+        return attention_levels(
+            self.attention_resolutions, level_sizes(self.size, len(self.multiples), self.patch)
+        )
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one position of the code."""
+        return self.patch * 2 ** (len(self.multiples) - 1)
 
 
 def norm(width: int) -> nn.GroupNorm:
@@ -21,7 +53,7 @@ def norm(width: int) -> nn.GroupNorm:
 
 
 class Block(nn.Module):
-    """Norm, activation, 3x3 convolution, twice, and a shortcut: a 1x1 convolution where the width changes."""
+    """Norm, SiLU, 3x3 convolution, twice, and a shortcut: a 1x1 convolution where the width changes."""
 
     def __init__(self, width: int, out: int, dropout: float = 0.0):
         super().__init__()
@@ -41,11 +73,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm, self.qkv, self.out = (
-            norm(width),
-            nn.Conv2d(width, 3 * width, 1),
-            nn.Conv2d(width, width, 1),
-        )
+        self.norm = norm(width)
+        self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)[:, None]  # [B, 1, HW, 3C]
@@ -54,7 +83,7 @@ class Attention(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size; the padding is at the right and below only."""
+    """A 3x3 convolution of stride 2, padded at the right and below only."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -65,7 +94,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size."""
+    """Nearest-neighbour upsampling by 2, and a 3x3 convolution."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -80,58 +109,115 @@ def middle(width: int, dropout: float) -> list[nn.Module]:
 
 
 class Encoder(nn.Module):
-    """[B, channels, H, W] -> [B, out, h, w]; what does not divide is padded at the right and below.
+    """[B, channels, H, W] -> [B, out, h, w]; sides that do not divide are padded at the right and below."""
 
-    Level i has ``widths[i]`` channels and ``blocks`` blocks; the levels in ``attention`` attend after each. Each
-    level but the last halves the size. ``patch`` pixels a side are folded into one place first.
-    """
-
-    def __init__(
-        self, channels: int, out: int, widths: Sequence[int], blocks: int, attention: Sequence[int] = (),
-        patch: int = 1, dropout: float = 0.0,
-    ):  # fmt: skip
+    def __init__(self, shape: CodecShape, out: int):
         super().__init__()
-        self.patch, self.factor = patch, patch * 2 ** (len(widths) - 1)
-        layers: list[nn.Module] = [nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)]
+        s, widths = shape, shape.widths
+        self.patch, self.factor = s.patch, s.factor
+        layers: list[nn.Module] = [nn.Conv2d(s.channels * s.patch**2, widths[0], 3, padding=1)]
         for level, (before, width) in enumerate(pairwise([widths[0], *widths])):
-            for _ in range(blocks):
-                layers += [Block(before, width, dropout), *([Attention(width)] if level in attention else [])]
+            for _ in range(s.blocks):
+                layers += [Block(before, width, s.dropout)]
+                layers += [Attention(width)] if level in s.attention else []
                 before = width
             if level + 1 < len(widths):
                 layers.append(Down(width))
-        self.layers = nn.Sequential(*layers, *middle(widths[-1], dropout))
+        self.layers = nn.Sequential(*layers, *middle(widths[-1], s.dropout))
         self.norm, self.last = norm(widths[-1]), nn.Conv2d(widths[-1], out, 3, padding=1)
 
-    def describe(self, image: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, widths[-1], h, w], what the code is made from."""
-        height, width = image.shape[-2:]
-        image = F.pad(image, (0, -width % self.factor, 0, -height % self.factor), mode="replicate")
-        return F.silu(self.norm(self.layers(F.pixel_unshuffle(image, self.patch))))
+    def features(self, image: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, widths[-1], h, w], the input of the last convolution."""
+        x = F.pixel_unshuffle(pad_to_multiple(image, self.factor), self.patch)
+        return F.silu(self.norm(self.layers(x)))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.last(self.describe(image)).float()  # [B, out, h, w]
+        return self.last(self.features(image)).float()  # [B, out, h, w]
 
 
 class Decoder(nn.Module):
-    """[B, code, h, w] -> [B, channels, H, W]: the encoder backwards, with one block more at each level."""
+    """[B, code, h, w] -> [B, channels, H, W]: the encoder in reverse, with one block more at each level."""
 
-    def __init__(
-        self, channels: int, code: int, widths: Sequence[int], blocks: int, attention: Sequence[int] = (),
-        patch: int = 1, dropout: float = 0.0,
-    ):  # fmt: skip
+    def __init__(self, shape: CodecShape, code: int):
         super().__init__()
-        self.patch, before = patch, widths[-1]
-        layers: list[nn.Module] = [nn.Conv2d(code, before, 3, padding=1), *middle(before, dropout)]
+        s, widths = shape, shape.widths
+        self.patch, before = s.patch, widths[-1]
+        layers: list[nn.Module] = [nn.Conv2d(code, before, 3, padding=1), *middle(before, s.dropout)]
         for level in reversed(range(len(widths))):
             width = widths[level]
-            for _ in range(blocks + 1):
-                layers += [Block(before, width, dropout), *([Attention(width)] if level in attention else [])]
+            for _ in range(s.blocks + 1):
+                layers += [Block(before, width, s.dropout)]
+                layers += [Attention(width)] if level in s.attention else []
                 before = width
             if level:
                 layers.append(Up(width))
         self.layers, self.norm = nn.Sequential(*layers), norm(widths[0])
-        self.last = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
+        self.last = nn.Conv2d(widths[0], s.channels * s.patch**2, 3, padding=1)
 
     def forward(self, code: Tensor) -> Tensor:
         x = self.last(F.silu(self.norm(self.layers(code))))  # [B, channels patch^2, H/patch, W/patch]
         return F.pixel_shuffle(x, self.patch).float()  # [B, channels, H, W]
+
+
+class Reconstruction(NamedTuple):
+    """Images [B, C, H, W] of any range, and what they were decoded from, [B, latent, h, w]."""
+
+    image: Tensor
+    mean: Tensor  # of the posterior, or the code before quantisation
+    logvar: Tensor | None  # of the posterior; None with a codebook
+    entry: Tensor | None  # the nearest entries of the codebook; None without
+
+
+class Codec(nn.Module):
+    """An image to its code [B, latent, h, w] and back: a Gaussian posterior, or a codebook of ``codes`` entries.
+
+    ``hidden`` are the channels between encoder or decoder and their 1x1 convolution at the code. ``standardise``
+    gives the code mean 0 and deviation 1 before it is quantised (Lancucki 2020, section 3).
+    """
+
+    def __init__(
+        self, shape: CodecShape, hidden: int, latent: int, codes: int = 0, standardise: bool = False
+    ):
+        super().__init__()
+        self.size = shape.size
+        height, width = (-(-side // shape.factor) for side in shape.size)
+        self.shape = (latent, height, width)  # of a code
+        parts = 1 if codes else 2  # a code, or a mean and a log-variance
+        self.encoder = Encoder(shape, parts * hidden)
+        self.decoder = Decoder(shape, hidden)
+        self.quant_conv = nn.Conv2d(parts * hidden, parts * latent, 1)
+        self.post_quant_conv = nn.Conv2d(latent, hidden, 1)
+        self.codebook = Codebook(codes, latent, wide=standardise) if codes else None
+        self.code_norm = nn.BatchNorm2d(latent, affine=False) if codes and standardise else None
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and log-variance of the code, [B, latent, h, w] each; with a codebook the code and None."""
+        code = self.quant_conv(self.encoder(image)).float()  # [B, (2) latent, h, w]
+        if self.codebook is not None:
+            return code if self.code_norm is None else self.code_norm(code), None
+        mean, logvar = code.chunk(2, dim=1)  # [B, latent, h, w] each
+        return mean, logvar.clamp(-30, 20)  # exp() overflows beyond
+
+    def sample(self, image: Tensor) -> Tensor:
+        """[B, latent, h, w] drawn from the posterior by the global generator; with a codebook the code."""
+        mean, logvar = self.posterior(image)
+        return mean if logvar is None else mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """[B, latent, h, w], quantised first with a codebook -> image of any range [B, C, H, W]."""
+        return self._decode(
+            code if self.codebook is None else self.codebook.lookup(self.codebook.nearest(code))
+        )
+
+    def _decode(self, code: Tensor) -> Tensor:
+        height, width = self.size
+        return self.decoder(self.post_quant_conv(code))[..., :height, :width]
+
+    def forward(self, image: Tensor) -> Reconstruction:
+        mean, logvar = self.posterior(image)
+        if self.codebook is None:
+            assert logvar is not None
+            code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+            return Reconstruction(self._decode(code), mean, logvar, None)
+        entry = self.codebook.lookup(self.codebook.nearest(mean))
+        return Reconstruction(self._decode(straight_through(mean, entry)), mean, None, entry)

@@ -1,6 +1,6 @@
-"""Convolutional building blocks that several families share. Torch only; they know no loss.
+"""Convolutional building blocks that several families share.
 
-Image sizes are arbitrary: what goes down halves and rounds, what comes up doubles and is cropped.
+Image sizes are arbitrary: downsampling halves and rounds, upsampling doubles and crops.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from limner.networks.layers import Size
+
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "silu"]
-Size = tuple[int, int]  # (height, width)
 
 
 def activation(name: Activation) -> nn.Module:
-    """The nonlinearity of that name; leaky relu has slope 0.2 as in the GAN literature."""
+    """The nonlinearity of that name; leaky relu has slope 0.2, as GANs do."""
     return {
         "relu": nn.ReLU(),
         "leaky_relu": nn.LeakyReLU(0.2),
@@ -27,12 +28,12 @@ def activation(name: Activation) -> nn.Module:
 
 
 def halvings(size: Size, smallest: int = 4) -> int:
-    """How often an image can be halved before its shorter side is about ``smallest`` pixels."""
+    """Number of halvings that leave an image's shorter side about ``smallest`` pixels; at least 1."""
     return max(1, round(math.log2(min(size) / smallest)))
 
 
 def widths(first: int, widest: int, levels: int) -> list[int]:
-    """Feature maps by level, fine to coarse: doubled at each and never more than ``widest``."""
+    """Channels by level, fine to coarse: doubled at each, at most ``widest``."""
     return [min(first * 2**level, widest) for level in range(levels)]
 
 
@@ -55,7 +56,7 @@ def init_normal(module: nn.Module, std: float = 0.02) -> None:
 
 
 class Crop(nn.Module):
-    """The middle of an image."""
+    """The centre of an image, ``size`` pixels."""
 
     def __init__(self, size: Size):
         super().__init__()
@@ -68,10 +69,7 @@ class Crop(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, activation, convolution, twice, and around (He 2016).
-
-    Group norm keeps the images of a batch independent of each other.
-    """
+    """GroupNorm, SiLU, 3x3 convolution, twice, added to the input (He 2016)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -115,7 +113,7 @@ def residual_encoder(channels: int, size: Size, width: int, widest: int, out: in
 
 
 def residual_decoder(latent: int, channels: int, size: Size, width: int, widest: int) -> nn.Sequential:
-    """[B, latent] -> [B, channels, H, W]: the encoder's mirror image."""
+    """[B, latent] -> [B, channels, H, W]: `residual_encoder` in reverse."""
     levels = halvings(size)
     maps = widths(width, widest, levels)[::-1]
     h, w = ceil_sizes(size, levels)[-1]

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.layers import check_levels
+from limner.networks.layers import Size, attention_levels, check_levels, level_sizes
 from limner.networks.unets.unet import Attention, Block, norm
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     latent: int = 64  # latent dimensions
     patch: int = 2  # pixels a side of a position at the finest level
     widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
-    attention: tuple[int, ...] = (2,)  # levels with attention
-    head: int = 64  # width of an attention head
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
+    head: int = 64  # channels of an attention head
     embedding: int = 128  # width of the embedding of latent and condition
     full_size_width: int = 32  # channels at the image's full size, behind bilinear upsampling
 
@@ -34,25 +34,23 @@ class Decoder(nn.Module):
     Raises SizeError for levels that do not match.
     """
 
-    def __init__(self, config: DecoderConfig, channels: int, size: tuple[int, int], context: int = 0):
+    def __init__(self, config: DecoderConfig, channels: int, size: Size, context: int = 0):
         super().__init__()
         c = config
         check_levels(c.widths, c.blocks)
         self.size, self.patch = size, c.patch
-        levels = len(c.widths)
-        multiple = c.patch * 2 ** (levels - 1)
-        height, width = (math.ceil(side / multiple) * multiple // c.patch for side in size)
-        base = (c.widths[-1], height >> (levels - 1), width >> (levels - 1))
+        sizes = level_sizes(size, len(c.widths), c.patch)
+        attention = attention_levels(c.attention_resolutions, sizes)
+        base = (c.widths[-1], *sizes[-1])
         self.stem = nn.Sequential(nn.Linear(c.latent + c.embedding, math.prod(base)), nn.Unflatten(1, base))
         self.position, self.blocks, self.upsample = nn.ParameterList(), nn.ModuleList(), nn.ModuleList()
         self.attention = nn.ModuleDict()
         for level, (wide, depth) in enumerate(zip(c.widths, c.blocks, strict=True)):
-            places = (height >> level, width >> level)
-            self.position.append(nn.Parameter(0.3 * torch.randn(wide, *places)))
+            self.position.append(nn.Parameter(0.3 * torch.randn(wide, *sizes[level])))
             self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
-            if level in c.attention:
-                self.attention[str(level)] = Attention(wide, places, c.head, context)
-            if level + 1 < levels:
+            if level in attention:
+                self.attention[str(level)] = Attention(wide, sizes[level], c.head, context)
+            if level + 1 < len(sizes):
                 self.upsample.append(nn.Conv2d(c.widths[level + 1], wide, 1))
         self.norm = norm(c.widths[0])
         full = c.full_size_width

@@ -1,18 +1,22 @@
-"""Our networks under the names and settings that diffusers has for them, and back.
+"""Our networks by the weight names and settings of diffusers, and back.
 
-What has no counterpart is a ValueError that says so.
+A network or a setting without a counterpart raises a ValueError that names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limner.networks import codec
+from limner.networks.codec import CodecShape
+from limner.networks.layers import level_sizes
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
+from limner.networks.unets.shape import UNetShape
 
 PARTS = {  # inside a block, and inside attention: our names and theirs
     "norm1": "norm1", "conv1": "conv1", "embedding_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
@@ -150,52 +154,58 @@ def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
 # ---- settings
 
 
-def unet_settings(
-    *, channels: int, out: int, size: tuple[int, int], width: int, multiples: Sequence[int], blocks: int,
-    attention: Sequence[int], head: int, dropout: float, classes: int, original: bool, scale_shift: bool,
-    groups: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Of `DiffusionUNet`'s arguments their UNet2DModel's. ``head``: 0 is one head of all channels."""
-    widths = [width * m for m in multiples]
-    if any(side % 2 ** (len(widths) - 1) for side in size):
-        raise ValueError(f"images of {size[0]}x{size[1]} do not halve {len(widths) - 1} times")
-    for wide in {widths[-1], *(widths[level] for level in attention)} if head else ():
+@dataclass(frozen=True)
+class UNetOptions:
+    """The options of a `DiffusionUNet` that has a counterpart."""
+
+    shape: UNetShape
+    head: int  # channels of an attention head; 0: one head of all channels
+    original: bool
+    scale_shift: bool
+    groups: int  # of the norms
+
+
+def unet_settings(unet: UNetOptions) -> dict[str, Any]:
+    """The settings of their UNet2DModel. Raises ValueError without a counterpart."""
+    s, head = unet.shape, unet.head
+    if any(side % 2 ** (len(s.widths) - 1) for side in s.size):
+        raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
+    for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head else ():
         if wide % head:
             raise ValueError(f"{wide} channels do not divide into heads of {head}")
-    kinds = [level in attention for level in range(len(widths))]
+    kinds = [level in s.attention for level in range(len(s.widths))]
     return {
         "_class_name": "UNet2DModel",
-        "in_channels": channels,
-        "out_channels": out,
-        "sample_size": size[0] if size[0] == size[1] else list(size),
-        "block_out_channels": widths,
-        "layers_per_block": blocks,
+        "in_channels": s.channels,
+        "out_channels": s.out,
+        "sample_size": s.size[0] if s.size[0] == s.size[1] else list(s.size),
+        "block_out_channels": s.widths,
+        "layers_per_block": s.blocks,
         "down_block_types": ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in kinds],
         "up_block_types": ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(kinds)],
         "attention_head_dim": head or None,
-        "norm_num_groups": groups,
-        "norm_eps": 1e-6 if original else 1e-5,
-        "downsample_padding": 0 if original else 1,
-        "flip_sin_to_cos": not original,
-        "freq_shift": int(original),
-        "resnet_time_scale_shift": "scale_shift" if scale_shift else "default",
-        "attn_norm_num_groups": groups
-        if scale_shift
-        else None,  # of the middle, which would have no norm else
-        "num_class_embeds": classes or None,
-        "dropout": dropout,
+        "norm_num_groups": unet.groups,
+        "norm_eps": 1e-6 if unet.original else 1e-5,
+        "downsample_padding": 0 if unet.original else 1,
+        "flip_sin_to_cos": not unet.original,
+        "freq_shift": int(unet.original),
+        "resnet_time_scale_shift": "scale_shift" if unet.scale_shift else "default",
+        # of the middle, which would have no norm otherwise
+        "attn_norm_num_groups": unet.groups if unet.scale_shift else None,
+        "num_class_embeds": s.classes or None,
+        "dropout": s.dropout,
         **PLAIN,
     }
 
 
-PLAIN = {  # what every network of ours is, in the words of their U-Net
+PLAIN = {  # settings of their U-Net that all of ours have
     "act_fn": "silu", "add_attention": True, "center_input_sample": False, "class_embed_type": None,
     "downsample_type": "conv", "mid_block_scale_factor": 1, "time_embedding_type": "positional",
     "upsample_type": "conv",
 }  # fmt: skip
 
 
-def unet_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
     """The inverse of `unet_settings`."""
     their = {**UNET_DEFAULTS, **settings}
     have(their, "block_out_channels", "down_block_types", "up_block_types")
@@ -209,27 +219,23 @@ def unet_options(settings: Mapping[str, Any]) -> dict[str, Any]:
         need(their, attn_norm_num_groups=their["norm_num_groups"])
     if original and scale_shift:
         raise ValueError("its resnet_time_scale_shift is scale_shift, but its times are those of Ho 2020")
-    attention = attending(their["down_block_types"], "DownBlock2D", "AttnDownBlock2D")
-    need(their, up_block_types=["AttnUpBlock2D" if i in attention else "UpBlock2D"
-                                for i in reversed(range(len(their["down_block_types"])))])  # fmt: skip
-    return {
-        "channels": their["in_channels"],
-        "out": their["out_channels"],
-        "size": sides(their["sample_size"]),
-        "width": their["block_out_channels"][0],
-        "multiples": multiples(their["block_out_channels"]),
-        "blocks": their["layers_per_block"],
-        "attention": attention,
-        "head": their["attention_head_dim"] or 0,
-        "dropout": float(their["dropout"]),
-        "classes": their["num_class_embeds"] or 0,
-        "original": original,
-        "scale_shift": scale_shift,
-        "groups": their["norm_num_groups"],
-    }
+    size = sides(their["sample_size"])
+    shape = UNetShape(
+        channels=their["in_channels"],
+        out=their["out_channels"],
+        size=size,
+        width=their["block_out_channels"][0],
+        multiples=multiples(their["block_out_channels"]),
+        blocks=their["layers_per_block"],
+        attention_resolutions=attending(their, size, ("DownBlock2D", "UpBlock2D")),
+        classes=their["num_class_embeds"] or 0,
+        dropout=float(their["dropout"]),
+    )
+    groups = their["norm_num_groups"]
+    return UNetOptions(shape, their["attention_head_dim"] or 0, original, scale_shift, groups)
 
 
-UNET_DEFAULTS = {  # of what a settings file may leave out
+UNET_DEFAULTS = {  # of settings that a file may leave out
     "in_channels": 3, "out_channels": 3, "sample_size": None, "layers_per_block": 2, "attention_head_dim": 8,
     "norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,
     "resnet_time_scale_shift": "default", "attn_norm_num_groups": None, "num_class_embeds": None, "dropout": 0.0,
@@ -280,26 +286,34 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]
     return found[0], 1000, predict, their.get("variance_type") == "learned_range"
 
 
-def codec_settings(
-    *, channels: int, size: tuple[int, int], width: int, multiples: Sequence[int], blocks: int,
-    attention: Sequence[int], latent: int, groups: int, scaling: float = 1.0,
-) -> dict[str, Any]:  # fmt: skip
-    """Of the arguments of `codec.Encoder` and `codec.Decoder` their AutoencoderKL's."""
-    if any(side % 2 ** (len(multiples) - 1) for side in size):
-        raise ValueError(f"images of {size[0]}x{size[1]} do not halve {len(multiples) - 1} times")
-    kinds = [level in attention for level in range(len(multiples))]
+@dataclass(frozen=True)
+class CodecOptions:
+    """The options of a `Codec` that has a counterpart."""
+
+    shape: CodecShape
+    latent: int
+    groups: int  # of the norms
+    scaling: float = 1.0
+
+
+def codec_settings(codec: CodecOptions) -> dict[str, Any]:
+    """The settings of their AutoencoderKL. Raises ValueError without a counterpart."""
+    s = codec.shape
+    if any(side % s.factor for side in s.size):
+        raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
+    kinds = [level in s.attention for level in range(len(s.widths))]
     return {
         "_class_name": "AutoencoderKL",
-        "in_channels": channels,
-        "out_channels": channels,
-        "sample_size": max(size),
-        "block_out_channels": [width * m for m in multiples],
-        "layers_per_block": blocks,
+        "in_channels": s.channels,
+        "out_channels": s.channels,
+        "sample_size": max(s.size),
+        "block_out_channels": s.widths,
+        "layers_per_block": s.blocks,
         "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in kinds],
         "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(kinds)],
-        "latent_channels": latent,
-        "norm_num_groups": groups,
-        "scaling_factor": scaling,
+        "latent_channels": codec.latent,
+        "norm_num_groups": codec.groups,
+        "scaling_factor": codec.scaling,
         "act_fn": "silu",
         **CODEC,
     }
@@ -311,25 +325,23 @@ CODEC = {
 }  # fmt: skip
 
 
-def codec_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
     """The inverse of `codec_settings`."""
     their = {"layers_per_block": 1, "norm_num_groups": 32, "scaling_factor": 0.18215, **settings}
     have(their, "in_channels", "block_out_channels", "down_block_types", "up_block_types", "latent_channels")
     need(their, act_fn="silu", out_channels=their["in_channels"], **CODEC)
-    attention = attending(their["down_block_types"], "DownEncoderBlock2D", "AttnDownEncoderBlock2D")
-    need(their, up_block_types=["AttnUpDecoderBlock2D" if i in attention else "UpDecoderBlock2D"
-                                for i in reversed(range(len(their["down_block_types"])))])  # fmt: skip
-    return {
-        "channels": their["in_channels"],
-        "size": sides(their["sample_size"]),
-        "width": their["block_out_channels"][0],
-        "multiples": multiples(their["block_out_channels"]),
-        "blocks": their["layers_per_block"],
-        "attention": attention,
-        "latent": their["latent_channels"],
-        "groups": their["norm_num_groups"],
-        "scaling": float(their["scaling_factor"]),
-    }
+    size = sides(their["sample_size"])
+    shape = CodecShape(
+        channels=their["in_channels"],
+        size=size,
+        width=their["block_out_channels"][0],
+        multiples=multiples(their["block_out_channels"]),
+        blocks=their["layers_per_block"],
+        attention_resolutions=attending(their, size, ("DownEncoderBlock2D", "UpDecoderBlock2D")),
+    )
+    return CodecOptions(
+        shape, their["latent_channels"], their["norm_num_groups"], float(their["scaling_factor"])
+    )
 
 
 def have(settings: Mapping[str, Any], *names: str) -> None:
@@ -346,12 +358,15 @@ def sides(size: int | Sequence[int] | None) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def attending(kinds: Sequence[str], plain: str, attends: str) -> tuple[int, ...]:
-    """The levels whose blocks attend."""
+def attending(their: Mapping[str, Any], size: tuple[int, int], plain: tuple[str, str]) -> tuple[int, ...]:
+    """The resolutions at which their blocks attend; ``plain`` are the names of those that do not, down and up."""
+    kinds, (down, up) = their["down_block_types"], plain
     for kind in kinds:
-        if kind not in (plain, attends):
+        if kind not in (down, f"Attn{down}"):
             raise ValueError(f"its blocks are {kind}")
-    return tuple(level for level, kind in enumerate(kinds) if kind == attends)
+    need(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
+    sizes = level_sizes(size, len(kinds))
+    return tuple(min(sizes[level]) for level, kind in enumerate(kinds) if kind != down)
 
 
 def multiples(widths: Sequence[int]) -> tuple[int, ...]:

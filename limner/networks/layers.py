@@ -1,4 +1,4 @@
-"""Small layers, initialisations and time features that several networks share."""
+"""Layers, initialisations, sizes of feature maps and time features that several networks share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from limner.networks.checks import SizeError
 
+Size = tuple[int, int]  # (height, width)
+
 
 class GroupNorm(nn.GroupNorm):
-    """As PyTorch's, which has no forward-mode derivative in channels_last: there it is written out."""
+    """`nn.GroupNorm`, written out for forward-mode derivatives, which PyTorch's lacks in channels_last."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or forward_ad.unpack_dual(x).tangent is None:
@@ -26,14 +28,14 @@ class GroupNorm(nn.GroupNorm):
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """The layer, made to give nothing at first."""
+    """The layer with weights and bias 0, so that its output begins as 0."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def init_xavier_all(module: nn.Module, gain: float = 1.0) -> None:
-    """Every layer's weights uniform, as Glorot 2010 has them, times ``gain``; no offsets. Zeros stay zeros."""
+    """Glorot-uniform weights times ``gain``, biases 0 (Glorot 2010); layers whose weights are all 0 keep them."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             if part.weight.is_meta or part.weight.any():
@@ -43,7 +45,7 @@ def init_xavier_all(module: nn.Module, gain: float = 1.0) -> None:
 
 
 def init_xavier(module: nn.Module) -> None:
-    """The start of a transformer that suits every width: Glorot's matrices, no biases."""
+    """Glorot-uniform weights and biases 0 in the linear layers of a transformer."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -51,16 +53,39 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    """Raises SizeError unless every level has both."""
+    """Raises SizeError unless there is one width and one number of blocks for each level."""
     if len(widths) != len(blocks):
         raise SizeError(
-            f"{len(widths)} levels have widths and {len(blocks)} have blocks: give --model.widths and --model.blocks "
-            "as many numbers"
+            f"--model.widths is for {len(widths)} levels and --model.blocks for {len(blocks)}: "
+            "give both one number a level"
         )
 
 
+def level_sizes(size: Size, levels: int, patch: int = 1) -> list[Size]:
+    """(height, width) of a network's feature maps by level; each level halves those of the one before.
+
+    Level 0 has one position for each patch of ``patch`` x ``patch`` pixels of an image of ``size``, padded until
+    it halves ``levels`` - 1 times.
+    """
+    multiple = patch * 2 ** (levels - 1)
+    height, width = (-(-side // multiple) * multiple // patch for side in size)
+    return [(height >> level, width >> level) for level in range(levels)]
+
+
+def attention_levels(resolutions: Sequence[int], sizes: Sequence[Size]) -> tuple[int, ...]:
+    """The levels at which a network attends: for each resolution the level whose shorter side is nearest by ratio.
+
+    A resolution is the shorter side of feature maps, as ``sizes`` has them by level. Raises SizeError for one below 1.
+    """
+    if any(resolution < 1 for resolution in resolutions):
+        raise SizeError(f"attention resolutions are sides of 1 or more, not {min(resolutions)}")
+    sides = [min(size) for size in sizes]
+    ratios = [[max(side / r, r / side) for side in sides] for r in resolutions]  # resolutions x levels
+    return tuple(sorted({row.index(min(row)) for row in ratios}))
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """The image with its last row and column repeated until both sides divide by ``multiple``."""
+    """[..., H, W] with the last row and column repeated until both sides are multiples of ``multiple``."""
     height, width = x.shape[-2:]
     if height % multiple or width % multiple:
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
@@ -68,7 +93,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def time_features(t: Tensor, width: int, longest: float = 1.0, shortest: float = 0.03) -> Tensor:
-    """[B] times in [0, 1] -> [B, width] cosines and sines of geometric wavelengths."""
+    """[B] times in [0, 1] -> [B, width]: cosines, then sines, of geometrically spaced wavelengths."""
     steps = torch.linspace(0, 1, width // 2, device=t.device)
     frequency = 2 * math.pi / (longest * (shortest / longest) ** steps) / 4
     angle = t.float()[:, None] * frequency  # [B, width/2]
@@ -76,12 +101,12 @@ def time_features(t: Tensor, width: int, longest: float = 1.0, shortest: float =
 
 
 def sinusoids(t: Tensor, width: int, original: bool = False) -> Tensor:
-    """[B] times, in steps -> [B, width] cosines and then sines, of wavelengths from 2 pi to almost 20,000 pi.
+    """[B] times in steps -> [B, width]: cosines, then sines, of wavelengths from 2 pi to almost 20,000 pi.
 
-    ``original``: sines and then cosines, and the last wavelength is 20,000 pi (Ho 2020; Karras 2022).
+    ``original``: sines first, and the last wavelength is exactly 20,000 pi (Ho 2020; Karras 2022).
     """
     half = width // 2
-    share = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - original, 1)
-    angle = t.float()[:, None] * torch.exp(-math.log(10_000) * share)  # [B, width/2]
+    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - original, 1)
+    angle = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)  # [B, width/2]
     parts = [angle.sin(), angle.cos()] if original else [angle.cos(), angle.sin()]
     return torch.cat(parts, dim=1)  # [B, width]

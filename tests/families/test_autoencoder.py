@@ -9,13 +9,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
-from limner.families.autoencoder import VQGAN, Autoencoder, balance, perceptual_network
+from limner.families.autoencoder import VQGAN, Autoencoder, adaptive_weight, perceptual_network
 from limner.losses.perceptual import perceptual_distance
-from limner.losses.variational import kl_gaussian
+from limner.losses.variational import kl_gaussian, vq_loss
 from limner.metrics.features import random_vgg
 from limner.networks.codec import Down
 from limner.networks.gans.patchgan import PatchGAN, fitting
-from limner.networks.quantise import Codebook, straight_through, vq_loss
+from limner.networks.quantise import Codebook, straight_through
 from limner.networks.random_vgg import leaves
 from tests.helpers import golden
 
@@ -134,7 +134,7 @@ def test_a_code_is_drawn_round_the_mean_as_widely_as_the_posterior_says():
     image = batch().image[:1].expand(4000, -1, -1, -1)
     with torch.no_grad():
         mean, logvar = codec.posterior(image[:1])
-        drawn = codec.code(image)
+        drawn = codec.sample(image)
     assert_close(drawn.mean(0), mean[0], atol=0.1, rtol=0)
     assert_close(drawn.std(0), torch.exp(0.5 * logvar[0]), rtol=0.1, atol=0)
 
@@ -184,16 +184,16 @@ def test_errors_are_summed_beside_the_kl_term_and_averaged_beside_the_codebook()
         torch.manual_seed(5)
         terms = one.autoencoder_loss(shown)
         torch.manual_seed(5)
-        drawn, cost = one.autoencoder(shown.image)
+        drawn, mean, logvar, entry = one.autoencoder(shown.image)
         assert_close(terms["pixels"], times * (drawn - shown.image).abs().mean())
         far = perceptual_distance(
             perceptual_network(drawn.device)(drawn), perceptual_network(drawn.device)(shown.image)
         )
         assert_close(terms["perceptual"], 2 * times * far.mean())
         if kind == "kl":
-            assert_close(terms["kl"], 1e-6 * cost)
+            assert_close(terms["kl"], 1e-6 * kl_gaussian(mean, logvar).mean())
         else:
-            assert_close(terms["codebook"], cost)
+            assert_close(terms["codebook"], vq_loss(mean, entry, TINY.commitment))
 
 
 def test_the_discriminator_comes_in_when_it_is_told_to():
@@ -231,7 +231,7 @@ def test_the_discriminator_pulls_as_hard_as_the_error_does():
     """At the last layer of the decoder, whatever the scale of either (Esser 2021, eq. 7)."""
     last = torch.randn(5, requires_grad=True)
     error, opinion = 30 * last.square().sum(), last.sin().sum() / 7
-    weight = balance(error, opinion, last)
+    weight = adaptive_weight(error, opinion, last)
     by_error, by_opinion = (torch.autograd.grad(x, last)[0].norm() for x in (error, opinion))
     assert_close(weight * by_opinion, by_error, rtol=1e-2, atol=0)
     assert not weight.requires_grad

@@ -183,7 +183,7 @@ def test_every_solver_draws(predict, solver):
 
 NETWORKS = {
     "quick": {},
-    "ldm": {"network": "ldm", "width": 16, "attention": (0,), "multiples": (1, 2)},
+    "ldm": {"network": "ldm", "width": 16, "attention_resolutions": (4,), "multiples": (1, 2)},
     "dit": {"network": "dit", "body": SMALL_BODY},
 }
 

@@ -14,7 +14,7 @@ from limner.families._conditioning import ConditionEmbedding
 from limner.families.meanflow import MeanFlow, MeanFlowSampling
 from limner.losses.mean_flow import implied_velocity, split_target
 from limner.networks.transformers.dit import DiTBlocks
-from limner.networks.unets.unet import UNet
+from limner.networks.unets.unet import UNet, UNetLevels
 
 TINY = MeanFlow.presets["tiny"].model
 PLAIN = ImageSpec(3, 16, 16)
@@ -88,7 +88,9 @@ def test_the_exact_average_velocity_draws_a_gaussian_in_any_number_of_calls(monk
 def test_derivatives_through_the_unet_are_those_of_finite_differences(layout):
     """GroupNorm, patches and attention in forward mode, in float64, with the same values and gradients."""
     torch.manual_seed(0)
-    unet = UNet(3, 3, (12, 20), 8, 0, 2, (16, 32), (1, 1), (1,), (), 16).double().to(memory_format=layout)
+    unet = (
+        UNet(3, 3, (12, 20), 8, UNetLevels((16, 32), (1, 1), (3,), head=16)).double().to(memory_format=layout)
+    )
     for parameter in unet.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -257,7 +259,7 @@ def test_each_step_is_a_canvas():
 def test_what_it_cannot_take_it_refuses():
     with pytest.raises(LimnerError, match="steps 0"):
         MeanFlowSampling(steps=0)
-    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*as many"):
+    with pytest.raises(LimnerError, match=r"meanflow cannot be built.*one number a level"):
         families.build("meanflow", dataclasses.replace(TINY, blocks=(1,)), PLAIN)
     with pytest.raises(LimnerError, match=r"meanflow cannot be built.*heads"):
         odd = dataclasses.replace(TINY, network="transformer", body=DiTBlocks(width=36, heads=5))

@@ -21,7 +21,7 @@ from limner.inference import exchange
 diffusers = pytest.importorskip("diffusers", reason="exchange is not tested: pip install diffusers")
 
 DDPM: Any = families.load("ddpm")
-SMALL = DDPM.Config(network="ddpm", width=64, multiples=(1, 2), blocks=1, attention=(1,), head=0)
+SMALL = DDPM.Config(network="ddpm", width=64, multiples=(1, 2), blocks=1, attention_resolutions=(8,), head=0)
 UNET: dict[str, Any] = {  # as google/ddpm-cifar10-32, but smaller
     "sample_size": 16, "block_out_channels": (64, 128), "layers_per_block": 1, "attention_head_dim": None,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from limner.networks.attention import attend, split_heads
-from limner.networks.layers import sinusoids
+from limner.networks.checks import SizeError
+from limner.networks.layers import attention_levels, level_sizes, sinusoids
 from limner.networks.unets.diffusion import Attention, Block, DiffusionUNet, Down, SpatialTransformer
+from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.song import SongBlock, SongUNet
 from tests.helpers import golden
 
@@ -31,55 +34,64 @@ def stir(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def small(**changes: Any) -> DiffusionUNet:
+EDM = UNetShape(3, 3, (32, 32), 128, (2, 2, 2), 4, (16,))
+CIFAR = UNetShape(3, 3, (32, 32), 128, (1, 2, 2, 2), 2, (16,))
+SMALL = UNetShape(3, 3, (8, 8), 16, (1, 2), 1, (4,))
+
+
+def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
     torch.manual_seed(0)
-    return DiffusionUNet(3, 3, 16, (1, 2), 1, (1,), **{"head": 8, **changes}).eval()
+    return DiffusionUNet(replace(SMALL, classes=classes), **{"head": 8, **changes}).eval()
 
 
 # ---- sizes, counted on the public implementations
 
 
 @pytest.mark.parametrize(
-    ("network", "arguments", "expected"),
+    ("network", "shape", "arguments", "expected"),
     [
-        (DiffusionUNet, {"original": True, "heads": 1}, 35_746_307),  # DDPM, CIFAR-10
+        (DiffusionUNet, CIFAR, {"original": True, "heads": 1}, 35_746_307),  # DDPM, CIFAR-10
         (
             DiffusionUNet,
-            {"out": 6, "width": 192, "multiples": (1, 2, 3, 4), "blocks": 3, "attention": (1, 2, 3)}
-            | {"order": "split", "classes": 1000, **ADM},
+            UNetShape(3, 6, (64, 64), 192, (1, 2, 3, 4), 3, (32, 16, 8), classes=1000),
+            {"order": "split", **ADM},
             295_904_454,
         ),  # ADM, ImageNet at 64 pixels
         (
             DiffusionUNet,
-            {"out": 6, "width": 256, "multiples": (1, 1, 2, 2, 4, 4), "attention": (3, 4, 5), **ADM},
+            UNetShape(3, 6, (256, 256), 256, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8)),
+            ADM,
             552_814_086,
         ),  # ADM, ImageNet at 256 pixels, without labels
         (
             DiffusionUNet,
-            {"width": 224, "multiples": (1, 2, 3, 4), "attention": (1, 2, 3), "head": 32},
+            UNetShape(3, 3, (64, 64), 224, (1, 2, 3, 4), 2, (32, 16, 8)),
+            {"head": 32},
             274_056_163,
         ),  # latent diffusion, FFHQ
         (
             DiffusionUNet,
-            {"channels": 4, "out": 4, "width": 320, "multiples": (1, 2, 4, 4), "attention": (0, 1, 2)}
-            | {"heads": 8, "context": 768},
+            UNetShape(4, 4, (64, 64), 320, (1, 2, 4, 4), 2, (64, 32, 16)),
+            {"heads": 8, "context": 768},
             859_520_964,
         ),  # Stable Diffusion 1
-        (SongUNet, {"augment": 9}, 55_733_891),  # EDM's DDPM++, CIFAR-10
+        (SongUNet, EDM, {"augment": 9}, 55_733_891),  # EDM's DDPM++, CIFAR-10
     ],
     ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm"],
 )
-def test_published_sizes(network: type[nn.Module], arguments: dict[str, Any], expected: int) -> None:
+def test_published_sizes(
+    network: type[nn.Module], shape: UNetShape, arguments: dict[str, Any], expected: int
+) -> None:
     with torch.device("meta"):
-        assert count(network(**{"channels": 3, "out": 3, **arguments})) == expected
+        assert count(network(shape, **arguments)) == expected
 
 
 def test_the_golden_tiny_size() -> None:
     inputs, expected = golden("adm_tiny_params")
-    unet = DiffusionUNet(
-        3, inputs["out_channels"], inputs["model_channels"], (1, 2), inputs["num_res_blocks"], (1,),
-        heads=inputs["num_heads"], **ADM,
-    )  # fmt: skip
+    shape = UNetShape(
+        3, inputs["out_channels"], (8, 8), inputs["model_channels"], (1, 2), inputs["num_res_blocks"], (4,)
+    )
+    unet = DiffusionUNet(shape, heads=inputs["num_heads"], **ADM)
     assert count(unet) == expected["params"]
 
 
@@ -132,8 +144,8 @@ def test_epsilon_and_groups_of_the_norms() -> None:
         return [m for m in module.modules() if isinstance(m, nn.GroupNorm)]
 
     with torch.device("meta"):
-        ddpm, adm = DiffusionUNet(3, 3, original=True, heads=1), DiffusionUNet(3, 3, **ADM)
-        text, edm = DiffusionUNet(3, 3, context=8), SongUNet(3, 3, width=64, multiples=(1, 2))
+        ddpm, adm = DiffusionUNet(CIFAR, original=True, heads=1), DiffusionUNet(CIFAR, **ADM)
+        text, edm = DiffusionUNet(CIFAR, context=8), SongUNet(replace(EDM, width=64, multiples=(1, 2)))
     assert {n.eps for n in norms(ddpm)} == {n.eps for n in norms(edm)} == {1e-6}
     assert {n.eps for n in norms(adm)} == {1e-5}
     assert {n.num_groups for net in (ddpm, adm) for n in norms(net)} == {32}
@@ -161,7 +173,7 @@ def test_halving_pads_below_and_right_or_all_round(original: bool, corners: tupl
 def test_where_attention_sits() -> None:
     """Ho 2020 attends in every block of the level, Karras 2022 on the way up in the last alone."""
     with torch.device("meta"):
-        ddpm, edm = DiffusionUNet(3, 3, original=True, heads=1), SongUNet(3, 3)
+        ddpm, edm = DiffusionUNet(CIFAR, original=True, heads=1), SongUNet(EDM)
     assert [len(level.attentions) for level in ddpm.down] == [0, 2, 0, 0]
     assert [len(level.attentions) for level in ddpm.up] == [0, 0, 3, 0]
     attends = [[block.norm3 is not None for block in level] for level in (*edm.down, edm.middle, *edm.up)]
@@ -212,14 +224,14 @@ def test_weights_of_karras() -> None:
 
 def test_weights_of_ho_treat_queries_keys_and_values_as_three() -> None:
     torch.manual_seed(0)
-    unet = DiffusionUNet(3, 3, 64, (1,), 1, (0,), heads=1, original=True)
+    unet = DiffusionUNet(UNetShape(3, 3, (8, 8), 64, (1,), 1, (8,)), heads=1, original=True)
     for weight in unet.down[0].attentions[0].qkv.weight.chunk(3):
         assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 
 
 def test_the_network_of_karras_depends_on_all_that_it_is_told() -> None:
     torch.manual_seed(0)
-    unet = stir(SongUNet(3, 3, 16, (1, 2), 1, (1,), classes=3, augment=2))
+    unet = stir(SongUNet(replace(SMALL, classes=3), augment=2))
     x, noise = torch.randn(2, 3, 8, 8), torch.tensor([-1.0, 0.5])
     plain = unet(x, noise)
     nothing = unet(x, noise, torch.tensor([-1, -1]), torch.zeros(2, 2))
@@ -228,6 +240,17 @@ def test_the_network_of_karras_depends_on_all_that_it_is_told() -> None:
     assert_close(unet(x, noise, torch.tensor([-1, 2]))[0], plain[0])
     assert not torch.allclose(unet(x, noise, None, torch.ones(2, 2)), plain, atol=1e-4)
     assert not torch.allclose(unet(x, noise + 0.2), plain, atol=1e-4)
+
+
+def test_resolutions_name_the_nearest_level() -> None:
+    assert level_sizes((32, 32), 3, 2) == [(16, 16), (8, 8), (4, 4)]
+    assert level_sizes((30, 45), 3, 2) == [(16, 24), (8, 12), (4, 6)], "padded until it halves"
+    sizes = level_sizes((64, 48), 4)  # sides of 48, 24, 12 and 6
+    assert attention_levels((24, 6), sizes) == (1, 3)
+    assert attention_levels((16, 17, 200, 1), sizes) == (0, 1, 2, 3), "12 and 24 lie either side of 17"
+    assert attention_levels((12, 13), sizes) == (2,) and attention_levels((), sizes) == ()
+    with pytest.raises(SizeError, match="1 or more, not 0"):
+        attention_levels((8, 0), sizes)
 
 
 # ---- interface
@@ -254,7 +277,7 @@ def test_padding_among_the_tokens_is_not_seen() -> None:
 def test_any_size(height: int, width: int) -> None:
     torch.manual_seed(0)
     x, t = torch.randn(2, 3, height, width), torch.tensor([0.0, 1.0])
-    for unet in (small(original=True), small(**ADM), SongUNet(3, 3, 16, (1, 2), 1, (1,))):
+    for unet in (small(original=True), small(**ADM), SongUNet(SMALL)):
         found = stir(unet)(x, t)
         assert found.shape == x.shape and found.isfinite().all()
         assert_close(unet(x[1:], t[1:])[0], found[1], rtol=1e-4, atol=1e-5)

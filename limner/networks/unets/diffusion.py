@@ -1,13 +1,7 @@
-"""The U-Nets of the diffusion papers, down to the details that a count of parameters does not show.
-
-``DiffusionUNet`` is the one of Ho 2020, of Nichol 2021, of Dhariwal 2021 (ADM) and of Rombach 2022, with or without
-cross-attention: the same blocks in the same places, and switches for what differs. That of Karras 2022 is in
-`song_unet`, and the one that is quick on a CPU in `unet`.
-"""
+"""The U-Net of Ho 2020, Nichol 2021, Dhariwal 2021 (ADM) and Rombach 2022, with options for what differs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,31 +11,29 @@ from torch.nn import functional as F
 from limner.networks.attention import Order, attend, split_heads
 from limner.networks.checks import check_dropout
 from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids, zero_init
+from limner.networks.unets.shape import UNetShape
 
 Resample = Literal["", "up", "down"]
 
 
 def norm(width: int, eps: float, least: int = 2) -> nn.GroupNorm:
-    """32 groups, fewer where one would have less than ``least`` channels: of one, it would wipe out the time."""
+    """32 groups, or fewer so that each has ``least`` channels: a norm of one would remove the time embedding."""
     groups = next(g for g in range(max(1, min(32, width // least)), 0, -1) if width % g == 0)
     return nn.GroupNorm(groups, width, eps)
 
 
 def resampled(x: Tensor, way: Resample) -> Tensor:
-    """Half or twice the size, by the mean of four pixels or by repeating each."""
+    """Half the size by means of 2x2 pixels, twice the size by nearest neighbours, or as it is."""
     if way == "down":
         return F.avg_pool2d(x, 2)
     return F.interpolate(x, scale_factor=2.0) if way == "up" else x
 
 
-# ---- of Ho 2020, Nichol 2021, Dhariwal 2021 and Rombach 2022 ----------------------------------------------
-
-
 class Block(nn.Module):
-    """Two 3x3 convolutions, with the time embedding between them, added to their input; the sum begins as the input.
+    """Two 3x3 convolutions, with the time embedding between them, added to their input; the second begins as 0.
 
-    ``scale_shift``: the time scales and shifts what the second norm gives (Nichol 2021, appendix A), rather
-    than being added before it.
+    ``scale_shift``: the embedding scales and shifts the second norm's output (Nichol 2021, appendix A), rather than
+    being added to its input.
     """
 
     def __init__(
@@ -70,7 +62,7 @@ class Block(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size by a 3x3 convolution. ``original`` pads below and to the right only (Ho 2020)."""
+    """A 3x3 convolution of stride 2. ``original``: padded at the right and below only (Ho 2020)."""
 
     def __init__(self, width: int, original: bool):
         super().__init__()
@@ -82,7 +74,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size, each pixel repeated, and a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, and a 3x3 convolution."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -128,7 +120,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """To four times the width and back, gated by a GELU (Shazeer 2020, GEGLU)."""
+    """GEGLU: an MLP of four times the width, gated by a GELU (Shazeer 2020)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -163,9 +155,9 @@ class SpatialTransformer(nn.Module):
 
 
 class Level(nn.Module):
-    """What happens at one size: ``attentions`` is empty or has one for each block; ``resample`` leads to the next.
+    """The blocks of one size, an attention after each or none, and the resampling to the next size or None.
 
-    On the way down each result is put on the pile of ``skips``, on the way up each block takes the topmost.
+    On the way down each result is pushed onto the stack ``skips``; on the way up each block pops one.
     """
 
     def __init__(
@@ -194,48 +186,33 @@ class Level(nn.Module):
 
 
 class DiffusionUNet(nn.Module):
-    """Image [B, channels, H, W] and times [B], in steps of a thousand -> an image of ``out`` channels.
+    """Image [B, channels, H, W] and times [B], in steps of a thousand -> [B, out, H, W].
 
-    ``multiples`` are the levels' widths in units of ``width``, ``attention`` the numbers of the levels that
-    attend, in every block. Heads are ``head`` channels wide, or there are ``heads`` of them. With ``context``, the
-    width of text tokens, they also attend to these. Any height and width: padded inside and cut off again.
+    Levels that attend do so in every block. Heads have ``head`` channels each, or there are ``heads`` of them. With
+    ``context``, the width of text tokens, attention includes cross-attention to these. Any height and width: padded
+    inside and cropped again.
 
-    ``original`` has the details of Ho 2020: order of the time's features, epsilon, padding, weights.
-    ``resample_blocks``: levels are joined by blocks that resample rather than by convolutions (Dhariwal 2021).
+    ``original``: time features, epsilon, padding and initial weights of Ho 2020. ``scale_shift``: see `Block`.
+    ``resample_blocks``: levels are joined by residual blocks rather than convolutions (Dhariwal 2021).
     """
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        width: int = 128,
-        multiples: Sequence[int] = (1, 2, 2, 2),
-        blocks: int = 2,
-        attention: Sequence[int] = (1,),
-        *,
-        head: int = 64,
-        heads: int = 0,
-        order: Order = "heads",
-        classes: int = 0,
-        context: int = 0,
-        original: bool = False,
-        scale_shift: bool = False,
-        resample_blocks: bool = False,
-        dropout: float = 0.0,
-    ):
+        self, shape: UNetShape, *, head: int = 64, heads: int = 0, order: Order = "heads", context: int = 0,
+        original: bool = False, scale_shift: bool = False, resample_blocks: bool = False,
+    ):  # fmt: skip
         super().__init__()
+        s, width = shape, shape.width
         self.width, self.original = width, original
-        self.multiple = 2 ** (len(multiples) - 1)
+        self.multiple = 2 ** (len(s.multiples) - 1)
         embedding, eps = 4 * width, 1e-6 if original else 1e-5
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.label = nn.Embedding(classes, embedding) if classes else None
+        self.label = nn.Embedding(s.classes, embedding) if s.classes else None
 
         def block(inputs: int, outputs: int, resample: Resample = "") -> Block:
-            return Block(inputs, outputs, embedding, eps, scale_shift, dropout, resample)
+            return Block(inputs, outputs, embedding, eps, scale_shift, s.dropout, resample)
 
-        def attend_at(wide: int) -> nn.Module:
-            wanted = heads or max(1, wide // head)
-            count = next(n for n in range(wanted, 0, -1) if wide % n == 0)
+        def attention(wide: int) -> nn.Module:
+            count = next(n for n in range(heads or max(1, wide // head), 0, -1) if wide % n == 0)
             return SpatialTransformer(wide, count, context) if context else Attention(wide, count, eps, order)
 
         def join(wide: int, way: Resample) -> nn.Module:
@@ -243,29 +220,28 @@ class DiffusionUNet(nn.Module):
                 return block(wide, wide, way)
             return Down(wide, original) if way == "down" else Up(wide)
 
-        widths = [width * m for m in multiples]
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(s.channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = width, [width]
-        for level, wide in enumerate(widths):
-            row = [block(now if i == 0 else wide, wide) for i in range(blocks)]
-            last = level + 1 == len(widths)
-            attentions = [attend_at(wide) for _ in row] if level in attention else []
+        for level, wide in enumerate(s.widths):
+            row = [block(now if i == 0 else wide, wide) for i in range(s.blocks)]
+            last = level + 1 == len(s.widths)
+            attentions = [attention(wide) for _ in row] if level in s.attention else []
             self.down.append(Level(False, row, attentions, None if last else join(wide, "down")))
-            skips += [wide] * (blocks if last else blocks + 1)
+            skips += [wide] * (s.blocks if last else s.blocks + 1)
             now = wide
-        self.middle = nn.ModuleList([block(now, now), attend_at(now), block(now, now)])
-        for level, wide in reversed(list(enumerate(widths))):
-            row = [block(skips.pop() + (now if i == 0 else wide), wide) for i in range(blocks + 1)]
-            attentions = [attend_at(wide) for _ in row] if level in attention else []
+        self.middle = nn.ModuleList([block(now, now), attention(now), block(now, now)])
+        for level, wide in reversed(list(enumerate(s.widths))):
+            row = [block(skips.pop() + (now if i == 0 else wide), wide) for i in range(s.blocks + 1)]
+            attentions = [attention(wide) for _ in row] if level in s.attention else []
             self.up.append(Level(True, row, attentions, join(wide, "up") if level else None))
             now = wide
         self.norm = norm(now, eps)
-        self.head = zero_init(nn.Conv2d(now, out, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(now, s.out, 3, padding=1))
         if original:
             init_xavier_all(self)
             for part in self.modules():
-                if isinstance(part, Attention):  # queries, keys and values are three layers there
+                if isinstance(part, Attention):  # three layers in the original
                     for weight in part.qkv.weight.detach().chunk(3):
                         nn.init.xavier_uniform_(weight)
 
@@ -277,7 +253,7 @@ class DiffusionUNet(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], True where there is one."""
+        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], False at padding."""
         height, width = x.shape[-2:]
         embedding = self.time(sinusoids(t, self.width, self.original))  # [B, E]
         if self.label is not None and label is not None:

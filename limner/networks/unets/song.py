@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +12,12 @@ from limner.networks.attention import attend, split_heads
 from limner.networks.checks import check_dropout
 from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids
 from limner.networks.unets.diffusion import Resample, norm, resampled
+from limner.networks.unets.shape import UNetShape
 
 EPS = 1e-6
-GROUP = 4  # channels in a norm's group, at least
-TINY = 1e-5  # weights of the layers that end a residual branch, in units of the others'
-HALF = 0.5**0.5  # after a sum of two, which keeps its variance
+GROUP = 4  # least channels in a group of a norm
+TINY = 1e-5  # gain of the layers that end a residual branch
+HALF = 0.5**0.5  # factor of a sum of two, which keeps its variance
 
 
 def small(layer: nn.Conv2d | nn.Linear, gain: float = TINY) -> nn.Conv2d | nn.Linear:
@@ -26,7 +26,7 @@ def small(layer: nn.Conv2d | nn.Linear, gain: float = TINY) -> nn.Conv2d | nn.Li
 
 
 class SongBlock(nn.Module):
-    """Two 3x3 convolutions, with the time added between, and perhaps attention by one head."""
+    """Two 3x3 convolutions, the embedding added between, and optionally self-attention with one head."""
 
     def __init__(
         self,
@@ -65,56 +65,43 @@ class SongBlock(nn.Module):
 
 
 class SongUNet(nn.Module):
-    """Image [B, channels, H, W] and noise level [B], as Karras 2022's c_noise -> an image of ``out`` channels.
+    """Image [B, channels, H, W] and noise level [B], as Karras 2022's c_noise -> [B, out, H, W].
 
-    ``multiples`` are the levels' widths in units of ``width``; levels in ``attention`` attend in every block on
-    the way down and in the last one on the way up. ``augment`` is how many numbers tell what was done to an image.
-    Any height and width: padded inside and cut off again.
+    Levels that attend do so in every block on the way down and in the last one on the way up. ``augment``: numbers
+    that describe an image's augmentation; 0: none. Any height and width: padded inside and cropped again.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        out: int,
-        width: int = 128,
-        multiples: Sequence[int] = (2, 2, 2),
-        blocks: int = 4,
-        attention: Sequence[int] = (1,),
-        *,
-        classes: int = 0,
-        augment: int = 0,
-        dropout: float = 0.0,
-    ):
+    def __init__(self, shape: UNetShape, augment: int = 0):
         super().__init__()
-        self.width, self.classes = width, classes
-        self.multiple = 2 ** (len(multiples) - 1)
+        s, width = shape, shape.width
+        self.width, self.classes = width, s.classes
+        self.multiple = 2 ** (len(s.multiples) - 1)
         embedding = 4 * width
-        self.label = nn.Linear(classes, width) if classes else None
+        self.label = nn.Linear(s.classes, width) if s.classes else None
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
 
         def block(inputs: int, outputs: int, attends: bool = False, resample: Resample = "") -> SongBlock:
-            return SongBlock(inputs, outputs, embedding, dropout, attends, resample)
+            return SongBlock(inputs, outputs, embedding, s.dropout, attends, resample)
 
-        widths = [width * m for m in multiples]
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(s.channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = width, [width]
-        for level, wide in enumerate(widths):
+        for level, wide in enumerate(s.widths):
             row = [block(now, now, resample="down")] if level else []
-            row += [block(now if i == 0 else wide, wide, level in attention) for i in range(blocks)]
+            row += [block(now if i == 0 else wide, wide, level in s.attention) for i in range(s.blocks)]
             self.down.append(nn.ModuleList(row))
-            skips += [now, *[wide] * blocks] if level else [wide] * blocks
+            skips += [now, *[wide] * s.blocks] if level else [wide] * s.blocks
             now = wide
         self.middle = nn.ModuleList([block(now, now, True), block(now, now)])
-        for level, wide in reversed(list(enumerate(widths))):
-            row = [] if level + 1 == len(widths) else [block(now, now, resample="up")]
-            for i in range(blocks + 1):
-                row.append(block(skips.pop() + now, wide, i == blocks and level in attention))
+        for level, wide in reversed(list(enumerate(s.widths))):
+            row = [] if level + 1 == len(s.widths) else [block(now, now, resample="up")]
+            for i in range(s.blocks + 1):
+                row.append(block(skips.pop() + now, wide, i == s.blocks and level in s.attention))
                 now = wide
             self.up.append(nn.ModuleList(row))
         self.norm = norm(now, EPS, GROUP)
-        self.head = nn.Conv2d(now, out, 3, padding=1)
+        self.head = nn.Conv2d(now, s.out, 3, padding=1)
         for layer in (self.stem, self.time, self.label, self.augment):
             if layer is not None:
                 init_xavier_all(layer)
@@ -123,7 +110,7 @@ class SongUNet(nn.Module):
     def forward(
         self, x: Tensor, noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
-        """``label`` [B] is -1 for none; ``augment`` [B, A] is zero for an image as it was."""
+        """``label`` [B] is -1 for none; ``augment`` [B, A] is 0 for an image that was not augmented."""
         height, width = x.shape[-2:]
         embedding = sinusoids(noise, self.width, original=True)  # [B, W]
         if self.label is not None:

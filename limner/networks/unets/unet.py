@@ -1,4 +1,4 @@
-"""A U-Net that is quick on a CPU: it sees patches, and does most of its work at the lowest resolutions.
+"""A U-Net that is quick on a CPU: it folds patches into channels and does most of its work at the lowest resolutions.
 
 Dense 3x3 convolutions in channels_last come nearest to the peak of a CPU, and a fused GroupNorm is cheap;
 elementwise passes over the highest resolution are what costs. So the image is folded into patches first,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,28 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
 from limner.networks.checks import check_dropout
-from limner.networks.layers import GroupNorm, check_levels, zero_init
+from limner.networks.layers import (
+    GroupNorm,
+    Size,
+    attention_levels,
+    check_levels,
+    level_sizes,
+    pad_to_multiple,
+    zero_init,
+)
+
+
+@dataclass(frozen=True)
+class UNetLevels:
+    """The feature maps of a `UNet` by level; each level but the first halves their size."""
+
+    widths: Sequence[int]  # channels
+    blocks: Sequence[int]  # residual blocks, on the way down and again on the way up
+    attention_resolutions: Sequence[int]  # shorter sides of the feature maps that attend, in patches
+    cross_attention_resolutions: Sequence[int] = ()  # the same, for attention to the tokens alone
+    patch: int = 2  # pixels a side that are folded into the channels first
+    head: int = 64  # channels of an attention head
+    dropout: float = 0.0  # inside the blocks
 
 
 def norm(width: int) -> GroupNorm:
@@ -46,9 +68,7 @@ class Attention(nn.Module):
     Without ``self_attention`` it attends to the tokens alone, which is much cheaper at large sizes.
     """
 
-    def __init__(
-        self, width: int, size: tuple[int, int], head: int, context: int, self_attention: bool = True
-    ):
+    def __init__(self, width: int, size: Size, head: int, context: int, self_attention: bool = True):
         super().__init__()
         self.heads = head_count(width, head)
         self.norm = norm(width)
@@ -73,60 +93,47 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Image, embedding [B, E] and perhaps tokens [B, L, D] with their mask [B, L] -> an image of ``out``.
+    """Image [B, channels, H, W], embedding [B, E], perhaps tokens [B, L, context] and mask [B, L] -> [B, out, H, W].
 
-    ``widths`` and ``blocks`` are by level, from the patches down; ``attention`` are the levels' numbers that
-    attend. Any height and width: what does not divide is padded inside and cut off again.
+    ``size`` is (H, W); sides that do not divide are padded inside and cropped again. Raises SizeError for levels
+    that do not fit together.
     """
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        size: tuple[int, int],
-        embedding: int,
-        context: int = 0,
-        patch: int = 2,
-        widths: Sequence[int] = (64, 128, 256),
-        blocks: Sequence[int] = (1, 1, 1),
-        attention: Sequence[int] = (2,),
-        reading: Sequence[int] = (),
-        head: int = 64,
-        dropout: float = 0.0,
+        self, channels: int, out: int, size: Size, embedding: int, levels: UNetLevels, context: int = 0
     ):
         super().__init__()
-        check_levels(widths, blocks)
-        self.patch = patch
-        self.multiple = patch * 2 ** (len(widths) - 1)
-        height, width = (math.ceil(side / self.multiple) * self.multiple // patch for side in size)
-        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        check_levels(levels.widths, levels.blocks)
+        widths, self.patch = levels.widths, levels.patch
+        self.multiple = self.patch * 2 ** (len(widths) - 1)
+        sizes = level_sizes(size, len(widths), self.patch)
+        attention = attention_levels(levels.attention_resolutions, sizes)
+        cross_attention = attention_levels(levels.cross_attention_resolutions, sizes) if context else ()
+        self.stem = nn.Conv2d(channels * self.patch**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.downsample, self.upsample = nn.ModuleList(), nn.ModuleList()
         self.attention = nn.ModuleDict()
-        self.position = (
-            nn.ParameterList()
-        )  # added before the blocks, so that their modulation depends on the position
-        for level, (wide, depth) in enumerate(zip(widths, blocks, strict=True)):
-            self.down.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
-            self.up.append(nn.ModuleList(Block(wide, embedding, dropout) for _ in range(depth)))
-            self.position.append(nn.Parameter(0.3 * torch.randn(wide, height >> level, width >> level)))
-            if level in attention or (context and level in reading):
-                size = (height >> level, width >> level)
-                for way in ("down", "up"):
-                    self.attention[f"{way}{level}"] = Attention(wide, size, head, context, level in attention)
+        self.position = nn.ParameterList()  # added before the blocks, so that their modulation depends on it
+        for level, (wide, depth) in enumerate(zip(widths, levels.blocks, strict=True)):
+            for way in (self.down, self.up):
+                way.append(nn.ModuleList(Block(wide, embedding, levels.dropout) for _ in range(depth)))
+            self.position.append(nn.Parameter(0.3 * torch.randn(wide, *sizes[level])))
+            if level in attention or level in cross_attention:
+                for name in ("down", "up"):
+                    self.attention[f"{name}{level}"] = Attention(
+                        wide, sizes[level], levels.head, context, level in attention
+                    )
             if level + 1 < len(widths):
                 self.downsample.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
                 self.upsample.append(nn.Conv2d(widths[level + 1], wide, 1))
         self.norm = norm(widths[0])
-        self.head = zero_init(nn.Conv2d(widths[0], out * patch**2, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1))
 
     def forward(
         self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
-        x = self.stem(F.pixel_unshuffle(x, self.patch))  # [B, W0, H/p, W/p]
+        x = self.stem(F.pixel_unshuffle(pad_to_multiple(x, self.multiple), self.patch))  # [B, W0, H/p, W/p]
         skips = []
         for level, blocks in enumerate(self.down):
             x = x + self.position[level]  # [B, Wl, H/p/2^l, W/p/2^l]

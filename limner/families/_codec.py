@@ -1,0 +1,68 @@
+"""The settings of an autoencoder and the network that they make, for the families that train one or stand on one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from limner.core import ImageSpec
+from limner.networks.codec import Codec, CodecShape
+
+SMALLEST = 8  # pixels: on a shorter side the discriminator has no patch
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "adversarial_from")
+
+    kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
+    patch: int = 2  # pixels a side that are folded into the channels first
+    width: int = 32  # channels of the first level
+    multiples: tuple[int, ...] = (
+        1,
+        2,
+    )  # channels by level, in units of width; each but the last halves the size
+    blocks: int = 1  # residual blocks a level; the decoder has one more
+    attention_resolutions: tuple[int, ...] = ()  # shorter sides of the feature maps that attend, in patches
+    dropout: float = 0.0  # inside the blocks
+    hidden: int = 4  # channels between encoder or decoder and the 1x1 convolution at the code
+    latent: int = 4  # channels of the code
+    codes: int = 512  # vq: entries of the codebook
+    commitment: float = 0.25  # vq: weight of the commitment term, which draws codes to entries
+    standardise: bool = True  # vq: the code gets mean 0 and deviation 1 first, so that all entries are used
+    legacy: bool = False  # vq: the weight is on the codebook term instead, as in published VQGANs
+    kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
+    codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
+    perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
+    adversarial: float = (
+        0.5  # weight of the adversarial loss, relative to the adaptive one (Esser 2021, eq. 7)
+    )
+    adversarial_from: int = 20_000  # images seen before the adversarial loss begins
+    discriminator_width: int = 32  # channels of its first layer
+    discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70
+
+
+TINY = AutoencoderConfig(
+    width=8, hidden=3, latent=3, codes=16, adversarial_from=0, discriminator_width=8, discriminator_layers=1
+)
+BASE = AutoencoderConfig(
+    patch=1, width=96, multiples=(1, 2, 4), blocks=2, adversarial_from=500_000, discriminator_width=64,
+    discriminator_layers=3,
+)  # fmt: skip
+
+
+def codec_shape(config: AutoencoderConfig, spec: ImageSpec) -> CodecShape:
+    c = config
+    return CodecShape(
+        spec.channels, (spec.height, spec.width), c.width, c.multiples, c.blocks, c.attention_resolutions, c.patch,
+        c.dropout,
+    )  # fmt: skip
+
+
+class ConfiguredCodec(Codec):
+    """A codec by the settings of an autoencoder, which it keeps as ``config``."""
+
+    def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
+        codes = config.codes if config.kind == "vq" else 0
+        super().__init__(codec_shape(config, spec), config.hidden, config.latent, codes, config.standardise)
+        self.config = config

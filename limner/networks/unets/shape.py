@@ -1,0 +1,35 @@
+"""The images and the feature maps of a U-Net that is given times and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limner.networks.layers import Size, attention_levels, level_sizes
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """Each level but the first halves the size of the feature maps."""
+
+    channels: int  # of the input image
+    out: int  # channels of the output image
+    size: Size  # (height, width) of the images
+    width: int  # unit of channels
+    multiples: Sequence[int]  # channels of the feature maps by level, in units of ``width``
+    blocks: int  # residual blocks a level
+    attention_resolutions: Sequence[int]  # shorter sides of the feature maps that attend, in patches
+    patch: int = 1  # pixels a side that are folded into the channels first
+    classes: int = 0  # labels; 0: none
+    dropout: float = 0.0  # inside the blocks
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.width * multiple for multiple in self.multiples]
+
+    @property
+    def attention(self) -> tuple[int, ...]:
+        """The levels that attend."""
+        return attention_levels(
+            self.attention_resolutions, level_sizes(self.size, len(self.multiples), self.patch)
+        )
