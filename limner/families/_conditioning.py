@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, Condition, LimnerError, Model
+from limner.core import Batch, Condition, Draws, LimnerError, Model
 from limner.text.encoder import ByteEncoder, TextConfig
 
 
@@ -34,6 +34,18 @@ def choose(model: Model, *auto: str) -> str:
         )
     model.follows -= {"label", "text"} - {asked}
     return asked
+
+
+def choose_classes(model: Model) -> int:
+    """How many classes a model without text distinguishes: those of the data, or 0 as ``config.condition`` has it."""
+    return len(model.spec.classes) if choose(model, "label") == "label" else 0
+
+
+def with_labels(model: Model, condition: Condition, draws: Draws) -> Condition:
+    """The condition; where ``model`` follows labels and is given none, each image's own stream draws one."""
+    if condition.label is not None or "label" not in model.follows:
+        return condition
+    return replace(condition, label=draws.integers(len(model.spec.classes)))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The first GAN that trained reliably: a forger paints from noise, a critic tells it from the real thing.
+"""DCGAN, the first GAN that trained reliably: a convolutional generator and discriminator.
 
 Radford, Metz and Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional
-Generative Adversarial Networks"; the choices that a textbook lists are fields of its Config.
+Generative Adversarial Networks"; the variants that textbooks list are fields of its Config.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,10 @@ from limner.core import (
     LimnerError,
     Model,
     Objective,
-    Optimiser,
     Preset,
-    Training,
 )
-from limner.families._conditioning import choose
+from limner.families._conditioning import choose_classes, with_labels
+from limner.families._presets import gan_training
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
 
@@ -44,32 +44,30 @@ LOSSES = {  # name -> (the discriminator's, the generator's)
 
 @dataclass(frozen=True)
 class DCGANConfig:
-    noise: Literal["normal", "uniform"] = "normal"  # what is painted from; uniform: in (0, 1)
-    latent: int = 100  # numbers of noise an image
+    noise: Literal["normal", "uniform"] = "normal"  # distribution of the latent; uniform: in (0, 1)
+    latent: int = 100  # latent dimension
     layers: Literal["convolution", "linear"] = "convolution"
-    width: int = 64  # convolution: feature maps at half the size; doubled at each halving
-    widest: int = 512  # convolution: most feature maps
-    hidden: int = 512  # linear: units of each of two hidden layers
-    upsample: Literal["transposed", "nearest"] = "transposed"  # how the generator doubles the size
-    downsample: Literal["strides", "max_pool"] = "strides"  # how the discriminator halves it
+    width: int = 64  # convolution: feature maps at half the resolution; doubled at each further halving
+    widest: int = 512  # convolution: limit on the feature maps of a layer
+    hidden: int = 512  # linear: units in each of the two hidden layers
+    upsample: Literal["transposed", "nearest"] = "transposed"  # how the generator doubles the resolution
+    downsample: Literal["strides", "max_pool"] = "strides"  # how the discriminator halves the resolution
     generator_activation: Activation = "relu"
     discriminator_activation: Activation = "leaky_relu"  # of slope 0.2
     batch_norm: bool = True
     loss: Literal["bce", "mse", "hinge"] = "bce"  # mse: least squares GAN (Mao 2017)
-    r1: float = (
-        0.0  # gamma of R1 (Mescheder 2018), which keeps the critic from winning; 0: none, as the paper
-    )
-    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    embedding: int = 32  # numbers that a label becomes beside the noise
+    r1: float = 0.0  # gamma of the R1 penalty (Mescheder 2018); 0: none, as in the paper
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels
+    embedding: int = 32  # dimension of a label's embedding, which is appended to the latent
 
 
 @dataclass(frozen=True)
 class DCGANSampling:
-    truncation: float = 1.0  # spread of the noise; below 1: safer and more alike
+    truncation: float = 1.0  # standard deviation of the latent; below 1: higher quality, less diversity
 
 
 class Generator(nn.Module):
-    """Noise, and a label where there are any, to an image."""
+    """A latent [B, latent], and a label [B] if there are classes, to an image."""
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
@@ -86,9 +84,9 @@ class Generator(nn.Module):
     def convolutions(config: DCGANConfig, spec: ImageSpec, inputs: int) -> nn.Sequential:
         levels = halvings(size := (spec.height, spec.width))
         maps = [*reversed(widths(config.width, config.widest, levels)), spec.channels]
-        bias = not config.batch_norm  # a norm takes any constant away again
+        bias = not config.batch_norm  # batch norm subtracts any constant
 
-        def double(i: int, o: int) -> list[nn.Module]:
+        def upsample(i: int, o: int) -> list[nn.Module]:
             if config.upsample == "transposed":
                 return [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=bias)]
             return [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1, bias=bias)]
@@ -98,19 +96,19 @@ class Generator(nn.Module):
         layers += [nn.ConvTranspose2d(inputs, maps[0], coarse, bias=bias)]  # [B, maps, h, w]
         for i, o in pairwise(maps):
             layers += [nn.BatchNorm2d(i)] if config.batch_norm else []
-            layers += [activation(config.generator_activation), *double(i, o)]  # [B, o, 2h, 2w]
+            layers += [activation(config.generator_activation), *upsample(i, o)]  # [B, o, 2h, 2w]
         return nn.Sequential(*layers, nn.Tanh(), Crop(size))
 
-    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
-            noise = torch.cat([noise, self.embed(label)], dim=1)  # [B, latent + embedding]
-        return self.layers(noise).float()  # [B, C, H, W]
+            latent = torch.cat([latent, self.embed(label)], dim=1)  # [B, latent + embedding]
+        return self.layers(latent).float()  # [B, C, H, W]
 
 
 class Discriminator(nn.Module):
-    """An image, and a label where there are any, to a score: positive where it looks real.
+    """An image, and a label [B] if there are classes, to logits [B]: positive means real.
 
-    The label enters by projection (Miyato and Koyama 2018): its embedding times the last features.
+    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
     """
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec, classes: int):
@@ -150,10 +148,7 @@ class Discriminator(nn.Module):
         return score.float()
 
 
-def adam(lr: float, **options: Any) -> Training:
-    """Both players by Adam with a momentum of one half (Radford 2016, section 4)."""
-    players = ("discriminator", "generator")
-    return Training(optimisers={p: Optimiser("adam", lr=lr, betas=(0.5, 0.999)) for p in players}, **options)
+_training = partial(gan_training, betas=(0.5, 0.999))  # Radford 2016, section 4
 
 
 class DCGAN(Model):
@@ -166,13 +161,13 @@ class DCGAN(Model):
 
     presets = {
         "tiny": Preset(
-            DCGANConfig(latent=8, width=4, widest=8, embedding=4), adam(1e-3, batch=8, average=100.0)
+            DCGANConfig(latent=8, width=4, widest=8, embedding=4), _training(1e-3, batch=8, average=100.0)
         ),
-        "small": Preset(DCGANConfig(), adam(4e-4, batch=32, average=2_000.0)),  # many short steps
-        "base": Preset(DCGANConfig(width=128, widest=1024), adam(2e-4, batch=128)),
+        "small": Preset(DCGANConfig(), _training(4e-4, batch=32, average=2_000.0)),
+        "base": Preset(DCGANConfig(width=128, widest=1024), _training(2e-4, batch=128)),
         "paper": Preset(
             DCGANConfig(),
-            adam(2e-4, batch=128, schedule="constant", average=0.0),
+            _training(2e-4, batch=128, schedule="constant", average=0.0),
             size=(64, 64),
             channels=3,
             parameters={"generator": 3_576_704, "discriminator": 2_765_568},  # pytorch/examples
@@ -183,12 +178,12 @@ class DCGAN(Model):
         super().__init__(config, spec)
         if config.layers == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
-                f"dcgan's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
+                f"the convolutions of dcgan need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
                 "choose a larger --size or --model.layers linear."
             )
-        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
-        self.generator = Generator(config, spec, self.classes)
-        self.discriminator = Discriminator(config, spec, self.classes)
+        classes = choose_classes(self)
+        self.generator = Generator(config, spec, classes)
+        self.discriminator = Discriminator(config, spec, classes)
         init_normal(self, 0.02)
 
     def objectives(self) -> list[Objective]:
@@ -211,20 +206,18 @@ class DCGAN(Model):
         return {"adversarial": LOSSES[self.config.loss][1](score)}
 
     def r1_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """gamma / 2 times the squared slope of the scores of real images, as often as it is not due."""
-        with torch.enable_grad(), torch.autocast(batch.image.device.type, enabled=False):
-            image = batch.image.detach().requires_grad_()
-            slope = adversarial.gradient_norm(self.discriminator(image, batch.condition.label), image)
-        return {"r1": R1_EVERY * self.config.r1 / 2 * slope.mean()}
+        """R1 penalty on real images; scaled by R1_EVERY because it runs only every R1_EVERY steps."""
+        scores = partial(self.discriminator, label=batch.condition.label)
+        return {"r1": adversarial.r1_penalty(scores, batch.image, R1_EVERY * self.config.r1)}
 
     def generate_fakes(self, batch: Batch) -> Tensor:
-        """With the labels of the batch: [B, C, H, W]."""
+        """Images with the labels of the batch: [B, C, H, W]."""
         draw = torch.rand if self.config.noise == "uniform" else torch.randn
-        noise = draw(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(noise, batch.condition.label)
+        latent = draw(len(batch.image), self.config.latent, device=batch.image.device)
+        return self.generator(latent, batch.condition.label)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
-        """The noise: [B, latent]."""
+        """[B, latent] from the distribution that the generator was trained on."""
         draw = draws.uniform if self.config.noise == "uniform" else draws.normal
         return draw(self.config.latent)
 
@@ -242,10 +235,8 @@ class DCGAN(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: DCGANSampling, draws: Draws) -> Iterator[Canvas]:
-        """One canvas; without labels, each image's own stream chooses its label."""
-        centre = 0.5 if self.config.noise == "uniform" else 0.0
-        point = centre + sampling.truncation * (self.latent(condition, draws) - centre)  # [B, latent]
-        if self.classes and condition.label is None:
-            condition = Condition(condition.size, label=draws.integers(self.classes))
-        picture = self.paint(point, condition)
+        """One canvas; without labels, each image's own stream draws its label."""
+        mean = 0.5 if self.config.noise == "uniform" else 0.0
+        latent = mean + sampling.truncation * (self.latent(condition, draws) - mean)  # [B, latent]
+        picture = self.paint(latent, with_labels(self, condition, draws))
         yield Canvas(1, 1, lambda: picture)

@@ -1,16 +1,17 @@
-"""A GAN that learns coarse to fine: it starts at 4x4 pixels and fades in one doubling after another.
+"""ProGAN: generator and discriminator start at about 4x4 pixels, and each doubling of the resolution fades in.
 
 Karras, Aila, Laine and Lehtinen 2018, "Progressive Growing of GANs for Improved Quality, Stability, and
-Variation". Level 0 is the coarsest size, each further one is twice as large; how far growth has come is a pure
-function of the images seen. Where paper and code differ (the kernels fused with resizing), as in the code.
+Variation". Level 0 is the coarsest resolution and each further level doubles it; growth is a pure function of the
+images seen. Where paper and code differ (kernels fused with resizing), this follows the code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +26,17 @@ from limner.core import (
     LimnerError,
     Model,
     Objective,
-    Optimiser,
     Preset,
-    Training,
 )
-from limner.families._conditioning import choose
+from limner.families._conditioning import choose_classes, with_labels
+from limner.families._presets import gan_training
 from limner.losses import adversarial
+from limner.networks.convnets import base_size
 from limner.networks.gans.convolve import by_images_only, conv2d
 from limner.networks.gans.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
 
-HE = 2**0.5  # the gain of a layer before a leaky relu (He 2015)
-COARSEST, LONGEST = 3, 16  # pixels: the least of a side at level 0 and the most
+HE = 2**0.5  # gain of a layer before a leaky ReLU (He 2015)
+LONGEST = 16  # pixels: limit on the longer side at level 0
 
 LOSSES = {  # name -> (the discriminator's, the generator's)
     "wgan_gp": (adversarial.wasserstein_d, adversarial.wasserstein_g),
@@ -48,22 +49,24 @@ LOSSES = {  # name -> (the discriminator's, the generator's)
 class ProGANConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("stable", "fade")
 
-    latent: int = 512  # numbers of noise an image
-    maps: int = 8192  # feature maps of level 0 are a half of it, then halved at each level
-    widest: int = 512  # most feature maps
-    bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
-    stable: int = 600_000  # images seen at each level alone
-    fade: int = 600_000  # images seen while the next level fades in; both 0: all levels at once
+    latent: int = 512  # latent dimension
+    maps: int = 8192  # twice the feature maps of level 0, which halve at each level
+    widest: int = 512  # limit on the feature maps of a level
+    bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
+    stable: int = 600_000  # images seen at each level between two fades
+    fade: int = 600_000  # images seen while the next level fades in; both 0: full resolution from the start
     loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"
-    penalty: float = 10.0  # on slopes; wgan_gp: lambda (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
+    penalty: float = (
+        10.0  # wgan_gp: lambda of the gradient penalty (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
+    )
     drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
-    group: int = 4  # images that the discriminator compares for variety
-    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    group: int = 4  # images over which the minibatch standard deviation is taken
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels
 
 
 @dataclass(frozen=True)
 class ProGANSampling:
-    truncation: float = 1.0  # how far from the latents' centre, 1 as trained; below 1: safer and more alike
+    truncation: float = 1.0  # factor on the latent; below 1: higher quality, less diversity
 
 
 # ---- growing
@@ -72,8 +75,8 @@ class ProGANSampling:
 class Growth(NamedTuple):
     """How far a network has grown."""
 
-    level: int  # the finest at work
-    alpha: float  # how far that has faded in, in (0, 1]
+    level: int  # the finest level in use
+    alpha: float  # weight of that level, in (0, 1]
 
 
 def growth(seen: int, last: int, stable: int, fade: int) -> Growth:
@@ -88,44 +91,33 @@ def growth(seen: int, last: int, stable: int, fade: int) -> Growth:
     return Growth(level, 1.0)
 
 
-def split_size(height: int, width: int) -> tuple[tuple[int, int], int] | None:
-    """((h, w), n) with height, width = h 2^n, w 2^n and the smallest (h, w) that is no less than 3x3.
-
-    None where there is no doubling or (h, w) is longer than 16.
-    """
-    last = 0
-    while height % 2 == width % 2 == 0 and min(height, width) >= 2 * COARSEST:
-        height, width, last = height // 2, width // 2, last + 1
-    return ((height, width), last) if last and max(height, width) <= LONGEST else None
-
-
-def double(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W], each pixel four times."""
+def upsample(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W], nearest neighbour."""
     return F.interpolate(image, scale_factor=2.0, mode="nearest")
 
 
-def halve(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, H/2, W/2], means of four pixels."""
+def downsample(image: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, H/2, W/2], means of 2x2 pixels."""
     return F.avg_pool2d(image, 2)
 
 
 def at_growth(image: Tensor, last: int, grown: Growth) -> Tensor:
-    """Real images as the discriminator should see them: small, and as coarse as the fakes while fading."""
+    """Real images at the resolution of ``grown``, blended with the next coarser one while a level fades in."""
     image = F.avg_pool2d(image, 2 ** (last - grown.level))  # [B, C, h, w]
-    return image if grown.alpha == 1 else torch.lerp(double(halve(image)), image, grown.alpha)
+    return image if grown.alpha == 1 else torch.lerp(upsample(downsample(image)), image, grown.alpha)
 
 
 # ---- networks
 
 
 def four_taps(weight: Tensor) -> Tensor:
-    """[o, i, 3, 3] -> [o, i, 4, 4], the kernel run over two pixels and summed, along both axes."""
+    """[o, i, 3, 3] -> [o, i, 4, 4], the kernel summed over shifts by one pixel along both axes."""
     padded = F.pad(weight, (1, 1, 1, 1))
     return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]
 
 
 class UpConv2d(EqualConv2d):
-    """Each pixel four times and then the 3x3 convolution, in one step with less than half the work."""
+    """Nearest-neighbour upsampling and a 3x3 convolution, fused at less than half the cost."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = four_taps(self.weight * self.scale).flip(2, 3).transpose(0, 1)
@@ -133,25 +125,25 @@ class UpConv2d(EqualConv2d):
 
 
 class DownConv2d(EqualConv2d):
-    """The 3x3 convolution and then means of four pixels, in one step with less than half the work."""
+    """A 3x3 convolution and 2x2 average pooling, fused at less than half the cost."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = four_taps(self.weight * self.scale) / 4
         return conv2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, h/2, w/2]
 
 
-def bend(x: Tensor) -> Tensor:
+def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
 class Generator(nn.Module):
-    """A point, and a label where there are any, to an image of the level that growth has come to.
+    """A latent [B, latent] of mean square 1, and a label [B] if there are classes, to an image at level ``grown``.
 
-    Points are noise of mean square 1. A label enters as a learnt vector of as many numbers beside the point,
-    of mean square 1 too (as in StyleGAN; the paper has none).
+    A label's embedding, of the same dimension and normalised to mean square 1, is appended to the latent (as in
+    StyleGAN; the paper has no labels).
     """
 
-    seen: Tensor  # images seen: saved, so that a loaded model paints at the level that it had come to
+    seen: Tensor  # images seen; a buffer, so that a loaded model draws at the level that training reached
 
     def __init__(
         self, config: ProGANConfig, channels: int, coarsest: tuple[int, int], maps: list[int], classes: int
@@ -169,27 +161,27 @@ class Generator(nn.Module):
         self.conv = nn.ModuleList(EqualConv2d(o, o, 3, gain=HE) for o in maps[1:])
         self.to_rgb = nn.ModuleList(EqualConv2d(m, channels, 1) for m in maps)
 
-    def forward(self, point: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
-        x = point if self.embed is None else torch.cat([point, pixel_norm(self.embed(label))], dim=1)
+    def forward(self, latent: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        x = latent if self.embed is None else torch.cat([latent, pixel_norm(self.embed(label))], dim=1)
         x = self.dense(x).unflatten(1, self.shape) + self.bias[:, None, None]  # [B, maps, h, w]
-        x = pixel_norm(bend(x))
-        x = pixel_norm(bend(self.first(x)))
+        x = pixel_norm(leaky_relu(x))
+        x = pixel_norm(leaky_relu(self.first(x)))
         before = x
         for level in range(grown.level):
             before = x
-            x = pixel_norm(bend(self.up[level](x)))  # [B, maps, 2h, 2w]
-            x = pixel_norm(bend(self.conv[level](x)))
+            x = pixel_norm(leaky_relu(self.up[level](x)))  # [B, maps, 2h, 2w]
+            x = pixel_norm(leaky_relu(self.conv[level](x)))
         image = self.to_rgb[grown.level](x)
         if grown.alpha < 1:
-            image = torch.lerp(double(self.to_rgb[grown.level - 1](before)), image, grown.alpha)
+            image = torch.lerp(upsample(self.to_rgb[grown.level - 1](before)), image, grown.alpha)
         image = image.float()  # [B, C, h, w]
         return image.tanh() if self.bounded else image
 
 
 class Discriminator(nn.Module):
-    """An image of the level that growth has come to, and a label where there are any, to a score.
+    """An image at level ``grown``, and a label [B] if there are classes, to logits [B].
 
-    The label enters by projection (Miyato and Koyama 2018): its vector times the last features.
+    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
     """
 
     def __init__(
@@ -212,13 +204,13 @@ class Discriminator(nn.Module):
         self.embed = nn.Embedding(classes, features) if classes else None
 
     def forward(self, image: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
-        x = bend(self.from_rgb[grown.level](image))  # [B, maps, h, w]
+        x = leaky_relu(self.from_rgb[grown.level](image))  # [B, maps, h, w]
         for level in reversed(range(grown.level)):
-            x = bend(self.down[level](bend(self.conv[level](x))))  # [B, maps, h/2, w/2]
+            x = leaky_relu(self.down[level](leaky_relu(self.conv[level](x))))  # [B, maps, h/2, w/2]
             if level + 1 == grown.level and grown.alpha < 1:
-                x = torch.lerp(bend(self.from_rgb[level](halve(image))), x, grown.alpha)
-        x = bend(self.last(minibatch_stddev(x, self.group)))
-        x = bend(self.dense(x.flatten(1)))  # [B, features]
+                x = torch.lerp(leaky_relu(self.from_rgb[level](downsample(image))), x, grown.alpha)
+        x = leaky_relu(self.last(minibatch_stddev(x, self.group)))
+        x = leaky_relu(self.dense(x.flatten(1)))  # [B, features]
         score = self.head(x)[:, 0]  # [B]
         if self.embed is not None:
             score = score + (self.embed(label) * x).sum(1) / x.shape[1] ** 0.5  # [B]
@@ -228,10 +220,7 @@ class Discriminator(nn.Module):
 # ---- the family
 
 
-def adam(lr: float, **options: Any) -> Training:
-    """Both players by Adam without momentum (Karras 2018, appendix A)."""
-    players = ("discriminator", "generator")
-    return Training(optimisers={p: Optimiser("adam", lr=lr, betas=(0.0, 0.99)) for p in players}, **options)
+_training = partial(gan_training, betas=(0.0, 0.99))  # Karras 2018, appendix A
 
 
 class ProGAN(Model):
@@ -244,19 +233,20 @@ class ProGAN(Model):
 
     presets = {
         "tiny": Preset(
-            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8), adam(1e-3, batch=8, average=100.0)
+            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8),
+            _training(1e-3, batch=8, average=100.0),
         ),
         "small": Preset(
             ProGANConfig(latent=128, maps=384, widest=192, bounded=True, stable=8_000, fade=8_000),
-            adam(1e-3, batch=32, average=2_000.0, flat=0.5),
+            _training(1e-3, batch=32, average=2_000.0, flat=0.5),
         ),
         "base": Preset(
             ProGANConfig(latent=256, maps=4096, widest=256, stable=100_000, fade=100_000),
-            adam(1e-3, batch=64),
+            _training(1e-3, batch=64),
         ),
         "paper": Preset(
             ProGANConfig(),
-            adam(1e-3, batch=16, schedule="constant"),
+            _training(1e-3, batch=16, schedule="constant"),
             size=(1024, 1024),
             channels=3,
             parameters={"generator": 23_079_115, "discriminator": 23_087_249},  # its authors' code
@@ -265,22 +255,17 @@ class ProGAN(Model):
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        split = split_size(spec.height, spec.width)
-        if split is None:
+        coarsest, self.last = base_size((spec.height, spec.width))
+        if not self.last or max(coarsest) > LONGEST:
             raise LimnerError(
-                f"progan doubles a small size up to the image's and cannot come to {spec.height}x{spec.width}: "
+                f"progan cannot double a small size up to {spec.height}x{spec.width}: "
                 "choose a --size that is a power of two times sides of 3 to 16, such as 32 or 64x48."
             )
-        if min(config.stable, config.fade) < 0:
-            raise LimnerError(
-                "progan cannot grow in less than no images: set --model.stable and --model.fade to 0 or more."
-            )
-        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
-        coarsest, self.last = split
-        # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the score.
+        classes = choose_classes(self)
+        # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the logit.
         features, *maps = (max(1, min(config.maps >> i, config.widest)) for i in range(self.last + 2))
-        self.generator = Generator(config, spec.channels, coarsest, maps, self.classes)
-        self.discriminator = Discriminator(config, spec.channels, coarsest, maps, features, self.classes)
+        self.generator = Generator(config, spec.channels, coarsest, maps, classes)
+        self.discriminator = Discriminator(config, spec.channels, coarsest, maps, features, classes)
 
     def advance(self, seen: int) -> None:
         self.generator.seen.fill_(seen)
@@ -315,32 +300,28 @@ class ProGAN(Model):
         return {"adversarial": LOSSES[self.config.loss][1](score)}
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
-        """lambda (slope - 1)^2 between real and fake, or R1 on real images; in float32, twice differentiable."""
+        """wgan_gp: lambda (|grad D(x)| - 1)^2 between real and fake images, in float32; else R1 on real ones."""
+        scores = partial(self.discriminator, label=label, grown=grown)
+        if self.config.loss != "wgan_gp":
+            return adversarial.r1_penalty(scores, real, self.config.penalty)
         with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
-            if self.config.loss == "wgan_gp":
-                part = torch.rand(len(real), 1, 1, 1, device=real.device)
-                at = torch.lerp(real, fake, part).detach().requires_grad_()  # [B, C, h, w]
-                scores = self.discriminator(at, label, grown)
-                with by_images_only():
-                    slope = adversarial.slope_penalty(scores, at)
-                return self.config.penalty * slope
-            at = real.detach().requires_grad_()
-            scores = self.discriminator(at, label, grown)
+            weight = torch.rand(len(real), 1, 1, 1, device=real.device)
+            mixed = torch.lerp(real, fake, weight).detach().requires_grad_()  # [B, C, h, w]
+            logits = scores(mixed)
             with by_images_only():
-                slope = adversarial.gradient_norm(scores, at).mean()
-            return 0.5 * self.config.penalty * slope
+                return self.config.penalty * adversarial.slope_penalty(logits, mixed)
 
     def generate_fakes(self, batch: Batch, grown: Growth) -> Tensor:
-        """Images of the level that growth has come to, with the labels of the batch: [B, C, h, w]."""
-        noise = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(pixel_norm(noise), batch.condition.label, grown)
+        """Images at level ``grown`` with the labels of the batch: [B, C, h, w]."""
+        latent = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
+        return self.generator(pixel_norm(latent), batch.condition.label, grown)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
-        """Noise on the sphere of mean square 1: [B, latent]."""
+        """[B, latent], normal and then normalised to mean square 1."""
         return pixel_norm(draws.normal(self.config.latent))
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
-        """[B, latent] -> [B, C, H, W] in [-1, 1], enlarged from the level that growth has come to."""
+        """[B, latent] -> [B, C, H, W] in [-1, 1], enlarged from the level that training reached."""
         image = self.generator(latent, condition.label, self.grown)  # [B, C, h, w]
         return F.interpolate(image, (self.spec.height, self.spec.width), mode="nearest").clamp(-1, 1)
 
@@ -351,9 +332,7 @@ class ProGAN(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: ProGANSampling, draws: Draws) -> Iterator[Canvas]:
-        """One canvas; without labels, each image's own stream chooses its label."""
-        point = sampling.truncation * self.latent(condition, draws)  # towards the sphere's centre
-        if self.classes and condition.label is None:
-            condition = Condition(condition.size, label=draws.integers(self.classes))
-        picture = self.paint(point, condition)
+        """One canvas; without labels, each image's own stream draws its label."""
+        latent = sampling.truncation * self.latent(condition, draws)
+        picture = self.paint(latent, with_labels(self, condition, draws))
         yield Canvas(1, 1, lambda: picture)

@@ -4,9 +4,13 @@
 and each result is a scalar.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from limner.networks.gans.convolve import by_images_only
 
 
 def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -67,6 +71,15 @@ def gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
     """
     (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return slope.square().flatten(1).sum(1)
+
+
+def r1_penalty(discriminator: Callable[[Tensor], Tensor], image: Tensor, gamma: float) -> Tensor:
+    """gamma / 2 * |grad D(x)|^2, averaged over the images [B, ...], in float32 and differentiable (Mescheder 2018)."""
+    with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
+        image = image.detach().requires_grad_()
+        scores = discriminator(image)
+        with by_images_only():
+            return gamma / 2 * gradient_norm(scores, image).mean()
 
 
 def slope_penalty(scores: Tensor, images: Tensor, target: float = 1.0) -> Tensor:

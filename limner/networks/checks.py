@@ -21,19 +21,23 @@ def check_dropout(probability: float) -> float:
     return probability
 
 
-def check_settings(config: Any, where: str = "") -> None:
+def check_settings(config: Any, where: str = "--model") -> None:
     """Raises SizeError for a number in ``config``, or in a dataclass in it, that no network can have.
 
     Integers are at least 1, or at least 0 where that is the default or the field is in ``config.may_be_zero``, which
     also says which tuples may be empty. Floats are finite, and negative only where the default is. ``where`` is the
-    dotted path to ``config``.
+    flag of ``config``.
     """
     types = typing.get_type_hints(type(config))
     may_be_zero = getattr(config, "may_be_zero", ())
     for field in dataclasses.fields(config):
-        kind, value, name = types[field.name], getattr(config, field.name), f"{where}{field.name}"
+        kind, value, name = (
+            types[field.name],
+            getattr(config, field.name),
+            f"{where}.{field.name.replace('_', '-')}",
+        )
         if dataclasses.is_dataclass(value):
-            check_settings(value, f"{name}.")
+            check_settings(value, name)
         elif kind in (int, tuple[int, ...]):
             _check_counts(name, value, field.name in may_be_zero or field.default in (0, ()))
         elif isinstance(value, float):

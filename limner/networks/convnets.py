@@ -32,6 +32,14 @@ def halvings(size: Size, smallest: int = 4) -> int:
     return max(1, round(math.log2(min(size) / smallest)))
 
 
+def base_size(size: Size) -> tuple[Size, int]:
+    """(base, n), where ``size`` is base x 2^n: halved while both sides are even and keep at least 3 pixels."""
+    (height, width), doublings = size, 0
+    while height % 2 == width % 2 == 0 and min(height, width) >= 6:
+        height, width, doublings = height // 2, width // 2, doublings + 1
+    return (height, width), doublings
+
+
 def widths(first: int, widest: int, levels: int) -> list[int]:
     """Channels by level, fine to coarse: doubled at each, at most ``widest``."""
     return [min(first * 2**level, widest) for level in range(levels)]

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import limner as api
-from limner import checkpoint
+from limner import checkpoint, families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.progan import (
     DownConv2d,
@@ -23,10 +23,9 @@ from limner.families.progan import (
     ProGANSampling,
     UpConv2d,
     at_growth,
-    double,
+    downsample,
     growth,
-    halve,
-    split_size,
+    upsample,
 )
 from tests.helpers import golden
 
@@ -37,7 +36,8 @@ LATE = 10**9  # images, long after growth has ended
 
 def build(spec: ImageSpec | None = None, **changes: Any) -> ProGAN:
     torch.manual_seed(0)
-    model = ProGAN(dataclasses.replace(TINY, **changes), spec or ImageSpec(3, 16, 16))
+    model = families.build("progan", dataclasses.replace(TINY, **changes), spec or ImageSpec(3, 16, 16))
+    assert isinstance(model, ProGAN)
     return model.requires_grad_(False)
 
 
@@ -71,7 +71,7 @@ def test_growth_without_a_phase() -> None:
 def test_real_images_grow_as_the_fakes_do() -> None:
     image = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     assert torch.equal(at_growth(image, 2, Growth(2, 1.0)), image)
-    torch.testing.assert_close(at_growth(image, 2, Growth(0, 1.0)), halve(halve(image)))
+    torch.testing.assert_close(at_growth(image, 2, Growth(0, 1.0)), downsample(downsample(image)))
     found = at_growth(image, 2, Growth(2, 0.25))
     coarse = image.reshape(2, 3, 8, 2, 8, 2).mean((3, 5)).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(found, 0.75 * coarse + 0.25 * image)
@@ -84,11 +84,11 @@ def test_a_level_fades_in_without_a_jump() -> None:
     image = torch.rand(5, 3, 8, 8, dtype=torch.float64)
     before = model.generator(noise, None, Growth(0, 1.0))
     torch.testing.assert_close(
-        model.generator(noise, None, Growth(1, 1e-12)), double(before).float(), atol=1e-6, rtol=0
+        model.generator(noise, None, Growth(1, 1e-12)), upsample(before).float(), atol=1e-6, rtol=0
     )
     torch.testing.assert_close(
         model.discriminator(image, None, Growth(1, 1e-12)),
-        model.discriminator(halve(image), None, Growth(0, 1.0)),
+        model.discriminator(downsample(image), None, Growth(0, 1.0)),
     )
     after, nearly = Growth(1, 1.0), Growth(1, 1 - 1e-12)
     for network, x in ((model.generator, noise), (model.discriminator, image)):
@@ -186,9 +186,9 @@ def test_fused_kernels_are_resizing_and_a_convolution() -> None:
     up, down = UpConv2d(3, 5, 3).double(), DownConv2d(3, 5, 3).double()
     for layer in (up, down):
         torch.nn.init.normal_(layer.bias)
-    plain = F.conv2d(double(x), up.weight * up.scale, up.bias, padding=1)
+    plain = F.conv2d(upsample(x), up.weight * up.scale, up.bias, padding=1)
     torch.testing.assert_close(up(x), plain, rtol=1e-10, atol=1e-10)
-    plain = halve(F.conv2d(x, down.weight * down.scale, down.bias, padding=1))
+    plain = downsample(F.conv2d(x, down.weight * down.scale, down.bias, padding=1))
     torch.testing.assert_close(down(x), plain, rtol=1e-10, atol=1e-10)
 
 
@@ -347,7 +347,12 @@ def test_score_depends_on_the_label_by_projection() -> None:
     ],
 )
 def test_sizes_that_come_of_doubling(size: tuple[int, int], expected: Any) -> None:
-    assert split_size(*size) == expected
+    if expected is None:
+        with pytest.raises(LimnerError, match="progan cannot double"):
+            build(ImageSpec(3, *size))
+    else:
+        model = build(ImageSpec(3, *size))
+        assert (model.generator.shape[1:], model.last) == expected
 
 
 @pytest.mark.parametrize(
