@@ -92,10 +92,10 @@ def families(language: str) -> str:
     """What the families say of themselves."""
     from limner.families import describe_families
 
-    heads = {"en": ["family", "what it is", "paper", "condition"], "zh": ["族", "是什么", "论文", "条件"]}[
+    heads = {"en": ["family", "what it is", "paper", "condition"], "zh": ["流派", "是什么", "论文", "条件"]}[
         language
     ]
-    about = load("families.zh") if language == "zh" else {}
+    about = json.loads((ROOT / "docs" / "families.zh.json").read_text("utf-8")) if language == "zh" else {}
     rows = []
     for family in describe_families():
         condition = ", ".join(kind for kind in ("label", "text") if kind in family.reads) or "none"
