@@ -88,18 +88,25 @@ def is_met(value: Any, target: str) -> bool:
     return figure <= float(bound) if sign == "<=" else figure >= float(bound)
 
 
+WORDS = {
+    "en": ("family", "what it is", "paper", "condition", {"label": "label", "text": "text", "": "none"}),
+    "zh": ("流派", "是什么", "论文", "条件", {"label": "标签", "text": "文字", "": "无"}),
+}
+
+
 def families(language: str) -> str:
-    """What the families say of themselves."""
+    """What the families say of themselves; docs/families.zh.json has translations of it."""
     from limner.families import describe_families
 
-    heads = {"en": ["family", "what it is", "paper", "condition"], "zh": ["流派", "是什么", "论文", "条件"]}[
-        language
-    ]
+    *heads, conditions = WORDS[language]
     about = json.loads((ROOT / "docs" / "families.zh.json").read_text("utf-8")) if language == "zh" else {}
     rows = []
     for family in describe_families():
-        condition = ", ".join(kind for kind in ("label", "text") if kind in family.reads) or "none"
-        rows.append([f"`{family.name}`", about.get(family.name, family.about), family.paper, condition])
+        papers = re.findall(r"[^;]*? \d{4}(?=,)", family.paper)
+        )
+        kinds = [kind for kind in ("label", "text") if kind in family.reads] or [""]
+        named = f"`{family.family}`", about.get(family.family, family.about)
+        rows.append([*named, "; ".join(p.strip("; ") for p in papers), ", ".join(conditions[kind] for kind in kinds)])
     return lines(heads, rows)
 
 

@@ -29,9 +29,10 @@ def test_both_languages_show_the_same_commands_families_and_files() -> None:
     assert commands(READMES[0]) == commands(READMES[1])
     for name in READMES:
         text = (ROOT / name).read_text("utf-8")
-        assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(families.names())
-        tree = set(re.findall(r"^  (\w+\.py) ", text, re.MULTILINE))
-        assert tree == {p.name for p in (ROOT / "limner").glob("[!_]*.py")}
+        assert set(re.findall(r"^\|`(\w+)`\|", text, re.MULTILINE)) == set(families.names())
+        tree = set(re.findall(r"^  (\w+(?:\.py|/)) ", text, re.MULTILINE))
+        rooms = [p for p in (ROOT / "limner").iterdir() if not p.name.startswith("_")]
+        assert tree == {p.name + "/" * p.is_dir() for p in rooms}
         for link in re.findall(r"\]\(([^)]+)\)", text):
             assert (ROOT / link).exists(), link
 
