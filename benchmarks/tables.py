@@ -103,10 +103,11 @@ def families(language: str) -> str:
     rows = []
     for family in describe_families():
         papers = re.findall(r"[^;]*? \d{4}(?=,)", family.paper)
-        )
         kinds = [kind for kind in ("label", "text") if kind in family.reads] or [""]
         named = f"`{family.family}`", about.get(family.family, family.about)
-        rows.append([*named, "; ".join(p.strip("; ") for p in papers), ", ".join(conditions[kind] for kind in kinds)])
+        rows.append(
+            [*named, "; ".join(p.strip("; ") for p in papers), ", ".join(conditions[kind] for kind in kinds)]
+        )
     return lines(heads, rows)
 
 
