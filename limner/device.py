@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and how precise it is."""
+"""The device and the precision of the arithmetic."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from limner.settings import LimnerError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; auto is a GPU where there is one."""
+    """The device of a name; auto is a GPU if there is one. Raises LimnerError for a device that is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise LimnerError("There is no CUDA device here: take the device cpu.")
+        raise LimnerError("There is no CUDA device here: use the device cpu.")
     try:
-        if name != "cuda":  # which each process of several takes its own of, and later
+        if name != "cuda":  # each of several processes selects its own later
             torch.empty(0, device=name)
         return torch.device(name)
-    except (RuntimeError, AssertionError):  # of a name unknown, or of what this torch or machine lacks
-        raise LimnerError(f"There is no device {name!r} here: take cpu, or leave it to auto.") from None
+    except (
+        RuntimeError,
+        AssertionError,
+    ):  # an unknown name, or one that this torch or machine does not support
+        raise LimnerError(f"There is no device {name!r} here: use cpu or auto.") from None
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which networks run: bf16 where it is asked for, or under auto where it is quick."""
-    wanted = precision == "bf16" or (precision == "auto" and bf16_is_quick(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    """The context in which networks run: bf16 for precision bf16, and for auto if bf16 is fast on the device."""
+    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def bf16_is_quick(device: torch.device) -> bool:
-    """On a GPU; and on a CPU that multiplies bf16 faster than float32, which few of those that can do.
+def bf16_is_fast(device: torch.device) -> bool:
+    """True on a GPU, and on the few CPUs whose bf16 is faster than float32.
 
     A convolution in bf16 takes about half the time on an AMD EPYC with AVX512-BF16, and nearly twice the
     time on an Intel Xeon that has it without AMX.
     """
     if device.type != "cpu":
         return True
-    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(told.get("amx_bf16") or (told.get("avx512_bf16") and "AMD" in told.get("cpu_name", "")))
+    cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch has none
+    return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "AMD" in cpu.get("cpu_name", "")))

@@ -1,7 +1,7 @@
-"""The processes of one training or measuring: who I am, and the few things that all of them must agree on.
+"""The processes of one training or evaluation, and what they exchange.
 
 Gradients are averaged by hand after the backward pass, in one flat buffer for each type. DDP would hook
-into ``forward`` of one wrapped module, but here a turn is a closure over several modules.
+into ``forward`` of one wrapped module, but here a loss is a closure over several modules.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor
 
 from limner.settings import LimnerError
 
-MEET = "LIMNER_MEET"  # tells a helper process where to meet, and which it is
+MEET = "LIMNER_MEET"  # environment variable of a helper process: JSON of [folder, rank, world]
 
 
 @dataclass(frozen=True)
 class Ranks:
     rank: int = 0
     world: int = 1
-    own: bool = False  # started here, so that they share this machine's cores
+    local: bool = False  # all processes were started by this one, and share this machine's cores
 
     @property
     def first(self) -> bool:
@@ -50,24 +50,24 @@ class Ranks:
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def same_(self, tensors: Iterable[Tensor]) -> None:
-        """Everybody takes the first process's values."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's values, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def agree(self, seconds: float, stop: int) -> tuple[float, int]:
-        """The first process's clock, and the strongest wish to stop (a signal's number, or 0)."""
+        """The first process's clock, and the largest stop signal seen by any process (0: none)."""
         if self.world == 1:
             return seconds, stop
-        told = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
-        told = told.to(_place())
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        return float(told[0]), int(told[1])
+        values = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
+        values = values.to(_device())
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return float(values[0]), int(values[1])
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first process goes before the others, which then find its work done: data packed in the cache."""
+        """Run the block on the first process and then on the others, which find its results, such as packed data."""
         if not self.first:
             self.wait()
         yield
@@ -75,29 +75,31 @@ class Ranks:
             self.wait()
 
     def part(self, n: int) -> slice:
-        """This process's share of ``n`` things, in order; all of them where they are fewer than the processes."""
+        """The rows of ``n`` that this process works on; all of them if there are fewer than processes."""
         if n < self.world:
             return slice(0, n)
         return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
-    def gather(self, found: Tensor, n: int) -> Tensor:
-        """[n, ...] on every process, from what each found for its ``part(n)``."""
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        """[n, ...] on every process, from the ``rows`` of each one's ``part(n)``."""
         if self.world == 1 or n < self.world:
-            return found
+            return rows
         counts = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
-        sent = found.new_zeros(max(counts), *found.shape[1:], device=_place())  # all must be of one size
-        sent[: len(found)] = found
-        parts = [torch.empty_like(sent) for _ in counts]
-        dist.all_gather(parts, sent)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(found.device)
+        padded = rows.new_zeros(
+            max(counts), *rows.shape[1:], device=_device()
+        )  # all_gather needs equal sizes
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
 
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()
 
 
-def _place() -> str:
-    """Where tensors must be for the processes to send them."""
+def _device() -> str:
+    """The device of tensors that the backend can send."""
     return f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
 
 
@@ -106,10 +108,10 @@ ALONE = Ranks()
 
 @contextmanager
 def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterator[Ranks]:
-    """Join the processes that torchrun started; or start ``processes`` in all here; or be the only one.
+    """Join the processes that torchrun started, or start ``processes`` in all here, or run alone.
 
-    A small network keeps one core busy but not two: on a CPU, two processes of one thread each train a
-    third more images a second than one of two threads. ``command`` starts a process that joins this one.
+    ``command`` starts a process that joins this one. On a CPU, two processes of one thread each train a small
+    network a third faster than one process of two threads.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
@@ -121,8 +123,8 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
         with tempfile.TemporaryDirectory() as folder, _few_threads(processes):
             meet = {"init_method": f"file://{folder}/meet", "rank": 0, "world_size": processes}
             with _helpers(processes, folder, command), _group(device, meet):
-                yield Ranks(0, processes, own=True)
-    elif MEET in os.environ:  # started by the lines above, in another process
+                yield Ranks(0, processes, local=True)
+    elif MEET in os.environ:  # a process that the branch above started
         folder, rank, world = json.loads(os.environ[MEET])
         meet = {"init_method": f"file://{folder}/meet", "rank": rank, "world_size": world}
         with _few_threads(world, forever=True), _group(device, meet):
@@ -133,8 +135,8 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
 
 @contextmanager
 def _group(device: torch.device, meet: dict[str, Any]) -> Iterator[None]:
-    # its functions keep the group of the moment of their import as a default argument: imported later (by an
-    # optimiser, say), they would keep it alive to the interpreter's end, which gloo's threads may abort
+    # Its functions keep the group that exists at their import as a default argument. Imported later (by an
+    # optimiser, say), they would keep it alive to the interpreter's exit, which gloo's threads may abort.
     import torch.distributed.nn.functional  # noqa: F401
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **meet)
@@ -157,9 +159,9 @@ def _few_threads(processes: int, forever: bool = False) -> Iterator[None]:
 
 @contextmanager
 def all_threads(ranks: Ranks) -> Iterator[None]:
-    """While the other processes here wait for this one, their cores are free."""
+    """Use the cores of the other processes here while they wait for this one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before * (ranks.world if ranks.own else 1))
+    torch.set_num_threads(before * (ranks.world if ranks.local else 1))
     try:
         yield
     finally:
@@ -168,19 +170,19 @@ def all_threads(ranks: Ranks) -> Iterator[None]:
 
 @contextmanager
 def _helpers(processes: int, folder: str, command: Sequence[str]) -> Iterator[None]:
-    """The other processes; none of them outlives this one's part."""
+    """Start the other processes; they are ended with the block."""
     started = []
-    with open(errors := Path(folder) / "errors", "w") as said:
+    with open(errors := Path(folder) / "errors", "w") as stderr:
         for rank in range(1, processes):
-            told = {**os.environ, MEET: json.dumps([folder, rank, processes])}
-            started.append(subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL, stderr=said))
+            variables = {**os.environ, MEET: json.dumps([folder, rank, processes])}
+            started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=stderr))
     try:
         yield
-    except RuntimeError as error:  # what gloo raises when a peer is gone
+    except RuntimeError as error:  # gloo raises it when a peer is gone
         if all(helper.poll() is None for helper in started):
             raise
-        why = errors.read_text()[-500:].strip() or error
-        raise LimnerError(f"A helper process ended: {why}") from error
+        reason = errors.read_text()[-500:].strip() or error
+        raise LimnerError(f"A helper process ended: {reason}") from error
     finally:
         for helper in started:
             try:
@@ -191,7 +193,7 @@ def _helpers(processes: int, folder: str, command: Sequence[str]) -> Iterator[No
 
 
 def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: int) -> int:
-    """How many processes to start here: ``wanted``, or for 0 one a core, while each gets 16 images or more."""
+    """How many processes to use here: ``wanted``, or for 0 as many as cores while each has 16 images or more."""
     if device.type != "cpu" or MEET in os.environ:
         return 1
     if wanted:
@@ -203,11 +205,12 @@ def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: 
     return max(fits, default=1)
 
 
-def share(batch: int, accumulate: int, ranks: Ranks) -> int:
-    """Images in one microbatch of one process; the batch must divide evenly."""
+def microbatch_size(batch: int, accumulate: int, ranks: Ranks) -> int:
+    """Images in one microbatch of one process. Raises LimnerError if the batch does not divide evenly."""
     if batch < 1 or accumulate < 1:
         raise LimnerError(
-            f"A batch of {batch} in {accumulate} microbatches holds nothing: both must be at least 1."
+            f"A batch of {batch} in {accumulate} microbatches is empty: set --training.batch and "
+            "--training.accumulate to 1 or more."
         )
     parts = ranks.world * accumulate
     if batch % parts:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limner.core import Condition, ImageSpec
-from limner.device import autocast, bf16_is_quick, pick_device
+from limner.device import autocast, bf16_is_fast, pick_device
 from limner.families.flow import Flow
 from limner.inference.pipeline import generate
 from limner.settings import LimnerError
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("told", "quick"),
+    ("capabilities", "fast"),
     [
         ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
         (
@@ -25,11 +25,11 @@ CPU = torch.device("cpu")
         ({}, False),
     ],
 )
-def test_bf16_is_chosen_only_where_it_is_quick(told, quick, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    assert bf16_is_quick(CPU) == quick
+def test_bf16_is_chosen_only_where_it_is_fast(capabilities, fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert bf16_is_fast(CPU) == fast
     with autocast(CPU, "auto"):
-        assert torch.is_autocast_enabled("cpu") == quick
+        assert torch.is_autocast_enabled("cpu") == fast
     with autocast(CPU, "float32"):
         assert not torch.is_autocast_enabled("cpu")
     with autocast(CPU, "bf16"):
@@ -49,14 +49,14 @@ def test_the_precision_reaches_the_sampler():
 
 def test_an_older_torch_that_cannot_say_means_float32(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not bf16_is_quick(CPU)
-    assert bf16_is_quick(torch.device("cuda"))
+    assert not bf16_is_fast(CPU)
+    assert bf16_is_fast(torch.device("cuda"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_is_a_clear_error():
     assert pick_device("auto") == CPU
-    with pytest.raises(LimnerError, match="take the device cpu"):
+    with pytest.raises(LimnerError, match="use the device cpu"):
         pick_device("cuda")
 
 

@@ -1,4 +1,4 @@
-"""The only training loop: a model's objectives, any data, one budget, exactly resumable.
+"""The only training loop: a model's objectives on any data, exactly resumable.
 
 Progress is counted in images seen. Every random draw comes from a generator keyed by the seed and the
 position in the stream of images, so nothing random needs saving: a resumed run equals an unbroken one.
@@ -20,23 +20,23 @@ from limner.config import Run
 from limner.core import Batch, LimnerError, Model, Objective, mix
 from limner.data import Data, Selection
 from limner.device import autocast
-from limner.distributed import Ranks, share
+from limner.distributed import Ranks, microbatch_size
 from limner.training.optim import make_optimiser
 
 
 @dataclass
 class Player:
-    """An objective with the parameters that it moves and the optimiser that moves them."""
+    """An objective with the parameters that it trains and their optimiser."""
 
     objective: Objective
-    name: str  # of the submodule; numbered from its second objective on, as "discriminator 2"
+    name: str  # the submodule's; from its second objective on with a number, as "discriminator 2"
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
     peaks: list[float]  # learning rates before the schedule
 
 
-def learning_rate(run: Run, seen: int, progress: float) -> float:
-    """The schedule's factor in [0, 1] at a share ``progress`` of the budget."""
+def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
+    """The factor in [0, 1] of the schedule and the warm-up; ``progress`` is the share of the budget that is spent."""
     t = run.training
     progress = min(max(progress, 0.0), 1.0)
     factor = 1.0
@@ -50,7 +50,7 @@ def learning_rate(run: Run, seen: int, progress: float) -> float:
 
 
 class Loop:
-    """One training under way: the model, its players, its average, and where they are."""
+    """The state of one training (model, players, average, counters) and its steps."""
 
     def __init__(self, run: Run, model: Model, data: Data, device: torch.device, ranks: Ranks):
         t = run.training
@@ -58,7 +58,7 @@ class Loop:
         self.model = model.to(device)
         if t.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.micro = share(t.batch, t.accumulate, ranks)
+        self.micro = microbatch_size(t.batch, t.accumulate, ranks)
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
 
@@ -86,7 +86,7 @@ class Loop:
             name = f"{objective.trains} {before + 1}" if before else objective.trains
             self.players.append(Player(objective, name, parameters, optimiser, peaks))
         self.optimisers = optimisers
-        self.model.requires_grad_(False)  # each turn asks for the gradients of its own submodule
+        self.model.requires_grad_(False)  # a player's gradients are enabled in its own turn
         self.model.train()
         if t.compile:
             for name in optimisers:
@@ -98,8 +98,8 @@ class Loop:
 
     # ---- a step
 
-    def turn(self, player: Player, selection: Selection) -> dict[str, Tensor]:
-        """Gradients of one player's loss over this process's share of the batch; its mean terms."""
+    def accumulate_gradients(self, player: Player, selection: Selection) -> dict[str, Tensor]:
+        """Set the gradients of one player's loss, the mean over the batch and the processes; returns the mean terms."""
         t, own = self.run.training, player.parameters
         for p in own:
             p.requires_grad_(True)
@@ -108,10 +108,9 @@ class Loop:
         for i in range(t.accumulate):
             at = (self.ranks.rank * t.accumulate + i) * self.micro
             part = slice(at, at + self.micro)
-            batch = self.data.batch(selection[part])
-            batch = Batch(self._place(batch.image), batch.condition.to(self.device))
-            # Keyed by the microbatch's place in the stream, not by rank: another number of processes
-            # with microbatches of the same size draws the same noise for the same images.
+            batch = self._to_device(self.data.batch(selection[part]))
+            # Keyed by the microbatch's position in the stream of images, not by rank: another number of
+            # processes with microbatches of the same size draws the same noise for the same images.
             torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
             with autocast(self.device, t.precision):
                 terms = player.objective.loss(batch)
@@ -124,65 +123,67 @@ class Loop:
         self.ranks.mean_([p.grad for p in own if p.grad is not None] + list(sums.values()))
         return sums
 
-    def _place(self, image: Tensor) -> Tensor:
-        image = image.to(self.device, non_blocking=True)
+    def _to_device(self, batch: Batch) -> Batch:
+        image = batch.image.to(self.device, non_blocking=True)
         if self.run.training.channels_last and image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
-        return image
+        return Batch(image, batch.condition.to(self.device))
 
     def take_step(self, progress: float) -> dict[str, Tensor]:
-        """One step: every due player's turn, then the average. Returns the mean terms.
+        """One step: an update by every player that is due, then the average. Returns the mean terms.
 
-        A player whose loss or gradient is not finite moves nothing, and ends the step; those whose turn came
-        before have moved. The images are named in the journal.
+        Raises FloatingPointError, which names the images, at a loss or gradient that is not finite: that player's
+        update is skipped and ends the step; the updates before it stay.
         """
         t = self.run.training
         selection = self.data.select(self.seen, t.batch, self.run.seed, self.run.data.flip)
         self.model.advance(self.seen)
-        rate = learning_rate(self.run, self.seen, progress)
+        factor = learning_rate_factor(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}
         for player in self.players:
             if self.step % player.objective.every:
                 continue
-            before = {name: value.clone() for name, value in self._moving().items()}
-            terms = self.turn(player, selection)
+            before = {name: value.clone() for name, value in self._saved_buffers().items()}
+            terms = self.accumulate_gradients(player, selection)
             gradients = [p.grad for p in player.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             if not bool(torch.isfinite(norm + sum(terms.values()))):
-                self._forget(player)
-                for name, value in self._moving().items():
+                self._clear_gradients(player)
+                for name, value in self._saved_buffers().items():
                     value.copy_(before[name])
-                self._agree()  # on what the players before it moved
+                self._average_buffers()  # which the players before it may have changed
                 self.skipped += 1
                 self.seen += t.batch
                 self.step += 1
                 names = [self.data.names[i] for i in selection.index]
-                raise FloatingPointError(f"{player.name}: not finite on {', '.join(names)}")
+                raise FloatingPointError(
+                    f"{player.name}: its loss or gradient was not finite on {', '.join(names)}"
+                )
             if t.clip:
                 nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
-                group["lr"] = peak * rate
+                group["lr"] = peak * factor
             player.optimiser.step()
-            self._forget(player)
+            self._clear_gradients(player)
             report |= {f"{player.name}/{k}": v for k, v in terms.items()}
             report[f"{player.name}/gradient"] = norm.detach()
-        self._agree()
+        self._average_buffers()
         self.skipped = 0
         self.seen += t.batch
         self.step += 1
-        self._follow()
+        self._update_average()
         return report
 
     @staticmethod
-    def _forget(player: Player) -> None:
+    def _clear_gradients(player: Player) -> None:
         for p in player.parameters:
             p.grad = None
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """The moving average takes one step after the live weights (Karras 2022's ramped half-life)."""
+    def _update_average(self) -> None:
+        """One step of the moving average, with a half-life that ramps up (Karras 2022)."""
         t = self.run.training
-        if not t.average or not self.ranks.first:  # only the first process saves and shows it
+        if not t.average or not self.ranks.first:  # only the first process uses it
             return
         half = t.average
         if t.average_rampup:
@@ -193,42 +194,42 @@ class Loop:
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
-        kept = tuple(f"{name}." for name in (*self.model.averaged, *self.model.frozen))
+        done = tuple(f"{name}." for name in (*self.model.averaged, *self.model.frozen))
         rest = self.average.state_dict()
         for name, value in self.model.state_dict().items():
-            if not name.startswith(kept):
+            if not name.startswith(done):
                 rest[name].copy_(value)
 
-    def _moving(self) -> dict[str, Tensor]:
-        """What a loss may move besides its weights: the buffers that are saved."""
+    def _saved_buffers(self) -> dict[str, Tensor]:
+        """The buffers that a loss may change and a checkpoint holds."""
         weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         frozen = tuple(f"{name}." for name in self.model.frozen)
         state = self.model.state_dict()
         return {n: v for n, v in state.items() if n not in weights and not n.startswith(frozen)}
 
     @torch.no_grad()
-    def _agree(self) -> None:
-        """Each process moved buffers by its own images: all go on with the mean, which is what is saved.
+    def _average_buffers(self) -> None:
+        """Give all processes the mean of their buffers, since each changed them by its own images.
 
-        In float64, where the mean of equal numbers is that number.
+        In float64, in which the mean of equal numbers is that number.
         """
         if self.ranks.world > 1:
-            moving = [value for value in self._moving().values() if value.is_floating_point()]
-            means = [value.double() for value in moving]
+            buffers = [value for value in self._saved_buffers().values() if value.is_floating_point()]
+            means = [value.double() for value in buffers]
             self.ranks.mean_(means)
-            for value, mean in zip(moving, means, strict=True):
+            for value, mean in zip(buffers, means, strict=True):
                 value.copy_(mean)
 
-    # ---- what it costs, before the first step
+    # ---- cost, before the first step
 
     def estimate_cost(self) -> tuple[float, int]:
-        """(seconds a step, peak bytes) of a rehearsal that moves nothing."""
-        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may move these
+        """(seconds a step, peak bytes), measured on a batch without any update."""
+        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may change these
         selection = self.data.select(self.seen, self.run.training.batch, self.run.seed)
-        kept: dict[int, int] = {}
+        storages: dict[int, int] = {}  # what the backward pass needs: bytes by address
 
-        def weigh(x: Tensor) -> Tensor:
-            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        def record(x: Tensor) -> Tensor:
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
             return x
 
         seconds, activations = math.inf, 0
@@ -236,14 +237,14 @@ class Loop:
         for attempt in range(2):
             start = time.perf_counter()
             for player in self.players:
-                kept.clear()
+                storages.clear()
                 if attempt:
-                    self.turn(player, selection)
+                    self.accumulate_gradients(player, selection)
                 else:
-                    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda x: x):
-                        self.turn(player, selection)
-                    activations = max(activations, sum(kept.values()))
-                self._forget(player)
+                    with torch.autograd.graph.saved_tensors_hooks(record, lambda x: x):
+                        self.accumulate_gradients(player, selection)
+                    activations = max(activations, sum(storages.values()))
+                self._clear_gradients(player)
             seconds = min(seconds, time.perf_counter() - start)
         for name, b in self.model.named_buffers():
             b.copy_(before[name])
@@ -252,15 +253,13 @@ class Loop:
 
     @torch.no_grad()
     def held_out_losses(self, data: Data, limit: int = 256) -> dict[str, float]:
-        """Mean terms of every objective on held-out images: averaged weights, the same draws each time."""
+        """Mean terms of every objective on held-out images, by the averaged weights, with the same draws each time."""
         model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
         model.eval()
-        # Random ones, as files of one class may lie together.
-        chosen = data.order(0, min(len(data), limit), 0)
+        chosen = data.order(0, min(len(data), limit), 0)  # random, since files of one class may be neighbours
         for at in range(0, len(chosen), self.micro):
             rows = chosen[at : at + self.micro]
-            batch = data.batch(rows)
-            batch = Batch(self._place(batch.image), batch.condition.to(self.device))
+            batch = self._to_device(data.batch(rows))
             for player, objective in zip(self.players, model.objectives(), strict=True):
                 torch.manual_seed(mix("held out", at, player.name))
                 with autocast(self.device, self.run.training.precision):
@@ -298,8 +297,8 @@ class Loop:
         if self.average is not self.model:
             checkpoint.load_weights(self.average, resumed.model_tensors)
         for name, optimiser in self.optimisers.items():
-            told = resumed.state["optimisers"][name]
-            optimiser.load_state_dict(checkpoint.unpack_state(live, told))
+            packed = resumed.state["optimisers"][name]
+            optimiser.load_state_dict(checkpoint.unpack_state(live, packed))
         s = resumed.state
         self.seen, self.step, self.seconds = s["seen"], s["step"], s["seconds"]
         self.skipped, self.rollbacks = s["skipped"], s["rollbacks"]

@@ -165,7 +165,7 @@ class Session:
             model = self._build()
             parents.adopt(model, models, self.run, out)
             self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
-        self.ranks.same_(self.loop.model.state_dict().values())
+        self.ranks.broadcast_(self.loop.model.state_dict().values())
 
     def _build(self) -> Model:
         torch.manual_seed(mix(self.run.seed, "weights"))

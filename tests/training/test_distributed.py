@@ -72,7 +72,7 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
 STEPS = """
 import json, os, sys, torch
 from limner.distributed import join
-from tests.test_loop import loop_for, settings
+from tests.training.test_loop import loop_for, settings
 with join(torch.device("cpu"), 1, ()) as ranks:
     loop = loop_for(settings(batch=6), ranks=ranks)
     loop.model.stage[2].running_var.fill_(1 / 3)

@@ -29,10 +29,10 @@ from limner.core import (
     Training,
 )
 from limner.data import Data, open_data
-from limner.distributed import Ranks, share
+from limner.distributed import Ranks, microbatch_size
 from limner.inference.pipeline import sample_grid
 from limner.training.journal import Journal, read_log
-from limner.training.loop import Loop, learning_rate
+from limner.training.loop import Loop, learning_rate_factor
 from limner.training.run import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, train
 from tests.helpers import paint
 
@@ -204,7 +204,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(accumulate: int) -> 
     for each in (loop, whole):
         each.model.eval()
         player = each.players[1]
-        terms = each.turn(player, each.data.select(0, 4, 0))
+        terms = each.accumulate_gradients(player, each.data.select(0, 4, 0))
         each.told = (terms["abs"], [p.grad.clone() for p in player.parameters])  # type: ignore[attr-defined]
     torch.testing.assert_close(loop.told[0], whole.told[0])  # type: ignore[attr-defined]
     torch.testing.assert_close(loop.told[1], whole.told[1])  # type: ignore[attr-defined]
@@ -213,7 +213,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(accumulate: int) -> 
 def test_schedules() -> None:
     def rate(schedule: str, progress: float, seen: int = 10**6, **more: Any) -> float:
         run = Run("x", (), "", None, "", 0, None, settings(schedule=schedule, **more), DataOptions())
-        return learning_rate(run, seen, progress)
+        return learning_rate_factor(run, seen, progress)
 
     assert rate("constant", 0.9) == 1
     assert [rate("linear", p) for p in (0, 0.25, 1.0, 1.1)] == [1, 0.75, 0, 0]
@@ -277,9 +277,9 @@ def test_what_is_shown_and_measured_is_of_all_classes(monkeypatch: pytest.Monkey
 
 
 def test_batches_must_divide() -> None:
-    assert share(8, 2, Ranks(0, 2)) == 2
+    assert microbatch_size(8, 2, Ranks(0, 2)) == 2
     with pytest.raises(LimnerError, match="multiple of 6"):
-        share(8, 3, Ranks(0, 2))
+        microbatch_size(8, 3, Ranks(0, 2))
 
 
 def test_the_trial_moves_nothing() -> None:
