@@ -1,4 +1,4 @@
-"""One safetensors file that describes itself, and beside it what an exact resume needs.
+"""A model file is one safetensors file that describes itself; a checkpoint adds what an exact resume needs.
 
 A run's folder::
 
@@ -8,8 +8,8 @@ A run's folder::
                                  live.safetensors   live weights and optimisers
                                  state.json         counters, and the hashes of the files beside it
 
-A checkpoint is written to a temporary folder, flushed and hashed before it gets its name, so whatever bears
-a name is whole; what was damaged later is noticed by its hash. Nothing is ever pickled or unpickled.
+A checkpoint is written to a temporary folder, flushed and hashed before it is renamed, so a checkpoint with its
+final name is complete; later damage is detected by the hashes. Nothing is ever pickled or unpickled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOCK = ".lock"
 
 
 class Damaged(LimnerError):
-    """A file is not what was written; an earlier one may be whole."""
+    """A file differs from what was written; an earlier one may be intact."""
 
 
 # ---------------------------------------------------------------------------------------- one file
@@ -53,7 +53,7 @@ class Damaged(LimnerError):
 def make_header(
     run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a model file says about itself; ``parents`` are the digests of adopted stages by their name."""
+    """The header of a model file; ``parents`` are the digests of the runs that it was built on, by config field."""
     return {
         "format": config.FORMAT,
         "family": run.family,
@@ -66,7 +66,7 @@ def make_header(
 
 
 def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
-    """Write a model file whole or not at all."""
+    """Write a model file completely or not at all. Raises LimnerError, as on a full disk."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = _plain(tensors)
@@ -83,8 +83,8 @@ def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: dict[st
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the weights of a model file or of a run's folder, verified.
 
-    Of a folder whose ``model.safetensors`` is damaged or missing, the newest whole checkpoint is read, with a
-    warning. The header gains ``digest``, the hash of all that the file holds.
+    If a folder's ``model.safetensors`` is damaged or missing, its newest intact checkpoint is read, with a
+    warning. ``digest`` in the header is the hash of the file's content. Raises LimnerError.
     """
     _, header, tensors = _open(Path(path))
     return header, tensors
@@ -95,11 +95,11 @@ class Loaded(NamedTuple):
     header: dict[str, Any]
     run: Run
     spec: ImageSpec
-    path: Path  # the file that was read
+    path: Path  # the file
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
-    """The model of a file or of a run's folder, ready to use: averaged weights, in eval mode."""
+    """The model of a file or of a run's folder, with averaged weights, in eval mode. Raises LimnerError."""
     file, header, tensors = _open(Path(path))
     try:
         run = Run.from_json(header["run"])
@@ -107,9 +107,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
     except (KeyError, LimnerError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise LimnerError(f"This version of Limner cannot use the header of {file}: {reason}") from error
-    with torch.device("meta"):  # costs no memory, whatever sizes the header claims
+    with torch.device("meta"):  # uses no memory, whatever sizes the header claims
         check_weights(families.build(run.family, run.model, spec), tensors, str(file))
-    with torch.random.fork_rng(devices=[]):  # loading a model must not disturb anybody's random numbers
+    with torch.random.fork_rng(devices=[]):  # loading must not change the global random state
         model = families.build(run.family, run.model, spec)
     load_weights(model, tensors, str(file))
     return Loaded(model.to(device).eval(), header, run, spec, file)
@@ -129,13 +129,13 @@ def family_of(path: str | Path) -> str:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "the file") -> None:
-    """Copy the weights into the module; all of them must fit, and none may be missing."""
+    """Copy the weights into the module. Raises LimnerError unless names and shapes are exactly the module's."""
     check_weights(module, tensors, where)
     module.load_state_dict(dict(tensors))
 
 
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str = "the file") -> None:
-    """Raise a LimnerError that lists the weights that are missing, unexpected or of another shape."""
+    """Raises a LimnerError that lists the weights that are missing, unexpected or of another shape."""
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
@@ -173,12 +173,12 @@ def _open(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
         except Damaged as error:
             if i + 1 == len(files):
                 raise
-            warnings.warn(f"{error} Reading {files[i + 1]} in its place.", stacklevel=3)
+            warnings.warn(f"{error} Reading {files[i + 1]} instead.", stacklevel=3)
     raise AssertionError("unreachable")
 
 
 def _nearby(path: Path) -> str:
-    """A hint at runs whose names are near."""
+    """A hint at runs with similar names."""
     folders = {path.parent, Path("runs")}
     entries = [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]
     runs = sorted(str(entry) for entry in entries if exists(entry))
@@ -186,22 +186,21 @@ def _nearby(path: Path) -> str:
 
 
 def _write_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    # The digest covers the header as the very text that is stored, so that nothing at all can change.
+    # The digest covers the header as the text that is stored.
     text = json.dumps({**header, "format": config.FORMAT})
     _write_tensors(path, tensors, {"limner": text, "digest": _digest(text, tensors)})
 
 
 def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    """The header and the weights as this version names them, and the format that the file has."""
+    """The header and the weights, renamed as in this version, and the file's format."""
     metadata, tensors = _read_tensors(path)
     if "limner" not in metadata:
         raise LimnerError(
-            f"{path} holds weights, but no header of Limner that says which family and settings they belong "
-            "to: only files that Limner wrote can be opened."
+            f"{path} has weights but no Limner header with their family and settings: open a file that Limner wrote."
         )
     digest = _digest(metadata["limner"], tensors)
     if metadata.get("digest") != digest:
-        raise Damaged(f"{path} is damaged: what it holds does not match its own hash.")
+        raise Damaged(f"{path} is damaged: its content does not match its hash.")
     try:
         saved = json.loads(metadata["limner"])
         version = saved["format"]
@@ -214,7 +213,7 @@ def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
 def _migrate(
     header: dict[str, Any], tensors: dict[str, Tensor], path: Path
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the weights as this version names them."""
+    """The header and the weights, renamed as in this version."""
     version = header["format"]
     if version > config.FORMAT:
         raise LimnerError(
@@ -229,7 +228,7 @@ def _migrate(
 
 
 def migrate_weight(family: str, name: str, version: int) -> str:
-    """The name now of a weight of a family in a file of format ``version``."""
+    """The current name of a weight of a family in a file of format ``version``."""
     for number in range(version, config.FORMAT):
         name = config.MIGRATIONS[number].weight(family, name)
     return name
@@ -238,33 +237,33 @@ def migrate_weight(family: str, name: str, version: int) -> str:
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     save_file(tensors, path, metadata)
     os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+    path.chmod(0o666 & ~mask)  # safetensors makes files readable by their owner only
     _sync(path)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with open(path, "rb") as file:
         start = file.read(9)
-    # A safetensors file begins with its header's length and a brace; what begins otherwise may be a pickle.
+    # A safetensors file begins with its header's length and a brace; any other file may be a pickle.
     if start[8:] != b"{" and start[:1] == b"\x80":
         raise LimnerError(
-            f"{path} is a pickle, which can run any code when it is opened, so Limner never does: "
-            "ask for a safetensors file."
+            f"{path} is a pickle, which can run any code when it is opened, so Limner does not open it: "
+            "use a safetensors file."
         )
     if start[8:] != b"{" and start[:2] == b"PK":
         raise LimnerError(
-            f"{path} is a zip archive, such as torch.save writes with a pickle inside, which Limner never opens: "
-            "ask for a safetensors file."
+            f"{path} is a zip archive, as torch.save writes with a pickle inside, which Limner does not open: "
+            "use a safetensors file."
         )
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever a broken or hostile file makes the parser raise
-        raise Damaged(f"{path} is damaged, cut short, or no safetensors file ({error}).") from error
+    except Exception as error:  # a broken or hostile file can make the parser raise anything
+        raise Damaged(f"{path} is damaged, incomplete, or not a safetensors file ({error}).") from error
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and none sharing memory with another: what the format can hold."""
+    """On the CPU, contiguous, and without shared memory, as the format needs them."""
     plain: dict[str, Tensor] = {}
     owned: set[int] = set()
     for name, tensor in tensors.items():
@@ -291,7 +290,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -303,7 +302,7 @@ def _no_room(path: Path, needed: int, reason: object) -> str:
     free = shutil.disk_usage(path.parent).free
     return (
         f"Could not save {path} ({reason}): it needs {needed:,} bytes and the disk has {free:,} free. "
-        "What was saved before is untouched; make room, then go on with --resume."
+        "Earlier checkpoints are intact; free space, then continue with --resume."
     )
 
 
@@ -319,7 +318,7 @@ class Resumed(NamedTuple):
 
 
 def exists(run_dir: str | Path) -> bool:
-    """Whether a folder holds a run that a new one would overwrite."""
+    """Whether a folder holds a checkpoint or a model file."""
     return (Path(run_dir) / MODEL).exists() or bool(_checkpoints(Path(run_dir)))
 
 
@@ -331,15 +330,15 @@ def save(
     state: dict[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Add a checkpoint named by ``header['seen']``, point ``model.safetensors`` to it, and drop old ones.
+    """Add a checkpoint named by ``header['seen']``, link ``model.safetensors`` to it, and delete old ones.
 
-    The previous checkpoint survives until the new one is durable. Raises a LimnerError when the disk is full;
-    then nothing is left behind. Only the holder of the run's ``lock`` may call this.
+    The previous checkpoint is kept until the new one is on the disk. Raises LimnerError on a full disk, and then
+    leaves no partial files. Only the holder of the run's ``lock`` may call this.
     """
     run = Path(run_dir)
     root = run / CHECKPOINTS
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in [*root.glob(".tmp-*"), *run.glob(f".{MODEL}.*.tmp")]:  # of a process that died
+    for leftover in [*root.glob(".tmp-*"), *run.glob(f".{MODEL}.*.tmp")]:  # of a process that was killed
         _remove(leftover)
     model, live = _plain(model_tensors), _plain(live_tensors)
     final, temporary = _name(root, header["seen"]), root / f".tmp-{header['seen']}"
@@ -364,7 +363,10 @@ def save(
 
 
 def resume(run_dir: str | Path) -> Resumed | None:
-    """The newest checkpoint that is whole, with a warning for each that is not; None where there is none."""
+    """The newest intact checkpoint, with a warning for each newer damaged one; None if there are no checkpoints.
+
+    Raises LimnerError if all are damaged.
+    """
     folders = _checkpoints(Path(run_dir))
     for i, folder in enumerate(folders):
         try:
@@ -372,22 +374,22 @@ def resume(run_dir: str | Path) -> Resumed | None:
         except Damaged as error:
             if i + 1 == len(folders):
                 raise LimnerError(
-                    f"No checkpoint of {run_dir} is whole: {error} Restore a copy, or train anew with another --out."
+                    f"No checkpoint of {run_dir} is intact: {error} Restore a copy, or train again with another --out."
                 ) from error
-            warnings.warn(f"{error} Going back to {folders[i + 1]}.", stacklevel=2)
+            warnings.warn(f"{error} Using {folders[i + 1]} instead.", stacklevel=2)
     return None
 
 
 @contextlib.contextmanager
 def lock(run_dir: str | Path) -> Iterator[None]:
-    """Hold a run's folder, so that no second training writes there; a LimnerError names who has it."""
+    """Lock a run's folder against a second training. Raises a LimnerError that names the process that has the lock."""
     folder = Path(run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK, "a+")  # noqa: SIM115
     except OSError as error:
         raise LimnerError(
-            f"Cannot keep a run in {folder} ({error.strerror}): choose another --out."
+            f"Cannot write a run to {folder} ({error.strerror}): choose another --out."
         ) from error
     with file:
         try:
@@ -417,19 +419,19 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def _order(checkpoint: Path) -> tuple[int, int]:
-    """Images seen, and how often a checkpoint was saved there."""
+    """Images seen, and the number of earlier checkpoints with as many."""
     seen, _, again = checkpoint.name.partition(".")
     return int(seen), int(again or 0)
 
 
 def _name(root: Path, seen: int) -> Path:
-    """A free name: the checkpoint that a run saved here before, perhaps damaged since, keeps its own."""
+    """A name that is free: an earlier checkpoint at as many images, perhaps a damaged one, keeps its own."""
     again = max((_order(f)[1] + 1 for f in _checkpoints(root.parent) if _order(f)[0] == seen), default=0)
     return root / (f"{seen:09d}.{again}" if again else f"{seen:09d}")
 
 
 def _publish(source: Path, target: Path) -> None:
-    """Let ``target`` be ``source``, without a moment in which it is neither the old nor the new."""
+    """Replace ``target`` by a link to ``source``, atomically."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         os.link(source, temporary)
@@ -444,10 +446,10 @@ def _publish(source: Path, target: Path) -> None:
 
 
 def _prune(root: Path, newest: Path, keep: int) -> None:
-    """Keep the newest, and before it ``keep - 1`` others.
+    """Keep the newest and ``keep - 1`` before it.
 
-    Any that claim to have seen as much belong to a future that was given up, as when a damaged one was found
-    and training went back: they go.
+    Others with as many images seen or more are deleted: training returned to an earlier checkpoint, as after one
+    was found damaged.
     """
     others = [f for f in _checkpoints(root.parent) if f != newest]
     past = [f for f in others if _order(f)[0] < _order(newest)[0]]
@@ -480,7 +482,7 @@ def _read_checkpoint(folder: Path) -> Resumed:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{folder / STATE} is damaged or missing.") from error
     if digest != _state_digest(content):
-        raise Damaged(f"{folder / STATE} is damaged: what it holds does not match its own hash.")
+        raise Damaged(f"{folder / STATE} is damaged: its content does not match its hash.")
     for name, entry in content["files"].items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
@@ -508,10 +510,10 @@ def _hash(path: Path) -> str:
 
 
 def pack_state(state: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
-    """Split a ``state_dict`` into named tensors and JSON; ``unpack_state`` joins them to the same again.
+    """Split a ``state_dict`` into named tensors and JSON, which ``unpack_state`` joins again.
 
-    Dicts (with keys of any plain type), lists, tuples, numbers, text, None and tensors are kept exactly, and
-    with them the channels_last layout of a tensor, which decides the last bit of what is computed from it.
+    Dicts (with keys of any plain type), lists, tuples, numbers, text, None and tensors are kept exactly, and so is
+    the channels_last layout of a tensor, since it affects the last bit of results. Raises TypeError for others.
     """
     tensors: dict[str, Tensor] = {}
 

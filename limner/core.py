@@ -270,7 +270,7 @@ class Resizes(Protocol):
     """A network that also takes the weights of one that was trained on images of another size."""
 
     def load_resized(self, other: Any) -> None:
-        """Raises ValueError for weights that do not fit."""
+        """Raises SizeError for weights that do not fit."""
         ...
 
 

@@ -237,7 +237,7 @@ def test_a_header_that_lies_under_a_true_hash(tmp_path, text):
 
 def test_settings_that_lie_cost_no_memory(tmp_path, run, model):
     """A config of absurd size is noticed before a model of that size is made."""
-    huge = dataclasses.replace(run, model=dataclasses.replace(run.model, width=10**10))
+    huge = dataclasses.replace(run, model=dataclasses.replace(run.model, width=2**20))
     write_model(tmp_path / "m.safetensors", model.state_dict(), make_header(huge, SPEC, 0))
     with pytest.raises(LimnerError, match="do not fit its settings"):
         checkpoint.load(tmp_path / "m.safetensors")
@@ -254,7 +254,7 @@ def test_pickles_are_refused_by_content(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         Path(name).write_bytes(pickle.dumps(Bomb(), protocol))
-        with pytest.raises(LimnerError, match=r"pickle" if protocol > 1 else r"no safetensors file"):
+        with pytest.raises(LimnerError, match=r"pickle" if protocol > 1 else r"not a safetensors file"):
             checkpoint.load(name)
     for zipped in (True, False):
         buffer = io.BytesIO()
@@ -278,7 +278,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 def test_weights_of_others_are_told_from_damage(tmp_path):
     path = tmp_path / "theirs.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(3)}, path)
-    with pytest.raises(LimnerError, match="no header of Limner") as error:
+    with pytest.raises(LimnerError, match="no Limner header") as error:
         read_model(path)
     assert not isinstance(error.value, Damaged)
 
@@ -387,7 +387,7 @@ def test_a_damaged_newest_falls_back(tmp_path, run, model, name, harm):
         os.truncate(victim, size // 3)
     else:
         victim.unlink()
-    with pytest.warns(UserWarning, match=rf"{name} is damaged.*Going back to .*000000100"):
+    with pytest.warns(UserWarning, match=rf"{name} is damaged.*Using .*000000100"):
         assert check(checkpoint.resume(tmp_path), model) == 100
     # Training goes on from there; the damaged one is not kept in the place of a good one.
     save(tmp_path, run, model, 150)
@@ -398,7 +398,7 @@ def test_a_damaged_newest_falls_back(tmp_path, run, model, name, harm):
 def test_no_whole_checkpoint_is_no_fresh_start(tmp_path, run, model):
     for seen in (1, 2):
         (save(tmp_path, run, model, seen) / "state.json").write_text("{}")
-    with pytest.warns(UserWarning), pytest.raises(LimnerError, match=r"No checkpoint of .* is whole"):
+    with pytest.warns(UserWarning), pytest.raises(LimnerError, match=r"No checkpoint of .* is intact"):
         checkpoint.resume(tmp_path)
 
 

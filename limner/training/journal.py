@@ -1,4 +1,4 @@
-"""What a training tells: the progress bar, log.jsonl, sample grids, TensorBoard."""
+"""What a training reports: the progress bar, log.jsonl, sample sheets, TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def human_bytes(n: float) -> str:
 
 
 class Journal:
-    """The record of one run, kept in its folder and shown while it happens.
+    """The record of one run, kept in its folder and shown on the terminal.
 
-    Terms stay on the device until a line falls due, so that logging does not make a GPU wait.
+    Terms stay on the device until a line is due, so that logging does not make a GPU wait.
     """
 
     def __init__(self, out: Path | None, quiet: bool = False, tensorboard: bool = False):
@@ -41,8 +41,8 @@ class Journal:
         self._counts: dict[str, int] = {}
         self._since = (0, 0.0)  # images, seconds at the last line
         self._file: TextIO | None = None
-        self._failed = False  # to write; that is said once
-        self._spoke = time.monotonic()
+        self._write_failed = False  # the warning is given once
+        self._printed = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -75,25 +75,25 @@ class Journal:
 
     def _close(self) -> None:
         if self._file:
-            with contextlib.suppress(OSError):  # what could not be written, as has been said
+            with contextlib.suppress(OSError):  # the warning has been given
                 self._file.close()
         self._file = None
 
-    def _go_on_without(self, error: OSError) -> None:
-        """A record that cannot be written, as on a full disk, must not end the training that it is of."""
-        if not self._failed:
+    def _warn_unwritable(self, error: OSError) -> None:
+        """A log that cannot be written, as on a full disk, must not end the training."""
+        if not self._write_failed:
             self.warn(
-                f"{self.out} cannot be written to ({error.strerror or error}): training goes on without all of its "
-                "log and sample sheets, but make room before the next checkpoint."
+                f"{self.out} cannot be written to ({error.strerror or error}): training continues without some of its "
+                "log and sample sheets, but free space before the next checkpoint."
             )
-        self._failed = True
+        self._write_failed = True
 
     def announce(
-        self, model: Model, data: Data, run: Run, device: str, world: int, trial: tuple[float, int]
+        self, model: Model, data: Data, run: Run, device: str, world: int, cost: tuple[float, int]
     ) -> None:
-        """What is about to happen, and what it will cost, before the first step."""
+        """Print what is trained, and its ``cost`` (seconds a step, bytes), before the first step."""
         self.log_every = run.training.log_every
-        seconds, memory = trial
+        seconds, memory = cost
         spec, count = data.spec, sum(p.numel() for p in model.parameters())
         size = "x".join(str(n) for n in (spec.channels, spec.height, spec.width))
         places = f"{world} x {device}" if world > 1 else device
@@ -107,7 +107,7 @@ class Journal:
         )
 
     def step(self, seen: int, step: int, seconds: float, terms: dict[str, Tensor]) -> None:
-        """Add a step's terms; write a line when one falls due."""
+        """Add a step's terms; write a line every ``log_every`` steps."""
         if self.out is None:
             return
         for name, value in terms.items():
@@ -124,35 +124,36 @@ class Journal:
         line = {"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": round(rate, 1)}
         self.write(line | means if before else line | {"rate": None} | means)
         losses = [v for name, v in means.items() if not name.endswith("/gradient")]
-        told = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
-        self._bar.update(self._task, rate=told[0], loss=told[1])
-        if not self.console.is_terminal and time.monotonic() - self._spoke > 20:
-            self._spoke = time.monotonic()
-            self.console.print(f"{seen:,} images  {seconds:.0f} s  {told[0]}  {told[1]}")
+        speed, loss = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
+        self._bar.update(self._task, rate=speed, loss=loss)
+        if not self.console.is_terminal and time.monotonic() - self._printed > 20:
+            self._printed = time.monotonic()
+            self.console.print(f"{seen:,} images  {seconds:.0f} s  {speed}  {loss}")
 
-    def progress(self, share: float) -> None:
-        self._bar.update(self._task, completed=min(share, 1.0))
+    def progress(self, spent: float) -> None:
+        """Show the share of the budget that is spent."""
+        self._bar.update(self._task, completed=min(spent, 1.0))
 
     def held_out(self, seen: int, seconds: float, losses: dict[str, float]) -> None:
         if losses:
             named = {f"held_out/{name}": value for name, value in losses.items()}
             self.write({"seen": seen, "seconds": round(seconds, 3)} | named)
 
-    def picture(self, seen: int, grid: Image.Image | None) -> None:
-        if grid is None or self.out is None:
+    def picture(self, seen: int, sheet: Image.Image | None) -> None:
+        if sheet is None or self.out is None:
             return
         name = f"samples/{seen:012d}.png"
         try:
             (self.out / "samples").mkdir(exist_ok=True)
-            grid.save(self.out / name)
+            sheet.save(self.out / name)
         except OSError as error:
-            self._go_on_without(error)
+            self._warn_unwritable(error)
         else:
             self.write({"seen": seen, "picture": name})
 
-    def skipped(self, seen: int, why: str) -> None:
-        self.write({"seen": seen, "skipped": why})
-        self.warn(f"A turn moved nothing: {why[:300]}")
+    def skipped(self, seen: int, reason: str) -> None:
+        self.write({"seen": seen, "skipped": reason})
+        self.warn(f"Skipped an update of the {reason[:300]}")
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -166,17 +167,17 @@ class Journal:
                 self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
             except OSError as error:
-                self._close()  # nothing after a line cut short could be read
-                self._go_on_without(error)
+                self._close()  # lines after an incomplete one could not be read
+                self._warn_unwritable(error)
         if self._board:
             for name, value in line.items():
                 if isinstance(value, float):
                     self._board.add_scalar(name, value, line["seen"])
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines of progress that was lost, so a resumed log reads as an unbroken one.
+        """Drop the lines after ``seen``, so that the log reads as that of an unbroken run.
 
-        Those that name images on which the loss was not finite stay: they tell what to look at.
+        Lines that name images on which the loss was not finite stay.
         """
         self._sums.clear()
         self._counts.clear()
@@ -191,7 +192,7 @@ class Journal:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.jsonl; a last line cut short by a kill is left out."""
+    """The lines of a run's log.jsonl; an incomplete last line is left out."""
     path = run / "log.jsonl"
     lines = []
     for text in path.read_text("utf-8").splitlines() if path.exists() else []:

@@ -12,10 +12,7 @@ from limner.settings import LimnerError, Optimiser
 
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, over the module's trainable parameters.
-
-    Each parameter group keeps its peak learning rate in ``initial_lr`` for the schedule to scale.
-    """
+    """The optimiser of the module's trainable parameters; each group has its peak learning rate in ``initial_lr``."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     fused = {"fused": True} if parameters and all(p.is_floating_point() for p in parameters) else {}
     s = settings
@@ -38,7 +35,7 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
     elif s.name == "muon":
         made = Muon(module, s)
     else:
-        raise LimnerError(f"there is no optimiser {s.name!r}; choose adam, adamw, sgd or muon")
+        raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
     for group in made.param_groups:
         group["initial_lr"] = group["lr"]
     return made
@@ -49,14 +46,14 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
     Newton-Schulz with Jordan's coefficients, five steps (Jordan 2024). The iterates are polynomials in the
     small Gram matrix, which are multiplied out and applied once: less than half the work for a wide matrix.
-    One that is small or nearly square gains little by it, and takes the Gram matrix afresh after three
+    A small or nearly square matrix gains little by this, so its Gram matrix is computed again after three
     steps, before its rounding errors grow.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     rounds = (5,) if x.shape[2] >= 2 * x.shape[1] >= 128 else (3, 2)
-    # To start from norm 1, the small matrices are scaled rather than x itself.
+    # The Gram matrices are scaled so that x starts from norm 1, rather than the larger x itself.
     scale = 1 / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:
         gram = torch.bmm(x, x.mT) * scale.square()
@@ -74,15 +71,14 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None  # step() passes over the others
+    assert parameter.grad is not None  # step() skips the others
     return parameter.grad
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan 2024) for matrices and convolutions, AdamW for all else, in one optimiser.
+    """Muon (Jordan 2024) for the weights of linear and convolutional layers, AdamW for all others, in one optimiser.
 
-    Embeddings, position tables, norms, biases and the parameters of less than two axes go to AdamW. A
-    step overwrites the gradients.
+    A step overwrites the gradients.
     """
 
     def __init__(self, module: nn.Module, settings: Optimiser):
@@ -122,7 +118,9 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        same: dict[tuple[int, int], list[Tensor]] = {}  # matrices of one shape are made orthogonal at once
+        by_shape: dict[
+            tuple[int, int], list[Tensor]
+        ] = {}  # matrices of one shape are made orthogonal at once
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -130,14 +128,14 @@ class Muon(torch.optim.Optimizer):
             gradient = _gradient(parameter)
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             gradient.lerp_(state["momentum"], group["momentum"])  # Nesterov's
-            same.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
-        for (rows, columns), alike in same.items():
-            # Channels last: no copy in the usual memory format, and the order of columns does not matter.
-            updates = orthogonal(torch.stack([_gradient(p).movedim(1, -1).flatten(1) for p in alike]))
-            steep = max(1.0, rows / columns) ** 0.5
-            for parameter, update in zip(alike, updates, strict=True):
+            by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
+        for (rows, columns), weights in by_shape.items():
+            # Channels last: no copy in that memory format, and the order of columns does not matter.
+            updates = orthogonal(torch.stack([_gradient(p).movedim(1, -1).flatten(1) for p in weights]))
+            scale = max(1.0, rows / columns) ** 0.5
+            for parameter, update in zip(weights, updates, strict=True):
                 last = parameter.movedim(1, -1)
-                last.add_(update.view(last.shape), alpha=-group["lr"] * steep)
+                last.add_(update.view(last.shape), alpha=-group["lr"] * scale)
 
     def _adamw(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]

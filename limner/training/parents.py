@@ -19,6 +19,7 @@ from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
 from limner.core import ImageSpec, LimnerError, Model, Parent, Resizes
 from limner.files import refuse_other_files
+from limner.networks.checks import SizeError
 
 MOST = 0.5  # of a budget, for all the parents of one run that are trained first
 INHERITED = (  # training settings that a parent takes from the run it is trained for; the others are its preset's
@@ -206,7 +207,7 @@ def adopt(model: Model, models: Mapping[str, Model], run: Run, out: Path) -> Non
             continue
         try:
             own.load_resized(network)
-        except ValueError as error:
+        except SizeError as error:
             raise LimnerError(
                 f"{run.family} cannot build on {path}: {error}; name another run with "
                 f"--model.{field}, or set --data.channels and --size as it was trained with."

@@ -146,14 +146,14 @@ class PatchTransformer(nn.Module):
 
     @torch.no_grad()
     def load_resized(self, other: PatchTransformer) -> None:
-        """Load another's weights, its positions resized to this image size. Raises ValueError if patches differ."""
+        """Load another's weights, its positions resized to this image size. Raises SizeError if patches differ."""
         state = other.state_dict()
         state.pop("position", None)
         if self.position is not None:
             state["position"] = other.positions(self.grid)
         if state["embed.weight"].shape != self.embed.weight.shape:
             theirs, here = other.embed, self.embed
-            raise ValueError(
+            raise SizeError(
                 f"it reads patches of {theirs.in_channels} x {other.patch} x {other.patch}, not of "
                 f"{here.in_channels} x {self.patch} x {self.patch}"
             )
