@@ -9,7 +9,7 @@ from typing import Literal
 
 
 class LimnerError(Exception):
-    """A mistake that the person can mend: one sentence with what is wrong, where, and what to do.
+    """A mistake that the person can fix: one sentence with what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with code 2.
     """

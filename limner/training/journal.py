@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from limner import files
 from limner.config import Run
 from limner.core import LimnerError, Model
 from limner.data import Data
+from limner.progress import rich_progress
 
 
 def human_bytes(n: float) -> str:
@@ -43,15 +43,7 @@ class Journal:
         self._file: TextIO | None = None
         self._write_failed = False  # the warning is given once
         self._printed = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-            TextColumn("[green]{task.fields[rate]}[/] [cyan]{task.fields[loss]}"),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
+        self._bar = rich_progress(self.console, quiet or not self.console.is_terminal, "rate", "loss")
         self._task = self._bar.add_task("training", total=1.0, rate="", loss="")
         self._board: Any = None
         if out and tensorboard:

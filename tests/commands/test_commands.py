@@ -226,6 +226,10 @@ def test_from_python(images: Path, tmp_path: Path) -> None:
     assert [p.size for p in pictures] == [(16, 16)] * 3
     with pytest.raises(limner.settings.LimnerError, match=r"bach is not a setting.*batch"):
         limner.train("vae", images, tmp_path / "other", preset="tiny", training={"bach": 4})
+    with pytest.raises(limner.settings.LimnerError, match=r"model.latent must be a whole number, not 'x'"):
+        limner.train("vae", images, tmp_path / "other", preset="tiny", model={"latent": "x"})
+    with pytest.raises(limner.settings.LimnerError, match=r"no keyword 'bugdet'. Did you mean budget"):
+        limner.train("vae", images, tmp_path / "other", bugdet="4m")
 
 
 # ---- mistakes
