@@ -54,7 +54,8 @@ class JsonResult:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if value is not None or f.default is not None:
-                entries |= to_json(value) if f.metadata.get("inline") else {f.name: to_json(value)}
+                name = f.name.removesuffix("_")  # class_, since class is a keyword
+                entries |= to_json(value) if f.metadata.get("inline") else {name: to_json(value)}
         return entries
 
 

@@ -8,14 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner import config, families, files
 from limner.commands import say
 from limner.commands.options import parse
-from limner.config import Run
+from limner.config import JsonResult, Run
 from limner.settings import DataOptions
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(JsonResult):
     """What ``demo.json`` holds; shares are in [0, 1]."""
 
     prompts: int  # held-out prompts drawn
@@ -122,7 +122,7 @@ def score(out: Path, run: Run, seconds: float, seen: int, rate: float) -> Result
         seed=run.seed,
     )
     files.write_text(out / "report.html", _page(out, run, result, prompts, pixels))
-    files.write_json(out / "demo.json", asdict(result))
+    files.write_json(out / "demo.json", result.to_json())
     _summarise(out, result, prompts[0])
     return result
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,138 +13,104 @@ from torch import Tensor
 from limner.core import Classifies, Describes, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
+from limner.evaluation.real import MIN_IMAGES, Real, with_labels
+from limner.evaluation.results import FewLabels, Understanding
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import (
-    can,
-    describe,
-    labels_among,
-    open_seen,
-    over,
-    probabilities,
-    refusal,
-    share,
+    Accuracy,
+    class_indices,
+    class_probabilities,
+    extract_features,
+    over_data,
+    supports,
     unknown_class,
+    unsupported,
 )
 from limner.metrics import probes
 from limner.progress import bar
 
 DRAWS = 5  # random choices of few labelled images
 
-Known = tuple[Tensor, Tensor, Tensor, Tensor]  # features and labels to learn from; others to tell
-
 
 def measure(
     pipeline: Pipeline,
     sources: Sequence[str],
-    training: Data,
-    held_out: Data,
+    real: Real,
     per_class: int = 0,
     seed: int = 0,
     quiet: bool = False,
     ranks: Ranks = ALONE,
-) -> dict[str, Any]:
-    """How much of the held-out images' labels a run has understood; {} where it cannot say or there are none.
+) -> Understanding | None:
+    """How well the held-out images' labels can be told from a run's features and classes; None where nothing can.
 
-    ``knn_accuracy`` and ``probe_accuracy`` of its features, taught by the training part's labels; with
-    ``per_class`` also ``few_probe_accuracy``, taught by so many of each class; ``accuracy`` of its own classes.
-    Labels are read also of a run that was trained without them: they measure, they do not train. Of several
-    processes all look at images, and the first measures; the others get {}. Raises LimnerError.
+    ``knn_accuracy`` and ``probe_accuracy`` of its features, trained on the training part's labels; with
+    ``per_class`` also ``few_probe_accuracy``, trained on that many of each class; ``accuracy`` of its own classes.
+    Labels are read also for a run that was trained without them: they measure, they do not train. Of several
+    processes all compute features, and the first measures; the others get None. Raises LimnerError.
     """
-    describes, classifies = can(pipeline, Describes), can(pipeline, Classifies)
+    describes, classifies = supports(pipeline, Describes), supports(pipeline, Classifies)
     if per_class and not describes:
-        raise refusal(pipeline, Describes)
+        raise unsupported(pipeline, Describes)
     if per_class < 0:
-        raise LimnerError(f"Cannot probe with {per_class} labelled images a class: ask for at least one.")
+        raise LimnerError(f"Cannot probe with {per_class} labelled images a class: give at least one.")
     if not (describes or classifies):
-        return {}
+        return None
     with ranks.in_turn():
-        training, held_out = with_labels(pipeline, sources, [training, held_out], progress=not quiet)
-    if training.labels is None or held_out.labels is None or not len(held_out):
+        real = with_labels(pipeline, sources, real, progress=not quiet)
+    if real.training.labels is None or real.held_out.labels is None or not len(real.held_out):
         if per_class:
-            raise LimnerError(f"There is nothing to probe with: {why_not(held_out)}.")
-        return {}
-    told, truth, n = dict[str, Any](), torch.from_numpy(held_out.labels), len(held_out)
+            raise LimnerError(f"There is nothing to probe with: {no_labels(real.held_out)}.")
+        return None
+    result = Understanding()
     if describes:
-        see, part = partial(describe, pipeline), len(training) / (len(training) + n)
-        with bar(f"describing {len(training) + n:,} images", quiet) as watch:
-            x = over(training, see, lambda done: watch(part * done), ranks)
-            y = over(held_out, see, lambda done: watch(part + (1 - part) * done), ranks)
+        features = _features(pipeline, real, quiet, ranks)
         if ranks.first:
-            known = x, torch.from_numpy(training.labels), y, truth
-            told |= _probe(known, per_class, seed, quiet)
-    if classifies and describes and (name := unknown_class(held_out, pipeline.spec.classes)):
+            result = _probe(features, real, per_class, seed, quiet)
+    if classifies and describes and (name := unknown_class(real.held_out, pipeline.spec.classes)):
         if ranks.first:
             warnings.warn(f"The run knows no class {name!r}: only its features are measured.", stacklevel=2)
     elif classifies:
-        truth = labels_among(held_out, pipeline.spec.classes)
-        with bar(f"classifying {n:,} images", quiet) as watch:
-            guesses = over(held_out, partial(probabilities, pipeline), watch, ranks).argmax(1)
-        if ranks.first:
-            told["accuracy"] = share((guesses == truth).double().mean().item(), n)
-    return told
+        result = replace(result, accuracy=_accuracy(pipeline, real.held_out, quiet, ranks))
+    return result if ranks.first else None
 
 
-def _probe(known: Known, per_class: int, seed: int, quiet: bool) -> dict[str, Any]:
-    n, told = len(known[-1]), dict[str, Any]()
+def _features(pipeline: Pipeline, real: Real, quiet: bool, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Of the training images [N, D] and the held-out ones [M, D]."""
+    network, first = partial(extract_features, pipeline), len(real.training) / len(real)
+    with bar(f"describing {len(real):,} images", quiet) as watch:
+        training = over_data(real.training, network, lambda done: watch(first * done), ranks)
+        held_out = over_data(real.held_out, network, lambda done: watch(first + (1 - first) * done), ranks)
+    return training, held_out
+
+
+def _probe(
+    features: tuple[Tensor, Tensor], real: Real, per_class: int, seed: int, quiet: bool
+) -> Understanding:
+    assert real.training.labels is not None and real.held_out.labels is not None
+    training, held_out = torch.from_numpy(real.training.labels), torch.from_numpy(real.held_out.labels)
+    known, n = (features[0], training, features[1], held_out), len(held_out)
     with bar("probing", quiet) as watch:
-        told["knn_accuracy"] = share(probes.knn_accuracy(*known), n)
+        knn = Accuracy.of(probes.knn_accuracy(*known), n)
         watch(0.2)
-        told["probe_accuracy"] = share(probes.probe_accuracy(*known), n)
+        linear = Accuracy.of(probes.probe_accuracy(*known), n)
         watch(0.6)
+        few = None
         if per_class:
             mean, spread = probes.few_probe_accuracy(*known, per_class, DRAWS, seed)
-            few = {"value": mean, "spread": spread, "n": n, "labels_per_class": per_class, "draws": DRAWS}
-            told["few_probe_accuracy"] = few
-    return told
+            few = FewLabels(mean, spread, n, per_class, DRAWS)
+    return Understanding(knn, linear, few)
 
 
-def with_labels(
-    pipeline: Pipeline, sources: Sequence[str], parts: Sequence[Data], progress: bool = True
-) -> list[Data]:
-    """Parts of what the run sees of a source, with their labels even if it was trained without.
-
-    The parts stay those that training made: labels, had they been read, would have split the source otherwise.
-    """
-    if pipeline.loaded.run.data.labels:
-        return list(parts)
-    whole = open_seen(pipeline, sources, progress)
-    if whole.labels is None:
-        return list(parts)
-    for part in parts:
-        if part.rows.max(initial=-1) >= len(whole) or [whole.names[i] for i in part.rows] != part.names:
-            raise LimnerError(f"The images in {', '.join(sources)} changed meanwhile: run it again.")
-    return [
-        replace(part, labels=whole.labels[part.rows], spec=replace(part.spec, classes=whole.spec.classes))
-        for part in parts
-    ]
+def _accuracy(pipeline: Pipeline, held_out: Data, quiet: bool, ranks: Ranks) -> Accuracy:
+    truth = class_indices(held_out, pipeline.spec.classes)
+    with bar(f"classifying {len(held_out):,} images", quiet) as watch:
+        probabilities = over_data(held_out, partial(class_probabilities, pipeline), watch, ranks)
+    correct = probabilities.argmax(1) == truth
+    return Accuracy.of(correct.double().mean().item(), len(held_out))
 
 
-def why_not(held_out: Data) -> str:
-    """Why labels measure nothing here, and what to do."""
+def no_labels(held_out: Data) -> str:
+    """Why there are no labels to measure with, and what to do."""
     if not len(held_out):
-        return (
-            "no image is held out to measure on, which takes 20 images and a share --data.holdout in training"
-        )
-    return "these images have no labels, put them into one folder a class"
-
-
-ABOUT = {
-    "accuracy": "accuracy of its classes",
-    "knn_accuracy": "accuracy of its features' 20 nearest",
-    "probe_accuracy": "accuracy of a linear probe",
-}
-
-
-def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What ``measure`` found as lines of evaluate's table."""
-    table = []
-    for name, about in ABOUT.items():
-        if name in told:
-            v = told[name]
-            interval = f"{v['low']:.1%} to {v['high']:.1%}"
-            table.append((f"{about}, {v['n']:,} held out", f"{v['value']:.1%}", interval, ""))
-    if "few_probe_accuracy" in told:
-        v = told["few_probe_accuracy"]
-        about = f"the same from {v['labels_per_class']} labels a class, {v['draws']} draws"
-        table.append((about, f"{v['value']:.1%} ± {v['spread']:.1%}", "", ""))
-    return table
+        return f"no image is held out, which takes {MIN_IMAGES} images and --data.holdout above 0 in training"
+    return "these images have no labels: put them into one folder per class"

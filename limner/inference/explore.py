@@ -1,4 +1,4 @@
-"""What one does with the latent of a run: sheets of what lies in it, and the point of a given picture."""
+"""The latent space of a run: sheets that show it, and the point of a given picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limner import checkpoint, families, files
+from limner.config import JsonResult
 from limner.core import (
     Autoencodes,
     Condition,
@@ -28,284 +29,294 @@ from limner.core import (
 )
 from limner.data import open_picture
 from limner.inference import latents
+from limner.inference.options import By, ExploreOptions, ProjectOptions
 from limner.inference.pipeline import Pipeline, condition_for
 from limner.metrics.pixels import psnr, pyramid
 from limner.pictures.grid import grid
 from limner.progress import bar
 
-DRAWN = 1024  # points that tell a latent's centre and spread
-SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in deviations
-POINTS = 8  # where the pipeline's Jacobian is taken
+SAMPLES = 1024  # points that the centre and the spread of a latent space are estimated from
+SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in standard deviations
+POINTS = 8  # where the Jacobian is taken
 FRAMES = 16  # of a loop, from one point to the next
-LOOPS = 4  # beside each other in one animation
-STARTS = 4  # that a projection goes on from
+LOOPS = 4  # side by side in one animation
+STARTS = 4  # points that a projection optimises
 BATCH = 64
 
-By = Literal["auto", "pca", "jacobian", "weights"]
 Watch = Callable[[float], None]
 
 
-# A latent -----------------------------------------------------------------------------------------------
+# The latent space ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Space:
-    """The latent of a run, with where its points lie."""
+    """The latent space of a run, with where its points lie."""
 
     model: Any  # a Model that is Latent
     spec: ImageSpec
     digest: str
     options: DataOptions  # how the run opened its images
-    labels: bool  # whether an image depends on its label; it is given one even where it does not
-    drawn: Tensor  # [N, D] points, labels in turn
+    responds_to_label: (
+        bool  # whether an image depends on its label; the model takes one even where it does not
+    )
+    samples: Tensor  # [N, D] random points, labels in turn
     centre: Tensor  # [D]
-    spread: float  # deviation of a coordinate, over all of them
+    spread: float  # standard deviation of a coordinate, over all of them
 
     def condition(self, n: int, labels: Sequence[str]) -> Condition:
-        """Of ``n`` images; the labels are taken in turn, or all there are."""
+        """The condition of ``n`` images; the labels, or else all classes, are taken in turn."""
         labels = labels or (self.spec.classes if "label" in self.model.follows else ())
         return condition_for(self.model, n, labels=labels, device=str(self.model.device))
 
     def points(self, seeds: Sequence[int], labels: Sequence[str], truncation: float) -> Tensor:
-        """[N, D], drawn towards the centre where ``truncation`` is below 1."""
-        drawn = self.model.latent(self.condition(len(seeds), labels), Draws(seeds, self.model.device))
-        return torch.lerp(self.centre, drawn.float(), truncation)
+        """[N, D] random points, moved towards the centre where ``truncation`` is below 1."""
+        points = self.model.latent(self.condition(len(seeds), labels), Draws(seeds, self.model.device))
+        return torch.lerp(self.centre, points.float(), truncation)
 
     @torch.inference_mode()
     def paint(self, points: Tensor, labels: Sequence[str], watch: Watch | None = None) -> Tensor:
         """[N, ..., D] -> [N, *spec.shape] in [-1, 1] on the CPU; one label for all, or one for each."""
-        condition, painted = self.condition(len(points), labels), []
+        condition, images = self.condition(len(points), labels), []
         for at in range(0, len(points), BATCH):
             part = slice(at, at + BATCH)
-            painted.append(self.model.paint(points[part], condition[part]).float().clamp(-1, 1).cpu())
+            images.append(self.model.paint(points[part], condition[part]).float().clamp(-1, 1).cpu())
             if watch:
                 watch(min(at + BATCH, len(points)) / len(points))
-        return torch.cat(painted)
+        return torch.cat(images)
 
-    def way(self, one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
-        """Between two points: along an arc round the centre, but straight where layers have points of their own."""
+    def interpolate(self, one: Tensor, other: Tensor, t: Tensor) -> Tensor:
+        """Along an arc round the centre; along a line where each layer may have its own point. See ``latents.lerp``."""
         if isinstance(self.model, Layered):
-            return latents.line(one, other, shares)
-        return self.centre + latents.arc(one - self.centre, other - self.centre, shares)
+            return latents.lerp(one, other, t)
+        return self.centre + latents.slerp(one - self.centre, other - self.centre, t)
 
     def directions(self, by: By, count: int, label: str, watch: Watch) -> Tensor:
-        """[K, D] of length 1, the strongest first. Raises LimnerError for weights that do not tell."""
+        """[K, D] of length 1, the strongest first. Raises LimnerError where the weights give no directions."""
         model = self.model
         if by == "auto":
-            by = "pca" if isinstance(model, Layered) else "jacobian"  # noise varies alike in all directions
+            by = "pca" if isinstance(model, Layered) else "jacobian"  # noise has no principal directions
         if by == "weights":
             if not isinstance(model, Directed):
                 raise LimnerError(
-                    "This family's weights tell no directions: choose --by jacobian, or pca where a mapping "
+                    "The weights of this family give no directions: choose --by jacobian, or pca where a mapping "
                     "network makes the points."
                 )
             return model.directions()[:count].to(self.centre).detach()
         if by == "pca":
-            return latents.principal(self.drawn, count)
+            return latents.principal_directions(self.samples, count)
         condition = self.condition(POINTS, [label] if label else ())
         paint = partial(model.paint, condition=condition)
         at = self.points(range(POINTS), [label] if label else (), 1.0)
-        return latents.strongest(paint, at, count, 0.5 * self.spread, watch=watch)
+        return latents.jacobian_directions(paint, at, count, 0.5 * self.spread, watch=watch)
 
 
 def open_space(run: str | Path, device: str = "auto") -> Space:
-    """Raises LimnerError for a run without a latent."""
+    """Raises LimnerError for a run without a latent space."""
     pipeline = Pipeline(run, device)
     model, spec = pipeline.model.requires_grad_(False), pipeline.spec
     if not isinstance(model, Latent):
         able = [name for name in families.names() if issubclass(families.load(name), Latent)]
         raise LimnerError(
-            f"{pipeline.loaded.path} is a run of {pipeline.loaded.run.family}, which has no latent to move in: "
+            f"{pipeline.loaded.path} is a run of {pipeline.loaded.run.family}, which has no latent space: "
             f"use a run of {' or '.join(filter(None, [', '.join(able[:-1]), able[-1]]))}."
         )
     follows = "label" in model.follows
     with torch.inference_mode():
-        heeds = follows and _heeds_labels(model, spec)
-        label = torch.arange(DRAWN, device=model.device) % len(spec.classes) if follows else None
-        drawn = model.latent(Condition(DRAWN, label=label), Draws(range(DRAWN), model.device)).float()
-    drawn = drawn.clone()  # of inference no more
-    centre = drawn.mean(0)
-    spread = (drawn - centre).square().mean().sqrt().item()
+        responds = follows and _responds_to_label(model, spec)
+        label = torch.arange(SAMPLES, device=model.device) % len(spec.classes) if follows else None
+        samples = model.latent(Condition(SAMPLES, label=label), Draws(range(SAMPLES), model.device)).float()
+    samples = samples.clone()  # no longer an inference tensor
+    centre = samples.mean(0)
+    spread = (samples - centre).square().mean().sqrt().item()
     digest = pipeline.loaded.header.get("digest", "")
-    return Space(model, spec, digest, pipeline.loaded.run.data, heeds, drawn, centre, spread)
+    return Space(model, spec, digest, pipeline.loaded.run.data, responds, samples, centre, spread)
 
 
-def _heeds_labels(model: Latent, spec: ImageSpec) -> bool:
-    """Whether two labels give two pictures of one seed: a run may have been told to leave its labels alone."""
+def _responds_to_label(model: Latent, spec: ImageSpec) -> bool:
+    """Whether two labels give two images of one seed: a run may be set to ignore its labels."""
     if len(spec.classes) == 1:
         return True
-    painted = []
+    images = []
     for label in (0, len(spec.classes) - 1):
         device = model.device  # type: ignore[attr-defined]
         condition = Condition(1, label=torch.tensor([label], device=device))
-        painted.append(model.paint(model.latent(condition, Draws([0], device)), condition))
-    return not torch.equal(*painted)
+        images.append(model.paint(model.latent(condition, Draws([0], device)), condition))
+    return not torch.equal(*images)
 
 
 # Sheets -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Tour:
-    """The points of a latent that the sheets go between."""
+class Anchors:
+    """The points of a latent space that the sheets interpolate between."""
 
     space: Space
-    labels: tuple[str, ...]  # a row each, in turn; one empty word where there are none
+    options: ExploreOptions
+    labels: tuple[str, ...]  # one a row, in turn; one empty string where there are none
     names: tuple[str, ...]  # of the points
     given: tuple[Tensor, ...]  # points of projected pictures, [D] or [L, D]; they come first
     seeds: range  # of the other points
-    truncation: float
-    rows: int
-    columns: int
-    directions: int
-    by: By
 
     def points(self, label: str) -> Tensor:
         """[N, D] for one label; [N, L, D] where a given one has a point for each layer."""
-        drawn = self.space.points(self.seeds, [label] if label else (), self.truncation)
+        random = self.space.points(self.seeds, [label] if label else (), self.options.truncation)
         if any(point.ndim > 1 for point in self.given):
             layers = self.space.model.layers
-            return torch.stack([p.expand(layers, -1) for p in (*self.given, *drawn)])
-        return torch.stack([*self.given, *drawn])
+            return torch.stack([p.expand(layers, -1) for p in (*self.given, *random)])
+        return torch.stack([*self.given, *random])
 
     def paint(self, points: Tensor, label: str, watch: Watch | None = None) -> Tensor:
         return self.space.paint(points, [label] if label else (), watch)
 
 
-def interpolation(tour: Tour, path: Path, watch: Watch) -> None:
+def interpolations(anchors: Anchors, path: Path, watch: Watch) -> None:
     """A row for each pair of neighbouring points, its label in turn."""
-    images, words = [], []
-    shares = torch.linspace(0, 1, tour.columns, device=tour.space.centre.device)
-    for row in range(tour.rows):
-        label = tour.labels[row % len(tour.labels)]
-        one, other = tour.points(label)[row : row + 2]
-        images.append(tour.paint(tour.space.way(one, other, shares), label))
-        ends = [", ".join(filter(None, (name, label))) for name in tour.names[row : row + 2]]
-        words += [ends[0], *[""] * (tour.columns - 2), ends[1]]
-        watch((row + 1) / tour.rows)
-    _save(grid(torch.cat(images), words, tour.columns), path)
+    images, captions = [], []
+    rows, columns = anchors.options.rows, anchors.options.columns
+    t = torch.linspace(0, 1, columns, device=anchors.space.centre.device)
+    for row in range(rows):
+        label = anchors.labels[row % len(anchors.labels)]
+        one, other = anchors.points(label)[row : row + 2]
+        images.append(anchors.paint(anchors.space.interpolate(one, other, t), label))
+        ends = [", ".join(filter(None, (name, label))) for name in anchors.names[row : row + 2]]
+        captions += [ends[0], *[""] * (columns - 2), ends[1]]
+        watch((row + 1) / rows)
+    _save(grid(torch.cat(images), captions, columns), path)
 
 
-def loops(tour: Tour, path: Path, watch: Watch) -> None:
-    """An animation that ends where it began: images side by side, each with a label in turn."""
-    films = []
+def loop(anchors: Anchors, path: Path, watch: Watch) -> None:
+    """An animation that ends where it began: images side by side, labels in turn."""
+    loops = []
     for i in range(LOOPS):
-        label = tour.labels[i % len(tour.labels)]
-        stops = tour.points(label)[:LOOPS].roll(-i, 0)
-        films.append(tour.paint(latents.loop(stops, FRAMES, tour.space.way), label))
+        label = anchors.labels[i % len(anchors.labels)]
+        stops = anchors.points(label)[:LOOPS].roll(-i, 0)
+        loops.append(anchors.paint(latents.loop(stops, FRAMES, anchors.space.interpolate), label))
         watch((i + 1) / LOOPS)
-    frames = [grid(list(pictures), columns=LOOPS) for pictures in zip(*films, strict=True)]
+    frames = [grid(list(pictures), columns=LOOPS) for pictures in zip(*loops, strict=True)]
     with files.whole(path) as unfinished:
         frames[0].save(
             unfinished, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0
         )  # milliseconds a frame
 
 
-def plane(tour: Tour, path: Path, watch: Watch) -> None:
-    """Between four points, which stand in the corners."""
-    side, label = tour.columns, tour.labels[0]
-    points = latents.plane(tour.points(label)[:4], side, tour.space.way)  # [side, side, ..., D]
-    words = [""] * side**2
-    for at, name in zip((0, side - 1, side**2 - side, side**2 - 1), tour.names[:4], strict=True):
-        words[at] = ", ".join(filter(None, (name, label)))
-    _save(grid(tour.paint(points.flatten(0, 1), label, watch), words, side), path)
+def plane(anchors: Anchors, path: Path, watch: Watch) -> None:
+    """Between four points, which are the corners."""
+    side, label = anchors.options.columns, anchors.labels[0]
+    points = latents.plane(anchors.points(label)[:4], side, anchors.space.interpolate)  # [side, side, ..., D]
+    captions = [""] * side**2
+    for at, name in zip((0, side - 1, side**2 - side, side**2 - 1), anchors.names[:4], strict=True):
+        captions[at] = ", ".join(filter(None, (name, label)))
+    _save(grid(anchors.paint(points.flatten(0, 1), label, watch), captions, side), path)
 
 
-def mixing(tour: Tour, path: Path, watch: Watch) -> None:
-    """Rows of coarse layers, columns of fine ones (Karras 2019, figure 3), for three places to cross."""
-    label, layers = tour.labels[0], tour.space.model.layers
-    points = tour.points(label)[:4]
+def mixing(anchors: Anchors, path: Path, watch: Watch) -> None:
+    """Rows of coarse layers, columns of fine ones (Karras 2019, figure 3), for three layers to cross at."""
+    label, layers = anchors.labels[0], anchors.space.model.layers
+    points = anchors.points(label)[:4]
     if points.ndim == 2:
         points = points[:, None].expand(-1, layers, -1)  # [4, L, D]
-    made, words = [], []
-    for cross in sorted({max(1, layers * share // 4) for share in (1, 2, 3)}):
-        for coarse, name in zip(points, tour.names, strict=False):
-            made += [torch.cat([coarse[:cross], fine[cross:]]) for fine in points]
-            words += [f"{name} to layer {cross}, then {other}" for other in tour.names[:4]]
-    _save(grid(tour.paint(torch.stack(made), label, watch), words, 4), path)
+    mixed, captions = [], []
+    for cross in sorted({max(1, layers * quarter // 4) for quarter in (1, 2, 3)}):
+        for coarse, name in zip(points, anchors.names, strict=False):
+            mixed += [torch.cat([coarse[:cross], fine[cross:]]) for fine in points]
+            captions += [f"{name} to layer {cross}, then {other}" for other in anchors.names[:4]]
+    _save(grid(anchors.paint(torch.stack(mixed), label, watch), captions, 4), path)
 
 
-def directions(tour: Tour, path: Path, watch: Watch) -> None:
-    """A row for each direction, from three deviations below the first point to three above."""
-    space, label = tour.space, tour.labels[0]
-    found = space.directions(tour.by, tour.directions, label, watch)  # [K, D]
-    sigmas = ((space.drawn - space.centre) @ found.T).std(0)  # [K]
-    point = tour.points(label)[0]
-    steps = torch.tensor(SIGMAS, device=found.device) * sigmas[:, None]  # [K, 7]
-    moves = (steps[:, :, None] * found[:, None]).flatten(0, 1)  # [K * 7, D]
+def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
+    """A row for each direction, from three standard deviations below the first point to three above."""
+    space, label = anchors.space, anchors.labels[0]
+    vectors = space.directions(anchors.options.by, anchors.options.directions, label, watch)  # [K, D]
+    sigmas = ((space.samples - space.centre) @ vectors.T).std(0)  # [K]
+    point = anchors.points(label)[0]
+    steps = torch.tensor(SIGMAS, device=vectors.device) * sigmas[:, None]  # [K, 7]
+    moves = (steps[:, :, None] * vectors[:, None]).flatten(0, 1)  # [K * 7, D]
     moves = moves.reshape(len(moves), *[1] * (point.ndim - 1), -1)
-    words = [
-        f"direction {k + 1}: {sigma:+d}\u03c3" if sigma else tour.names[0]
-        for k in range(len(found))
+    captions = [
+        f"direction {k + 1}: {sigma:+d}\u03c3" if sigma else anchors.names[0]
+        for k in range(len(vectors))
         for sigma in SIGMAS
     ]
-    _save(grid(tour.paint(point + moves, label), words, len(SIGMAS)), path)
-    kept = {"directions": found, "sigmas": sigmas, "centre": space.centre}
-    _save_tensors(path.with_suffix(".safetensors"), kept, {"run": space.digest})
+    _save(grid(anchors.paint(point + moves, label), captions, len(SIGMAS)), path)
+    tensors = {"directions": vectors, "sigmas": sigmas, "centre": space.centre}
+    _save_tensors(path.with_suffix(".safetensors"), tensors, {"run": space.digest})
 
 
 SHEETS = {
-    "interpolation.png": interpolation,
-    "loop.gif": loops,
+    "interpolation.png": interpolations,
+    "loop.gif": loop,
     "plane.png": plane,
     "directions.png": directions,
 }
 
 
+@dataclass(frozen=True)
+class Exploration(JsonResult):
+    """What ``explore`` wrote."""
+
+    run: str  # digest
+    to: str
+    sheets: list[str]
+    points: list[str]  # names of the points, in the order of the sheets
+    labels: list[str]
+    directions: int
+
+
 def explore(
     run: str | Path,
     to: str | Path = "",
-    labels: Sequence[str] = (),
-    starts: Sequence[str | Path] = (),
-    rows: int = 6,
-    columns: int = 9,
-    directions: int = 6,
-    by: By = "auto",
-    truncation: float = 1.0,
-    seed: int = 0,
+    options: ExploreOptions = ExploreOptions(),
+    *,
     device: str = "auto",
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Sheets of a latent in the folder ``to`` (RUN/explore): ways between points, and what directions change.
+) -> Exploration:
+    """Draw sheets of a latent space in the folder ``to`` (RUN/explore): interpolations, a loop, directions.
 
-    The points are those of the files in ``starts``, which ``project`` wrote, then of the seeds from ``seed`` on.
-    Raises LimnerError.
+    The points are those of the files in ``options.start``, which ``project`` wrote, then random ones. Raises
+    LimnerError.
     """
-    if rows < 1 or columns < 2 or directions < 1:
-        raise LimnerError("There is nothing to draw: ask for at least 1 row, 2 columns and 1 direction.")
+    if options.rows < 1 or options.columns < 2 or options.directions < 1:
+        raise LimnerError("There is nothing to draw: give at least 1 row, 2 columns and 1 direction.")
     space = open_space(run, device)
     folder = Path(to or checkpoint.folder_of(run) / "explore")
-    check_labels(space, labels)
-    given = [load_point(file, space) for file in starts]
-    labels = (
-        labels or [label for _, label in given if label][:1] or (space.spec.classes if space.labels else [""])
-    )
-    seeds = range(seed, seed + max(rows + 1, 4))  # as many as are needed where no points are given
-    names = [*(Path(file).stem for file in starts), *(f"seed {s}" for s in seeds)]
-    points = tuple(point for point, _ in given)
-    tour = Tour(space, tuple(labels), tuple(names), points, seeds, truncation, rows, columns, directions, by)
+    anchors = find_anchors(space, options)
     sheets = SHEETS | ({"mixing.png": mixing} if isinstance(space.model, Layered) else {})
     with bar("exploring", quiet) as watch:
-        for number, (name, draw) in enumerate(sheets.items()):
+        for number, (name, draw_sheet) in enumerate(sheets.items()):
 
-            def share(done: float, number: int = number) -> None:
+            def watch_sheet(done: float, number: int = number) -> None:
                 watch((number + done) / len(sheets))
 
-            draw(tour, folder / name, share)
-    return {
-        "run": space.digest,
-        "to": str(folder),
-        "sheets": [str(folder / name) for name in sheets],
-        "points": names[: len(seeds)],
-        "labels": [label for label in labels if label],
-        "directions": min(directions, len(space.centre)),
-    }
+            draw_sheet(anchors, folder / name, watch_sheet)
+    return Exploration(
+        run=space.digest,
+        to=str(folder),
+        sheets=[str(folder / name) for name in sheets],
+        points=list(anchors.names[: len(anchors.seeds)]),
+        labels=[label for label in anchors.labels if label],
+        directions=min(options.directions, len(space.centre)),
+    )
+
+
+def find_anchors(space: Space, options: ExploreOptions) -> Anchors:
+    """The points to interpolate between. Raises LimnerError."""
+    check_labels(space, options.label)
+    given = [load_point(file, space) for file in options.start]
+    first = next((label for _, label in given if label), "")
+    labels = options.label or (
+        (first,) if first else space.spec.classes if space.responds_to_label else ("",)
+    )
+    seeds = range(options.seed, options.seed + max(options.rows + 1, 4))  # enough where no points are given
+    names = (*(Path(file).stem for file in options.start), *(f"seed {seed}" for seed in seeds))
+    return Anchors(space, options, tuple(labels), names, tuple(point for point, _ in given), seeds)
 
 
 def check_labels(space: Space, labels: Sequence[str]) -> None:
     condition_for(space.model, 1, labels=labels)  # type: ignore[arg-type]
-    if labels and not space.labels:
-        raise LimnerError("This run draws the same whatever the label: leave --label out.")
+    if labels and not space.responds_to_label:
+        raise LimnerError("This run draws the same image for every label: leave --label out.")
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
@@ -317,94 +328,108 @@ def _save(sheet: Image.Image, path: Path) -> None:
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
-    """[B, C, H, W] twice -> [B]: mean square error, and the mean absolute error of each level of a Laplacian pyramid.
+    """[B, C, H, W] twice -> [B]: mean square error, plus the mean absolute error of each Laplacian pyramid level.
 
-    The pyramid is Bojanowski 2018's, where it alone let latents of photographs be found.
+    The pyramid loss is that of Bojanowski 2018.
     """
     levels = zip(pyramid(x, least=2), pyramid(y, least=2), strict=True)
     return (x - y).square().flatten(1).mean(1) + sum((a - b).abs().flatten(1).mean(1) for a, b in levels)
+
+
+@dataclass(frozen=True)
+class Projection(JsonResult):
+    """The point that ``project`` found."""
+
+    picture: str
+    to: str
+    latent: str  # .safetensors that holds the point
+    label: str
+    steps: int
+    psnr_start: float  # dB, of the best start
+    psnr: float  # dB, of the point
 
 
 def project(
     run: str | Path,
     picture: str | Path,
     to: str | Path = "projection.png",
-    steps: int = 300,
-    label: str = "",
-    rate: float = 0.3,
-    prior: float = 0.001,
-    each_layer: bool = False,
-    tries: int = 256,
-    seed: int = 0,
+    options: ProjectOptions = ProjectOptions(),
+    *,
     device: str = "auto",
     quiet: bool = False,
-) -> dict[str, Any]:
-    """The point whose image is nearest to a picture: a sheet, and the point beside it as .safetensors.
+) -> Projection:
+    """Find the point whose image is closest to a picture: a sheet, and the point beside it as .safetensors.
 
-    The nearest of the centre, of ``tries`` random points with every label, and of what the model encodes the
-    picture to go down by Adam. Raises LimnerError.
+    The best of the centre, of random points with every label, and of the model's encoding of the picture are
+    optimised by Adam. Raises LimnerError.
     """
     to, picture = Path(to), Path(picture)
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet; the point is kept beside it.")
-    if steps < 0 or tries < 1:
+    if options.steps < 0 or options.tries < 1:
         raise LimnerError("A projection takes 0 steps or more, from at least 1 try.")
     space = open_space(run, device)
-    check_labels(space, [label] if label else [])
-    if each_layer and not isinstance(space.model, Layered):
+    check_labels(space, [options.label] if options.label else [])
+    if options.each_layer and not isinstance(space.model, Layered):
         raise LimnerError("The layers of this run share one point: leave --each-layer out.")
     target = open_picture(picture, space.spec, space.options)  # [1, C, H, W]
     with bar(f"projecting {picture.name}", quiet) as watch:
-        with torch.no_grad():
-            points, words = candidates(space, target, label, tries, seed)
-            far = distance(space.paint(points, words), target)
-        nearest = far.topk(min(STARTS, len(far)), largest=False).indices
-        words = [words[i] for i in nearest.tolist()] if words else []
-        points = points[nearest.to(points.device)]  # [STARTS, D]
-        first = space.paint(points[:1], words[:1])
-        if each_layer:
-            points = points[:, None].repeat(1, space.model.layers, 1)  # [STARTS, L, D]
-        condition, aim = space.condition(len(points), words), target.to(points.device)
-
-        def loss(points: Tensor) -> Tensor:
-            stray = ((points - space.centre) / space.spread).square().flatten(1).mean(1)
-            return distance(space.model.paint(points, condition).float(), aim) + prior * stray
-
-        best, least = latents.descend(loss, points, steps, rate * space.spread, watch)
-    winner = int(least.argmin())
-    point, word = best[winner], words[winner] if words else ""
-    last = space.paint(point[None], [word] if word else ())
-    apart = (target - last).abs() - 1  # black where nothing differs
+        starts, labels = best_starts(space, target, options)
+        start = space.paint(starts[:1], labels[:1])
+        point, label = _optimise(space, target, starts, labels, options, watch)
+    image = space.paint(point[None], [label] if label else ())
+    psnr_start, psnr_end = (psnr(x, target).clamp(max=99.0).item() for x in (start, image))
+    difference = (target - image).abs() - 1  # black where nothing differs
     if space.spec.channels == 4:
-        apart[:, 3] = 1.0
-    numbers = [psnr(image, target).clamp(max=99.0).item() for image in (first, last)]
-    titles = [
-        picture.name,
-        f"start: {numbers[0]:.1f} dB",
-        ", ".join(filter(None, (f"found: {numbers[1]:.1f} dB", word))),
-        "difference",
-    ]
-    _save(grid(torch.cat([target, first, last, apart]), titles, 4), to)
+        difference[:, 3] = 1.0
+    found = ", ".join(filter(None, (f"found: {psnr_end:.1f} dB", label)))
+    captions = [picture.name, f"start: {psnr_start:.1f} dB", found, "difference"]
+    _save(grid(torch.cat([target, start, image, difference]), captions, 4), to)
     beside = to.with_suffix(".safetensors")
-    _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": word, "picture": str(picture)})
-    return {
-        "picture": str(picture), "to": str(to), "latent": str(beside), "label": word, "steps": steps,
-        "psnr_start": numbers[0], "psnr": numbers[1],
-    }  # fmt: skip
+    _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": label, "picture": str(picture)})
+    return Projection(
+        str(picture), str(to), str(beside), label, options.steps, psnr_start=psnr_start, psnr=psnr_end
+    )
 
 
-def candidates(space: Space, target: Tensor, label: str, tries: int, seed: int) -> tuple[Tensor, list[str]]:
+def best_starts(space: Space, target: Tensor, options: ProjectOptions) -> tuple[Tensor, list[str]]:
+    """The STARTS of all ``candidates`` that are closest to the target: points [N, D], and their labels if any."""
+    with torch.no_grad():
+        points, labels = candidates(space, target, options)
+        distances = distance(space.paint(points, labels), target)
+    best = distances.topk(min(STARTS, len(distances)), largest=False).indices
+    return points[best.to(points.device)], [labels[i] for i in best.tolist()] if labels else []
+
+
+def _optimise(
+    space: Space, target: Tensor, points: Tensor, labels: list[str], options: ProjectOptions, watch: Watch
+) -> tuple[Tensor, str]:
+    """The best point [D] or [L, D] that Adam reaches from the starts [N, D], and its label."""
+    if options.each_layer:
+        points = points[:, None].repeat(1, space.model.layers, 1)  # [N, L, D]
+    condition, target = space.condition(len(points), labels), target.to(points.device)
+
+    def loss(points: Tensor) -> Tensor:
+        penalty = ((points - space.centre) / space.spread).square().flatten(1).mean(1)
+        return distance(space.model.paint(points, condition).float(), target) + options.prior * penalty
+
+    best, losses = latents.descend(loss, points, options.steps, options.rate * space.spread, watch)
+    i = int(losses.argmin())
+    return best[i], labels[i] if labels else ""
+
+
+def candidates(space: Space, target: Tensor, options: ProjectOptions) -> tuple[Tensor, list[str]]:
     """Points [N, D] to start from, with a label for each, or no labels at all."""
-    classes = ([label] if label else list(space.spec.classes)) if space.labels else []
-    n = max(tries, len(classes))
-    drawn = space.points(range(seed, seed + n), classes, 1.0)
-    rest = [space.centre[None]]
+    classes = [options.label] if options.label else list(space.spec.classes)
+    classes = classes if space.responds_to_label else []
+    n = max(options.tries, len(classes))
+    random = space.points(range(options.seed, options.seed + n), classes, 1.0)
+    others = [space.centre[None]]
     if isinstance(space.model, Autoencodes):
         code = space.model.encode(target.to(space.centre.device)).float()
-        rest += [code] if code.shape[1:] == space.centre.shape else []
-    others = torch.cat([point.expand(max(len(classes), 1), -1) for point in rest])
-    words = [classes[i % len(classes)] for i in range(n)] + classes * len(rest) if classes else []
-    return torch.cat([drawn, others]), words
+        others += [code] if code.shape[1:] == space.centre.shape else []
+    points = torch.cat([random, *(point.expand(max(len(classes), 1), -1) for point in others)])
+    return points, [classes[i % len(classes)] for i in range(n)] + classes * len(others) if classes else []
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -413,16 +438,16 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str])
 
 
 def load_point(path: str | Path, space: Space) -> tuple[Tensor, str]:
-    """What ``project`` wrote: a point [D] or [L, D], and its label or an empty word. Raises LimnerError."""
+    """What ``project`` wrote: a point [D] or [L, D], and its label or "". Raises LimnerError."""
     try:
         with safe_open(path, "pt") as file:
             point, about = file.get_tensor("latent"), file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise LimnerError(
-            f"{path} is no point that limner project wrote ({error}): name its .safetensors."
+            f"{path} is not a point that limner project wrote ({error}): name its .safetensors file."
         ) from None
     layers = (space.model.layers,) if isinstance(space.model, Layered) else ()
     if point.shape not in (space.centre.shape, (*layers, *space.centre.shape)):
-        raise LimnerError(f"{path} is a point of another run: project its picture with this one.")
+        raise LimnerError(f"{path} holds a point of another run: project its picture with this run.")
     label = about.get("label", "")
-    return point.to(space.centre), label if space.labels and label in space.spec.classes else ""
+    return point.to(space.centre), label if space.responds_to_label and label in space.spec.classes else ""

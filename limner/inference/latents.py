@@ -1,6 +1,6 @@
-"""Points of a latent: ways between them, directions along which images change, the point of an image.
+"""Points of a latent space: interpolation, directions along which images change, the point of an image.
 
-A painter here is any function [B, D] -> [B, ...] that autograd can follow; points may also be [B, L, D].
+``paint`` is any differentiable function [B, D] -> [B, ...]; points may also be [B, L, D], one for each layer.
 """
 
 from __future__ import annotations
@@ -11,66 +11,63 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["arc", "descend", "line", "loop", "plane", "principal", "strongest"]
-
-Painter = Callable[[Tensor], Tensor]
-Way = Callable[[Tensor, Tensor, Tensor], Tensor]
+Interpolate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-# Ways ---------------------------------------------------------------------------------------------------
+# Interpolation ---------------------------------------------------------------------------------------------------
 
 
-def line(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
-    """Points [..., D] twice and shares [S] -> [S, ..., D], straight from the one to the other."""
-    return torch.lerp(one, other, _beside(shares, one))
+def lerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
+    """Linear interpolation: points [..., D] twice and t [S] in [0, 1] -> [S, ..., D]."""
+    return torch.lerp(one, other, _broadcast(t, one))
 
 
-def arc(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
-    """As ``line``, but along a great circle round the origin, the length changing evenly (Shoemake 1985).
+def slerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
+    """As ``lerp``, but along a great circle round the origin, with linearly changing length (Shoemake 1985).
 
-    In many dimensions noise lies near a sphere: a straight way cuts through its empty inside (White 2016).
-    Where the two lie on one line through the origin, the way is straight.
+    In many dimensions Gaussian noise lies near a sphere, so a straight line crosses a region without samples
+    (White 2016). Points on one line through the origin are interpolated linearly.
     """
-    share = _beside(shares, one)
+    t_ = _broadcast(t, one)
     here, there = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
     cosine = (one * other).sum(-1, keepdim=True) / (here * there).clamp(min=1e-12)
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin().clamp(min=1e-12)
-    a, b = torch.sin((1 - share) * angle) / sine, torch.sin(share * angle) / sine
-    length = torch.lerp(here, there, share)
-    turned = length * (a * one / here.clamp(min=1e-12) + b * other / there.clamp(min=1e-12))
-    straight = (sine < 1e-4) | (here * there < 1e-8)
-    return torch.where(straight, line(one, other, shares), turned)
+    a, b = torch.sin((1 - t_) * angle) / sine, torch.sin(t_ * angle) / sine
+    length = torch.lerp(here, there, t_)
+    arc = length * (a * one / here.clamp(min=1e-12) + b * other / there.clamp(min=1e-12))
+    collinear = (sine < 1e-4) | (here * there < 1e-8)
+    return torch.where(collinear, lerp(one, other, t), arc)
 
 
-def loop(points: Tensor, frames: int, way: Way) -> Tensor:
+def loop(points: Tensor, frames: int, interpolate: Interpolate) -> Tensor:
     """[N, ..., D] -> [N * frames, ..., D]: from each point to the next, and from the last to the first."""
-    shares = torch.arange(frames, device=points.device) / frames
-    return torch.cat([way(*pair, shares) for pair in zip(points, points.roll(-1, 0), strict=True)])
+    t = torch.arange(frames, device=points.device) / frames
+    return torch.cat([interpolate(*pair, t) for pair in zip(points, points.roll(-1, 0), strict=True)])
 
 
-def plane(corners: Tensor, side: int, way: Way) -> Tensor:
-    """Four points [4, ..., D], two above and two below -> [side, side, ..., D] between them."""
-    shares = torch.linspace(0, 1, side, device=corners.device)
-    above, below = way(corners[0], corners[1], shares), way(corners[2], corners[3], shares)
-    return way(above, below, shares)
+def plane(corners: Tensor, side: int, interpolate: Interpolate) -> Tensor:
+    """Four points [4, ..., D], the upper two first -> [side, side, ..., D] between them."""
+    t = torch.linspace(0, 1, side, device=corners.device)
+    above, below = interpolate(corners[0], corners[1], t), interpolate(corners[2], corners[3], t)
+    return interpolate(above, below, t)
 
 
-def _beside(shares: Tensor, point: Tensor) -> Tensor:
-    return shares.to(point).reshape(-1, *[1] * point.ndim)
+def _broadcast(t: Tensor, point: Tensor) -> Tensor:
+    return t.to(point).reshape(-1, *[1] * point.ndim)
 
 
 # Directions ---------------------------------------------------------------------------------------------
 
 
-def principal(points: Tensor, count: int) -> Tensor:
+def principal_directions(points: Tensor, count: int) -> Tensor:
     """[N, D] -> [K, D] of length 1 along which the points vary most, K <= count (Harkonen 2020)."""
-    found = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh
-    return _signed(found[: min(count, len(points) - 1)])
+    components = torch.linalg.svd(points - points.mean(0), full_matrices=False).Vh
+    return _signed(components[: min(count, len(points) - 1)])
 
 
-def strongest(
-    paint: Painter,
+def jacobian_directions(
+    paint: Callable[[Tensor], Tensor],
     points: Tensor,
     count: int,
     step: float,
@@ -79,33 +76,33 @@ def strongest(
 ) -> Tensor:
     """[K, D] of length 1 along which images change most at the points [P, D], K <= count.
 
-    The eigenvectors of the mean of J^T J, J the painter's Jacobian (Wang and Ponce 2021), by subspace
+    The eigenvectors of the mean of J^T J, J the Jacobian of ``paint`` (Wang and Ponce 2021), by subspace
     iteration: J v is a central difference over ``step`` each way, J^T u comes from autograd.
     """
     generator = torch.Generator().manual_seed(0)
     size = points.shape[-1]
-    width = min(size, count + 4)  # a few more than are wanted make those converge sooner
+    width = min(size, count + 4)  # a few extra vectors make the wanted ones converge sooner
     basis = torch.linalg.qr(torch.randn(size, width, generator=generator).to(points)).Q  # [D, K]
-    seen = torch.zeros(width, width)
-    for turn in range(passes):
+    gram = torch.zeros(width, width)
+    for i in range(passes):
         slopes, columns = [], []
-        for i, v in enumerate(basis.T):
+        for j, v in enumerate(basis.T):
             with torch.no_grad():
                 slope = (paint(points + step * v) - paint(points - step * v)) / (2 * step)  # [P, ...]
             at = points.clone().requires_grad_()
             columns.append(torch.autograd.grad(paint(at), at, slope)[0].mean(0))  # [D]
             slopes.append(slope.flatten())
             if watch:
-                watch((turn + (i + 1) / width) / passes)
-        seen = torch.stack(slopes) @ torch.stack(slopes).T  # [K, K]: J^T J inside the subspace
-        if turn + 1 < passes:
+                watch((i + (j + 1) / width) / passes)
+        gram = torch.stack(slopes) @ torch.stack(slopes).T  # [K, K]: J^T J inside the subspace
+        if i + 1 < passes:
             basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
-    order = torch.linalg.eigh(seen).eigenvectors.flip(1)  # the greatest first
+    order = torch.linalg.eigh(gram).eigenvectors.flip(1)  # the largest first
     return _signed((basis @ order).T[:count])
 
 
 def _signed(directions: Tensor) -> Tensor:
-    """An eigenvector's sign is an accident: the largest number becomes positive."""
+    """With the largest coordinate positive, since the sign of an eigenvector is arbitrary."""
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return directions * torch.where(largest < 0, -1.0, 1.0)
 
@@ -120,9 +117,9 @@ def descend(
     rate: float,
     watch: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best points [B, ..., D] that Adam comes by, and their losses [B]; each start goes its own way.
+    """The best points [B, ..., D] that Adam reaches from each start, and their losses [B].
 
-    ``loss`` is [B, ..., D] -> [B]. The rate falls as a cosine to 0; a loss that is not finite is never best.
+    ``loss`` is [B, ..., D] -> [B]. The learning rate decays to 0 as a cosine; a loss that is not finite is never best.
     """
     points = starts.clone().requires_grad_()
     adam = torch.optim.Adam([points], lr=rate)

@@ -1,9 +1,9 @@
-"""Folders of drawn images with metadata.jsonl, which `limner train` reads: written at once, or bit by bit.
+"""Folders of drawn images with metadata.jsonl, which `limner train` reads: written at once, or batch by batch.
 
-One that grows bit by bit holds::
+One that is written batch by batch holds::
 
     DIR/000000.png ...     the images, each named by its seed
-    DIR/metadata.jsonl     a line for each: file_name, seed, label and text as far as they were asked for
+    DIR/metadata.jsonl     a line for each: file_name, seed, and its label and text where it has them
     DIR/provenance.json    run, settings, versions, and how many images each filter refused
 """
 
@@ -16,95 +16,137 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from limner import files
+from limner.config import JsonResult
 from limner.core import Condition, ImageSpec, LimnerError
 from limner.pictures.grid import save_png
 
 
-def save(images: Tensor, folder: Path, seeds: Sequence[int], condition: Condition, spec: ImageSpec) -> None:
-    """One PNG an image, with metadata.jsonl in the form that ``train`` reads; an earlier call's images go."""
+@dataclass(frozen=True)
+class Drawn:
+    """Images with all that their metadata says."""
+
+    images: Tensor  # [N, C, H, W] in [-1, 1]
+    seeds: Sequence[int]
+    condition: Condition
+    spec: ImageSpec
+
+    def name(self, i: int) -> str:
+        return f"{self.seeds[i]:06d}.png"
+
+    def metadata(self, i: int) -> str:
+        """The line of image ``i`` in metadata.jsonl."""
+        line: dict[str, Any] = {"file_name": self.name(i), "seed": self.seeds[i]}
+        if self.condition.text is not None:
+            line["text"] = self.condition.text[i]
+        if self.condition.label is not None:
+            line["label"] = self.spec.classes[int(self.condition.label[i])]
+        return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Settings(JsonResult):
+    """All that decides which images a folder holds."""
+
+    digest: str  # of the run
+    n: int
+    seed: int
+    asked: dict[str, Any]  # labels and prompts
+    sampling: Any  # the family's Sampling
+    filters: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(JsonResult):
+    """Where the images of a folder come from, and how far it is filled."""
+
+    made_by: str = "limner synthesize"
+    run: str
+    family: str
+    images_seen: int  # by the run in its training
+    settings: Settings
+    versions: dict[str, str]
+    drawn: int = 0  # seeds tried
+    kept: int = 0  # images in the folder
+    refused: dict[str, int]  # images that each filter left out
+
+
+def save(folder: Path, drawn: Drawn) -> None:
+    """One PNG per image, with metadata.jsonl in the form that ``train`` reads; an earlier call's images are removed."""
     for name in saved(folder):
         (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-        name = f"{seed:06d}.png"
-        save_png(image, folder / name, spec.bits)
-        lines.append(metadata_line(name, seed, condition, i, spec))
+    for i, image in enumerate(drawn.images):
+        save_png(image, folder / drawn.name(i), drawn.spec.bits)
+    lines = [drawn.metadata(i) for i in range(len(drawn.images))]
     files.write_text(folder / "metadata.jsonl", "".join(lines))
 
 
 def saved(folder: Path) -> set[str]:
-    """The images that an earlier ``save`` left there. Raises LimnerError where anything else lies: it is a person's."""
+    """The images that an earlier ``save`` wrote. Raises LimnerError for a folder with any other file."""
     listed: set[str] = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
-        named = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
-        listed = {name for name, ours in named.items() if name == ours}
+        by_seed = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
+        listed = {name for name, own in by_seed.items() if name == own}
     files.refuse_other_files(folder, "--to", listed | {"metadata.jsonl"} if listed else ())
     return {name for name in listed if (folder / name).exists()}
 
 
-def metadata_line(name: str, seed: int, condition: Condition, i: int, spec: ImageSpec) -> str:
-    """A line of metadata.jsonl: image ``i`` of the condition, in the file ``name``."""
-    line: dict[str, Any] = {"file_name": name, "seed": seed}
-    if condition.text is not None:
-        line["text"] = condition.text[i]
-    if condition.label is not None:
-        line["label"] = spec.classes[int(condition.label[i])]
-    return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def begin(to: Path, provenance: dict[str, Any]) -> set[int]:
-    """The seeds that the folder holds; ``provenance`` takes over how far it came.
+def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
+    """Open a folder to fill: the provenance with how far it is filled, and the seeds of its images.
 
     Raises LimnerError for a folder that holds anything else.
     """
     about = to / "provenance.json"
     if not about.exists():
         files.refuse_other_files(to, "--to")
-        files.write_json(about, provenance)
-        return set()
-    old = _read(about)
-    now, then = provenance["settings"], old["settings"]
-    if now != then:
-        differ = ", ".join(sorted(name for name in now if now[name] != then.get(name)))
+        files.write_json(about, provenance.to_json())
+        return provenance, set()
+    old, settings = _read(about), provenance.settings.to_json()
+    if settings != old["settings"]:
+        differ = ", ".join(sorted(key for key in settings if settings[key] != old["settings"].get(key)))
         raise LimnerError(
             f"{to} holds images made with other settings ({differ}): name another folder with --to."
         )
-    for name in ("drawn", "kept", "refused"):
-        provenance[name] = old[name]
-    seed, end = now["seed"], now["seed"] + old["drawn"]
+    provenance = replace(provenance, drawn=old["drawn"], kept=old["kept"], refused=old["refused"])
+    seed = provenance.settings.seed
+    return provenance, _repair(to, range(seed, seed + provenance.drawn), provenance.kept)
+
+
+def _repair(to: Path, seeds: range, count: int) -> set[int]:
+    """Remove what an interrupted batch left, which is drawn again; the seeds of the ``count`` images that stay."""
     listed = to / "metadata.jsonl"
     lines = listed.read_text("utf-8").splitlines(keepends=True) if listed.exists() else []
-    whole: list[str] = []
+    complete: list[str] = []
     kept: set[int] = set()
-    for line in lines:  # what was listed last may be cut short, or the count not be written yet: drawn again
+    for line in lines:  # the last may be cut short, or not be counted yet
         with contextlib.suppress(ValueError, KeyError):
             row = json.loads(line)
-            if line.endswith("\n") and seed <= row["seed"] < end:
+            if line.endswith("\n") and row["seed"] in seeds:
                 if not (to / row["file_name"]).exists():
                     raise LimnerError(
-                        f"{row['file_name']} is listed in {listed} but is not there: put it back, or name "
+                        f"{row['file_name']} is listed in {listed} but is missing: put it back, or name "
                         f"another folder with --to."
                     )
-                whole.append(line)
+                complete.append(line)
                 kept.add(row["seed"])
-    if len(kept) != old["kept"]:
+    if len(kept) != count:
         raise LimnerError(
-            f"{listed} lists {len(kept)} images where {old['kept']} were made: put its lines back, or name "
+            f"{listed} lists {len(kept)} images where {count} were made: put its lines back, or name "
             f"another folder with --to."
         )
-    if whole != lines:
-        files.write_text(listed, "".join(whole))
+    if complete != lines:
+        files.write_text(listed, "".join(complete))
     for path in to.iterdir():  # images that were never listed
-        found = re.fullmatch(r"\.?(-?\d{5,})\.png", path.name)
-        if found and int(found[1]) not in kept:
+        match = re.fullmatch(r"\.?(-?\d{5,})\.png", path.name)
+        if match and int(match[1]) not in kept:
             path.unlink()
     return kept
 
@@ -112,41 +154,36 @@ def begin(to: Path, provenance: dict[str, Any]) -> set[int]:
 def _read(about: Path) -> dict[str, Any]:
     try:
         old = json.loads(about.read_text("utf-8"))
-        if old["made_by"] == "limner synthesize" and isinstance(old["settings"], dict):
+        if old["made_by"] == Provenance.made_by and isinstance(old["settings"], dict):
             return old
     except (ValueError, KeyError, TypeError):
         pass
-    raise LimnerError(f"{about} is not what limner synthesize writes: name another folder with --to.")
+    raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
 
 
-def add(
-    to: Path, provenance: dict[str, Any], images: Tensor, chosen: Sequence[int], seeds: Sequence[int],
-    condition: Condition, spec: ImageSpec,
-) -> None:  # fmt: skip
+def add(to: Path, provenance: Provenance, drawn: Drawn, chosen: Sequence[int]) -> None:
     """Put the chosen images of a batch into the folder: the files first, then their lines, then the count.
 
-    Files bear hidden names, which nobody reads, until their lines are about to be written.
+    Files have hidden names, which are never read, until their lines are about to be written.
     """
-    lines, names = [], [f"{seeds[i]:06d}.png" for i in chosen]
-    for i, name in zip(chosen, names, strict=True):
-        with open(to / f".{name}", "wb") as file:
-            save_png(images[i], file, spec.bits)
+    for i in chosen:
+        with open(to / f".{drawn.name(i)}", "wb") as file:
+            save_png(drawn.images[i], file, drawn.spec.bits)
             file.flush()
             os.fsync(file.fileno())
-        lines.append(metadata_line(name, seeds[i], condition, i, spec))
     with unbroken():
-        for name in names:
-            os.replace(to / f".{name}", to / name)
+        for i in chosen:
+            os.replace(to / f".{drawn.name(i)}", to / drawn.name(i))
         with open(to / "metadata.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(lines))
+            file.write("".join(drawn.metadata(i) for i in chosen))
             file.flush()
             os.fsync(file.fileno())
-        files.write_json(to / "provenance.json", provenance)
+        files.write_json(to / "provenance.json", provenance.to_json())
 
 
 @contextlib.contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until this is done."""
+    """Hold back SIGINT and SIGTERM until this is done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,16 +1,15 @@
 """A folder of synthetic images to train on: labelled or captioned, filtered, and with its provenance.
 
 The n images are places in a queue, each with a label or caption. Seeds are tried one after another, each for the
-first place in the queue; a refused image's place goes to its end. So which seed fills which place depends on the
-settings alone, and the seeds that were kept are all that an unfinished folder needs to be gone on with.
+first place in the queue; the place of a refused image goes to the end. So which seed fills which place depends on
+the settings alone, and the seeds that were kept are all that is needed to resume an unfinished folder.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,29 +17,37 @@ import numpy as np
 import torch
 
 from limner import checkpoint
-from limner.config import to_json
 from limner.core import Condition, Generates, ImageSpec, LimnerError
 from limner.data import open_like
-from limner.evaluation.evaluate import as_saved, open_real
+from limner.evaluation.real import as_saved, open_real
 from limner.inference.pipeline import Pipeline, condition_for, generate
 from limner.progress import bar
 from limner.synthesis import folder
-from limner.synthesis.filters import REASONS, Filter, alike, confident, sieve, unseen
+from limner.synthesis.filters import (
+    REASONS,
+    Filter,
+    apply_filters,
+    classifier_filter,
+    like_filter,
+    new_filter,
+)
+from limner.synthesis.folder import Drawn, Provenance, Settings
+from limner.synthesis.options import SynthesizeOptions
 from limner.version import __version__
 
 PATIENCE = 4000  # images in a row of which at least one in a hundred must pass the filters
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the images are to show, taken in turn; either may be empty."""
+class Conditions:
+    """The labels and texts of the images, taken in turn; either may be empty."""
 
     labels: Sequence[str] = ()
     texts: Sequence[str] = ()
     source: str = ""  # where the texts are from, and the data's fingerprint
     fingerprint: str = ""
 
-    def condition(self, places: Sequence[int], spec: ImageSpec) -> Condition:
+    def at(self, places: Sequence[int], spec: ImageSpec) -> Condition:
         """The condition of the images at some places."""
         label = text = None
         if self.labels:
@@ -49,177 +56,210 @@ class Asked:
             text = [self.texts[p % len(self.texts)] for p in places]
         return Condition(len(places), label=label, text=text)
 
-    def about(self) -> dict[str, Any]:
-        """What tells two askings apart, short enough to be kept."""
+    def summary(self) -> dict[str, Any]:
+        """What identifies them, short enough for the provenance."""
         if self.source:
             return {"captions_from": self.source, "fingerprint": self.fingerprint}
         return {"labels": list(self.labels), "prompts": list(self.texts)}
 
 
+@dataclass(frozen=True)
+class Job:
+    """How the images of a folder are drawn and chosen."""
+
+    pipeline: Pipeline
+    sampling: Any  # the family's Sampling, with the runs that it names
+    conditions: Conditions
+    filters: Sequence[Filter]
+    batch: int
+
+    def draw(self, places: Sequence[int], first: int, watch: Callable[[float], None] | None) -> Drawn:
+        """Images for some places, with seeds from ``first`` on."""
+        model, spec, seeds = self.pipeline.model, self.pipeline.spec, range(first, first + len(places))
+        condition, precision = self.conditions.at(places, spec), self.pipeline.precision
+        images = generate(
+            model, condition.to(model.device), seeds, self.sampling, len(seeds), watch, precision
+        )
+        return Drawn(images, seeds, condition, spec)
+
+    def choose(self, drawn: Drawn) -> tuple[np.ndarray, dict[str, int]]:
+        """[B] bool, which images to keep, judged as their files hold them; and how many each filter refused."""
+        label = drawn.condition.label
+        labels = None if label is None else [drawn.spec.classes[i] for i in label.tolist()]
+        return apply_filters(as_saved(drawn.images), labels, self.filters)
+
+
 def synthesize(
     run: str | Path,
     to: str | Path,
-    n: int = 10_000,
+    options: SynthesizeOptions = SynthesizeOptions(),
     *,
-    labels: Sequence[str] = (),
-    prompts: Sequence[str] = (),
-    prompts_from: str = "",
-    like: str = "",
-    new: str = "",
-    classifier: str = "",
-    confidence: float = 0.9,
-    features: str = "random",
-    weights: str = "",
-    seed: int = 0,
-    batch: int = 64,
     device: str = "auto",
     quiet: bool = False,
-    **knobs: Any,
-) -> dict[str, Any]:
-    """Fill the folder ``to`` with ``n`` images of a run, or go on with filling it; returns its provenance.
+    **sampling: Any,
+) -> Provenance:
+    """Fill the folder ``to`` with images of a run, or resume filling it.
 
-    ``knobs`` are the fields of the family's Sampling. Raises LimnerError for what the person can mend, and when
-    hardly any image passes the filters; what was kept until then, or until Ctrl-C, stays and can be gone on with.
+    ``sampling`` holds fields of the family's Sampling. Raises LimnerError, also where hardly any image passes the
+    filters; images that were kept until then, or until Ctrl-C, stay, and the same call resumes.
     """
     pipeline, to = Pipeline(run, device), Path(to)
-    model, spec = pipeline.model, pipeline.spec
+    model, header = pipeline.model, pipeline.loaded.header
     if not isinstance(model, Generates):
-        raise LimnerError(f"The family {pipeline.loaded.run.family} draws no images.")
-    if n < 1:
-        raise LimnerError(f"Cannot make {n} images: ask for at least one.")
-    sampling = pipeline.sampling(knobs)
-    asked = find_asked(pipeline, labels, prompts, prompts_from, sampling, quiet)
-    options = pipeline.loaded.run.data
-    filters: list[Filter] = []
-    if classifier:
-        filters.append(confident(classifier, asked.labels, confidence, device))
-    if like:
-        filters.append(alike(open_real([like], spec, options, not quiet), like, features, weights, quiet))
-    if new:
-        filters.append(unseen(open_real([new], spec, options, not quiet), new, features, weights, quiet))
-    settings = {
-        "digest": pipeline.loaded.header["digest"], "n": n, "seed": seed, "asked": asked.about(),
-        "sampling": to_json(model.Sampling(**knobs)), "filters": {f.name: f.about for f in filters},
-    }  # fmt: skip
-    provenance = {
-        "made_by": "limner synthesize", "run": str(run), "family": pipeline.loaded.run.family,
-        "images_seen": pipeline.loaded.header["seen"], "settings": settings,
-        "versions": {"limner": __version__, "torch": torch.__version__},
-        "drawn": 0, "kept": 0, "refused": {f.name: 0 for f in filters},
-    }  # fmt: skip
+        raise LimnerError(f"The family {model.family} draws no images.")
+    if options.n < 1:
+        raise LimnerError(f"Cannot make {options.n} images: ask for at least one.")
+    opened = pipeline.sampling(sampling)
+    conditions = find_conditions(pipeline, options, opened, quiet)
+    filters = open_filters(pipeline, options, conditions.labels, device, quiet)
+    settings = Settings(
+        digest=header["digest"],
+        n=options.n,
+        seed=options.seed,
+        asked=conditions.summary(),
+        sampling=model.Sampling(**sampling),
+        filters={f.name: f.settings for f in filters},
+    )
+    provenance = Provenance(
+        run=str(run),
+        family=model.family,
+        images_seen=header["seen"],
+        settings=settings,
+        versions={"limner": __version__, "torch": torch.__version__},
+        refused={f.name: 0 for f in filters},
+    )
     with checkpoint.lock(to):
-        return _fill(pipeline, to, provenance, asked, filters, sampling, batch, quiet)
+        return _fill(to, provenance, Job(pipeline, opened, conditions, filters, options.batch), quiet)
 
 
-def _fill(
-    pipeline: Pipeline, to: Path, provenance: dict[str, Any], asked: Asked, filters: Sequence[Filter],
-    sampling: Any, batch: int, quiet: bool,
-) -> dict[str, Any]:  # fmt: skip
-    n, seed = provenance["settings"]["n"], provenance["settings"]["seed"]
-    kept = folder.begin(to, provenance)
+def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance:
+    n, seed = provenance.settings.n, provenance.settings.seed
+    provenance, kept = folder.begin(to, provenance)
     queue = deque(range(n))
-    for tried in range(seed, seed + provenance["drawn"]):
+    for tried in range(seed, seed + provenance.drawn):
         place = queue.popleft()
         if tried not in kept:
             queue.append(place)
-    model, spec = pipeline.model, pipeline.spec
     recent: deque[bool] = deque(maxlen=PATIENCE)
     with bar(f"making {n:,} images", quiet) as watch:
         watch(1 - len(queue) / n)
         while queue:
-            places = [queue.popleft() for _ in range(min(batch, len(queue)))]
-            first = seed + provenance["drawn"]
-            seeds = range(first, first + len(places))
-            condition = asked.condition(places, spec)
-            within = partial(_advance, watch, provenance["kept"], len(places), n) if not filters else None
-            images = generate(
-                model, condition.to(model.device), seeds, sampling, len(places), within, pipeline.precision
-            )
-            names = None if condition.label is None else [spec.classes[i] for i in condition.label.tolist()]
-            good = sieve(as_saved(images), names, filters, provenance["refused"])
+            places = [queue.popleft() for _ in range(min(job.batch, len(queue)))]
+
+            def watch_batch(done: float, before: int = provenance.kept, size: int = len(places)) -> None:
+                watch((before + done * size) / n)
+
+            drawn = job.draw(places, seed + provenance.drawn, None if job.filters else watch_batch)
+            good, refused = job.choose(drawn)
             chosen = np.flatnonzero(good).tolist()
-            provenance["drawn"] += len(places)
-            provenance["kept"] += len(chosen)
-            folder.add(to, provenance, images, chosen, seeds, condition, spec)
+            provenance = replace(
+                provenance,
+                drawn=provenance.drawn + len(places),
+                kept=provenance.kept + len(chosen),
+                refused={name: count + refused[name] for name, count in provenance.refused.items()},
+            )
+            folder.add(to, provenance, drawn, chosen)
             queue.extend(place for place, passed in zip(places, good, strict=True) if not passed)
             recent.extend(good.tolist())
-            watch(provenance["kept"] / n)
+            watch(provenance.kept / n)
             if queue and len(recent) == PATIENCE and sum(recent) < PATIENCE / 100:
-                refused = ", ".join(f"{f.name} {provenance['refused'][f.name]:,}" for f in filters)
-                raise LimnerError(
-                    f"Of the last {PATIENCE:,} images only {sum(recent)} passed the filters (left out in all: "
-                    f"{refused}): loosen them or train the run longer; {to} holds {provenance['kept']:,} of {n:,}."
-                )
+                raise _hopeless(to, provenance, sum(recent))
     return provenance
 
 
-def _advance(watch: Callable[[float], None], before: int, count: int, n: int, share: float) -> None:
-    watch((before + share * count) / n)
+def _hopeless(to: Path, provenance: Provenance, passed: int) -> LimnerError:
+    refused = ", ".join(f"{name} {count:,}" for name, count in provenance.refused.items())
+    return LimnerError(
+        f"Of the last {PATIENCE:,} images only {passed} passed the filters (left out in all: {refused}): loosen "
+        f"them or train the run longer; {to} holds {provenance.kept:,} of {provenance.settings.n:,}."
+    )
 
 
-def report(provenance: Mapping[str, Any], to: str | Path) -> list[str]:
+def report(provenance: Provenance, to: str | Path) -> list[str]:
     """Sentences on what the folder holds and what the filters left out of it."""
-    told = [f"{provenance['kept']:,} images in {to}, from {provenance['drawn']:,} seeds."]
-    for name, count in provenance["refused"].items():
-        told.append(f"--{name} left out {count:,} of {provenance['drawn']:,} images: {REASONS[name]}.")
-    return told
+    sentences = [f"{provenance.kept:,} images in {to}, from {provenance.drawn:,} seeds."]
+    for name, count in provenance.refused.items():
+        sentences.append(f"--{name} left out {count:,} of {provenance.drawn:,} images: {REASONS[name]}.")
+    return sentences
 
 
-# What to ask for ----------------------------------------------------------------------------------------
+def open_filters(
+    pipeline: Pipeline, options: SynthesizeOptions, labels: Sequence[str], device: str, quiet: bool
+) -> list[Filter]:
+    """Raises LimnerError for a source or a run that cannot filter."""
+    filters: list[Filter] = []
+    if options.classifier:
+        filters.append(classifier_filter(options.classifier, labels, options.confidence, device))
+    for source, make in ((options.like, like_filter), (options.new, new_filter)):
+        if source:
+            real = open_real([source], pipeline.spec, pipeline.loaded.run.data, not quiet)
+            filters.append(make(real, source, options.features, options.weights, quiet))
+    return filters
 
 
-def find_asked(
-    pipeline: Pipeline, labels: Sequence[str], prompts: Sequence[str], prompts_from: str, sampling: Any,
-    quiet: bool = False,
-) -> Asked:  # fmt: skip
+# Labels and captions ------------------------------------------------------------------------------------
+
+
+def find_conditions(
+    pipeline: Pipeline, options: SynthesizeOptions, sampling: Any, quiet: bool = False
+) -> Conditions:
     """The labels and texts to take in turn. Raises LimnerError for what the run does not follow."""
-    model, spec, run = pipeline.model, pipeline.spec, pipeline.loaded.run
-    condition_for(model, 1, prompts or ([""] if prompts_from else []), labels)
-    if prompts_from and (prompts or labels):
-        raise LimnerError("--prompts-from stands alone: give it, or --prompt and --label.")
-    reads_text = "text" in model.follows and heeds(pipeline, sampling, "text")
-    reads_label = "label" in model.follows and heeds(pipeline, sampling, "label")
-    for given, heeded, name in (
-        (prompts or prompts_from, reads_text, "captions"),
-        (labels or ("label" in model.follows and not reads_text), reads_label, "labels"),
+    model, labels, prompts = pipeline.model, options.label, options.prompt
+    condition_for(model, 1, prompts or ([""] if options.prompts_from else []), labels)
+    if options.prompts_from and (prompts or labels):
+        raise LimnerError(
+            "--prompts-from cannot be combined with --prompt or --label: give only one of them."
+        )
+    uses_text = "text" in model.follows and responds_to(pipeline, sampling, "text")
+    uses_label = "label" in model.follows and responds_to(pipeline, sampling, "label")
+    for wanted, used, name in (
+        (prompts or options.prompts_from, uses_text, "captions"),
+        (labels or ("label" in model.follows and not uses_text), uses_label, "labels"),
     ):
-        if given and not heeded:
+        if wanted and not used:
             raise LimnerError(
-                f"This run draws the same whatever {name} it is given, so they would say nothing of the images: "
+                f"This run draws the same images whatever {name} it is given, so the {name} would be wrong: "
                 f"use a run that was trained on {name}."
             )
     if labels or prompts:
-        return Asked(labels, prompts)
-    if not reads_text:
-        return Asked(spec.classes if reads_label else ())
+        return Conditions(labels, prompts)
+    if not uses_text:
+        return Conditions(pipeline.spec.classes if uses_label else ())
+    return _captions(pipeline, options.prompts_from, quiet)
+
+
+def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
+    """The captions of a source, or of the run's own images, in a random order."""
+    spec, run = pipeline.spec, pipeline.loaded.run
     try:
         if prompts_from:
             data = open_like(prompts_from, spec, run.data, not quiet, captions=True)
         else:
             data = open_real(run.sources, spec, run.data, not quiet).training
-    except LimnerError as mistake:
+    except LimnerError as error:
         if prompts_from:
             raise
         raise LimnerError(
-            f"The images that the run learnt from cannot be opened ({mistake}): say what to show with --prompt "
+            f"The images that the run was trained on cannot be opened ({error}): say what to show with --prompt "
             f"or --prompts-from."
         ) from None
     source = prompts_from or " ".join(run.sources)
     rows = [int(i) for i in data.order(0, len(data), 0) if data.captions and data.captions[i]]
     if data.captions is None or not rows:
         raise LimnerError(f"{source} has no captions: name a source that has some with --prompts-from.")
-    known: list[str] = []  # the class of the image whose caption is taken
-    if data.labels is not None and "label" in model.follows and set(data.spec.classes) <= set(spec.classes):
-        known = [data.spec.classes[data.labels[i]] for i in rows]
-    return Asked(known, [data.captions[i] for i in rows], source, data.fingerprint)
+    labels: list[str] = []  # the class of the image that each caption is of
+    follows_label = "label" in pipeline.model.follows
+    if data.labels is not None and follows_label and set(data.spec.classes) <= set(spec.classes):
+        labels = [data.spec.classes[data.labels[i]] for i in rows]
+    return Conditions(labels, [data.captions[i] for i in rows], source, data.fingerprint)
 
 
-def heeds(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"]) -> bool:
-    """Whether two labels, or two texts, give two pictures of one seed. Where they do not, labels would be lies."""
+def responds_to(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"]) -> bool:
+    """Whether two labels, or two texts, give two images of one seed. Where they do not, labels would be wrong."""
     classes = pipeline.spec.classes[:2]
     if what == "label" and len(classes) < 2:
         return True
-    asked = Asked(labels=classes) if what == "label" else Asked(texts=("one", "another"))
-    condition = asked.condition([0, 1], pipeline.spec).to(pipeline.model.device)
+    two = Conditions(labels=classes) if what == "label" else Conditions(texts=("one", "another"))
+    condition = two.at([0, 1], pipeline.spec).to(pipeline.model.device)
     one, other = generate(pipeline.model, condition, [0, 0], sampling, precision=pipeline.precision)
     return not torch.allclose(one, other, rtol=0, atol=1e-5)

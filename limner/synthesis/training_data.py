@@ -1,7 +1,7 @@
 """What synthetic images are worth as training data: the classification accuracy score (Ravuri and Vinyals 2019).
 
-One and the same classifier learns from real images only, from synthetic ones only, and from both, seeing as many
-images each time; all are tested on real images that neither they nor the generator learnt from.
+The same classifier is trained on real images only, on synthetic ones only, and on both, for the same number of
+images each time; all are tested on real images that neither they nor the generator were trained on.
 """
 
 from __future__ import annotations
@@ -11,121 +11,211 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from limner import api, checkpoint, families, files
-from limner.config import parse_budget
+from limner.config import JsonResult, parse_budget
 from limner.core import Classifies, Generates, LimnerError
 from limner.data import Data, batches
-from limner.evaluation.evaluate import BATCH, LEAST, Real, as_bytes, as_saved, open_real
+from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_real
 from limner.inference.pipeline import Pipeline
-from limner.inference.understand import probabilities
+from limner.inference.understand import class_probabilities
 from limner.metrics.probes import wilson
 from limner.pictures.grid import save_png
 from limner.progress import bar
+from limner.synthesis.options import SynthesizeOptions, TrainingDataOptions
 from limner.synthesis.synthesize import synthesize
 
 KINDS = {"real": "real images", "synthetic": "synthetic images", "both": "both, half and half"}
-FEWEST = 1000  # synthetic images, unless told
+DEFAULT_N = 1000  # synthetic images, at least, where no number is given
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Score(JsonResult):
+    """The accuracy of the classifiers of one kind."""
+
+    accuracy: float  # mean over the repeats
+    low: float  # 95% interval
+    high: float
+    runs: list[float]  # accuracy of each repeat
+
+    @classmethod
+    def of(cls, correct: list[Tensor]) -> Score:
+        """From which test images each classifier got right, [N] bool each."""
+        runs = [float(each.double().mean()) for each in correct]
+        accuracy = sum(runs) / len(runs)
+        return cls(accuracy, *wilson(accuracy, len(correct[0])), runs)
+
+
+@dataclass(frozen=True)
+class Difference(JsonResult):
+    """Of two accuracies on the same images, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def verdict(self) -> str:
+        """'helps', 'hurts' or 'unclear': which side of zero the interval lies on."""
+        return "helps" if self.low > 0 else "hurts" if self.high < 0 else "unclear"
+
+
+@dataclass(frozen=True)
+class TrainingDataScores(JsonResult):
+    """What classifiers reach that are trained on real images, on synthetic ones, and on both."""
+
+    classifier: str  # family
+    preset: str | None
+    budget: str
+    repeats: int
+    n_test: int
+    n_real: int
+    n_synthetic: int
+    left_out: int  # held-out images that someone was trained on
+    checked: bool  # whether the generator's own images could be opened to find those
+    real_share_of_both: float
+    real: Score
+    synthetic: Score
+    both: Score
+    difference: Difference  # of both and real
+    verdict: str
+    said: str  # the verdict in a sentence
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the classifiers are trained and tested on."""
+
+    pipeline: Pipeline  # that draws
+    real: Real
+    test: TestImages
+    options: TrainingDataOptions
+    n: int  # synthetic images
+    budget: str
+    folder: Path
+    quiet: bool
 
 
 def as_training_data(
     run: str | Path,
     sources: Sequence[str],
-    n: int | None = None,
-    family: str = families.CLASSIFIER,
-    budget: str = "60kimg",
-    preset: str = "",
-    repeats: int = 1,
-    seed: int = 0,
+    options: TrainingDataOptions = TrainingDataOptions(),
+    *,
     to: str | Path | None = None,
     quiet: bool = False,
-    **knobs: Any,
-) -> dict[str, Any]:
-    """Train ``repeats`` classifiers of a family on real, synthetic and both, and test them on held-out real images.
+    **sampling: Any,
+) -> TrainingDataScores:
+    """Train classifiers on real and synthetic images and on both, and test them on held-out real images.
 
-    ``knobs`` say how the run draws.
-
-    Writes the images and the classifiers into ``to``/training_data; a second call with the same settings goes on
-    there. Raises LimnerError for what the person can mend.
+    ``sampling`` holds fields of the family's Sampling. Writes the images and the classifiers into
+    ``to``/training_data; a second call with the same settings resumes. Raises LimnerError.
     """
-    pipeline = Pipeline(run)
-    spec, options = pipeline.spec, pipeline.loaded.run.data
-    kind = families.load(family)
-    if not issubclass(kind, Classifies):
+    folder = Path(to or checkpoint.folder_of(run) / "evaluation") / "training_data"
+    course = _open(Pipeline(run), sources, options, folder, quiet)
+    counts = {"real": (1, 0), "synthetic": (0, 1), "both": balance(len(course.real.training), course.n)}
+    _prepare(course, sources, sampling)
+    # With the source's own classes, of which the run may know more.
+    drawing = SynthesizeOptions(n=course.n, label=course.real.training.spec.classes, seed=options.seed)
+    synthesize(run, folder / "synthetic", drawing, quiet=quiet, **sampling)
+    correct: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    for seed in range(options.seed, options.seed + options.repeats):
+        for kind, (reals, synthetics) in counts.items():
+            parts = [str(folder / "real")] * reals + [str(folder / "synthetic")] * synthetics
+            out = folder / "classifiers" / f"{kind}-{seed}"
+            _train(course, parts, out, seed)
+            correct[kind].append(correct_predictions(out, course.test.data))
+    return _result(course, correct, counts["both"])
+
+
+def _open(
+    pipeline: Pipeline, sources: Sequence[str], options: TrainingDataOptions, folder: Path, quiet: bool
+) -> Course:
+    """Check all that can be checked before anything is drawn or trained."""
+    if not issubclass(families.load(options.classifier_family), Classifies):
         raise LimnerError(
-            f"{family} does not classify: name a family that does, such as {families.CLASSIFIER}."
+            f"{options.classifier_family} does not classify: name a family that does, such as {families.CLASSIFIER}."
         )
     if not isinstance(pipeline.model, Generates) or "label" not in pipeline.model.follows:
         raise LimnerError(
-            f"{run} cannot be asked for a class, so its images have no labels to learn: name a run that was "
-            f"trained on labelled images."
+            f"{pipeline.loaded.path} cannot draw images of a given class, so they would have no labels: use a run "
+            f"that was trained on labelled images."
         )
-    if repeats < 1:
-        raise LimnerError(f"Cannot train {repeats} classifiers of each kind: ask for at least one.")
-    parse_budget(budget, 1)
-    real = open_real(sources, spec, options, not quiet)
-    check_classes(real, spec.classes, sources)
-    test, left_out, checked = untouched(pipeline, real, quiet)
-    if len(test) < LEAST:
+    if options.repeats < 1:
+        raise LimnerError(f"Cannot train {options.repeats} classifiers of each kind: give at least one.")
+    parse_budget(options.classifier_budget, 1)
+    data = pipeline.loaded.run.data
+    real = open_real(sources, pipeline.spec, data, not quiet)
+    check_classes(real, pipeline.spec.classes, sources)
+    test = find_test_images(pipeline, real, quiet)
+    if len(test.data) < MIN_IMAGES:
         raise LimnerError(
-            f"{len(test)} held-out images are too few to test a classifier on: give a source so large that its "
-            f"held-out part ({options.holdout:.0%}) has at least {LEAST}."
+            f"{len(test.data)} held-out images are too few to test a classifier on: give a source so large that "
+            f"its held-out part ({data.holdout:.0%}) has at least {MIN_IMAGES}."
         )
-    count = n or max(FEWEST, len(real.training))
-    length = parse_budget(budget, len(real.training))
-    if length.unit == "images":  # epochs are of the real images, so that all three see as many
+    n = options.n or max(DEFAULT_N, len(real.training))
+    budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
+    if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
         budget = f"{math.ceil(length.amount)}img"
-    folder = Path(to or checkpoint.folder_of(run) / "evaluation")
-    folder = folder / "training_data"
-    asked = {
-        "run": pipeline.loaded.header["digest"], "sources": list(sources), "fingerprint": real.training.fingerprint,
-        "real": len(real.training), "n": count, "seed": seed, "family": family, "preset": preset, "budget": budget,
-        **({"knobs": {name: str(value) for name, value in knobs.items()}} if knobs else {}),
-    }  # fmt: skip
-    _begin(folder, asked)
-    _write(real.training, folder / "real", quiet)
-    # Asked for the source's own classes, of which the run may know more.
-    classes = real.training.spec.classes
-    synthesize(run, folder / "synthetic", count, labels=classes, seed=seed, quiet=quiet, **knobs)
+    return Course(pipeline, real, test, options, n, budget, folder, quiet)
 
-    shares = {"real": (1, 0), "synthetic": (0, 1), "both": _even(len(real.training), count)}
-    right: dict[str, list[Tensor]] = {name: [] for name in KINDS}
-    for repeat in range(repeats):
-        for name, (reals, synthetics) in shares.items():
-            out = folder / "classifiers" / f"{name}-{seed + repeat}"
-            parts = [str(folder / "real")] * reals + [str(folder / "synthetic")] * synthetics
-            if not _done(out, budget):
-                result = api.train(
-                    family, parts, out, preset=preset or None, budget=budget, size=(spec.height, spec.width),
-                    seed=seed + repeat, resume=checkpoint.exists(out), quiet=quiet,
-                    data={"channels": spec.channels, "captions": False, "holdout": 0.0, "flip": options.flip,
-                          "cache": options.cache},
-                )  # fmt: skip
-                if result.stopped:
-                    raise KeyboardInterrupt
-            right[name].append(hits(out, test))
-    told: dict[str, Any] = {
-        "classifier": family, "preset": preset or None, "budget": budget, "repeats": repeats,
-        "n_test": len(test), "n_real": len(real.training), "n_synthetic": count,
-        "left_out": left_out, "checked": checked,
-        "real_share_of_both": shares["both"][0] * len(real.training)
-        / (shares["both"][0] * len(real.training) + shares["both"][1] * count),
+
+def _prepare(course: Course, sources: Sequence[str], sampling: dict[str, Any]) -> None:
+    """Make the folder ready, and write the real images."""
+    training, options = course.real.training, course.options
+    settings = {
+        "run": course.pipeline.loaded.header["digest"], "sources": list(sources), "fingerprint": training.fingerprint,
+        "real": len(training), "n": course.n, "seed": options.seed, "family": options.classifier_family,
+        "preset": options.classifier_preset, "budget": course.budget,
+        **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
     }  # fmt: skip
-    for name, found in right.items():
-        runs = [float(hit.double().mean()) for hit in found]
-        low, high = wilson(sum(runs) / repeats, len(test))
-        told[name] = {"accuracy": sum(runs) / repeats, "low": low, "high": high, "runs": runs}
-    told["difference"] = paired(torch.stack(right["both"]), torch.stack(right["real"]))
-    told["verdict"] = verdict(told["difference"])
-    told["said"] = sentence(told)
-    return told
+    _begin(course.folder, settings)
+    _write(training, course.folder / "real", course.quiet)
+
+
+def _train(course: Course, parts: list[str], out: Path, seed: int) -> None:
+    """Train a classifier, or finish an interrupted training. Raises KeyboardInterrupt where it is stopped."""
+    if _finished(out, course.budget):
+        return
+    spec, data = course.pipeline.spec, course.pipeline.loaded.run.data
+    result = api.train(
+        course.options.classifier_family, parts, out, preset=course.options.classifier_preset or None,
+        budget=course.budget, size=(spec.height, spec.width), seed=seed, resume=checkpoint.exists(out),
+        quiet=course.quiet,
+        data={"channels": spec.channels, "captions": False, "holdout": 0.0, "flip": data.flip, "cache": data.cache},
+    )  # fmt: skip
+    if result.stopped:
+        raise KeyboardInterrupt
+
+
+def _result(course: Course, correct: dict[str, list[Tensor]], counts: tuple[int, int]) -> TrainingDataScores:
+    scores = {kind: Score.of(each) for kind, each in correct.items()}
+    difference = paired(torch.stack(correct["both"]), torch.stack(correct["real"]))
+    n_test, n_real = len(course.test.data), len(course.real.training)
+    reals, synthetics = counts[0] * n_real, counts[1] * course.n
+    return TrainingDataScores(
+        classifier=course.options.classifier_family,
+        preset=course.options.classifier_preset or None,
+        budget=course.budget,
+        repeats=course.options.repeats,
+        n_test=n_test,
+        n_real=n_real,
+        n_synthetic=course.n,
+        left_out=course.test.left_out,
+        checked=course.test.checked,
+        real_share_of_both=reals / (reals + synthetics),
+        **scores,
+        difference=difference,
+        verdict=difference.verdict(),
+        said=sentence(scores["real"].accuracy, scores["both"].accuracy, difference, n_test),
+    )
 
 
 def check_classes(real: Real, known: Sequence[str], sources: Sequence[str]) -> None:
@@ -140,27 +230,30 @@ def check_classes(real: Real, known: Sequence[str], sources: Sequence[str]) -> N
         )
 
 
-def untouched(pipeline: Pipeline, real: Real, quiet: bool = False) -> tuple[Data, int, bool]:
-    """The held-out images that nobody trains on: (those, how many were left out, whether that could be checked).
+class TestImages(NamedTuple):
+    """The held-out images that nobody is trained on."""
 
-    Left out is what equals, pixel for pixel, an image that the classifiers or the generator train on. The
-    generator's own sources cannot be checked where they cannot be opened.
+    data: Data
+    left_out: int  # images that equal one of the training images
+    checked: bool  # whether the generator's own images could be opened
+
+
+def find_test_images(pipeline: Pipeline, real: Real, quiet: bool = False) -> TestImages:
+    """Leave out of the held-out images what equals, pixel for pixel, a training image of a classifier or the run.
+
+    The run's own images cannot be checked where its sources cannot be opened.
     """
-    seen, checked, run = _prints(real.training), True, pipeline.loaded.run
+    trained_on, checked, run = set(_hashes(real.training)), True, pipeline.loaded.run
     try:
-        seen |= _prints(open_real(run.sources, pipeline.spec, run.data, not quiet).training)
+        trained_on |= set(_hashes(open_real(run.sources, pipeline.spec, run.data, not quiet).training))
     except LimnerError:
         checked = False
-    rows = [i for i, found in enumerate(_print_list(real.held_out)) if found not in seen]
-    return real.held_out.part(np.array(rows, np.int64)), len(real.held_out) - len(rows), checked
+    rows = [i for i, digest in enumerate(_hashes(real.held_out)) if digest not in trained_on]
+    return TestImages(real.held_out.part(np.array(rows, np.int64)), len(real.held_out) - len(rows), checked)
 
 
-def _prints(data: Data) -> set[bytes]:
-    return set(_print_list(data))
-
-
-def _print_list(data: Data) -> list[bytes]:
-    """A hash of each image as 8 bits hold it."""
+def _hashes(data: Data) -> list[bytes]:
+    """A hash of each image in 8 bits."""
     return [
         hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         for images in batches(data)
@@ -168,21 +261,21 @@ def _print_list(data: Data) -> list[bytes]:
     ]
 
 
-def hits(classifier: Path, test: Data) -> Tensor:
-    """[N] whether a trained classifier names each image's class; classes go by their names."""
+def correct_predictions(classifier: Path, test: Data) -> Tensor:
+    """[N] bool, whether a trained classifier gives each image its class; classes go by their names."""
     pipeline = Pipeline(classifier)
     assert test.labels is not None
     known = {name: i for i, name in enumerate(pipeline.spec.classes)}
     index = torch.tensor([known.get(name, -1) for name in test.spec.classes])
     truth = index[torch.from_numpy(test.labels)]
-    return probabilities(pipeline, map(as_saved, batches(test))).argmax(1) == truth
+    return class_probabilities(pipeline, map(as_saved, batches(test))).argmax(1) == truth
 
 
-def paired(one: Tensor, other: Tensor, z: float = 1.96) -> dict[str, float]:
-    """How much more often ``one`` is right than ``other`` [R, N] bool on the same images, with a 95% interval.
+def paired(one: Tensor, other: Tensor, z: float = 1.96) -> Difference:
+    """How much more often ``one`` is correct than ``other`` [R, N] bool on the same images.
 
-    The normal interval of the differences with half an image added to each way of being right or wrong (Agresti
-    and Min 2005); where there are several repeats their own spread is added.
+    The normal interval of paired differences with half an image added to each cell of the table (Agresti and Min
+    2005); the variance over repeats is added where there are several.
     """
     each = (one.double() - other.double()).mean(0)  # [N]
     n = len(each)
@@ -192,52 +285,49 @@ def paired(one: Tensor, other: Tensor, z: float = 1.96) -> dict[str, float]:
     if len(one) > 1:
         error += float((one.double() - other.double()).mean(1).var()) / len(one)
     half = z * math.sqrt(error)
-    return {"value": float(each.mean()), "low": middle - half, "high": middle + half}
+    return Difference(float(each.mean()), middle - half, middle + half)
 
 
-def verdict(difference: dict[str, float]) -> str:
-    """'helps', 'hurts' or 'unclear': which side of zero the interval lies on."""
-    return "helps" if difference["low"] > 0 else "hurts" if difference["high"] < 0 else "unclear"
+def sentence(real: float, both: float, difference: Difference, n: int) -> str:
+    """Whether the synthetic images help, from the accuracies of both kinds of classifiers on ``n`` images."""
+    points, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
+    start = {
+        "helps": "Adding synthetic images helps",
+        "hurts": "Adding synthetic images does not help, it hurts",
+        "unclear": "With and without synthetic images cannot be told apart",
+    }[difference.verdict()]
+    interval = f"{points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
+    return f"{start}: {real:.1%} -> {both:.1%} of {n:,} held-out images ({interval})."
 
 
-def sentence(told: dict[str, Any]) -> str:
-    """Whether the synthetic images help, in words."""
-    d = told["difference"]
-    change = f"{told['real']['accuracy']:.1%} -> {told['both']['accuracy']:.1%}"
-    points = f"{100 * d['value']:+.1f} points, 95% interval {100 * d['low']:+.1f} to {100 * d['high']:+.1f}"
-    tail = f"{change} of {told['n_test']:,} held-out images ({points})."
-    if told["verdict"] == "helps":
-        return f"Adding synthetic images helps: {tail}"
-    if told["verdict"] == "hurts":
-        return f"Adding synthetic images does not help, it hurts: {tail}"
-    return f"With and without synthetic images cannot be told apart: {tail}"
+def table_rows(result: TrainingDataScores) -> list[tuple[str, str, str, str, str]]:
+    """Trained on, images, accuracy, 95% interval, lowest to highest over repeats."""
+    counts = {
+        "real": result.n_real,
+        "synthetic": result.n_synthetic,
+        "both": result.n_real + result.n_synthetic,
+    }
+    rows = []
+    for kind, name in KINDS.items():
+        score: Score = getattr(result, kind)
+        spread = f"{min(score.runs):.1%} to {max(score.runs):.1%}" if len(score.runs) > 1 else ""
+        interval = f"{score.low:.1%} to {score.high:.1%}"
+        rows.append((name, f"{counts[kind]:,}", f"{score.accuracy:.1%}", interval, spread))
+    return rows
 
 
-def rows(told: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Lines of a table: trained on, images, accuracy, 95% interval, lowest to highest over repeats."""
-    counts = {"real": told["n_real"], "synthetic": told["n_synthetic"]}
-    counts["both"] = counts["real"] + counts["synthetic"]
-    table = []
-    for name, words in KINDS.items():
-        v = told[name]
-        spread = f"{min(v['runs']):.1%} to {max(v['runs']):.1%}" if len(v["runs"]) > 1 else ""
-        accuracy, interval = f"{v['accuracy']:.1%}", f"{v['low']:.1%} to {v['high']:.1%}"
-        table.append((words, f"{counts[name]:,}", accuracy, interval, spread))
-    return table
-
-
-def keep(told: dict[str, Any], folder: str | Path) -> None:
-    """Add what was found to the evaluation.json of a folder."""
+def add_to_evaluation(result: TrainingDataScores, folder: str | Path) -> None:
+    """Write the result into the evaluation.json of a folder, as its ``training_data``."""
     path = Path(folder) / "evaluation.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    files.write_json(path, found | {"training_data": told})
+    evaluation = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    files.write_json(path, evaluation | {"training_data": result.to_json()})
 
 
 # The folder ---------------------------------------------------------------------------------------------
 
 
-def _begin(folder: Path, asked: dict[str, Any]) -> None:
-    """Make the folder ready: what another call left there under other settings goes, and nothing else."""
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Remove what a call with other settings left there, and nothing else."""
     about = folder / "asked.json"
     parts = [folder / name for name in ("real", "synthetic", "classifiers")]
     if not about.exists():
@@ -246,11 +336,11 @@ def _begin(folder: Path, asked: dict[str, Any]) -> None:
                 raise LimnerError(
                     f"{part} was not made by --as-training-data: move it, or name another --to."
                 )
-    elif json.loads(about.read_text("utf-8")) != asked:
+    elif json.loads(about.read_text("utf-8")) != settings:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(about, asked)
+    files.write_json(about, settings)
 
 
 def _write(data: Data, folder: Path, quiet: bool) -> None:
@@ -272,19 +362,19 @@ def _write(data: Data, folder: Path, quiet: bool) -> None:
     files.write_text(folder / "metadata.jsonl", "".join(lines))
 
 
-def _done(out: Path, budget: str) -> bool:
-    """Whether a classifier has had its whole training."""
+def _finished(out: Path, budget: str) -> bool:
+    """Whether a classifier has spent its whole budget."""
     if not checkpoint.exists(out):
         return False
     header = checkpoint.read_model(out)[0]
     return parse_budget(budget, 1).spent(header.get("seconds", 0.0), header["seen"]) >= 1
 
 
-def _even(reals: int, synthetics: int) -> tuple[int, int]:
-    """How often to name each folder so that each makes about half of what is seen.
+def balance(reals: int, synthetics: int) -> tuple[int, int]:
+    """How often to name each folder as a source, so that each makes up about half of the images.
 
-    A folder named twice is read twice: the training knows nothing of it, and no image is copied on disk.
+    A folder that is named twice is read twice; no image is copied on disk.
     """
     ratio = Fraction(max(reals, synthetics), min(reals, synthetics)).limit_denominator(4)
-    more, less = ratio.denominator, ratio.numerator  # how often the larger, and the smaller one
+    more, less = ratio.denominator, ratio.numerator  # of the larger folder, and of the smaller one
     return (more, less) if reals >= synthetics else (less, more)

@@ -1,0 +1,197 @@
+"""How close drawn images are to real ones, and whether they are copies: draw, describe, measure, show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.checkpoint import exists
+from limner.core import Generates, LimnerError
+from limner.distributed import ALONE, Ranks
+from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like
+from limner.evaluation.results import Fidelity, Figure
+from limner.inference.pipeline import Pipeline, captions_of, generate
+from limner.inference.understand import over_data
+from limner.metrics import distances, neighbours, pixels
+from limner.metrics.features import Features, of_model
+from limner.metrics.find import FEATURES, find
+from limner.pictures.grid import grid
+
+HALVES = 24  # random halves behind each interval
+SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
+REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
+BATCH = 64
+PAIRS = 16  # on the sheet of nearest training images
+
+Watch = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to measure, as 8-bit files hold them."""
+
+    images: Tensor  # [N, C, H, W] in [-1, 1]
+    captions: list[str] | None = None  # the prompt or class of each
+
+
+@dataclass(frozen=True)
+class FeatureSets:
+    """The features [N, D] of drawn and of real images."""
+
+    features: Features
+    drawn: Tensor
+    training: Tensor
+    held_out: Tensor
+
+
+def draw_samples(
+    pipeline: Pipeline,
+    real: Real,
+    n: int,
+    seed: int = 0,
+    watch: Watch | None = None,
+    ranks: Ranks = ALONE,
+    sampling: Any = None,
+) -> Samples:
+    """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1.
+
+    ``sampling`` is the family's Sampling. Each process draws its part, and gets all.
+    """
+    model = pipeline.model
+    if not isinstance(model, Generates):
+        raise LimnerError(f"The family {model.family} draws no images to measure.")
+    condition = condition_like(model, real.training, n, seed).to(model.device)
+    mine, seeds = ranks.part(n), range(seed, seed + n)
+    precision = pipeline.precision
+    images = generate(model, condition[mine], seeds[mine], sampling, watch=watch, precision=precision)
+    return Samples(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
+
+
+def find_features(name: str, weights: str = "") -> Features:
+    """The features of a name, or of a run that describes images."""
+    if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
+        return find(name, weights)
+    pipeline = Pipeline(name)
+    return of_model(pipeline.model, name, str(pipeline.loaded.header.get("digest", "")))
+
+
+def compute_features(
+    samples: Samples, real: Real, features: Features, watch: Watch | None = None, ranks: Ranks = ALONE
+) -> FeatureSets:
+    """The features of drawn and real images; each process computes its part, and gets all.
+
+    Raises LimnerError where either side has too few to measure.
+    """
+    n, total = len(samples.images), len(samples.images) + len(real)
+    if min(n, len(real)) < MIN_IMAGES:
+        raise LimnerError(
+            f"{n} images against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
+        )
+
+    def part_of(before: int, size: int) -> Watch | None:
+        return (lambda done: watch((before + done * size) / total)) if watch else None
+
+    mine, drawing = samples.images[ranks.part(n)], part_of(0, n)
+    count = (lambda done: drawing(done / len(mine))) if drawing else None
+    drawn = ranks.gather(features.of(mine.split(BATCH), count), n)
+    training = over_data(real.training, features.of, part_of(n, len(real.training)), ranks)
+    if not len(real.held_out):
+        return FeatureSets(features, drawn, training, training[:0])
+    held_out = over_data(real.held_out, features.of, part_of(n + len(training), len(real.held_out)), ranks)
+    return FeatureSets(features, drawn, training, held_out)
+
+
+def measure_fidelity(
+    samples: Samples, real: Real, sets: FeatureSets, watch: Watch | None = None, seed: int = 0
+) -> Fidelity:
+    """Every figure of a set of images against the real ones, each with its interval and its floor.
+
+    Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
+    REFERENCE; copies are searched for among all that were trained on.
+    """
+    memorised, memorised_held_out = None, None
+    if len(sets.held_out) >= MIN_IMAGES:
+        memorised, memorised_held_out = (
+            float(neighbours.memorised(points, sets.training, sets.held_out).double().mean())
+            for points in (sets.drawn, sets.held_out)
+        )
+    reference = torch.cat([sets.training, sets.held_out])
+    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
+    reference = reference[order[: max(2 * len(sets.drawn), REFERENCE)]]
+    rows = real.training.order(0, min(len(sets.drawn), len(real.training)), seed)
+    wasserstein = pixels.sliced_wasserstein(samples.images, real.training.batch(rows).image, seed=seed)
+    return Fidelity(
+        n=len(sets.drawn),
+        real=len(reference),
+        size=list(samples.images.shape[2:]),
+        features=sets.features.name,
+        features_hash=sets.features.hash,
+        resize=sets.features.resize,
+        **_figures(sets.drawn, reference, watch, seed),
+        memorised=memorised,
+        memorised_held_out=memorised_held_out,
+        sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
+        prompts_exact=_prompts_exact(samples, real),
+    )
+
+
+def _figures(x: Tensor, y: Tensor, watch: Watch | None, seed: int) -> dict[str, Figure]:
+    """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``."""
+    side = min(len(x), len(y) // 2)
+    pairs = zip(
+        distances.halves(len(x), HALVES, seed), distances.halves(len(y), HALVES, seed + 1), strict=True
+    )
+    sets = [(x, y)]
+    sets += [(x[i], y[j]) for i, j in pairs]
+    sets += [(y[i], y[j]) for i, j in distances.disjoint(len(y), side, SPLITS, seed)]
+    values = []
+    for done, (a, b) in enumerate(sets, start=1):
+        values.append(_distances(a, b))
+        if watch:
+            watch(done / len(sets))
+    figures = {}
+    for name, value in values[0].items():
+        low, high = distances.interval(value, [half[name] for half in values[1 : 1 + HALVES]])
+        floor = sum(split[name] for split in values[1 + HALVES :]) / SPLITS
+        figures[name] = Figure(value, low, high, floor, side)
+    return figures
+
+
+def _distances(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
+    """Of drawn features [N, D] against real ones [M, D]."""
+    precision, recall = neighbours.precision_recall(y, x, k)
+    density, coverage = neighbours.density_coverage(y, x, k)
+    return {
+        "kid": distances.kernel_distance(x, y), "frechet": distances.frechet_distance(x, y),
+        "precision": precision, "recall": recall, "density": density, "coverage": coverage,
+    }  # fmt: skip
+
+
+def _prompts_exact(samples: Samples, real: Real) -> float | None:
+    """The fraction of images that show what was prompted, where the data has an oracle."""
+    oracle = real.training.oracle
+    return oracle.score(as_bytes(samples.images), samples.captions)["exact"] if oracle and samples.captions else None
+
+
+def nearest_pairs(
+    samples: Samples, real: Real, sets: FeatureSets, count: int = PAIRS
+) -> tuple[Tensor, list[str]]:
+    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions."""
+    distance, index = neighbours.nearest_distances(sets.drawn, sets.training)
+    closest = distance.argsort()[:count]
+    originals = real.training.batch(index[closest].numpy()).image
+    images = torch.stack([samples.images[closest], originals], dim=1).flatten(0, 1)
+    captions = [word for d in distance[closest].tolist() for word in ("drawn", f"training, {d:.2g} away")]
+    return images, captions
+
+
+def save_sheets(folder: Path, samples: Samples, real: Real, sets: FeatureSets) -> None:
+    """nearest.png, with the images nearest to training images, and drawn.png."""
+    images, captions = nearest_pairs(samples, real, sets)
+    grid(images, captions, columns=8).save(folder / "nearest.png")
+    grid(samples.images[:64], samples.captions[:64] if samples.captions else None).save(folder / "drawn.png")

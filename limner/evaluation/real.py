@@ -1,0 +1,104 @@
+"""The real images: opened as a run was trained on them, split as its training split them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limner.core import Condition, DataOptions, ImageSpec, LimnerError, Model, nearest
+from limner.data import Data, open_like
+from limner.inference.pipeline import Pipeline
+from limner.inference.understand import open_for_run
+
+MIN_IMAGES = 20  # on either side, below which nothing can be measured
+
+
+@dataclass(frozen=True)
+class Real:
+    """The images to measure against: those that were trained on, and those that were held out."""
+
+    training: Data
+    held_out: Data
+
+    def __len__(self) -> int:
+        return len(self.training) + len(self.held_out)
+
+
+def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
+    """Sources at the size and channels of ``spec``, split as training splits them."""
+    return Real(*open_like(sources, spec, options, progress).split(options.holdout, options.per_class))
+
+
+def warn_if_changed(pipeline: Pipeline, sources: Sequence[str], real: Real) -> None:
+    """Warn where the run's own images have changed: then others are held out now than in its training."""
+    trained_on = pipeline.loaded.header.get("data")
+    own = list(pipeline.loaded.run.sources) == list(sources)
+    if own and trained_on and trained_on != real.training.fingerprint:
+        warnings.warn(
+            f"{', '.join(sources)} has changed since training: images held out now may have been trained on, so "
+            "held-out figures are not reliable.",
+            stacklevel=2,
+        )
+
+
+def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress: bool = True) -> Real:
+    """The same images, with their labels even if the run was trained without.
+
+    The split stays that of the training; opened with labels, the source would be split otherwise. Raises
+    LimnerError.
+    """
+    if pipeline.loaded.run.data.labels:
+        return real
+    whole = open_for_run(pipeline, sources, progress)
+    if whole.labels is None:
+        return real
+
+    def labelled(part: Data) -> Data:
+        assert whole.labels is not None
+        if part.rows.max(initial=-1) >= len(whole) or [whole.names[i] for i in part.rows] != part.names:
+            raise LimnerError(f"The images in {', '.join(sources)} have just changed: run the command again.")
+        spec = replace(part.spec, classes=whole.spec.classes)
+        return replace(part, labels=whole.labels[part.rows], spec=spec)
+
+    return Real(labelled(real.training), labelled(real.held_out))
+
+
+def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
+    """The labels and captions of ``n`` random images, as far as the model follows them.
+
+    Labels go by their names; where the data has none, every class comes equally often. Raises LimnerError where
+    the data has a class that the model does not know.
+    """
+    rows = data.order(0, n, seed)
+    label = text = None
+    if "label" in model.follows:
+        known = model.spec.classes
+        if data.labels is None:
+            label = torch.from_numpy(np.random.default_rng(seed).permutation(np.arange(n) % len(known)))
+        else:
+            names = [data.spec.classes[i] for i in data.labels[rows]]
+            for name in set(names) - set(known):
+                raise LimnerError(
+                    f"The run knows no class {name!r} of these images.{nearest(name, known)} Measure it without "
+                    f"labels, or against the images that it was trained on."
+                )
+            label = torch.tensor([known.index(name) for name in names])
+    if "text" in model.follows and data.captions is not None:
+        text = [data.captions[i] for i in rows]
+    image = data.batch(rows).condition.image if "given" in model.follows else None
+    return Condition(n, label, text, image)
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """[N, C, H, W] in [-1, 1] rounded to 8 bits: all measures see what a PNG would hold."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """[N, C, H, W] in [-1, 1] -> uint8 [N, H, W, C]"""
+    return ((images + 1) * 127.5).round().byte().movedim(1, -1).numpy()

@@ -1,0 +1,123 @@
+"""What measuring finds. Each result's ``to_json`` is what evaluation.json, report.json and --json hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from limner.config import INLINE, JsonResult
+from limner.evaluation.options import CompareOptions
+from limner.inference.understand import Accuracy
+
+
+@dataclass(frozen=True)
+class Figure(JsonResult):
+    """A figure of drawn images against real ones."""
+
+    value: float
+    low: float  # 95% interval
+    high: float
+    floor: float  # the mean figure of real images against real ones
+    floor_n: int  # of how many on each side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity(JsonResult):
+    """How close a set of images is to the real ones, and whether it copies them."""
+
+    n: int
+    real: int  # real images that distances are taken to
+    size: list[int]  # [H, W]
+    features: str
+    features_hash: str
+    resize: str  # what happens to an image's size before its features are computed
+    kid: Figure
+    frechet: Figure
+    precision: Figure
+    recall: Figure
+    density: Figure
+    coverage: Figure
+    memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
+    memorised_held_out: float | None = None  # the same of the held-out images themselves
+    sliced_wasserstein: dict[str, float]  # pixels a side -> distance, times 1000
+    prompts_exact: float | None = None  # fraction drawn as prompted, where the data has an oracle
+
+
+@dataclass(frozen=True)
+class FewLabels(JsonResult):
+    """Accuracy of linear probes that are trained on few labels."""
+
+    value: float  # mean over the draws
+    spread: float  # standard deviation over the draws
+    n: int
+    labels_per_class: int
+    draws: int  # random choices of the labelled images
+
+
+@dataclass(frozen=True)
+class Understanding(JsonResult):
+    """What the labels of held-out images say of a run's features and classes."""
+
+    knn_accuracy: Accuracy | None = None
+    probe_accuracy: Accuracy | None = None
+    few_probe_accuracy: FewLabels | None = None
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction(JsonResult):
+    """How well an autoencoder reconstructs held-out images: means over ``n`` of them."""
+
+    psnr: float  # dB
+    ssim: float | None = None  # None below 11 pixels a side
+    ms_ssim: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(JsonResult):
+    """All that ``evaluate`` found."""
+
+    of: str
+    against: list[str]
+    run: str | None = None  # digest
+    sampling: Any = None  # the family's Sampling
+    fidelity: Fidelity | None = field(default=None, metadata=INLINE)
+    reconstruction: Reconstruction | None = None
+    understanding: Understanding | None = field(default=None, metadata=INLINE)
+    to: str | None = None  # folder of evaluation.json and the pictures
+    training_data: JsonResult | None = None
+
+
+@dataclass(frozen=True)
+class Cost(JsonResult):
+    """What a family took."""
+
+    parameters: int
+    seen: int  # images
+    seconds: float  # of training
+    images_per_second: float  # of training
+    sampling_ms: float  # an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(JsonResult):
+    """One family of a comparison."""
+
+    family: str
+    peak_memory: int | None = None  # bytes
+    failed: str | None = None  # why; then there is neither cost nor fidelity
+    cost: Cost | None = field(default=None, metadata=INLINE)
+    fidelity: Fidelity | None = field(default=None, metadata=INLINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(JsonResult):
+    """Several families, each trained for the same time on the same images."""
+
+    sources: list[str]
+    options: CompareOptions = field(metadata=INLINE)
+    extra: list[str]  # more arguments of every training
+    rows: list[Row]  # in the order of the names; without those of families that were not reached
+    ranking: list[str]  # families, the best first
+    advice: str

@@ -1,0 +1,119 @@
+"""Results as rows of text, for a terminal or a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limner.evaluation.report import number
+from limner.evaluation.results import Evaluation, Fidelity, Row, Understanding
+
+FIGURES = {
+    "kid": "kernel distance (KID), lower is better",
+    "frechet": "Frechet distance, lower is better",
+    "precision": "precision: share that looks real",
+    "recall": "recall: share of the real that it covers",
+    "density": "density",
+    "coverage": "coverage",
+}
+ACCURACIES = {
+    "accuracy": "accuracy of its classes",
+    "knn_accuracy": "accuracy of its features' 20 nearest",
+    "probe_accuracy": "accuracy of a linear probe",
+}
+EVALUATION = ("", "value", "95% interval", "real against real")  # headings of ``evaluation_rows``
+COMPARISON = (  # headings of ``comparison_row``
+    "family", "kernel distance", "95% interval", "Frechet", "precision", "recall", "memorised", "parameters",
+    "trained images/s", "ms to draw", "peak memory",
+)  # fmt: skip
+COMPARISON_SHORT = {  # for a terminal: heading -> column of ``comparison_row``
+    "family": 0, "KID": 1, "Frechet": 3, "precision": 4, "recall": 5, "memorised": 6, "trained/s": 8, "ms to draw": 9,
+}  # fmt: skip
+
+Cells = tuple[str, str, str, str]
+
+
+def evaluation_rows(result: Evaluation) -> list[Cells]:
+    """All figures of an evaluation, under ``EVALUATION``."""
+    rows = _fidelity_rows(result.fidelity) if result.fidelity else []
+    for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
+        value = getattr(result.reconstruction, name, None)
+        if value is not None:
+            label = f"{name.replace('_', '-').upper()} of reconstructed held-out images"
+            rows.append((label, number(value, 4) + unit, "", ""))
+    return rows + (_understanding_rows(result.understanding) if result.understanding else [])
+
+
+def _fidelity_rows(fidelity: Fidelity) -> list[Cells]:
+    rows = []
+    for name, label in FIGURES.items():
+        figure = getattr(fidelity, name)
+        value, low, high, floor = (
+            number(part, 4) for part in (figure.value, figure.low, figure.high, figure.floor)
+        )
+        rows.append((label, value, f"{low} to {high}", floor))
+    if fidelity.memorised is not None:
+        label = "memorised: nearer to a training image than held-out ones are"
+        rows.append((label, f"{fidelity.memorised:.1%}", "", f"{fidelity.memorised_held_out:.1%}"))
+    for side, distance in fidelity.sliced_wasserstein.items():
+        rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
+    if fidelity.prompts_exact is not None:
+        rows.append(("prompts drawn with every attribute right", f"{fidelity.prompts_exact:.1%}", "", ""))
+    return rows
+
+
+def _understanding_rows(understanding: Understanding) -> list[Cells]:
+    rows = []
+    for name, label in ACCURACIES.items():
+        if accuracy := getattr(understanding, name):
+            interval = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
+            rows.append((f"{label}, {accuracy.n:,} held out", f"{accuracy.value:.1%}", interval, ""))
+    if few := understanding.few_probe_accuracy:
+        label = f"the same from {few.labels_per_class} labels a class, {few.draws} draws"
+        rows.append((label, f"{few.value:.1%} ± {few.spread:.1%}", "", ""))
+    return rows
+
+
+def comparison_row(row: Row) -> list[str]:
+    """One family under ``COMPARISON``."""
+    figures, cost = row.fidelity, row.cost
+    if not figures or not cost:
+        return [row.family, f"failed: {row.failed}", *[""] * (len(COMPARISON) - 2)]
+    return [
+        row.family,
+        number(figures.kid.value),
+        f"{number(figures.kid.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{number(figures.kid.high)}",
+        number(figures.frechet.value),
+        f"{figures.precision.value:.0%}",
+        f"{figures.recall.value:.0%}",
+        f"{figures.memorised:.0%}" if figures.memorised is not None else "",
+        f"{cost.parameters / 1e6:.2f}M",
+        f"{cost.images_per_second:,.0f}",
+        f"{cost.sampling_ms:.1f}",
+        f"{row.peak_memory / 1e6:,.0f} MB" if row.peak_memory else "",
+    ]
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The lowest kernel distance first; what failed last."""
+    return sorted(rows, key=lambda row: row.fidelity.kid.value if row.fidelity else float("inf"))
+
+
+def advice(rows: Sequence[Row]) -> str:
+    """One sentence: which family to take, and what to watch out for."""
+    good = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
+    if not good:
+        return "No family could be trained on these images: the table says why."
+    best, figures = good[0]
+    sentence = f"Take {best}"
+    rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]
+    if rivals:
+        sentence += f", or {' or '.join(rivals)}, which {figures.n:,} images cannot tell apart from it"
+    if figures.kid.low <= figures.kid.floor:
+        sentence += "; its images are as close to yours as yours are to each other"
+    if (figures.memorised or 0) > 0.2:
+        sentence += (
+            f", but {figures.memorised:.0%} of its images are closer to a training image than they should be"
+        )
+    elif figures.recall.value < 0.3:
+        sentence += ", but it shows only a part of what your images show: train it longer"
+    return sentence + "."
