@@ -30,22 +30,22 @@ def run(argv: Sequence[str]) -> int:
 
     result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
     if given.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
         return 0
-    labelled = "accuracy" in result
+    accuracy = result.accuracy
     table(
-        ["image", "predicted", "probability", *(["label"] if labelled else [])],
+        ["image", "predicted", "probability", *(["label"] if accuracy else [])],
         [
-            [p["path"], p["predicted"], f"{p['probability']:.1%}", *([p["label"]] if labelled else [])]
-            for p in result["predictions"][:TABLE_ROWS]
+            [p.path, p.predicted, f"{p.probability:.1%}", *([p.label] if accuracy else [])]
+            for p in result.predictions[:TABLE_ROWS]
         ],
     )
-    if result["n"] > TABLE_ROWS:
-        say(f"... and {result['n'] - TABLE_ROWS:,} more.")
-    if labelled:
-        v = result["accuracy"]
-        say(f"Accuracy: {v['value']:.1%} of {v['n']:,} (95% interval {v['low']:.1%} to {v['high']:.1%}).")
-        if result["trained_on_these"]:
+    if result.n > TABLE_ROWS:
+        say(f"... and {result.n - TABLE_ROWS:,} more.")
+    if accuracy:
+        interval = f"95% interval {accuracy.low:.1%} to {accuracy.high:.1%}"
+        say(f"Accuracy: {accuracy.value:.1%} of {accuracy.n:,} ({interval}).")
+        if result.trained_on_these:
             say("It was trained on most of these: limner evaluate measures the accuracy on held-out images.")
-    say(f"All predictions are in {result['to']}; look at {result['sheet']}.")
+    say(f"All predictions are in {result.to}; look at {result.sheet}.")
     return 0

@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> int:
 
     result = embed(given.run, given.sources, given.to, given.device, given.json)
     if given.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result.to_json(), indent=2))
     else:
-        say(f"{result['features']} features of {result['n']:,} images in {result['to']}")
+        say(f"{result.features} features of {result.n:,} images in {result.to}")
     return 0

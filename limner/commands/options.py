@@ -19,6 +19,7 @@ from limner import families
 from limner.settings import LimnerError, NoSampling
 
 Sampling = TypeVar("Sampling")
+Selected = TypeVar("Selected")
 
 HIDDEN = tyro.conf.arg(help_behavior_hint="")  # no "(default: ...)"
 Sources = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE..."), HIDDEN]
@@ -56,6 +57,11 @@ def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
 def sampling_options(given: Any) -> dict[str, Any]:
     """The family's sampling options by name, of what ``parse_for_run`` returns."""
     return {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
+
+
+def select(options: type[Selected], given: Any) -> Selected:
+    """The fields of a dataclass of options, out of all options of a command."""
+    return options(**{f.name: getattr(given, f.name) for f in dataclasses.fields(options)})  # type: ignore[arg-type]
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:

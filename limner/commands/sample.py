@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
 
 import tyro
 
 from limner.commands import say
-from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options
+from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options, select
 from limner.settings import LimnerError
 
 
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     if not to.suffix:
         folder.saved(to)  # a folder that cannot be used is refused before the drawing
     pipeline = Pipeline(given.run, given.device)
-    request = Request(**{f.name: getattr(given, f.name) for f in fields(Request)})
+    request = select(Request, given)
     condition = pipeline.condition(n, request)
     captions = captions_of(pipeline.spec, condition)
     film = Film(captions)
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     if given.progress_to:
         film.save(Path(given.progress_to))
     if not to.suffix:
-        folder.save(images, to, range(given.seed, given.seed + n), condition, pipeline.spec)
+        folder.save(to, folder.Drawn(images, range(given.seed, given.seed + n), condition, pipeline.spec))
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
         if n == 1 and to.suffix.lower() == ".png":

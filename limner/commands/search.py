@@ -35,15 +35,12 @@ def run(argv: Sequence[str]) -> int:
 
     result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)
     if given.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
         return 0
-    labelled = any(row["label"] for row in result["found"])
+    labelled = any(match.label for match in result.found)
     table(
         ["image", "similarity", *(["label"] if labelled else [])],
-        [
-            [row["path"], f"{row['similarity']:.4f}", *([row["label"]] if labelled else [])]
-            for row in result["found"]
-        ],
+        [[m.path, f"{m.similarity:.4f}", *([m.label] if labelled else [])] for m in result.found],
     )
-    say(f"The most similar of {result['n']:,} images are in {result['to']}.")
+    say(f"The most similar of {result.n:,} images are in {result.to}.")
     return 0

@@ -175,7 +175,11 @@ def _distances(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
 def _prompts_exact(samples: Samples, real: Real) -> float | None:
     """The fraction of images that show what was prompted, where the data has an oracle."""
     oracle = real.training.oracle
-    return oracle.score(as_bytes(samples.images), samples.captions)["exact"] if oracle and samples.captions else None
+    return (
+        oracle.score(as_bytes(samples.images), samples.captions)["exact"]
+        if oracle and samples.captions
+        else None
+    )
 
 
 def nearest_pairs(

@@ -12,15 +12,14 @@ By = Literal["auto", "pca", "jacobian", "weights"]
 class ExploreOptions:
     """What the sheets of a latent space show."""
 
-    label: tuple[str, ...] = ()  # class to show; may be given again
-    start: tuple[str, ...] = ()  # .safetensors that limner project wrote; may be given again
-    rows: int = 6  # interpolations, one a row
+    label: tuple[str, ...] = ()  # class to show
+    start: tuple[str, ...] = ()  # .safetensors of limner project: images of your own
+    rows: int = 6  # interpolations
     columns: int = 9  # images in each interpolation
     directions: int = 6  # directions shown
-    by: By = (
-        "auto"  # directions from: pca of the points, jacobian of the images, or the first layer's weights
-    )
-    truncation: float = 1.0  # below 1: points nearer to the centre, for more typical and more similar images
+    # where directions come from: pca of the points, the jacobian of the images, or the first layer's weights
+    by: By = "auto"
+    truncation: float = 1.0  # below 1: points nearer to the centre, for safer images that are more alike
     seed: int = 0  # of the first image
 
 
@@ -28,12 +27,11 @@ class ExploreOptions:
 class ProjectOptions:
     """How the point of a picture is searched for."""
 
-    steps: int = 300  # of Adam
-    label: str = ""  # class of the picture; without it, the class that fits best
-    rate: float = 0.3  # learning rate of Adam, in standard deviations of a point's coordinates
-    prior: float = (
-        0.001  # weight of the penalty on the distance from the centre; higher: more like the run's own
-    )
-    each_layer: bool = False  # a point for each layer, where the run can: closer, but less like the run's own
-    tries: int = 256  # random points to start from; the best few are optimised
-    seed: int = 0  # of the first random point
+    steps: int = 300  # optimisation steps
+    label: str = ""  # class of the picture. Default: the class that comes nearest
+    rate: float = 0.3  # learning rate, in standard deviations of the latent dimensions
+    prior: float = 0.001  # pull towards the centre; higher: an image more like the run's own
+    # a point per layer, if the run supports it: nearer, but less like its own images
+    each_layer: bool = False
+    tries: int = 256  # random starting points; only the nearest few are optimised
+    seed: int = 0  # of the first starting point

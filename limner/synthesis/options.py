@@ -11,15 +11,16 @@ from limner import families
 class SynthesizeOptions:
     """What a folder of synthetic images holds."""
 
-    n: int = 10_000  # images that the folder is to hold
-    label: tuple[str, ...] = ()  # only this class; may be given again
-    prompt: tuple[str, ...] = ()  # what the images should show; may be given again
+    n: int = 10_000  # number of images in the finished folder
+    label: tuple[str, ...] = ()  # draw only this class
+    prompt: tuple[str, ...] = ()  # what the images should show
     prompts_from: str = ""  # source whose captions are used. Default: the images that the run was trained on
-    like: str = ""  # source: keep only images that look like one of its training images
-    new: str = ""  # source: leave out images closer to one of its training images than held-out ones are
-    classifier: str = ""  # run that classifies: keep only images that it gives the wanted class
-    confidence: float = 0.9  # lowest probability of that class, from 0 to 1
-    features: str = "random"  # of --like and --new: random, inception, clip, dinov2, or a run
+    like: str = ""  # source: keep only images that resemble one of its training images
+    # source: leave out images that are nearer to one of its training images than held-out images are
+    new: str = ""
+    classifier: str = ""  # run that classifies: keep only images that it recognises as the requested class
+    confidence: float = 0.9  # lowest probability of the requested class by --classifier
+    features: str = "random"  # for --like and --new: random, inception, clip, dinov2, or a run
     weights: str = ""  # file or folder of the features' weights, if they need any
     seed: int = 0  # of the first image; each image has its own
     batch: int = 64  # images drawn at once
@@ -30,7 +31,7 @@ class TrainingDataOptions:
     """How classifiers are trained on real and on synthetic images."""
 
     n: int | None = None  # synthetic images. Default: 1000, or the number of real training images if higher
-    classifier_family: str = families.CLASSIFIER  # family of the classifiers
+    classifier_family: str = families.CLASSIFIER  # family of that classifier
     classifier_preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     classifier_budget: str = "60kimg"  # of each training: the same for real, synthetic and both
     repeats: int = 1  # classifiers of each kind, each with its own seed

@@ -12,18 +12,12 @@ from PIL import Image
 
 from limner.core import DataOptions, ImageSpec, LimnerError
 from limner.data import Data, batches, open_data
-from limner.evaluation.evaluate import (
-    Drawn,
-    Real,
-    as_saved,
-    condition_like,
-    describe,
-    evaluate,
-    measure,
-    nearest_pairs,
-    open_real,
-    rows,
-)
+from limner.evaluation.evaluate import evaluate
+from limner.evaluation.fidelity import Samples, compute_features, measure_fidelity, nearest_pairs
+from limner.evaluation.options import EvaluateOptions
+from limner.evaluation.real import Real, as_saved, condition_like, open_real
+from limner.evaluation.results import Fidelity
+from limner.evaluation.tables import evaluation_rows
 from limner.families.flow import Flow
 from limner.metrics.features import random_vgg
 from limner.pictures.grid import to_pil
@@ -39,8 +33,8 @@ def write(folder: Path, images: torch.Tensor) -> Path:
     return folder
 
 
-def figures(drawn: Drawn, real: Real):
-    return measure(drawn, real, describe(drawn, real, random_vgg()))
+def fidelity(samples: Samples, real: Real) -> Fidelity:
+    return measure_fidelity(samples, real, compute_features(samples, real, random_vgg()))
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +46,35 @@ def digits():
 def test_held_out_images_are_good_and_no_copies(digits):
     half = digits.held_out.part(np.arange(0, len(digits.held_out), 2))
     other = digits.held_out.part(np.arange(1, len(digits.held_out), 2))
-    told = figures(Drawn(torch.cat(list(batches(half)))), Real(digits.training, other))
-    assert told["kid"]["low"] <= max(0.0, told["kid"]["floor"]) <= told["kid"]["high"]
-    assert told["frechet"]["value"] < 2 * told["frechet"]["floor"]
-    assert told["memorised"] <= 0.1 and told["memorised_held_out"] <= 0.05
-    assert told["precision"]["value"] > 0.8 and told["recall"]["value"] > 0.8
-    assert told["n"] == len(half) and told["features"] == "random" and told["resize"]
+    found = fidelity(Samples(torch.cat(list(batches(half)))), Real(digits.training, other))
+    assert found.kid.low <= max(0.0, found.kid.floor) <= found.kid.high
+    assert found.frechet.value < 2 * found.frechet.floor
+    assert found.memorised <= 0.1 and found.memorised_held_out <= 0.05
+    assert found.precision.value > 0.8 and found.recall.value > 0.8
+    assert found.n == len(half) and found.features == "random" and found.resize
 
 
 def test_training_images_are_found_out(digits):
     images = torch.cat(list(batches(digits.training, 200)))
     copies = as_saved(images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
-    told = figures(Drawn(copies), digits)
-    assert told["memorised"] > 0.95
-    sheet, words = nearest_pairs(Drawn(copies), digits, describe(Drawn(copies), digits, random_vgg()), 4)
-    assert sheet.shape == (8, 1, 16, 16) and len(words) == 8
+    samples = Samples(copies)
+    assert fidelity(samples, digits).memorised > 0.95
+    sheet, captions = nearest_pairs(samples, digits, compute_features(samples, digits, random_vgg()), 4)
+    assert sheet.shape == (8, 1, 16, 16) and len(captions) == 8
     assert (sheet[0::2] - sheet[1::2]).abs().mean() < 0.05  # beside each copy its original
 
 
 def test_noise_is_far_away(digits):
     noise = torch.rand(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    told = figures(Drawn(noise), digits)
-    assert told["kid"]["low"] > told["kid"]["floor"]
-    assert told["frechet"]["value"] > 5 * told["frechet"]["floor"]
-    assert told["recall"]["value"] < 0.1 and told["memorised"] == 0
+    found = fidelity(Samples(noise), digits)
+    assert found.kid.low > found.kid.floor
+    assert found.frechet.value > 5 * found.frechet.floor
+    assert found.recall.value < 0.1 and found.memorised == 0
 
 
 def test_too_few_images_are_refused(digits):
     with pytest.raises(LimnerError, match="at least 20"):
-        describe(Drawn(torch.zeros(3, 1, 16, 16)), digits, random_vgg())
+        compute_features(Samples(torch.zeros(3, 1, 16, 16)), digits, random_vgg())
 
 
 def test_a_folder_that_any_program_made(limner, tmp_path):
@@ -108,7 +102,7 @@ def test_a_run_is_drawn_from_and_an_autoencoder_gives_images_back(limner, tmp_pa
     assert told["n"] == 30 and told["run"]
     assert told["reconstruction"]["psnr"] > 0 and told["reconstruction"]["n"] > 0
     assert (tmp_path / "run" / "evaluation" / "evaluation.json").exists()
-    assert any("PSNR" in row[0] for row in rows(told))
+    assert "PSNR" in limner("evaluate", tmp_path / "run", folder, "--n", 30).stdout
 
 
 def test_the_knobs_of_drawing_are_flags_and_are_kept(limner, tmp_path):
@@ -127,28 +121,33 @@ def test_the_knobs_of_drawing_are_flags_and_are_kept(limner, tmp_path):
 
 def test_a_folder_takes_no_knobs_of_drawing(tmp_path):
     folder = paint(tmp_path / "images", 20)
-    with pytest.raises(LimnerError, match="steps would say how a run draws"):
+    with pytest.raises(LimnerError, match="steps would set how a run draws"):
         evaluate(folder, [str(folder)], quiet=True, steps=3)
 
 
 def test_a_folder_is_measured_at_its_own_size_and_all_over(tmp_path):
     folder = paint(tmp_path / "images", 60, (96, 80))
-    told = evaluate(folder, [str(folder)], n=20, quiet=True, to=tmp_path / "to")
-    assert told["size"] == [96, 80] and told["n"] == 20
+    result = evaluate(folder, [str(folder)], EvaluateOptions(n=20), quiet=True, to=tmp_path / "to")
+    assert result.fidelity.size == [96, 80] and result.fidelity.n == 20
+    assert result.to_json() == {
+        **json.loads((tmp_path / "to" / "evaluation.json").read_text()),
+        "to": result.to,
+    }
+    assert len(evaluation_rows(result)) >= 6
     dark = [np.asarray(Image.open(tmp_path / "to" / "drawn.png"))]
-    told = evaluate(folder, [str(folder)], n=20, quiet=True, to=tmp_path / "other", seed=1)
+    evaluate(folder, [str(folder)], EvaluateOptions(n=20, seed=1), quiet=True, to=tmp_path / "other")
     assert not np.array_equal(dark[0], np.asarray(Image.open(tmp_path / "other" / "drawn.png"))), (
         "not the first 20"
     )
 
 
-def test_images_that_changed_since_the_training_are_told_of(limner, tmp_path):
+def test_images_that_changed_since_the_training_are_reported(limner, tmp_path):
     folder = paint(tmp_path / "images", 60)
     limner("train", "vae", folder, "--out", tmp_path / "run", *TINY, "--budget", "32img")
     measured = ("evaluate", tmp_path / "run", folder, "--n", 20, "--json")
-    assert "is not what it was" not in limner(*measured).stderr
+    assert "has changed since training" not in limner(*measured).stderr
     to_pil(torch.zeros(3, 16, 16)).save(folder / "one more.png")
-    assert "is not what it was" in limner(*measured).stderr
+    assert "has changed since training" in limner(*measured).stderr
 
 
 def test_mistakes_are_one_sentence(limner, tmp_path):

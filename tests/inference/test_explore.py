@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from limner.core import Condition, Draws, ImageSpec, Latent, Layered, LimnerError
 from limner.inference import explore, latents
 from limner.inference.explore import Space
+from limner.inference.options import ExploreOptions, ProjectOptions
 from tests.helpers import paint
 
 TINY = ("--preset", "tiny", "--training.samples", 4)
@@ -31,28 +33,30 @@ def test_an_arc_is_a_great_circle() -> None:
     one, other = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64)
     shares = torch.tensor([0.0, 1 / 3, 1.0], dtype=torch.float64)
     third = (3 + 1 / 3) * torch.tensor([math.cos(math.pi / 6), math.sin(math.pi / 6), 0], dtype=torch.float64)
-    torch.testing.assert_close(latents.arc(one, other, shares), torch.stack([one, third, other]))
+    torch.testing.assert_close(latents.slerp(one, other, shares), torch.stack([one, third, other]))
     points = double(2, 5, 100)  # of several layers: each on its own
-    way = latents.arc(points[0], points[1], shares)
+    way = latents.slerp(points[0], points[1], shares)
     assert way.shape == (3, 5, 100)
-    torch.testing.assert_close(way[:, 2], latents.arc(points[0, 2], points[1, 2], shares))
+    torch.testing.assert_close(way[:, 2], latents.slerp(points[0, 2], points[1, 2], shares))
 
 
 @pytest.mark.parametrize("times", [1.0, -1.0, 0.0], ids=["same", "opposite", "nothing"])
 def test_an_arc_without_a_plane_is_straight(times: float) -> None:
     one, shares = double(8), torch.linspace(0, 1, 5, dtype=torch.float64)
-    torch.testing.assert_close(latents.arc(one, times * one, shares), latents.line(one, times * one, shares))
+    torch.testing.assert_close(
+        latents.slerp(one, times * one, shares), latents.lerp(one, times * one, shares)
+    )
 
 
 def test_a_loop_ends_where_it_began_and_a_plane_has_its_corners() -> None:
     points = double(4, 6)
-    for way in (latents.arc, latents.line):
-        round_ = latents.loop(points, 5, way)
+    for interpolate in (latents.slerp, latents.lerp):
+        round_ = latents.loop(points, 5, interpolate)
         assert round_.shape == (20, 6)
         torch.testing.assert_close(round_[::5], points)
         steps = (round_ - round_.roll(1, 0)).norm(dim=1)  # with the step from the last frame to the first
         assert steps.max() < 0.6 * (points - points.roll(1, 0)).norm(dim=1).max()
-        between = latents.plane(points, 3, way)
+        between = latents.plane(points, 3, interpolate)
         torch.testing.assert_close(between[[0, 0, -1, -1], [0, -1, 0, -1]], points)
 
 
@@ -61,14 +65,16 @@ def test_a_loop_ends_where_it_began_and_a_plane_has_its_corners() -> None:
 
 def test_directions_of_points_that_vary_along_axes() -> None:
     points = double(4000, 3) * torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64) + 7
-    found = latents.principal(points, 2)
+    found = latents.principal_directions(points, 2)
     torch.testing.assert_close(found.abs().argmax(1), torch.tensor([1, 2]))
     assert found.gather(1, found.abs().argmax(1, keepdim=True)).min() > 0.99
 
 
 def test_directions_in_which_a_linear_painter_changes_most() -> None:
     weight = double(50, 12) * torch.logspace(0, -2, 12, dtype=torch.float64)
-    found = latents.strongest(lambda z: (z @ weight.T).reshape(-1, 2, 5, 5), double(4, 12), 3, step=0.1)
+    found = latents.jacobian_directions(
+        lambda z: (z @ weight.T).reshape(-1, 2, 5, 5), double(4, 12), 3, step=0.1
+    )
     _, vectors = torch.linalg.eigh(weight.T @ weight)
     torch.testing.assert_close((found * vectors.flip(1).T[:3]).sum(1).abs(), torch.ones(3).double())
 
@@ -80,7 +86,7 @@ def test_directions_of_a_curved_painter_are_its_mean_jacobians() -> None:
     def painter(z: Tensor) -> Tensor:
         return torch.tanh(z @ weight.T)
 
-    found = latents.strongest(painter, points, 2, step=1e-4, passes=60)
+    found = latents.jacobian_directions(painter, points, 2, step=1e-4, passes=60)
     jacobians = torch.stack([torch.autograd.functional.jacobian(painter, p) for p in points])
     vectors = torch.linalg.eigh((jacobians.mT @ jacobians).mean(0)).eigenvectors.flip(1).T
     torch.testing.assert_close((found * vectors[:2]).sum(1).abs(), torch.ones(2).double(), atol=1e-4, rtol=0)
@@ -157,7 +163,7 @@ def test_points_with_layers_of_their_own() -> None:
     found = space.directions("auto", 2, "", lambda share: None)  # of the points, which are not round
     assert found.abs().argmax(1).tolist() == [1, 0]
     one, other = space.points(range(2), (), 1.0)
-    middle = space.way(one, other, torch.tensor([0.5]))[0]
+    middle = space.interpolate(one, other, torch.tensor([0.5]))[0]
     torch.testing.assert_close(middle, (one + other) / 2)
     torch.testing.assert_close(space.points(range(2), (), 0.0), space.centre.expand(2, -1))
 
@@ -165,19 +171,20 @@ def test_points_with_layers_of_their_own() -> None:
 def test_mixing_takes_coarse_layers_of_one_and_fine_ones_of_another(tmp_path: Path, monkeypatch) -> None:
     space = stripes()
     given = (torch.full((4, 3), 0.25),)
-    tour = explore.Tour(space, ("",), ("mine", "a", "b", "c", "d"), given, range(4), 1.0, 1, 5, 2, "auto")
+    options = ExploreOptions(rows=1, columns=5, directions=2)
+    anchors = explore.Anchors(space, options, ("",), ("mine", "a", "b", "c", "d"), given, range(4))
     painted = []
     monkeypatch.setattr(explore, "grid", lambda images, words, columns: painted.append((images, words)))
     monkeypatch.setattr(explore, "_save", lambda sheet, path: None)
-    explore.mixing(tour, tmp_path / "mixing.png", lambda share: None)
+    explore.mixing(anchors, tmp_path / "mixing.png", lambda share: None)
     images, words = painted[0]
     assert len(images) == 3 * 16 and words[1] == "mine to layer 1, then a"
-    points = tour.points("")
+    points = anchors.points("")
     assert points.shape == (5, 4, 3)
     torch.testing.assert_close(images[17][:, :2, 0], points[0, :2].T)  # crossing at 2
     torch.testing.assert_close(images[17][:, 2:, 0], points[1, 2:].T)
-    for sheet in (explore.interpolation, explore.plane, explore.directions):
-        sheet(tour, tmp_path / "x.png", lambda share: None)
+    for sheet in (explore.interpolations, explore.plane, explore.directions):
+        sheet(anchors, tmp_path / "x.png", lambda share: None)
 
 
 # Runs ---------------------------------------------------------------------------------------------------
@@ -235,8 +242,8 @@ def test_explore_draws_every_sheet(gan: Path, limner, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by", ["pca", "weights"])
 def test_directions_may_come_from_elsewhere(by: str, gan: Path, tmp_path: Path) -> None:
-    few = {"rows": 1, "columns": 2, "directions": 2, "truncation": 0.5}
-    explore.explore(gan, tmp_path, ["dog"], by=by, quiet=True, **few)
+    options = ExploreOptions(label=("dog",), rows=1, columns=2, directions=2, by=by, truncation=0.5)
+    explore.explore(gan, tmp_path, options, quiet=True)
     with safe_open(tmp_path / "directions.safetensors", "pt") as file:
         found = file.get_tensor("directions")
     torch.testing.assert_close(found @ found.T, torch.eye(2), atol=1e-4, rtol=0)
@@ -262,8 +269,8 @@ def test_projection_finds_an_image_of_its_own(gan: Path, limner, tmp_path: Path)
     assert told["label"] == "dog" and to.exists()
     with safe_open(told["latent"], "pt") as file:
         assert file.get_tensor("latent").shape == (8,) and file.metadata()["label"] == "dog"
-    again = explore.project(gan, tmp_path / "own.png", to, prior=0, quiet=True)
-    assert again["psnr"] == pytest.approx(told["psnr"], abs=0.1), "the same call finds the same point"
+    again = explore.project(gan, tmp_path / "own.png", to, ProjectOptions(prior=0), quiet=True)
+    assert again.psnr == pytest.approx(told["psnr"], abs=0.1), "the same call finds the same point"
 
     # and the point is one that explore goes on from, with its label
     few = ("--rows", 1, "--columns", 2, "--directions", 1)
@@ -277,18 +284,18 @@ def test_projection_starts_from_what_the_model_encodes(
 ) -> None:
     picture = source / "cat" / "000.png"
     space = explore.open_space(vae)
-    assert not space.labels
+    assert not space.responds_to_label
     target = explore.open_picture(picture, space.spec, space.options)
-    points, words = explore.candidates(space, target, "", 3, 0)
+    points, words = explore.candidates(space, target, ProjectOptions(tries=3))
     assert points.shape == (3 + 1 + 1, 4) and words == []
     torch.testing.assert_close(points[-1:], space.model.encode(target))
     to = tmp_path / "to.png"
-    told = explore.project(vae, picture, to, steps=50, prior=0, tries=1, quiet=True)
-    found = explore.load_point(told["latent"], space)[0][None]
+    projection = explore.project(vae, picture, to, ProjectOptions(steps=50, prior=0, tries=1), quiet=True)
+    found = explore.load_point(projection.latent, space)[0][None]
     begun, ended = (explore.distance(space.paint(p, ()), target).item() for p in (points[-1:], found))
-    assert ended < begun and told["label"] == ""
-    none = explore.project(vae, picture, to, steps=0, quiet=True)
-    assert none["psnr"] == none["psnr_start"]
+    assert ended < begun and projection.label == ""
+    none = explore.project(vae, picture, to, ProjectOptions(steps=0), quiet=True)
+    assert none.psnr == none.psnr_start
 
 
 def test_what_cannot_be_done_is_refused(gan: Path, vae: Path, source: Path, limner, tmp_path: Path) -> None:
@@ -296,33 +303,37 @@ def test_what_cannot_be_done_is_refused(gan: Path, vae: Path, source: Path, limn
     limner("train", "flow", source, "--out", flow, *TINY, "--budget", "8img")
     picture = source / "cat" / "000.png"
     point = tmp_path / "point.safetensors"
-    explore._save_tensors(point, {"latent": torch.zeros(5)}, {})
+    save_file({"latent": torch.zeros(5)}, point)
     refused = [
-        (explore.explore, (gan, "", ["cow"]), {}, "no label 'cow'"),
-        (explore.explore, (vae, "", ["cat"]), {}, "--label"),
-        (explore.explore, (vae,), {"by": "weights"}, "--by jacobian"),
-        (explore.explore, (gan,), {"rows": 0}, "at least 1 row"),
-        (explore.explore, (gan,), {"starts": [point]}, "another run"),
-        (explore.explore, (gan,), {"starts": [picture]}, "no point"),
-        (explore.explore, (gan,), {"starts": [tmp_path / "none.safetensors"]}, "no point"),
-        (explore.project, (gan, source), {}, "no picture"),
-        (explore.project, (gan, picture, "x.jpg"), {}, r"\.png"),
-        (explore.project, (gan, picture), {"tries": 0}, "at least 1 try"),
-        (explore.project, (gan, picture), {"each_layer": True}, "--each-layer"),
+        (gan, {"label": ("cow",)}, "no label 'cow'"),
+        (vae, {"label": ("cat",)}, "--label"),
+        (vae, {"by": "weights"}, "--by jacobian"),
+        (gan, {"rows": 0}, "at least 1 row"),
+        (gan, {"start": (point,)}, "another run"),
+        (gan, {"start": (picture,)}, "not a point"),
+        (gan, {"start": (tmp_path / "none.safetensors",)}, "not a point"),
     ]
-    for call, arguments, options, why in refused:
+    for run, options, why in refused:
         with pytest.raises(LimnerError, match=why):
-            call(*arguments, **options, quiet=True)
+            explore.explore(run, options=ExploreOptions(**options), quiet=True)
+    for file, to, options, why in [
+        (source, "x.png", {}, "no picture"),
+        (picture, "x.jpg", {}, r"\.png"),
+        (picture, "x.png", {"tries": 0}, "at least 1 try"),
+        (picture, "x.png", {"each_layer": True}, "--each-layer"),
+    ]:
+        with pytest.raises(LimnerError, match=why):
+            explore.project(gan, file, to, ProjectOptions(**options), quiet=True)
     for command in (("explore", flow), ("project", flow, picture)):
         done = limner(*command, ok=False)
-        assert done.returncode == 2 and "which has no latent" in " ".join(done.stderr.split())
+        assert done.returncode == 2 and "which has no latent space" in " ".join(done.stderr.split())
 
 
-def test_labels_that_a_run_leaves_alone_are_not_asked_for(source: Path, limner, tmp_path: Path) -> None:
+def test_labels_that_a_run_ignores_are_refused(source: Path, limner, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limner("train", "dcgan", source, "--out", run, *TINY, "--budget", "8img", "--model.condition", "none")
-    assert not explore.open_space(run).labels
+    assert not explore.open_space(run).responds_to_label
     with pytest.raises(LimnerError, match="takes no --label"):
-        explore.explore(run, tmp_path / "to", ["cat"], quiet=True)
-    told = explore.explore(run, tmp_path / "to", rows=1, columns=2, directions=1, quiet=True)
-    assert told["labels"] == []
+        explore.explore(run, tmp_path / "to", ExploreOptions(label=("cat",)), quiet=True)
+    few = ExploreOptions(rows=1, columns=2, directions=1)
+    assert explore.explore(run, tmp_path / "to", few, quiet=True).labels == []

@@ -19,8 +19,10 @@ from limner import checkpoint, cli, families, files
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import open_data
-from limner.evaluation import probe
-from limner.evaluation.evaluate import evaluate, open_real, rows
+from limner.evaluation.evaluate import evaluate
+from limner.evaluation.options import EvaluateOptions
+from limner.evaluation.real import open_real, with_labels
+from limner.evaluation.tables import evaluation_rows
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
 from tests.helpers import paint
@@ -197,13 +199,13 @@ def test_classify_by_hand(brightest, tmp_path):
     folder = coloured(tmp_path / "images", 10, {name: name for name in COLOURS})
     for i in (3, 8):
         (folder / "red" / f"{i:03d}.png").write_bytes((folder / "green" / f"{i:03d}.png").read_bytes())
-    told = understand.classify(brightest, [str(folder)], quiet=True)
-    assert told["accuracy"]["value"] == pytest.approx(28 / 30) and told["accuracy"]["n"] == 30
-    assert told["accuracy"]["low"] == pytest.approx(0.7868, abs=1e-4)
-    wrong = [p["path"] for p in told["predictions"] if p["predicted"] != p["label"]]
+    result = understand.classify(brightest, [str(folder)], quiet=True)
+    assert result.accuracy.value == pytest.approx(28 / 30) and result.accuracy.n == 30
+    assert result.accuracy.low == pytest.approx(0.7868, abs=1e-4)
+    wrong = [p.path for p in result.predictions if p.predicted != p.label]
     assert wrong == ["red/003.png", "red/008.png"]
     mean = open_data([str(folder)], size=(16, 16)).batch(np.array([0])).image.mean((2, 3))[0]
-    (first, *_) = told["predictions"]
+    (first, *_) = result.to_json()["predictions"]
     expected = (4 * mean).softmax(0)[2]
     assert first["predicted"] == "blue" and first["probability"] == pytest.approx(float(expected), abs=1e-5)
     assert first["top"][0]["class"] == "blue" and sum(t["probability"] for t in first["top"]) == (
@@ -215,24 +217,28 @@ def test_classify_by_hand(brightest, tmp_path):
     assert float(lines[0]["probability"]) == first["probability"]
     assert Image.open(brightest / "predictions.png").width > 5 * 128
 
-    told = understand.classify(brightest, [str(folder)], tmp_path / "p.json", labels=False, quiet=True)
-    assert "accuracy" not in told and {p["label"] for p in told["predictions"]} == {""}
+    result = understand.classify(brightest, [str(folder)], tmp_path / "p.json", labels=False, quiet=True)
+    assert result.accuracy is None and {p.label for p in result.predictions} == {""}
+    assert (
+        json.loads((tmp_path / "p.json").read_text()) == result.to_json()
+        and "accuracy" not in result.to_json()
+    )
     assert len(json.loads((tmp_path / "p.json").read_text())["predictions"][0]["top"]) == 3
 
 
 def test_labels_go_by_name(brightest, tmp_path):
     """A source with fewer classes in other places; and one with a class that the run does not know."""
     folder = coloured(tmp_path / "two", 5, {"green": "green", "red": "red"})
-    assert understand.classify(brightest, [str(folder)], quiet=True)["accuracy"]["value"] == 1.0
+    assert understand.classify(brightest, [str(folder)], quiet=True).accuracy.value == 1.0
     coloured(tmp_path / "two", 5, {"redd": "red"})
     with pytest.raises(LimnerError, match=r"no class 'redd'.*Did you mean red.*--no-labels"):
         understand.classify(brightest, [str(folder)], quiet=True)
 
 
-def test_in_words():
-    said = {"label": "", "predicted": "cat", "probability": 0.974}
-    assert understand.in_words(said) == "cat, 97%" == understand.in_words({**said, "label": "cat"})
-    assert understand.in_words({**said, "label": "dog"}) == "cat, 97% (is dog)"
+def test_captions_of_predictions():
+    prediction = understand.Prediction("a.png", "", "cat", 0.974, [])
+    assert prediction.caption() == "cat, 97%" == replace(prediction, label="cat").caption()
+    assert replace(prediction, label="dog").caption() == "cat, 97% (is dog)"
 
 
 def test_classify_with_every_family_that_can(source, limner, tmp_path):
@@ -265,7 +271,8 @@ def test_evaluate_reads_labels_that_training_did_not(run, source, limner):
     assert "accuracy" not in told and told["kid"], "what it draws is measured as before"
     kept = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert kept["probe_accuracy"] == told["probe_accuracy"]
-    said = "\n".join(row[0] for row in rows(told))
+    result = evaluate(run, [str(source)], EvaluateOptions(n=30, labels_per_class=2), quiet=True)
+    said = "\n".join(row[0] for row in evaluation_rows(result))
     assert "20 nearest" in said and "linear probe" in said and "2 labels a class" in said
 
 
@@ -275,28 +282,27 @@ def test_the_split_stays_that_of_training(run, source):
     options = replace(pipeline.loaded.run.data, holdout=0.3)
     real = open_real([str(source)], pipeline.spec, options, progress=False)
     assert real.training.labels is None
-    training, held_out = probe.with_labels(
-        pipeline, [str(source)], [real.training, real.held_out], progress=False
-    )
-    assert held_out.names == real.held_out.names and len(held_out) == 18
-    for part in (training, held_out):
-        assert understand.names_of_labels(part) == [name.split("/")[0] for name in part.names]
+    labelled = with_labels(pipeline, [str(source)], real, progress=False)
+    assert labelled.held_out.names == real.held_out.names and len(labelled.held_out) == 18
+    for part in (labelled.training, labelled.held_out):
+        assert understand.class_names(part) == [name.split("/")[0] for name in part.names]
 
 
 def test_a_run_that_only_understands_is_measured_without_drawing(brightest, source):
-    told = evaluate(brightest, [str(source)], quiet=True, labels_per_class=1)
-    for name in ("accuracy", "knn_accuracy", "probe_accuracy"):
-        assert told[name]["value"] == 1.0 and told[name]["n"] == 30 and 0.8 < told[name]["low"] < 0.9
-    assert told["few_probe_accuracy"]["value"] > 0.9
-    assert "kid" not in told and len(rows(told)) == 4
+    result = evaluate(brightest, [str(source)], EvaluateOptions(labels_per_class=1), quiet=True)
+    found = result.understanding
+    for accuracy in (found.accuracy, found.knn_accuracy, found.probe_accuracy):
+        assert accuracy.value == 1.0 and accuracy.n == 30 and 0.8 < accuracy.low < 0.9
+    assert found.few_probe_accuracy.value > 0.9
+    assert "kid" not in result.to_json() and len(evaluation_rows(result)) == 4
     assert {p.name for p in (brightest / "evaluation").iterdir()} == {"evaluation.json"}
 
 
 def test_features_are_measured_where_classes_are_unknown(brightest, tmp_path):
     folder = coloured(tmp_path / "images", 15, {"apple": "red", "leaf": "green"})
     with pytest.warns(UserWarning, match="no class 'apple'"):
-        told = evaluate(brightest, [str(folder)], quiet=True)
-    assert told["probe_accuracy"]["value"] == 1.0 and "accuracy" not in told
+        found = evaluate(brightest, [str(folder)], quiet=True).understanding
+    assert found.probe_accuracy.value == 1.0 and found.accuracy is None
 
 
 def test_without_labels_there_is_nothing_to_measure(brightest, tmp_path):

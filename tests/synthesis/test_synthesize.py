@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from limner import checkpoint, families
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import Data, batches, open_data
-from limner.evaluation.evaluate import Real, as_saved
+from limner.evaluation.real import Real, as_saved
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
-from limner.inference.understand import probabilities
+from limner.inference.understand import class_probabilities
 from limner.synthesis import synthesize as synthesis
-from limner.synthesis.filters import alike, confident, unseen
+from limner.synthesis.filters import classifier_filter, like_filter, new_filter
+from limner.synthesis.options import SynthesizeOptions
 from tests.helpers import paint
 
 TINY = ("--preset", "tiny", "--training.samples", 4)
@@ -130,8 +132,8 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
     """Killed at any moment: with filters, an unfinished folder ends as an unbroken one does."""
     unbroken = tmp_path / "unbroken"
     flags = ("--n", 40, "--like", place / "animals", "--label", "cat", "--label", "owl")
-    same = {"n": 40, "like": str(place / "animals"), "labels": ("cat", "owl"), "quiet": True}
-    synthesis.synthesize(place / "dcgan", unbroken, **same)
+    same = SynthesizeOptions(n=40, like=str(place / "animals"), label=("cat", "owl"))
+    synthesis.synthesize(place / "dcgan", unbroken, same, quiet=True)
     to = tmp_path / "stopped"
     command = [
         sys.executable,
@@ -171,14 +173,18 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
     assert {line["label"] for line in metadata(to)} == {"cat", "owl"}
 
     stamp = (to / "metadata.jsonl").stat().st_mtime_ns
-    synthesis.synthesize(place / "dcgan", to, **same)  # finished: nothing is drawn
+    synthesis.synthesize(place / "dcgan", to, same, quiet=True)  # finished: nothing is drawn
     assert (to / "metadata.jsonl").stat().st_mtime_ns == stamp
-    for other, word in (({"seed": 1}, "seed"), ({"truncation": 0.5}, "sampling"), ({"like": ""}, "filters")):
+    for changes, sampling, word in (
+        ({"seed": 1}, {}, "seed"),
+        ({}, {"truncation": 0.5}, "sampling"),
+        ({"like": ""}, {}, "filters"),
+    ):
         with pytest.raises(LimnerError, match=rf"other settings \({word}\)"):
-            synthesis.synthesize(place / "dcgan", to, **{**same, **other})
+            synthesis.synthesize(place / "dcgan", to, replace(same, **changes), quiet=True, **sampling)
     (to / metadata(to)[3]["file_name"]).unlink()
-    with pytest.raises(LimnerError, match="is not there"):
-        synthesis.synthesize(place / "dcgan", to, **same)
+    with pytest.raises(LimnerError, match="is missing"):
+        synthesis.synthesize(place / "dcgan", to, same, quiet=True)
 
 
 def test_mistakes_are_one_sentence(place, limner, tmp_path):
@@ -192,23 +198,24 @@ def test_mistakes_are_one_sentence(place, limner, tmp_path):
         done = limner("synthesize", place / "dcgan", *flags, ok=False)
         assert done.returncode == 2 and words in done.stderr, (flags, done.stderr)
     for run, settings, words in (
-        ("dcgan", {"prompts": ["a cat"]}, "no --prompt"),
+        ("dcgan", {"prompt": ("a cat",)}, "no --prompt"),
         ("dcgan", {"prompts_from": str(place / "pictures")}, "no --prompt"),
-        ("dcgan", {"labels": ["dgo"]}, "Did you mean dog"),
+        ("dcgan", {"label": ("dgo",)}, "Did you mean dog"),
         ("dcgan", {"n": 0}, "at least one"),
-        ("dcgan", {"truncaton": 3}, "Did you mean truncation"),
         ("dcgan", {"classifier": str(place / "flow")}, "does not classify images"),
         ("dcgan", {"new": str(tmp_path / "full")}, "held-out images"),
         ("flow", {"prompts_from": str(place / "animals")}, "no captions"),
-        ("flow", {"prompts_from": "shapes", "prompts": ["a"]}, "stands alone"),
+        ("flow", {"prompts_from": "shapes", "prompt": ("a",)}, "cannot be combined"),
         ("nowhere", {}, "no run"),
     ):
         with pytest.raises(LimnerError, match=words):
-            synthesis.synthesize(place / run, to, quiet=True, **settings)
+            synthesis.synthesize(place / run, to, SynthesizeOptions(**settings), quiet=True)
+    with pytest.raises(LimnerError, match="Did you mean truncation"):
+        synthesis.synthesize(place / "dcgan", to, quiet=True, truncaton=3)
     assert not to.exists()
 
 
-def test_a_run_that_does_not_heed_labels_is_refused(place, limner, tmp_path, monkeypatch):
+def test_a_run_that_ignores_labels_is_refused(place, limner, tmp_path, monkeypatch):
     """Labels that the images do not follow would be lies."""
     limner("train", "dcgan", place / "animals", "--out", tmp_path / "run", *TINY, "--budget", "16img",
            "--model.condition", "none")  # fmt: skip
@@ -218,9 +225,11 @@ def test_a_run_that_does_not_heed_labels_is_refused(place, limner, tmp_path, mon
     assert done.returncode == 2 and "takes no --label" in done.stderr
     limner("synthesize", tmp_path / "run", "--to", tmp_path / "to", "--n", 4)
     assert not any("label" in row for row in metadata(tmp_path / "to"))
-    monkeypatch.setattr(synthesis, "heeds", lambda *_: False)  # trained on labels, and yet it draws the same
+    monkeypatch.setattr(
+        synthesis, "responds_to", lambda *_: False
+    )  # trained on labels, and yet it draws the same
     with pytest.raises(LimnerError, match="whatever labels"):
-        synthesis.synthesize(place / "dcgan", tmp_path / "lies", 4, quiet=True)
+        synthesis.synthesize(place / "dcgan", tmp_path / "lies", quiet=True)
 
 
 # Filters ------------------------------------------------------------------------------------------------
@@ -237,7 +246,7 @@ def images_of(*values: float) -> torch.Tensor:
 
 
 def test_like_keeps_what_is_near_real_images():
-    keep = alike(Real(flat(np.arange(100, 140)), flat(np.arange(0))), "x", "random", quiet=True).keep
+    keep = like_filter(Real(flat(np.arange(100, 140)), flat(np.arange(0))), "x", "random", quiet=True).keep
     assert keep(images_of(120, 10, 115, 250, 200), None).tolist() == [True, False, True, False, False]
     # The very balls whose share of drawn images is the precision.
     from limner.metrics import neighbours
@@ -251,7 +260,7 @@ def test_like_keeps_what_is_near_real_images():
 
 def test_new_leaves_copies_out():
     training, held_out = flat(np.arange(0, 250, 10)), flat(np.arange(5, 245, 10))
-    keep = unseen(Real(training, held_out), "x", "random", quiet=True).keep
+    keep = new_filter(Real(training, held_out), "x", "random", quiet=True).keep
     assert not keep(images_of(100, 60, 100.2), None).any()  # copies, and what is nearly one
     assert keep(held_out.batch(np.arange(24)).image, None).double().mean() >= 0.9
     from limner.metrics import neighbours
@@ -264,7 +273,7 @@ def test_new_leaves_copies_out():
     ]
     assert torch.equal(~keep(drawn, None), neighbours.memorised(*points))
     with pytest.raises(LimnerError, match="at least 20 held-out"):
-        unseen(Real(training, flat(np.arange(3))), "x", "random", quiet=True)
+        new_filter(Real(training, flat(np.arange(3))), "x", "random", quiet=True)
 
 
 class Brightness(Model):
@@ -295,15 +304,15 @@ def brightness(monkeypatch):
 
 def test_classifier_goes_by_names_and_confidence(brightness):
     asked = ["bright", "dark", "dark"]
-    keep = confident("run", asked, 0.9).keep
+    keep = classifier_filter("run", asked, 0.9).keep
     images = images_of(250, 250, 5, 127.5)
     assert keep(images, ["bright", "dark", "dark", "dark"]).tolist() == [True, False, True, False]
-    assert confident("run", asked, 0.5).keep(images[3:], ["dark"]).tolist() == [True]
+    assert classifier_filter("run", asked, 0.5).keep(images[3:], ["dark"]).tolist() == [True]
     for wanted, words in ((["brigth"], "Did you mean bright"), ([], "needs labels")):
         with pytest.raises(LimnerError, match=words):
-            confident("run", wanted, 0.9)
+            classifier_filter("run", wanted, 0.9)
     with pytest.raises(LimnerError, match="probability"):
-        confident("run", asked, 1.5)
+        classifier_filter("run", asked, 1.5)
 
 
 def test_it_gives_up_when_nothing_passes(place, limner, tmp_path, monkeypatch):
@@ -314,7 +323,8 @@ def test_it_gives_up_when_nothing_passes(place, limner, tmp_path, monkeypatch):
         Image.new("RGB", (16, 16), (7, 200, 31)).save(blank / f"{i}.png")
     monkeypatch.setattr(synthesis, "PATIENCE", 200)
     with pytest.raises(LimnerError, match=r"Of the last 200 images only 0 passed .*like 2\d\d"):
-        synthesis.synthesize(place / "dcgan", tmp_path / "to", 10, like=str(blank), quiet=True)
+        options = SynthesizeOptions(n=10, like=str(blank))
+        synthesis.synthesize(place / "dcgan", tmp_path / "to", options, quiet=True)
     told = json.loads((tmp_path / "to" / "provenance.json").read_text())
     assert told["kept"] == 0 and told["refused"]["like"] == told["drawn"] >= 200
 
@@ -332,7 +342,8 @@ def test_the_order_of_seeds_does_not_depend_on_the_batch(place, tmp_path):
     kept = []
     for batch in (3, 64):
         to = tmp_path / str(batch)
-        synthesis.synthesize(place / "dcgan", to, 20, like=str(place / "animals"), batch=batch, quiet=True)
+        options = SynthesizeOptions(n=20, like=str(place / "animals"), batch=batch)
+        synthesis.synthesize(place / "dcgan", to, options, quiet=True)
         kept.append([(line["seed"], line["label"]) for line in metadata(to)])
     assert kept[0] == kept[1]
     counts = Counter(label for _, label in kept[0])
@@ -359,7 +370,7 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     classifier, classes = Pipeline(tmp_path / "run"), ("cat", "dog", "owl")
     assert classifier.spec.classes == classes
     drawn = Pipeline(place / "dcgan").tensors(60, label=classes, seed=1000)
-    sure = probabilities(classifier, [as_saved(drawn)])
+    sure = class_probabilities(classifier, [as_saved(drawn)])
     medians = [float(sure[k::3, k].median()) for k in range(3)]
     least = min(medians)  # half of one class's images pass, and more of the others'
     said = limner("synthesize", place / "dcgan", "--n", 30, "--to", tmp_path / "to", "--classifier",
@@ -368,5 +379,5 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     assert f"--classifier left out {told['drawn'] - 30} of {told['drawn']}" in said and told["drawn"] > 30
     made = open_data(tmp_path / "to", size=(16, 16))
     assert made.labels is not None and made.spec.classes == classes
-    sure = probabilities(classifier, batches(made))
+    sure = class_probabilities(classifier, batches(made))
     assert (sure[np.arange(30), made.labels] >= least - 1e-4).all()

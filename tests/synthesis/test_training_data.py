@@ -15,9 +15,10 @@ from PIL import Image
 from limner import api, checkpoint, cli, families
 from limner.core import LimnerError
 from limner.data import open_data
-from limner.evaluation import evaluate
+from limner.evaluation.real import open_real
 from limner.inference.pipeline import Pipeline
-from limner.synthesis import training_data as worth
+from limner.synthesis import training_data
+from limner.synthesis.options import TrainingDataOptions
 from tests.helpers import paint
 
 STAND_IN = '''
@@ -117,9 +118,7 @@ def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     real, made = (open_data(folder / name, size=(16, 16)) for name in ("real", "synthetic"))
     assert real.spec.classes == made.spec.classes == ("blue", "red")
     assert np.bincount(real.labels).tolist() == [12, 12] and np.bincount(made.labels).tolist() == [15, 15]
-    whole = evaluate.open_real(
-        [str(place / "images")], Pipeline(run).spec, Pipeline(run).loaded.run.data, False
-    )
+    whole = open_real([str(place / "images")], Pipeline(run).spec, Pipeline(run).loaded.run.data, False)
     assert np.array_equal(real.array, whole.training.array), "the very images that the run learnt from"
     seen = {p.name: checkpoint.read_model(p)[0]["seen"] for p in (folder / "classifiers").iterdir()}
     assert seen == {"real-3": 320, "synthetic-3": 320, "both-3": 320}
@@ -134,7 +133,10 @@ def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     assert again["real"]["runs"][0] == told["real"]["runs"][0] and len(again["both"]["runs"]) == 2
     assert forbid.made == ["real-4", "synthetic-4", "both-4"]
     # With other settings the images are made anew.
-    worth.as_training_data(run, [str(place / "images")], 20, stand_in, "32img", "tiny", quiet=True)
+    options = TrainingDataOptions(
+        n=20, classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny"
+    )
+    training_data.as_training_data(run, [str(place / "images")], options, quiet=True)
     assert (
         len(list((folder / "synthetic").glob("*.png"))) == 20 and (folder / "classifiers" / "real-0").is_dir()
     )
@@ -160,16 +162,16 @@ def test_images_that_the_generator_learnt_from_are_no_test(place, run, tmp_path)
             shutil.copy(path, source / name / f"old-{path.name}")
     pipeline = Pipeline(run)
     options = pipeline.loaded.run.data
-    real = evaluate.open_real([str(source)], pipeline.spec, options, progress=False)
-    own = evaluate.open_real([str(place / "images")], pipeline.spec, options, progress=False).training
-    test, left_out, checked = worth.untouched(pipeline, real, quiet=True)
+    real = open_real([str(source)], pipeline.spec, options, progress=False)
+    own = open_real([str(place / "images")], pipeline.spec, options, progress=False).training
+    test, left_out, checked = training_data.find_test_images(pipeline, real, quiet=True)
     taught = {image.tobytes() for image in own.array}
     assert checked and left_out == sum(image.tobytes() in taught for image in real.held_out.array) > 0
     assert len(test) + left_out == len(real.held_out)
     assert not any(image.tobytes() in taught for image in test.array)
     shutil.move(place / "images", place / "elsewhere")
     try:
-        test, left_out, checked = worth.untouched(pipeline, real, quiet=True)
+        test, left_out, checked = training_data.find_test_images(pipeline, real, quiet=True)
         assert (len(test), left_out, checked) == (len(real.held_out), 0, False)
     finally:
         shutil.move(place / "elsewhere", place / "images")
@@ -184,26 +186,28 @@ def test_mistakes_are_one_sentence(place, run, stand_in, tmp_path):
     shutil.copytree(images, strange)
     (strange / "red").rename(strange / "rad")
     for where, source, options, words in (
-        (run, images, {"family": "dcgan"}, "dcgan does not classify"),
-        (run, images, {"family": "nothing"}, "no family 'nothing'"),
-        (run, images, {"budget": "soon"}, "not a valid budget"),
+        (run, images, {"classifier_family": "dcgan"}, "dcgan does not classify"),
+        (run, images, {"classifier_family": "nothing"}, "no family 'nothing'"),
+        (run, images, {"classifier_budget": "soon"}, "not a valid budget"),
         (run, images, {"repeats": 0}, "at least one"),
         (run, plain, {}, "no classes"),
         (run, few, {}, "too few to test"),
         (run, strange, {}, "knows no class 'rad'"),
-        (tmp_path / "vae", images, {}, "cannot be asked for a class"),
+        (tmp_path / "vae", images, {}, "cannot draw images of a given class"),
     ):
         with pytest.raises(LimnerError, match=words):
-            worth.as_training_data(where, [str(source)], quiet=True, **{"family": stand_in, **options})
+            options = TrainingDataOptions(**{"classifier_family": stand_in, **options})
+            training_data.as_training_data(where, [str(source)], options, quiet=True)
     assert not (run / "evaluation").exists()
     (run / "evaluation" / "training_data" / "real").mkdir(parents=True)  # somebody's own
     with pytest.raises(LimnerError, match="was not made by"):
-        worth.as_training_data(run, [images], family=stand_in, quiet=True)
+        options = TrainingDataOptions(classifier_family=stand_in)
+        training_data.as_training_data(run, [images], options, quiet=True)
 
 
 def test_both_halves_count_alike():
     for reals, synthetics in ((1000, 1000), (20, 1000), (700, 1000), (1500, 1000), (50_000, 1000), (3, 1000)):
-        a, b = worth._even(reals, synthetics)
+        a, b = training_data.balance(reals, synthetics)
         assert a >= 1 and b >= 1
         assert a * reals / (a * reals + b * synthetics) == pytest.approx(0.5, abs=0.04)
 
@@ -212,36 +216,34 @@ def test_wilson_against_published_numbers():
     """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
                                (1, 29, 0.0061, 0.1718)):  # fmt: skip
-        assert worth.wilson(hits / n, n) == pytest.approx((low, high), abs=2e-4)
+        assert training_data.wilson(hits / n, n) == pytest.approx((low, high), abs=2e-4)
 
 
 def test_the_verdict_follows_the_paired_difference():
-    def outcome(gained: int, lost: int, n: int = 500) -> tuple[str, dict[str, float]]:
+    def outcome(gained: int, lost: int, n: int = 500) -> training_data.Difference:
         real = torch.ones(1, n, dtype=torch.bool)
         both = real.clone()
         real[:, :gained] = False
         both[:, gained : gained + lost] = False
-        found = worth.paired(both, real)
-        assert found["value"] == pytest.approx((gained - lost) / n)
-        return worth.verdict(found), found
+        difference = training_data.paired(both, real)
+        assert difference.value == pytest.approx((gained - lost) / n)
+        return difference
 
-    assert outcome(30, 5)[0] == "helps" and outcome(5, 30)[0] == "hurts"
-    assert outcome(20, 15)[0] == "unclear" and outcome(0, 0)[0] == "unclear"
-    assert outcome(0, 0)[1]["low"] < 0 < outcome(0, 0)[1]["high"], "nothing seen is not nothing there"
-    # Pairs say more than two intervals beside one another: these overlap.
+    assert outcome(30, 5).verdict() == "helps" and outcome(5, 30).verdict() == "hurts"
+    assert outcome(20, 15).verdict() == "unclear" and outcome(0, 0).verdict() == "unclear"
+    assert outcome(0, 0).low < 0 < outcome(0, 0).high, "no difference seen does not prove that there is none"
+    # Pairs say more than two separate intervals: these overlap.
     real = (torch.arange(500) < 400)[None]
     both = (torch.arange(500) < 412)[None]
-    assert worth.wilson(0.8, 500)[1] > worth.wilson(412 / 500, 500)[0]
-    assert worth.verdict(worth.paired(both, real)) == "helps"
+    assert training_data.wilson(0.8, 500)[1] > training_data.wilson(412 / 500, 500)[0]
+    assert training_data.paired(both, real).verdict() == "helps"
     # Repeats that disagree widen it.
     real = torch.zeros(2, 400, dtype=torch.bool)
     both = real.clone()
     both[0, :80] = True
-    assert worth.verdict(worth.paired(both[:1], real[:1])) == "helps"
-    assert worth.verdict(worth.paired(both, real)) == "unclear"
-    told = {"real": {"accuracy": 0.912}, "both": {"accuracy": 0.94}, "n_test": 500, "verdict": "helps",
-            "difference": {"value": 0.028, "low": 0.009, "high": 0.047}}  # fmt: skip
-    assert worth.sentence(told) == (
+    assert training_data.paired(both[:1], real[:1]).verdict() == "helps"
+    assert training_data.paired(both, real).verdict() == "unclear"
+    assert training_data.sentence(0.912, 0.94, training_data.Difference(0.028, 0.009, 0.047), 500) == (
         "Adding synthetic images helps: 91.2% -> 94.0% of 500 held-out images "
         "(+2.8 points, 95% interval +0.9 to +4.7)."
     )
