@@ -239,7 +239,7 @@ def test_compare_refuses_what_it_cannot_compare(limner, tmp_path):
         (("digits", "--families", "vea"), "vae"),
         (("digits", "--families", ""), "--families"),
         (("--families", "vae"), "images to train on"),
-        (("digits", "--families", "vae", "--budget", "soon"), "length of training"),
+        (("digits", "--families", "vae", "--budget", "soon"), "not a valid budget"),
         (("digits", "--families", "vae,mae"), "mae draws no images"),
     ):
         done = limner("compare", *arguments, "--to", tmp_path / "to", ok=False)

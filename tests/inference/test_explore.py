@@ -129,7 +129,7 @@ def test_distance(size: tuple[int, int]) -> None:
 class Stripes(nn.Module):
     """Layer i paints row i of the image: it takes as many layers as rows."""
 
-    reads: frozenset[str] = frozenset()
+    follows: frozenset[str] = frozenset()
     layers = 4
 
     def __init__(self) -> None:

@@ -343,7 +343,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
         (("embed", run, "--to", "x.npz"), "No source is given"),
         (("classify", run, source, "--to", "x.txt"), ".csv or .json"),
         (("search", run, source, source), "no picture"),
-        (("search", run, source, run / "config.json"), "no folder, image"),
+        (("search", run, source, run / "config.json"), "is not a folder, image"),
         (("search", run, source, picture, "--n", 0), "at least one"),
         (("search", run, source, picture, "--to", "x.gif"), ".png"),
         (("search", tmp_path / "none", source, picture), "none"),
