@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,14 @@ import torch
 from record import record
 from torch import Tensor
 
+from limner.core import Denoised
 from limner.diffusion import solvers
-from limner.diffusion.paths import Level
+from limner.diffusion.paths import Exploding, NoiseLevel
 from limner.evaluation import report
 
 MEAN, SPREAD = 0.3, 0.5
 STEPS = (5, 7, 10, 14, 20, 28, 40, 56, 80, 113, 160, 226, 320)
-SOLVERS: dict[str, Callable[..., Iterator[Tensor]]] = {
+SOLVERS: dict[str, Callable[[solvers.Problem], solvers.Solver]] = {
     "euler": solvers.euler,
     "heun": solvers.heun,
     "dpm2m": solvers.dpm_2m,
@@ -34,27 +35,29 @@ SOLVERS: dict[str, Callable[..., Iterator[Tensor]]] = {
 }
 
 
-def preserving(steps: int, low: float = 0.01, high: float = 150.0) -> list[Level]:
+def preserving(steps: int, low: float = 0.01, high: float = 150.0) -> list[NoiseLevel]:
     """Ratios of noise to signal from ``high`` to ``low``, even in their logarithm."""
     ratios = [high * (low / high) ** (i / steps) for i in range(steps + 1)]
-    return [Level(1 / math.hypot(1, r), r / math.hypot(1, r), r) for r in ratios]
+    return [NoiseLevel(1 / math.hypot(1, r), r / math.hypot(1, r), r) for r in ratios]
 
 
-def error(solve: Callable[..., Iterator[Tensor]], levels: Sequence[Level]) -> tuple[int, float]:
+def error(
+    solve: Callable[[solvers.Problem], solvers.Solver], levels: Sequence[NoiseLevel]
+) -> tuple[int, float]:
     """(network calls, the largest error) of three points of the Gaussian."""
     calls = 0
 
-    def denoise(x: Tensor, level: Level) -> Tensor:
+    def denoise(x: Tensor, level: NoiseLevel) -> Denoised:
         nonlocal calls
         calls += 1
         a, s = level.alpha, level.sigma
-        return (SPREAD**2 * a * x + s**2 * MEAN) / (a**2 * SPREAD**2 + s**2)
+        return Denoised((SPREAD**2 * a * x + s**2 * MEAN) / (a**2 * SPREAD**2 + s**2))
 
     first, last = levels[0], levels[-1]
     x = first.sigma * torch.tensor([-1.2, 0.4, 2.0], dtype=torch.float64)
-    *_, found = solve(denoise, x, levels)
+    *_, step = solvers.drive(solve(solvers.Problem(x, levels, Exploding())), denoise)
     spread = math.hypot(last.alpha * SPREAD, last.sigma) / math.hypot(first.alpha * SPREAD, first.sigma)
-    return calls, float((found - last.alpha * MEAN - spread * (x - first.alpha * MEAN)).abs().max())
+    return calls, float((step.x - last.alpha * MEAN - spread * (x - first.alpha * MEAN)).abs().max())
 
 
 def main() -> None:

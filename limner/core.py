@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Training, nearest
 
 __all__ = [
-    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "DataOptions", "Describes", "Directed",
+    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "ConditionEmbedding", "DataOptions", "Denoised",
+    "Denoises", "Describes", "Directed",
     "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "NoSampling",
     "Objective", "Optimiser", "Parent", "Part", "Preset", "Resizes", "ScoresText", "Seed", "Tokenises", "Training",
     "Translates", "mix", "nearest",
@@ -137,11 +139,65 @@ class Parent:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture under way: ``done`` of ``total`` steps, drawn only when somebody asks."""
+    """Where sampling is after ``done`` of ``total`` steps. Its images are computed only when they are called for."""
 
     done: int
     total: int
-    picture: Callable[[], Tensor]  # -> [B, *spec.shape] in [-1, 1]
+    picture: Callable[[], Tensor]  # -> [B, *spec.shape] in [-1, 1]; the last canvas holds the result
+    denoised: Callable[[], Tensor] | None = None  # likewise, the clean image that the model expects from here
+
+    def preview(self) -> Tensor:
+        """[B, *spec.shape] in [-1, 1]: the denoised guess where there is one, else the picture."""
+        return (self.denoised or self.picture)()
+
+
+@dataclass(frozen=True)
+class ConditionEmbedding:
+    """What B images should show, as a network reads it. Raises ValueError for tokens without a mask."""
+
+    embedding: Tensor | None = None  # [B, E], added to that of the time
+    tokens: Tensor | None = None  # [B, L, D], for cross-attention
+    mask: Tensor | None = None  # [B, L], True except at padding
+    label: Tensor | None = None  # [B] class index, -1: none; for networks that embed it themselves
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) != (self.mask is None):
+            raise ValueError("tokens need a mask, and a mask needs tokens")
+
+    def __getitem__(self, rows: slice | Tensor) -> ConditionEmbedding:
+        """Some of the rows, by a slice or by an index tensor."""
+        return ConditionEmbedding(*(None if x is None else x[rows] for x in self._fields()))
+
+    @staticmethod
+    def cat(parts: Sequence[ConditionEmbedding]) -> ConditionEmbedding:
+        """The rows of all parts, in order, so that one call can take them together.
+
+        Tokens are padded to the longest with a False mask, which changes no result. Raises ValueError unless all
+        parts have the same fields.
+        """
+        longest = max(0 if part.tokens is None else part.tokens.shape[1] for part in parts)
+        if len(parts) == 1:
+            return parts[0]
+        columns = list(zip(*(part._padded(longest)._fields() for part in parts), strict=True))
+        if any(len({x is None for x in column}) > 1 for column in columns):
+            raise ValueError("condition embeddings of different kinds cannot be concatenated")
+        return ConditionEmbedding(*(None if c[0] is None else torch.cat(c) for c in columns))
+
+    def _fields(self) -> tuple[Tensor | None, ...]:
+        return self.embedding, self.tokens, self.mask, self.label
+
+    def _padded(self, length: int) -> ConditionEmbedding:
+        if self.tokens is None or self.mask is None:
+            return self
+        more = length - self.tokens.shape[1]
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=F.pad(self.mask, (0, more)))
+
+
+class Denoised(NamedTuple):
+    """A network's guess of the clean data of noisy x, both [B, ...]."""
+
+    data: Tensor
+    variance: Tensor | None = None  # shaped like data, in [0, 1], where it is learned: see solvers.ancestral
 
 
 def mix(*numbers: int | str) -> int:
@@ -280,6 +336,19 @@ class Resizes(Protocol):
 @runtime_checkable
 class Generates(Protocol):
     def sample(self, condition: Condition, sampling: Any, draws: Draws) -> Iterator[Canvas]: ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Guesses clean data at any noise level. Each row has a level and a condition of its own."""
+
+    def embed(self, condition: Condition) -> ConditionEmbedding: ...
+
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        """x = alpha data + sigma noise [B, ...], its time [B], alpha and sigma [B, 1, ...], B rows."""
+        ...
 
 
 @runtime_checkable

@@ -19,6 +19,10 @@ MODELS = sorted(p.stem for p in FOLDER.glob("*.zip") if not p.stem.startswith("r
 RUNS = sorted(p.stem for p in FOLDER.glob("run-*.zip"))
 
 
+# Sampling settings of that time, and their names now.
+RENAMED = {"guide_from": "guidance_low", "guide_to": "guidance_high", "guided": "guided_channels"}
+
+
 def unpack(name: str, to: Path) -> Path:
     with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
         archive.extractall(to)
@@ -30,9 +34,10 @@ def test_opens_and_gives_what_it_gave(name, tmp_path):
     run = unpack(name, tmp_path)
     loaded = checkpoint.load(run)
     assert read_run(run) == loaded.run
-    knobs = json.loads((run / "sampling.json").read_text())
+    sampling = json.loads((run / "sampling.json").read_text())
+    sampling = {RENAMED.get(name, name): value for name, value in sampling.items()}
     with np.load(run / "outcome.npz", allow_pickle=False) as wanted:
-        found = outcome(loaded.model, knobs)
+        found = outcome(loaded.model, sampling)
         assert found.keys() == set(wanted.files) and found
         for key, value in found.items():
             if value.dtype == np.uint8:  # within one level: processors round differently

@@ -1,7 +1,7 @@
 """Paths between data and noise, x = alpha data + sigma noise: straight, variance preserving, exploding.
 
-A path gives alpha and sigma for times of its own, and a row of levels to sample along. Whatever the path, the
-ratio sigma / alpha says how noisy a place is (Karras 2022), and every solver works with any of them.
+A path gives alpha and sigma at its times, and the noise levels of a sampler's steps. On every path the ratio
+sigma / alpha measures the noise (Karras 2022), so every solver works on all of them.
 """
 
 from __future__ import annotations
@@ -10,62 +10,63 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Level:
-    """A place on a path, x = alpha data + sigma noise, and the time that the network is told there."""
+class NoiseLevel:
+    """A point of a path, x = alpha data + sigma noise, and the time that the network gets there."""
 
     alpha: float
     sigma: float
     time: float
-    straight: bool = False  # a solver of the ODE follows x / (alpha + sigma) here rather than x / alpha
 
     @property
     def ratio(self) -> float:
-        """sigma / alpha: from infinity, all noise, to 0, the data."""
+        """sigma / alpha: infinity for pure noise, 0 for data."""
         return self.sigma / self.alpha if self.alpha else math.inf
 
     @property
     def log_snr(self) -> float:
-        """lambda = log(alpha / sigma), half the logarithm of the signal's over the noise's power (Lu 2022)."""
+        """lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio of powers (Lu 2022)."""
         return (
             -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, -self.ratio + 1)
         )
 
     @property
-    def share(self) -> float:
-        """alpha / (alpha + sigma): 0 is noise, 1 is data; on the straight path its time."""
+    def signal(self) -> float:
+        """alpha / (alpha + sigma): 0 for noise, 1 for data; the time of the straight path."""
         return self.alpha / (self.alpha + self.sigma)
 
 
-CLEAN = Level(1.0, 0.0, math.nan)  # where every path ends; no network is asked there
+CLEAN = NoiseLevel(1.0, 0.0, math.nan)  # the end of every path, where no network is called
 
 
 class Path(Protocol):
-    """One time an image; what a time is, and where it runs, is the path's own."""
+    """alpha and sigma for times [B]; each path has its own unit and direction of time."""
+
+    straight: ClassVar[bool]  # the ODE is straightest in x / (alpha + sigma), rather than in x / alpha
 
     def alpha(self, t: Tensor) -> Tensor: ...
 
     def sigma(self, t: Tensor) -> Tensor: ...
 
-    def at(self, ratio: float) -> Level:
+    def at(self, ratio: float) -> NoiseLevel:
         """The level where sigma / alpha is ``ratio``."""
         ...
 
 
-def like(t: Tensor, x: Tensor) -> Tensor:
-    """[B] -> [B, 1, ...] with as many axes as x."""
+def expand_dims(t: Tensor, x: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], with the number of dimensions of x."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def noised(path: Path, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) data + sigma(t) noise, for times t [B]."""
-    return like(path.alpha(t), data) * data + like(path.sigma(t), data) * noise
+    return expand_dims(path.alpha(t), data) * data + expand_dims(path.sigma(t), data) * noise
 
 
 # The straight path: data at t = 1, noise at t = 0 (Lipman 2023; Liu 2023) ---------------------------------
@@ -75,23 +76,24 @@ def noised(path: Path, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 class Straight:
     """alpha = t, sigma = 1 - t."""
 
+    straight: ClassVar[bool] = True
+
     def alpha(self, t: Tensor) -> Tensor:
         return t
 
     def sigma(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def at(self, ratio: float) -> Level:
-        return straight(1 / (1 + ratio))
+    def at(self, ratio: float) -> NoiseLevel:
+        return self.level(1 / (1 + ratio))
 
-    def levels(self, steps: int, shift: float = 1.0) -> list[Level]:
+    def level(self, t: float) -> NoiseLevel:
+        return NoiseLevel(t, 1 - t, t)
+
+    def levels(self, steps: int, shift: float = 1.0) -> list[NoiseLevel]:
         """From noise to data; ``shift`` above 1 spends more of the steps near the noise (Esser 2024, eq. 23)."""
         noise = [1 - i / steps for i in range(steps + 1)]
-        return [straight(max(0.0, 1 - shift * s / (1 + (shift - 1) * s))) for s in noise]
-
-
-def straight(t: float) -> Level:
-    return Level(t, 1 - t, t, straight=True)
+        return [self.level(max(0.0, 1 - shift * s / (1 + (shift - 1) * s))) for s in noise]
 
 
 def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -99,20 +101,20 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return noised(Straight(), data, noise, t)
 
 
-def velocity(data: Tensor, x_t: Tensor, t: Tensor, nearest: float = 0.0) -> Tensor:
-    """v = (data - x_t) / (1 - t), which is data - noise; 1 - t is taken as at least ``nearest``."""
-    return (data - x_t) / (1 - like(t, x_t)).clamp(min=nearest)
+def velocity(data: Tensor, x_t: Tensor, t: Tensor, sigma_floor: float = 0.0) -> Tensor:
+    """v = (data - x_t) / (1 - t), which equals data - noise; 1 - t is raised to at least ``sigma_floor``."""
+    return (data - x_t) / (1 - expand_dims(t, x_t)).clamp(min=sigma_floor)
 
 
-def data(velocity: Tensor, x_t: Tensor, t: Tensor, nearest: float = 0.0) -> Tensor:
+def data(velocity: Tensor, x_t: Tensor, t: Tensor, sigma_floor: float = 0.0) -> Tensor:
     """The inverse of `velocity`: x_t + (1 - t) v."""
-    return x_t + (1 - like(t, x_t)).clamp(min=nearest) * velocity
+    return x_t + (1 - expand_dims(t, x_t)).clamp(min=sigma_floor) * velocity
 
 
-def evenly(n: int, device: torch.device | str = "cpu") -> Tensor:
+def stratified(n: int, device: torch.device | str = "cpu") -> Tensor:
     """[n] numbers in (0, 1), one at random from each nth part, in random order (after Kingma 2021, app. I.1).
 
-    Each is uniform, but a batch of them covers the whole range, so a loss over them varies less.
+    Each is uniform, and a batch covers the whole range, which reduces the variance of a loss over it.
     """
     part = torch.randperm(n, device=device) + torch.rand(n, device=device)
     return (part / n).clamp(1e-6, 1 - 1e-6)
@@ -128,10 +130,12 @@ def logit_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
     return torch.sigmoid(mean + std * normal_from(uniform))
 
 
-def times(n: int, mean: float, std: float, uniform: float, device: torch.device | str = "cpu") -> Tensor:
-    """[n] training times: ``logit_normal`` ones, and a share of ``uniform`` in their place."""
-    even = evenly(n, device)
-    return torch.where(torch.rand(n, device=device) < uniform, even, logit_normal(even, mean, std))
+def training_times(
+    n: int, mean: float, std: float, uniform: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """[n] training times: ``logit_normal``, or uniform with probability ``uniform``."""
+    numbers = stratified(n, device)
+    return torch.where(torch.rand(n, device=device) < uniform, numbers, logit_normal(numbers, mean, std))
 
 
 # The exploding path: the data itself with noise on top (Karras 2022) --------------------------------------
@@ -141,8 +145,9 @@ def times(n: int, mean: float, std: float, uniform: float, device: torch.device 
 class Exploding:
     """alpha = 1, sigma = t."""
 
-    low: float = 0.002  # the least sigma that is sampled at
-    high: float = 80.0  # and the greatest, as good as noise alone
+    straight: ClassVar[bool] = False
+    sigma_min: float = 0.002  # the smallest sigma of the steps
+    sigma_max: float = 80.0  # the largest, in effect pure noise
     rho: float = 7.0  # above 1: more of the steps near the data
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -151,12 +156,12 @@ class Exploding:
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def at(self, ratio: float) -> Level:
-        return Level(1.0, ratio, ratio)
+    def at(self, ratio: float) -> NoiseLevel:
+        return NoiseLevel(1.0, ratio, ratio)
 
-    def levels(self, steps: int) -> list[Level]:
+    def levels(self, steps: int) -> list[NoiseLevel]:
         """From noise to data (Karras 2022, eq. 5)."""
-        return [*map(self.at, karras(steps, self.low, self.high, self.rho)), CLEAN]
+        return [*map(self.at, karras(steps, self.sigma_min, self.sigma_max, self.rho)), CLEAN]
 
 
 def karras(steps: int, low: float, high: float, rho: float = 7.0) -> list[float]:
@@ -172,15 +177,15 @@ Spacing = Literal["even", "ddim", "quadratic", "snr", "karras"]
 
 
 def betas(schedule: Schedule, steps: int, start: float = 0.0, end: float = 0.0) -> Tensor:
-    """[steps] in float64: what share of the variance each step replaces by noise.
+    """[steps] in float64: the fraction of the variance that each step replaces by noise.
 
     linear: 1e-4 to 0.02 for 1000 steps (Ho 2020); cosine (Nichol 2021, eq. 17); scaled_linear: linear in the
     square root, as latent diffusion's code has it under the name linear, 0.0015 to 0.0195 (Rombach 2022).
     """
     if schedule == "cosine":
         at = torch.arange(steps + 1, dtype=torch.float64) / steps
-        kept = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2  # alpha-bar
-        return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
+        alphas_cumprod = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
+        return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
     if schedule == "scaled_linear":
         roots = torch.linspace((start or 0.0015) ** 0.5, (end or 0.0195) ** 0.5, steps, dtype=torch.float64)
         return roots**2
@@ -189,69 +194,80 @@ def betas(schedule: Schedule, steps: int, start: float = 0.0, end: float = 0.0) 
 
 
 class Discrete:
-    """alpha = sqrt(alpha-bar), sigma = sqrt(1 - alpha-bar); times are 0, the least noise, to steps - 1."""
+    """alpha = sqrt(alphas_cumprod), sigma = sqrt(1 - alphas_cumprod); times are 0, the least noise, to steps - 1."""
+
+    straight: ClassVar[bool] = False
 
     def __init__(self, betas: Tensor):
         self.betas = betas.double()
-        self.kept = torch.cumprod(1 - self.betas, 0)  # alpha-bar
+        self.alphas_cumprod = torch.cumprod(1 - self.betas, 0)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Discrete) and torch.equal(self.betas, other.betas)
 
     @property
     def steps(self) -> int:
         return len(self.betas)
 
+    def random_times(self, n: int, device: torch.device | str) -> Tensor:
+        """[n] training times, stratified over all steps."""
+        return (stratified(n, device) * self.steps).long()
+
     def alpha(self, t: Tensor) -> Tensor:
-        return self.kept.to(t.device)[t].sqrt().float()
+        return self.alphas_cumprod.to(t.device)[t].sqrt().float()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self.kept.to(t.device)[t]).sqrt().float()
+        return (1 - self.alphas_cumprod.to(t.device)[t]).sqrt().float()
 
-    def level(self, time: float) -> Level:
+    def level(self, time: float) -> NoiseLevel:
         """Between two times log alpha is interpolated, outside of them extrapolated (Lu 2022, appendix D)."""
         low = min(max(int(time), 0), self.steps - 2)
-        kept = self.kept[low : low + 2].log()
-        log_alpha = float(0.5 * torch.lerp(kept[0], kept[1], time - low))
-        return Level(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), time)
+        near = self.alphas_cumprod[low : low + 2].log()
+        log_alpha = float(0.5 * torch.lerp(near[0], near[1], time - low))
+        return NoiseLevel(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), time)
 
     @cached_property
     def _ratios(self) -> Tensor:
-        return ((1 - self.kept) / self.kept).sqrt()
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
-    def at(self, ratio: float) -> Level:
-        """The inverse of ``level``; beyond the noisiest or cleanest step the nearest one's time."""
+    def at(self, ratio: float) -> NoiseLevel:
+        """The inverse of ``level``; past the first or last step, the time is that step's."""
         log_alpha = -0.5 * math.log1p(ratio**2)
-        table = 0.5 * self.kept.log()
+        table = 0.5 * self.alphas_cumprod.log()
         high = int(torch.searchsorted(-table, -log_alpha).clamp(1, self.steps - 1))
         first, second = table[high - 1 : high + 1].tolist()
         time = high - 1 + (log_alpha - first) / (second - first)
-        return Level(
+        return NoiseLevel(
             math.exp(log_alpha), ratio * math.exp(log_alpha), min(max(time, 0.0), float(self.steps - 1))
         )
 
-    def levels(self, steps: int, spacing: Spacing = "even") -> list[Level]:
-        """From noise to data in ``steps`` network calls.
+    def levels(self, steps: int, spacing: Spacing = "even") -> list[NoiseLevel]:
+        """From noise to data in ``steps`` steps.
 
-        even: from the last time to the first (Nichol 2021); ddim, quadratic: as Song 2021 has them; snr: evenly in
-        log alpha / sigma (Lu 2022); karras: evenly in the 7th root of sigma / alpha.
+        even: from the last time to the first (Nichol 2021); ddim, quadratic: Song 2021, appendix D.2; snr: even in
+        log alpha / sigma (Lu 2022); karras: even in the 7th root of sigma / alpha.
         """
         if spacing in ("snr", "karras"):
             low, high = float(self._ratios[0]), float(self._ratios[-1])
             if spacing == "snr":
-                share = [i / max(steps - 1, 1) for i in range(steps)]
-                return [*(self.at(high ** (1 - s) * low**s) for s in share), CLEAN]
+                parts = [i / max(steps - 1, 1) for i in range(steps)]
+                return [*(self.at(high ** (1 - s) * low**s) for s in parts), CLEAN]
             return [*map(self.at, karras(steps, low, high)), CLEAN]
         steps = min(steps, self.steps)
         if steps == 1:
             return [self.level(self.steps - 1), CLEAN]
         times = (
-            space_evenly(self.steps, [steps]) if spacing == "even" else space_ddim(self.steps, steps, spacing)
+            space_times(self.steps, [steps])
+            if spacing == "even"
+            else stride_times(self.steps, steps, spacing)
         )
         return [*(self.level(t) for t in reversed(times)), CLEAN]
 
 
-def space_evenly(total: int, parts: Sequence[int]) -> list[int]:
-    """Times that sampling keeps of ``total``: so many of each equal part, its ends included (Nichol 2021)."""
+def space_times(total: int, parts: Sequence[int]) -> list[int]:
+    """Times that sampling takes of ``total``: parts[i] of the ith equal part, its ends included (Nichol 2021)."""
     size, extra = divmod(total, len(parts))
-    kept, start = [], 0
+    times, start = [], 0
     for i, count in enumerate(parts):
         length = size + (i < extra)
         if count > length:
@@ -259,14 +275,14 @@ def space_evenly(total: int, parts: Sequence[int]) -> list[int]:
         stride = (length - 1) / (count - 1) if count > 1 else 1.0
         at = 0.0
         for _ in range(count):  # a running sum, so that rounding falls as it does in the paper's code
-            kept.append(start + round(at))
+            times.append(start + round(at))
             at += stride
         start += length
-    return kept
+    return times
 
 
-def space_ddim(total: int, steps: int, spacing: str) -> list[int]:
-    """Times that sampling keeps of ``total``: each so-manyth, or quadratically spaced (Song 2021, appendix D.2)."""
+def stride_times(total: int, steps: int, spacing: str) -> list[int]:
+    """Times that sampling takes of ``total``: every (total / steps)-th, or quadratic (Song 2021, appendix D.2)."""
     if spacing == "quadratic":
         end = math.sqrt(0.8 * total)
         return sorted({int((end * i / max(steps - 1, 1)) ** 2) for i in range(steps)})

@@ -1,6 +1,6 @@
-"""What all families that denoise share when they draw: knobs, guidance, image to image, inpainting.
+"""How every family that denoises draws: solvers, guidance, image to image, inpainting.
 
-A family says how it guesses the clean data; ``draw`` does the rest, with any solver, on the family's path.
+A family says what its networks guess (`core.Denoises`) and along which path (`Plan`). `draw` does the rest.
 """
 
 from __future__ import annotations
@@ -8,179 +8,246 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as F
 
-from limner.core import Canvas, Condition, Draws, LimnerError
+from limner.core import (
+    Canvas,
+    Condition,
+    ConditionEmbedding,
+    Denoised,
+    Denoises,
+    Draws,
+    ImageSpec,
+    LimnerError,
+)
 from limner.diffusion import solvers
 from limner.diffusion.guidance import guide
-from limner.diffusion.paths import Level, Path
+from limner.diffusion.paths import NoiseLevel, Path
 
-Solver = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"]
-
-
-class Guess(NamedTuple):
-    """What a network makes of x at a level."""
-
-    data: Tensor  # the clean data, [B, ...]
-    spread: Tensor | float = 0.0  # which variance an ancestral step draws with (see solvers.ancestral)
-
-
-Predict = Callable[[Tensor, Level], Guess]
+SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"]
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """How to sample; families change the defaults, not the meaning."""
+class SamplingConfig:
+    """How to sample. Families change the defaults, not the meaning. Raises LimnerError for values out of range."""
 
     steps: int = 32  # steps from noise to image
-    solver: Solver = "dpm2m"  # one network call a step; heun: two; with a mask always ancestral
-    guidance: float = 2.0  # how strongly to follow the condition; 1: as trained
-    guide_from: float = 0.0  # guide only where signal / (signal + noise) is at least this
-    guide_to: float = 1.0  # and at most this
-    weaker: str = field(
+    solver: SolverName = "dpm2m"  # heun: two network calls a step, the others one; a mask needs ancestral
+    guidance: float = 2.0  # guidance scale; 1: no guidance
+    guidance_low: float = 0.0  # guide only where signal / (signal + noise) is at least this
+    guidance_high: float = 1.0  # and at most this
+    autoguidance: str = field(
         default="", metadata={"run": True}
-    )  # run to be guided away from: this one, less trained
+    )  # run to guide away from, smaller or less trained; empty: guide away from no condition
     eta: float = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
-    churn: float = 0.0  # heun: noise added back over all steps
-    strength: float = (
-        0.7  # with an image and no mask: share of the way back to noise that it is taken; 1: all of it
-    )
-    repaints: int = 4  # with a mask: times that each step is taken, so that old and new agree
+    churn: float = 0.0  # heun: noise added back, over all steps (S_churn of Karras 2022)
+    strength: float = 0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way
+    repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
 
     def __post_init__(self) -> None:
-        """Raises LimnerError for what draws nothing."""
-        at_least_one("steps", self.steps)
-        at_least_one("repaints", self.repaints)
+        check_count("steps", self.steps)
+        check_count("repaints", self.repaints)
         if not 0 <= self.eta <= 1:
-            raise LimnerError(f"--eta {self.eta:g} is no share of an ancestral step's noise: choose 0 to 1.")
-        shift = getattr(self, "shift", 1.0)  # where the path has one
+            raise LimnerError(f"--eta {self.eta:g} is out of range: choose 0 to 1.")
+        shift = getattr(self, "shift", 1.0)  # on the straight path
         if shift <= 0:
-            raise LimnerError(f"--shift {shift:g} leads nowhere: choose above 0; 1 is none.")
+            raise LimnerError(f"--shift {shift:g} is out of range: choose above 0 (1 means no shift).")
 
 
-def at_least_one(name: str, count: int) -> None:
+def check_count(name: str, count: int) -> None:
+    """Raises LimnerError for a count below 1."""
     if count < 1:
         raise LimnerError(f"--{name} {count} draws nothing: choose 1 or more.")
 
 
-def draw(
-    predict: Predict,
-    path: Path,
-    levels: Sequence[Level],
-    knobs: Knobs,
-    draws: Draws,
-    shape: Sequence[int],
-    condition: Condition,
-    *,
-    weak: Predict | None = None,
-    clip: float = 0.0,
-    guided: int = 0,
-    encode: Callable[[Tensor], Tensor] = lambda image: image,
-    decode: Callable[[Tensor], Tensor] = lambda data: data,
-) -> Iterator[Canvas]:
-    """Canvases from noise to image, [B, *shape] inside and [B, C, H, W] in [-1, 1] on them.
+def same(x: Tensor) -> Tensor:
+    return x
 
-    ``weak`` is what ``knobs.guidance`` leads away from: the first ``guided`` channels, or all where it is 0. Guesses
-    are clipped to +-``clip`` unless it is 0. With ``condition.image``, sampling starts from that image, noised; with a
-    mask too, only what it marks is drawn anew.
+
+@dataclass(frozen=True)
+class Plan:
+    """How a family draws with given settings: its path and levels, and the space that it denoises in."""
+
+    path: Path
+    levels: Sequence[NoiseLevel]  # from noise to data, one more than steps
+    shape: Sequence[int]  # of x, for one image
+    clip: float = 0.0  # guesses are clipped to [-clip, clip]; 0: not
+    variance: float = 0.0  # of the ancestral solver, where the network does not learn it
+    guided_channels: int = 0  # channels that guidance applies to, counted from the first; 0: all
+    encode: Callable[[Tensor], Tensor] = same  # [B, C, H, W] in [-1, 1] -> [B, *shape]
+    decode: Callable[[Tensor], Tensor] = same  # [B, *shape] -> [B, C, H, W]
+    same_space: Callable[[Any], bool] = lambda other: (
+        True
+    )  # whether another model has the same encode and decode
+
+
+class Diffusion(Denoises, Protocol):
+    """A model that denoises and has a plan to draw by."""
+
+    spec: ImageSpec
+    follows: frozenset[str]
+
+    def plan(self, sampling: Any) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one network call is made of, alone or beside others: B images at one noise level."""
+
+    model: Diffusion
+    x: Tensor  # [B, ...]
+    level: NoiseLevel
+    rows: ConditionEmbedding  # of B images
+
+
+def evaluate(calls: Sequence[Call]) -> list[Denoised]:
+    """The guess for each call. Calls of the same model share one call of its network."""
+    guesses: dict[int, Denoised] = {}
+    for model in {id(call.model): call.model for call in calls}.values():
+        part = {i: call for i, call in enumerate(calls) if call.model is model}
+        guesses |= zip(part, _together(model, list(part.values())), strict=True)
+    return [guesses[i] for i in range(len(calls))]
+
+
+def _together(model: Diffusion, calls: Sequence[Call]) -> list[Denoised]:
+    x = torch.cat([call.x for call in calls]) if len(calls) > 1 else calls[0].x  # [R, ...]
+    sizes = [len(call.x) for call in calls]
+
+    def column(name: str, dtype: torch.dtype) -> Tensor:
+        values = [getattr(call.level, name) for call in calls for _ in range(len(call.x))]
+        return torch.tensor(values, dtype=dtype, device=x.device)  # [R]
+
+    alpha, sigma = (column(name, x.dtype).view(-1, *[1] * (x.ndim - 1)) for name in ("alpha", "sigma"))
+    rows = ConditionEmbedding.cat([call.rows for call in calls])
+    data, variance = model.denoise(x, column("time", torch.float32), alpha, sigma, rows)
+    variances = [None] * len(calls) if variance is None else variance.split(sizes)
+    return [Denoised(*guess) for guess in zip(data.split(sizes), variances, strict=True)]
+
+
+class Drawing:
+    """One request for B images: its solver, and what the solver's queries become.
+
+    Drive it by ``calls``, `evaluate` and ``combine``; `draw` does so for one drawing. The calls of several drawings
+    may be evaluated together.
     """
-    k = knobs
 
-    def noise() -> Tensor:
-        return draws.normal(*shape)
+    def __init__(self, model: Diffusion, condition: Condition, sampling: SamplingConfig, draws: Draws):
+        self.model, self.condition, self.sampling = model, condition, sampling
+        self.plan = model.plan(sampling)
+        self.rows = model.embed(condition)
+        self.weak = self._weak()
+        self.problem = self._problem(draws)
+        self.solver = self._solver()
 
-    def guess(x: Tensor, level: Level) -> Guess:
-        found = predict(x, level)
-        data = found.data
-        if weak is not None and k.guidance != 1 and k.guide_from <= level.share <= k.guide_to:
-            led = guide(data, weak(x, level).data, k.guidance)
-            data = torch.cat([led[:, :guided], data[:, guided:]], dim=1) if guided else led
-        return Guess(data.clamp(-clip, clip) if clip else data, found.spread)
+    def _weak(self) -> tuple[Diffusion, ConditionEmbedding] | None:
+        """The model and rows to guide away from: autoguidance's run, or no condition. None: no guidance.
 
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        return guess(x, level).data
-
-    known = mask = None
-    if condition.image is not None:
-        known = encode(condition.image)
-        if condition.mask is not None:
-            mask = shrink(condition.mask.float(), known.shape[-2:]).gt(0).expand_as(known)
-        else:
-            if not 0 < k.strength <= 1:
-                raise LimnerError(
-                    f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1."
-                )
-            steps = len(levels) - 1
-            levels = levels[steps - max(1, round(k.strength * steps)) :]
-    x = levels[0].sigma * noise()
-    if known is not None and mask is None:
-        x = x + levels[0].alpha * known
-
-    if mask is not None and known is not None:
-        solve = solvers.repaint(denoise, x, levels, noise, known, mask, k.repaints)
-    elif k.solver == "ancestral":
-        solve = solvers.ancestral(guess, x, levels, noise)
-    elif k.solver == "ddim":
-        solve = solvers.ddim(denoise, x, levels, k.eta, noise)
-    elif k.solver == "heun":
-        solve = solvers.heun(denoise, x, levels, k.churn, noise, path.at)
-    else:
-        solve = PLAIN[k.solver](denoise, x, levels)
-
-    def picture(x: Tensor) -> Tensor:
-        image = decode(x).clamp(-1, 1)
-        if condition.image is not None and condition.mask is not None:  # what was to stay stays, to the pixel
-            image = torch.where(condition.mask > 0, image, condition.image)
-        return image
-
-    for done, x in enumerate(solve, start=1):
-        yield Canvas(done, len(levels) - 1, partial(picture, x))
-
-
-def shrink(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, 1, H, W] -> its means [B, 1, h, w], where each place of a code stands for as many whole pixels a side.
-
-    Where sides do not divide, codes cover the image with its last row and column repeated, and so does this.
-    """
-    wanted = [-(-side // places) * places for side, places in zip(mask.shape[-2:], size, strict=True)]
-    more = [whole - side for whole, side in zip(wanted, mask.shape[-2:], strict=True)]
-    return F.interpolate(F.pad(mask, (0, more[1], 0, more[0]), mode="replicate"), list(size), mode="area")
-
-
-PLAIN: dict[str, Callable[[solvers.Denoise, Tensor, Sequence[Level]], Iterator[Tensor]]] = {
-    "euler": solvers.euler,
-    "dpm2m": solvers.dpm_2m,
-    "dpm3m": solvers.dpm_3m,
-    "unipc": solvers.unipc,
-}
-
-
-def weaker(
-    knobs: Knobs, model: Any, condition: Condition, alike: Callable[[Any], bool] = lambda other: True
-) -> Predict | None:
-    """What guidance leads away from: the run in ``knobs.weaker``, opened by who draws, or no condition.
-
-    None where guidance is off or nothing is asked for. ``alike`` says whether a run's noise is the model's.
-    Raises LimnerError when that run is of another family, size, noise or classes.
-    """
-    other: Any = knobs.weaker
-    if knobs.guidance == 1:
-        return None
-    if not other:
-        told = ("label", condition.label), ("text", condition.text)
-        if not any(kind in model.follows and asked is not None for kind, asked in told):
+        Raises LimnerError for a run of another family, size, noise schedule or classes.
+        """
+        model, condition, other = self.model, self.condition, self.sampling.autoguidance
+        if self.sampling.guidance == 1:
             return None
-        return model.denoiser(Condition(condition.size))
-    if type(other) is not type(model) or other.spec.shape != model.spec.shape:
-        raise LimnerError("--weaker needs a run of the same family on images of the same size.")
-    if condition.label is not None and other.spec.classes != model.spec.classes:
-        raise LimnerError("--weaker needs a run that knows the same labels.")
-    if not alike(other):
-        raise LimnerError(
-            "--weaker needs a run with the same noise: the same settings of its steps and its codes."
+        if not other:
+            given = {"label": condition.label, "text": condition.text}
+            if all(given[kind] is None for kind in given.keys() & model.follows):
+                return None
+            return model, model.embed(Condition(condition.size))
+        if isinstance(other, str) or type(other) is not type(model) or other.spec.shape != model.spec.shape:
+            raise LimnerError("--autoguidance needs a run of the same family on images of the same size.")
+        if condition.label is not None and other.spec.classes != model.spec.classes:
+            raise LimnerError("--autoguidance needs a run that was trained on the same labels.")
+        if other.plan(self.sampling).path != self.plan.path or not self.plan.same_space(other):
+            raise LimnerError(
+                "--autoguidance needs a run with the same noise schedule and the same autoencoder."
+            )
+        return other, other.embed(condition)
+
+    def _problem(self, draws: Draws) -> solvers.Problem:
+        """Pure noise, or with an image and no mask that image with the noise of a later step."""
+        levels, image, strength = self.plan.levels, self.condition.image, self.sampling.strength
+        noise = partial(draws.normal, *self.plan.shape)
+        if image is None or self.condition.mask is not None:
+            return solvers.Problem(levels[0].sigma * noise(), levels, self.plan.path, noise)
+        if not 0 < strength <= 1:
+            raise LimnerError(f"--strength {strength} is out of range: choose above 0, up to 1.")
+        steps = len(levels) - 1
+        levels = levels[steps - max(1, round(strength * steps)) :]
+        x = levels[0].sigma * noise() + levels[0].alpha * self.plan.encode(image)
+        return solvers.Problem(x, levels, self.plan.path, noise)
+
+    def _solver(self) -> solvers.Solver:
+        problem, s, mask = self.problem, self.sampling, self.condition.mask
+        if self.condition.image is not None and mask is not None:
+            known = self.plan.encode(self.condition.image)
+            mask = shrink_mask(mask.float(), known.shape[-2:]).gt(0).expand_as(known)
+            return solvers.repaint(problem, known, mask, s.repaints)
+        solver = {  # a generator does nothing before its first query
+            "ancestral": solvers.ancestral(problem, self.plan.variance),
+            "ddim": solvers.ddim(problem, s.eta),
+            "euler": solvers.euler(problem),
+            "heun": solvers.heun(problem, s.churn),
+            "dpm2m": solvers.dpm_2m(problem),
+            "dpm3m": solvers.dpm_3m(problem),
+            "unipc": solvers.unipc(problem),
+        }
+        return solver[s.solver]
+
+    def calls(self, x: Tensor, level: NoiseLevel) -> list[Call]:
+        """What a query needs: one call, or with guidance at this level two."""
+        calls = [Call(self.model, x, level, self.rows)]
+        if self.weak and self.sampling.guidance_low <= level.signal <= self.sampling.guidance_high:
+            model, rows = self.weak
+            calls.append(Call(model, x, level, rows))
+        return calls
+
+    def combine(self, guesses: Sequence[Denoised]) -> Denoised:
+        """The answer to the query from the guesses of its calls: guided and clipped."""
+        data, variance = guesses[0]
+        if len(guesses) > 1:
+            guided, n = guide(data, guesses[1].data, self.sampling.guidance), self.plan.guided_channels
+            data = torch.cat([guided[:, :n], data[:, n:]], dim=1) if n else guided
+        clip = self.plan.clip
+        return Denoised(data.clamp(-clip, clip) if clip else data, variance)
+
+    def canvas(self, step: solvers.Step) -> Canvas:
+        total = len(self.problem.levels) - 1
+        return Canvas(
+            step.done,
+            total,
+            partial(self.picture, step.x),
+            partial(self.picture, step.denoised) if step.done < total else None,
         )
-    return other.denoiser(condition)
+
+    def picture(self, x: Tensor) -> Tensor:
+        """[B, *shape] -> [B, C, H, W] in [-1, 1]; pixels outside a mask are exactly the given ones."""
+        image, given, mask = self.plan.decode(x).clamp(-1, 1), self.condition.image, self.condition.mask
+        return image if given is None or mask is None else torch.where(mask > 0, image, given)
+
+
+@torch.no_grad()
+def draw(model: Diffusion, condition: Condition, sampling: SamplingConfig, draws: Draws) -> Iterator[Canvas]:
+    """Canvases from noise to image, [B, C, H, W] in [-1, 1].
+
+    With ``condition.image``, sampling starts from that image with noise; with a mask too, only the marked part is
+    drawn. Raises LimnerError for settings that do not fit the model.
+    """
+    drawing = Drawing(model, condition, sampling, draws)
+
+    def denoise(x: Tensor, level: NoiseLevel) -> Denoised:
+        return drawing.combine(evaluate(drawing.calls(x, level)))
+
+    yield from map(drawing.canvas, solvers.drive(drawing.solver, denoise))
+
+
+def shrink_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """[B, 1, H, W] -> [B, 1, h, w], the mean over the pixels of each place of a latent.
+
+    Where the sides do not divide, latents cover the image with its last row and column repeated, and so does this.
+    """
+    whole = [-(-side // places) * places for side, places in zip(mask.shape[-2:], size, strict=True)]
+    bottom, right = (to - side for to, side in zip(whole, mask.shape[-2:], strict=True))
+    return F.interpolate(F.pad(mask, (0, right, 0, bottom), mode="replicate"), list(size), mode="area")

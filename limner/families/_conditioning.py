@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from limner.core import Batch, Condition, Draws, LimnerError, Model
+from limner.core import Batch, Condition, ConditionEmbedding, Draws, LimnerError, Model
 from limner.text.encoder import ByteEncoder, TextConfig
 
 
@@ -47,45 +45,6 @@ def with_labels(model: Model, condition: Condition, draws: Draws) -> Condition:
     return replace(condition, label=draws.integers(len(model.spec.classes)))
 
 
-@dataclass(frozen=True)
-class ConditionEmbedding:
-    """What B images should show, as a network reads it. Raises ValueError for tokens without a mask."""
-
-    embedding: Tensor | None = None  # [B, E], added to that of the time
-    tokens: Tensor | None = None  # [B, L, D], for cross-attention
-    mask: Tensor | None = None  # [B, L], True except at padding
-
-    def __post_init__(self) -> None:
-        if (self.tokens is None) != (self.mask is None):
-            raise ValueError("tokens need a mask, and a mask needs tokens")
-
-    def __getitem__(self, rows: slice | Tensor) -> ConditionEmbedding:
-        """Some of the rows, by a slice or by an index tensor."""
-        return ConditionEmbedding(*(None if x is None else x[rows] for x in self._fields()))
-
-    @staticmethod
-    def cat(parts: Sequence[ConditionEmbedding]) -> ConditionEmbedding:
-        """The rows of all parts, in order, so that one call can take them together.
-
-        Tokens are padded to the longest with a False mask, which changes no result. Raises ValueError unless all
-        parts have the same fields.
-        """
-        longest = max(0 if part.tokens is None else part.tokens.shape[1] for part in parts)
-        columns = list(zip(*(part._padded(longest)._fields() for part in parts), strict=True))
-        if any(len({x is None for x in column}) > 1 for column in columns):
-            raise ValueError("condition embeddings of different kinds cannot be concatenated")
-        return ConditionEmbedding(*(None if c[0] is None else torch.cat(c) for c in columns))
-
-    def _fields(self) -> tuple[Tensor | None, ...]:
-        return self.embedding, self.tokens, self.mask
-
-    def _padded(self, length: int) -> ConditionEmbedding:
-        if self.tokens is None or self.mask is None:
-            return self
-        more = length - self.tokens.shape[1]
-        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, more)), mask=F.pad(self.mask, (0, more)))
-
-
 class ConditionEmbedder(nn.Module):
     """Labels -> an embedding [B, E]; texts -> tokens [B, L, D] and the projection of their summary [B, E]."""
 
@@ -115,3 +74,11 @@ class ConditionEmbedder(nn.Module):
     def with_dropout(self, batch: Batch, dropout: float) -> ConditionEmbedding:
         """The conditions of a training batch, each left out with probability ``dropout``, for guidance."""
         return self(batch.condition, torch.rand(len(batch.image), device=batch.image.device) >= dropout)
+
+
+def embed_labels(model: Model, condition: Condition) -> ConditionEmbedding:
+    """The labels themselves, -1 for none, for networks that embed them. Nothing if the model follows no labels."""
+    if "label" not in model.follows:
+        return ConditionEmbedding()
+    none = torch.full((condition.size,), -1, device=model.device)
+    return ConditionEmbedding(label=none if condition.label is None else condition.label)

@@ -12,13 +12,16 @@ from typing import Any
 Settings = dict[str, Any]
 
 _TEXT = {"text_width": "text.width", "text_layers": "text.layers", "text_length": "text.length"}
+_DROPOUT = {"drop_condition": "condition_dropout"}
+_FLOW = {**_DROPOUT, "nearest": "sigma_floor"}
 _BODY = {"body.ratio": "body.mlp_ratio"}
 _DIT = {**_BODY, "body.rotary": "body.rope", "body.gated": "body.swiglu"}
 
 # Dotted paths in the family's config: from -> to. A whole table may move too.
 SETTINGS: dict[str, dict[str, str]] = {
+    "ddpm": {**_DROPOUT, "bound": "bound_weight"},
     "dino": {**_BODY},
-    "dit": {**_TEXT, **_DIT},
+    "dit": {**_TEXT, **_DIT, **_FLOW},
     "drifting": {
         **_TEXT,
         **_DIT,
@@ -38,20 +41,21 @@ SETTINGS: dict[str, dict[str, str]] = {
         "together": "classes_per_step",
         "each": "samples_per_text",
         "alike": "text_temperature",
-        "drop_condition": "condition_dropout",
+        **_DROPOUT,
     },
-    "flow": {**_TEXT},
-    "latent": {**_TEXT, **_DIT},
+    "edm": {**_DROPOUT, "spread": "sigma_data"},
+    "flow": {**_TEXT, **_FLOW},
+    "latent": {**_TEXT, **_DIT, **_FLOW},
     "mae": {**_BODY},
     "meanflow": {
         **_TEXT,
         **_DIT,
+        **_FLOW,
         "predicts": "predict",
         "learn": "objective",
         "still": "flow_matching_share",
         "emphasis": "average_weight",
         "adaptive": "adaptive_power",
-        "drop_condition": "condition_dropout",
         "guided": "guided_share",
     },
     "vit": {**_BODY},

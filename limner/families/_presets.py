@@ -21,3 +21,12 @@ def gan_training(lr: float, betas: tuple[float, float], **options: Any) -> Train
 # Muon needs a half to a third of the images that AdamW needs: see docs/log.md.
 SMALL_UNET = training(Optimiser("muon", lr=2e-3, matrix_lr=0.008), "network", batch=32, samples=16, clip=1.0)
 TINY_UNET = replace(SMALL_UNET, batch=16)
+BASE_MUON = training(
+    Optimiser("muon", lr=5e-4, matrix_lr=0.01),
+    "network",
+    batch=256,
+    flat=0.5,
+    warmup=10_000,
+    clip=1.0,
+    average=500_000.0,
+)

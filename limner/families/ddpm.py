@@ -18,6 +18,8 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
+    Denoised,
     Draws,
     ImageSpec,
     LimnerError,
@@ -29,16 +31,15 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.bound import share, step_bound
-from limner.diffusion.paths import Level, Schedule, Spacing
-from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import choose
+from limner.diffusion.objectives import Prediction, diffusion_denoised, diffusion_loss
+from limner.diffusion.paths import Schedule, Spacing
+from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.families._conditioning import choose, embed_labels
+from limner.families._presets import SMALL_UNET
 from limner.networks import exchange
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
-
-NEAREST = 0.05  # predict=data: sigma is taken as at least this in the loss
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,20 @@ class DDPMConfig:
     resample_blocks: bool = True  # adm: levels are joined by residual blocks
     order: Literal["heads", "split"] = "heads"  # adm: of queries, keys and values; split: as at 64 pixels
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    drop_condition: float = 0.1  # share of training images shown without their label, for guidance
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     steps: int = 1000  # from data to noise
-    schedule: Schedule = "linear"  # of the noise over them; cosine: Nichol 2021
-    predict: Literal["noise", "velocity", "data"] = "noise"  # velocity: Salimans 2022; data: Li and He 2025
-    learn_variance: bool = False  # of each step back (Nichol 2021)
-    bound: float = 0.001  # weight of the variational bound in all steps, by which that is learned
+    schedule: Schedule = "linear"  # noise schedule over the steps; cosine: Nichol 2021
+    predict: Prediction = "noise"  # velocity: Salimans 2022; data: Li and He 2025
+    learn_variance: bool = False  # learn the variance of the ancestral solver's steps (Nichol 2021)
+    bound_weight: float = 0.001  # weight of the variational bound, summed over the steps, that learns it
 
 
 @dataclass(frozen=True)
-class DDPMSampling(Knobs):
-    solver: Solver = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
-    guidance: float = 1.5  # how strongly to follow the condition; 1: as trained
-    spacing: Spacing = "even"  # which steps are taken
-    variance: float = 1.0  # ancestral, unless learned: 1 is the larger of the paper's two, 0 the smaller
+class DDPMSampling(SamplingConfig):
+    solver: SolverName = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
+    guidance: float = 1.5  # guidance scale; 1: no guidance
+    spacing: Spacing = "even"  # how the steps are chosen among those of training
+    variance: float = 1.0  # ancestral, unless learned: 1 is the larger of the two of Ho 2020, 0 the smaller
 
 
 class Network(nn.Module):
@@ -96,12 +97,6 @@ class Network(nn.Module):
                 scale_shift=adm and c.scale_shift, resample_blocks=adm and c.resample_blocks,
             )  # fmt: skip
         self.shape = shape
-
-    def labels(self, condition: Condition, keep: Tensor | None = None) -> Tensor | None:
-        """[B], -1 for none; images that ``keep`` [B] is False for go without."""
-        if not self.classes or condition.label is None or keep is None:
-            return condition.label if self.classes else None
-        return torch.where(keep, condition.label, -1)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         share = t.float() / self.steps
@@ -134,53 +129,29 @@ class DDPM(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_simple (Ho 2020, eq. 14) and, for the variance alone, L_vlb (Nichol 2021, eq. 16)."""
         c, data = self.config, batch.image
-        t = (paths.evenly(len(data), data.device) * c.steps).long()
-        keep = torch.rand(len(data), device=data.device) >= c.drop_condition
-        noise = torch.randn_like(data)
-        x_t = paths.noised(self.path, data, noise, t)
-        out = self.network(x_t, t, self.network.labels(batch.condition, keep))  # [B, C or 2C, H, W]
-        guess = out[:, : data.shape[1]]
-        alpha, sigma = (paths.like(way(t), data) for way in (self.path.alpha, self.path.sigma))
-        if c.predict == "noise":
-            terms = {"noise": (guess - noise).square().mean()}
-        elif c.predict == "velocity":
-            terms = {"velocity": (guess - (alpha * noise - sigma * data)).square().mean()}
-        else:  # the velocity that a guess of the data means is off by as much as the data, over sigma
-            terms = {"velocity": ((guess - data) / sigma.clamp(min=NEAREST)).square().mean()}
-        if c.learn_variance:
-            found = self.clean(x_t, guess.detach(), alpha, sigma)
-            bound = step_bound(self.path, data, x_t, t, found, share(out)).mean()
-            terms["bound"] = c.bound * c.steps * bound
-        return terms
+        t = self.path.random_times(len(data), data.device)
+        keep = torch.rand(len(data), device=data.device) >= c.condition_dropout
+        label = self.embed(batch.condition).label
+        label = label if label is None else torch.where(keep, label, -1)
+        return diffusion_loss(
+            lambda x, t: self.network(x, t, label), data, self.path, t, c.predict, c.bound_weight * c.steps
+        )
 
-    def clean(self, x: Tensor, guess: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-        """The data that the network's guess means (Ho 2020, eq. 15; Salimans 2022, appendix D)."""
-        if self.config.predict == "noise":
-            return (x - sigma * guess) / alpha
-        return alpha * x - sigma * guess if self.config.predict == "velocity" else guess
+    def embed(self, condition: Condition) -> ConditionEmbedding:
+        return embed_labels(self, condition)
 
-    def denoiser(self, condition: Condition, variance: float = 1.0) -> Predict:
-        """The clean image that the network guesses, for ``condition``, and the variance of an ancestral step."""
-        label = self.network.labels(condition)
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        return diffusion_denoised(self.config.predict, x, self.network(x, time, rows.label), alpha, sigma)
 
-        def predict(x: Tensor, level: Level) -> Guess:
-            out = self.network(x, torch.full((len(x),), level.time, device=x.device), label)
-            found = self.clean(x, out[:, : x.shape[1]], level.alpha, level.sigma)
-            return Guess(found, share(out) if self.config.learn_variance else variance)
-
-        return predict
-
-    @torch.no_grad()
-    def sample(self, condition: Condition, sampling: DDPMSampling, draws: Draws) -> Iterator[Canvas]:
+    def plan(self, sampling: DDPMSampling) -> Plan:
         s = sampling
-        yield from draw(
-            self.denoiser(condition, s.variance), self.path, self.path.levels(s.steps, s.spacing), s, draws,
-            self.spec.shape, condition, weak=weaker(s, self, condition, self.like), clip=1.0,
-        )  # fmt: skip
+        levels = self.path.levels(s.steps, s.spacing)
+        return Plan(self.path, levels, self.spec.shape, clip=1.0, variance=s.variance)
 
-    def like(self, other: DDPM) -> bool:
-        """Whether the other's times mean the same noise."""
-        return (self.config.schedule, self.config.steps) == (other.config.schedule, other.config.steps)
+    def sample(self, condition: Condition, sampling: DDPMSampling, draws: Draws) -> Iterator[Canvas]:
+        return draw(self, condition, sampling, draws)
 
     def to_diffusers(self) -> list[Part]:
         """A DDPMPipeline."""
@@ -232,23 +203,18 @@ class DDPM(Model):
         return model
 
 
-SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
-)
-
-
 def halflife(decay: float, batch: int) -> float:
-    """In images, of a moving average that keeps ``decay`` of itself each step."""
+    """In images, of a moving average that decays by ``decay`` each step."""
     return batch * math.log(0.5) / math.log(decay)
 
 
 DDPM.presets = {
     "tiny": Preset(
         DDPMConfig(width=16, multiples=(1, 2), head=16),
-        replace(SMALL, batch=16, average=100.0),
+        replace(SMALL_UNET, batch=16, average=100.0),
     ),
     # Velocity and cosine: after 10,000 digits a Frechet distance of 18 rather than 33 (see docs/log.md).
-    "small": Preset(DDPMConfig(predict="velocity", schedule="cosine"), SMALL),
+    "small": Preset(DDPMConfig(predict="velocity", schedule="cosine"), SMALL_UNET),
     "base": Preset(
         DDPMConfig(
             network="adm",

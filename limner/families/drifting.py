@@ -21,6 +21,7 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
     Draws,
     ImageSpec,
     LimnerError,
@@ -31,7 +32,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
+from limner.families._conditioning import ConditionEmbedder, choose
 from limner.losses.drift import (
     Pairs,
     compared_features,

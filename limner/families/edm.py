@@ -17,6 +17,8 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
+    Denoised,
     Draws,
     ImageSpec,
     LimnerError,
@@ -27,9 +29,10 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.paths import Level, like
-from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import choose
+from limner.diffusion.paths import expand_dims
+from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.families._conditioning import choose, embed_labels
+from limner.families._presets import SMALL_UNET
 from limner.networks.images import augment_conditioning as told
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
@@ -51,32 +54,32 @@ class EDMConfig:
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     head: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    drop_condition: float = 0.1  # share of training images shown without their label, for guidance
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     augment: float = 0.0  # chance that an image is turned, stretched and so on, of which the network is told
-    spread: float = 0.5  # standard deviation of the data
-    noise_mean: float = -1.2  # noise levels in training are exp(normal): its mean
-    noise_std: float = 1.2  # and its standard deviation
+    sigma_data: float = 0.5  # standard deviation of the data
+    noise_mean: float = -1.2  # sigma in training is exp(normal): mean of the normal (P_mean)
+    noise_std: float = 1.2  # standard deviation of that normal (P_std)
 
 
 @dataclass(frozen=True)
-class EDMSampling(Knobs):
+class EDMSampling(SamplingConfig):
     steps: int = 18  # steps from noise to image
-    solver: Solver = "heun"  # heun: two network calls a step, the others one
-    guidance: float = 1.5  # how strongly to follow the condition; 1: as trained
-    noise_low: float = 0.002  # noise at the last step
-    noise_high: float = 80.0  # noise at the first step
+    solver: SolverName = "heun"  # heun: two network calls a step, the others one
+    guidance: float = 1.5  # guidance scale; 1: no guidance
+    sigma_min: float = 0.002  # noise level of the last step
+    sigma_max: float = 80.0  # noise level of the first step
     rho: float = 7.0  # above 1: more of the steps near the image
 
 
-def preconditioning(sigma: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(c_skip, c_out, c_in, c_noise): D(x) = c_skip x + c_out F(c_in x, c_noise) (Karras 2022, table 1)."""
-    total = sigma**2 + spread**2
-    return spread**2 / total, sigma * spread / total.sqrt(), total.rsqrt(), sigma.log() / 4
+    total = sigma**2 + sigma_data**2
+    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4
 
 
-def weight(sigma: Tensor, spread: float) -> Tensor:
-    """lambda(sigma), which makes the loss 1 at every level of noise at first (Karras 2022, table 1)."""
-    return (sigma**2 + spread**2) / (sigma * spread) ** 2
+def weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    """lambda(sigma), with which the initial loss is 1 at every noise level (Karras 2022, table 1)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
 class Network(nn.Module):
@@ -85,7 +88,7 @@ class Network(nn.Module):
     def __init__(self, config: EDMConfig, spec: ImageSpec, classes: int):
         super().__init__()
         c, channels, size = config, spec.channels, (spec.height, spec.width)
-        self.spread, self.classes, self.quick = c.spread, classes, c.network == "quick"
+        self.sigma_data, self.classes, self.quick = c.sigma_data, classes, c.network == "quick"
         numbers = told.NUMBERS if c.augment else 0
         shape = UNetShape(
             channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
@@ -95,11 +98,11 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None, done: Tensor | None = None) -> Tensor:
         """``done`` [B, 9] tells what was done to an image."""
-        skip, out, into, noise = preconditioning(sigma, self.spread)
+        skip, out, into, noise = preconditioning(sigma, self.sigma_data)
         if self.quick:
             noise = (noise + 1.6) / 2.8  # from 0 at sigma = 0.0017 to 1 at 120
-        guess = self.unet(like(into, x) * x, noise, label, done)  # [B, C, H, W]
-        return like(skip, x) * x + like(out, x) * guess  # [B, C, H, W]
+        guess = self.unet(expand_dims(into, x) * x, noise, label, done)  # [B, C, H, W]
+        return expand_dims(skip, x) * x + expand_dims(out, x) * guess  # [B, C, H, W]
 
 
 class EDM(Model):
@@ -120,50 +123,49 @@ class EDM(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Karras 2022, eq. 2 and table 1, with one noise level from each nth part of its range."""
-        c, data, label = self.config, batch.image, batch.condition.label
+        c, data = self.config, batch.image
         done = None
         if c.augment and self.training:  # held-out images are measured as they are
             data, done = told.augment(data, c.augment)
-        sigma = (c.noise_mean + c.noise_std * paths.normal_from(paths.evenly(len(data), data.device))).exp()
+        sigma = (
+            c.noise_mean + c.noise_std * paths.normal_from(paths.stratified(len(data), data.device))
+        ).exp()
+        label = batch.condition.label
         if label is not None:
-            label = torch.where(torch.rand(len(data), device=data.device) < c.drop_condition, -1, label)
-        x = data + like(sigma, data) * torch.randn_like(data)
+            label = torch.where(torch.rand(len(data), device=data.device) < c.condition_dropout, -1, label)
+        x = data + expand_dims(sigma, data) * torch.randn_like(data)
         error = self.network(x, sigma, label, done) - data  # [B, C, H, W]
-        return {"image": (like(weight(sigma, c.spread), data) * error.square()).mean()}
+        return {"image": (expand_dims(weight(sigma, c.sigma_data), data) * error.square()).mean()}
 
-    def denoiser(self, condition: Condition) -> Predict:
-        """The clean image that the network guesses, for ``condition``."""
+    def embed(self, condition: Condition) -> ConditionEmbedding:
+        return embed_labels(self, condition)
 
-        def predict(x: Tensor, level: Level) -> Guess:
-            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), condition.label))
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        return Denoised(self.network(x, time, rows.label))
 
-        return predict
-
-    @torch.no_grad()
-    def sample(self, condition: Condition, sampling: EDMSampling, draws: Draws) -> Iterator[Canvas]:
+    def plan(self, sampling: EDMSampling) -> Plan:
         s = sampling
-        if not 0 < s.noise_low < s.noise_high:
+        if not 0 < s.sigma_min < s.sigma_max:
             raise LimnerError(
-                f"noise from {s.noise_high} down to {s.noise_low} leads nowhere: take 80 and 0.002."
+                f"--sigma-min {s.sigma_min:g} must be above 0 and below --sigma-max {s.sigma_max:g}: "
+                "the defaults are 0.002 and 80."
             )
-        path = paths.Exploding(s.noise_low, s.noise_high, s.rho)
-        yield from draw(
-            self.denoiser(condition), path, path.levels(s.steps), s, draws, self.spec.shape, condition,
-            weak=weaker(s, self, condition),
-        )  # fmt: skip
+        path = paths.Exploding(s.sigma_min, s.sigma_max, s.rho)
+        return Plan(path, path.levels(s.steps), self.spec.shape)
 
+    def sample(self, condition: Condition, sampling: EDMSampling, draws: Draws) -> Iterator[Canvas]:
+        return draw(self, condition, sampling, draws)
 
-SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
-)
 
 EDM.presets = {
     "tiny": Preset(
         EDMConfig(width=16, multiples=(1, 2), head=16, augment=0.1),
-        replace(SMALL, batch=16, average=100.0),
+        replace(SMALL_UNET, batch=16, average=100.0),
     ),
     # More of the noise where shapes are decided: after 10,000 digits 11.4 rather than 15.1 (see docs/log.md).
-    "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4), SMALL),
+    "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4), SMALL_UNET),
     "base": Preset(
         EDMConfig(
             network="song",
@@ -192,7 +194,7 @@ EDM.presets = {
             blocks=4,
             attention_resolutions=(16,),
             dropout=0.13,
-            drop_condition=0.0,
+            condition_dropout=0.0,
             augment=0.12,
         ),
         Training(

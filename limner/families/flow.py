@@ -6,12 +6,10 @@ clean image, the loss compares velocities (Li and He 2025), and images are drawn
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +17,8 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
+    Denoised,
     Draws,
     ImageSpec,
     Model,
@@ -28,9 +28,10 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.paths import Level
-from limner.diffusion.sampling import Guess, Knobs, Predict, Solver, draw, weaker
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
+from limner.diffusion.objectives import FlowMatching, flow_matching_loss
+from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
@@ -39,7 +40,7 @@ PATH = paths.Straight()
 
 
 @dataclass(frozen=True)
-class FlowConfig:
+class FlowConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
@@ -53,18 +54,14 @@ class FlowConfig:
     head: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of time and condition
     dropout: float = 0.0  # inside the blocks
-    drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
-    time_mean: float = -0.8  # training times are sigmoid(normal): its mean
-    time_std: float = 1.0  # and its standard deviation
-    time_uniform: float = 0.1  # share of training times that are uniform instead
-    nearest: float = 0.05  # 1 - t is taken as at least this in the loss
 
 
 @dataclass(frozen=True)
-class FlowSampling(Knobs):
+class FlowSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
-    solver: Solver = "unipc"  # as good in 16 calls as heun in 31 (docs/results.md)
+    solver: SolverName = "unipc"  # as good in 16 calls as heun in 31 (docs/results.md)
     shift: float = 1.5  # above 1: more of the steps near the noise
 
 
@@ -114,34 +111,27 @@ class Flow(Model):
         return [Objective("network", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        c, data = self.config, batch.image
-        t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
-        x_t = paths.interpolate(data, torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.network.embedder.with_dropout(batch, c.drop_condition))
-        error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
-        return {"velocity": error.square().mean()}
+        c = self.config
 
-    def denoiser(self, condition: Condition) -> Predict:
-        """The clean image that the network guesses, for ``condition``."""
-        embedded = self.network.embedder(condition)
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
 
-        def predict(x: Tensor, level: Level) -> Guess:
-            return Guess(self.network(x, torch.full((len(x),), level.time, device=x.device), embedded))
+        return flow_matching_loss(network, batch.image, c, "data")
 
-        return predict
+    def embed(self, condition: Condition) -> ConditionEmbedding:
+        return self.network.embedder(condition)
 
-    @torch.no_grad()
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        return Denoised(self.network(x, time, rows))
+
+    def plan(self, sampling: FlowSampling) -> Plan:
+        return Plan(PATH, PATH.levels(sampling.steps, sampling.shift), self.spec.shape)
+
     def sample(self, condition: Condition, sampling: FlowSampling, draws: Draws) -> Iterator[Canvas]:
-        yield from draw(
-            self.denoiser(condition), PATH, PATH.levels(sampling.steps, sampling.shift), sampling, draws,
-            self.spec.shape, condition, weak=weaker(sampling, self, condition),
-        )  # fmt: skip
+        return draw(self, condition, sampling, draws)
 
-
-# Muon learns from an image what takes AdamW two to three: see docs/log.md.
-SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
-)
 
 Flow.presets = {
     "tiny": Preset(
@@ -154,9 +144,9 @@ Flow.presets = {
             embedding=32,
             text=TextConfig(width=32, layers=1),
         ),
-        dataclasses.replace(SMALL, batch=16),
+        TINY_UNET,
     ),
-    "small": Preset(FlowConfig(), SMALL),
+    "small": Preset(FlowConfig(), SMALL_UNET),
     "base": Preset(
         FlowConfig(
             widths=(128, 256, 512, 512),
@@ -167,14 +157,7 @@ Flow.presets = {
             text=TextConfig(width=512, layers=6, length=512),
             dropout=0.1,
         ),
-        Training(
-            batch=256,
-            optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)},
-            flat=0.5,
-            warmup=10_000,
-            clip=1.0,
-            average=500_000,
-        ),
+        BASE_MUON,
     ),
     # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
     "paper": Preset(

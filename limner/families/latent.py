@@ -18,6 +18,8 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
+    Denoised,
     Draws,
     ImageSpec,
     LimnerError,
@@ -29,10 +31,19 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.paths import Level
-from limner.diffusion.sampling import Guess, Knobs, Predict, draw, weaker
+from limner.diffusion.objectives import (
+    FlowMatching,
+    Prediction,
+    diffusion_denoised,
+    diffusion_loss,
+    flow_denoised,
+    flow_matching_loss,
+)
+from limner.diffusion.paths import NoiseLevel
+from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
+from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._presets import BASE_MUON, SMALL_UNET
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
@@ -46,7 +57,7 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
@@ -61,23 +72,20 @@ class LatentConfig:
     dropout: float = 0.0  # U-Nets: inside the blocks
     body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    predict: Literal["noise", "velocity", "data"] = "data"  # noise: diffusion; the others: flow matching
-    drop_condition: float = 0.1  # share of training images shown without their condition, for guidance
+    predict: Prediction = "data"  # noise: diffusion; the others: flow matching
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(
         default_factory=TextConfig
     )  # the text encoder; a label is a token as wide, for ldm
-    time_mean: float = -0.4  # flow matching's training times are sigmoid(normal): its mean
-    time_std: float = 1.0  # and its standard deviation
-    time_uniform: float = 0.1  # share of its training times that are uniform instead
-    nearest: float = 0.05  # data: 1 - t is taken as at least this in the loss
+    time_mean: float = -0.4  # flow matching: training times are sigmoid(normal); mean of the normal
 
 
 @dataclass(frozen=True)
-class LatentSampling(Knobs):
+class LatentSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
-    guidance: float = 1.5  # how strongly to follow the condition; 1: as trained
-    shift: float = 1.0  # flow matching; above 1: more of the steps near the noise
-    guided: int = 0  # first numbers of a code that guidance leads; 0: all; 3 of 4: as DiT's published code
+    guidance: float = 1.5  # guidance scale; 1: no guidance
+    shift: float = 1.0  # flow matching: above 1, more of the steps near the noise
+    guided_channels: int = 0  # latent channels that guidance applies to, counted from the first; 0: all
 
 
 class Network(nn.Module):
@@ -156,12 +164,12 @@ class LatentDiffusion(Model):
         self.autoencoder = ConfiguredCodec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))
-        self.steps = config.predict == "noise"  # rather than the straight path
+        self.discrete = config.predict == "noise"  # rather than the straight path
         self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
 
     def objectives(self) -> list[Objective]:
-        return [Objective("network", self.diffusion_loss if self.steps else self.flow_loss)]
+        return [Objective("network", self.loss)]
 
     # ---- codes
 
@@ -196,80 +204,63 @@ class LatentDiffusion(Model):
 
     # ---- training
 
-    def flow_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The velocity's squared error, whichever the network predicts."""
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the noise (Rombach 2022, eq. 3), or of the velocity."""
         c, data = self.config, self.codes(batch.image)
-        t = paths.times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
-        x_t = paths.interpolate(data, noise := torch.randn_like(data), t)
-        guess = self.network(x_t, t, self.network.embedder.with_dropout(batch, c.drop_condition))
-        if c.predict == "velocity":
-            error = guess - (data - noise)
-        else:
-            error = paths.velocity(guess, x_t, t, c.nearest) - paths.velocity(data, x_t, t, c.nearest)
-        return {"velocity": error.square().mean()}
 
-    def diffusion_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The noise's squared error (Rombach 2022, eq. 3)."""
-        c, data = self.config, self.codes(batch.image)
-        t = (paths.evenly(len(data), data.device) * DISCRETE.steps).long()
-        x_t = paths.noised(DISCRETE, data, noise := torch.randn_like(data), t)
-        guess = self.network(
-            x_t, t / DISCRETE.steps, self.network.embedder.with_dropout(batch, c.drop_condition)
-        )
-        return {"noise": (guess - noise).square().mean()}
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
+
+        if not self.discrete:
+            return flow_matching_loss(network, data, c, c.predict)
+        t = DISCRETE.random_times(len(data), data.device)
+        return diffusion_loss(lambda x, t: network(x, t / DISCRETE.steps), data, DISCRETE, t)
 
     # ---- drawing
 
-    def denoiser(self, condition: Condition) -> Predict:
-        """What the network guesses the clean code to be, for ``condition``."""
-        embedded = self.network.embedder(condition)
+    def embed(self, condition: Condition) -> ConditionEmbedding:
+        return self.network.embedder(condition)
 
-        def predict(x: Tensor, level: Level) -> Guess:
-            time = level.time / DISCRETE.steps if self.steps else level.time
-            out = self.network(x, torch.full((len(x),), time, device=x.device), embedded)
-            if self.steps:
-                return Guess((x - level.sigma * out) / level.alpha)
-            return Guess(x + level.sigma * out if self.config.predict == "velocity" else out)
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        if self.discrete:
+            return diffusion_denoised("noise", x, self.network(x, time / DISCRETE.steps, rows), alpha, sigma)
+        return flow_denoised(self.config.predict, x, self.network(x, time, rows), sigma)
 
-        return predict
-
-    def like(self, other: LatentDiffusion) -> bool:
-        """Whether the other's codes are this one's, noised in the same way."""
+    def same_codes(self, other: LatentDiffusion) -> bool:
+        """Whether the other encodes and decodes as this one does."""
         one, two = self.autoencoder.state_dict(), other.autoencoder.state_dict()
         return (
-            self.steps == other.steps
-            and one.keys() == two.keys()
+            one.keys() == two.keys()
             and all(torch.equal(one[name], two[name]) for name in one)
             and torch.allclose(self.centre, other.centre)
             and torch.allclose(self.rate, other.rate)
         )
 
-    @torch.no_grad()
-    def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
+    def plan(self, sampling: LatentSampling) -> Plan:
         s = sampling
-        path: paths.Path = DISCRETE if self.steps else STRAIGHT
-        if self.steps:
-            levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
-        else:
+        path: paths.Path = STRAIGHT
+        if not self.discrete:
             levels = STRAIGHT.levels(s.steps, s.shift)
-        yield from draw(
-            self.denoiser(condition), path, levels, s, draws, self.shape, condition,
-            weak=weaker(s, self, condition, self.like), encode=self.encode, decode=self.decode,
-            guided=s.guided,
+        else:
+            path, levels = DISCRETE, ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
+        return Plan(
+            path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode, decode=self.decode,
+            same_space=self.same_codes,
         )  # fmt: skip
 
+    def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
+        return draw(self, condition, sampling, draws)
 
-def ddim_levels(steps: int) -> list[Level]:
-    """As latent diffusion's code has them: each so-manyth step but one later, and the end is step 0, not the data."""
+
+def ddim_levels(steps: int) -> list[NoiseLevel]:
+    """As in latent diffusion's code: every (1000 / steps)-th time plus one, and the end is time 0, not the data."""
     if steps == 1:
         return [DISCRETE.level(DISCRETE.steps - 1), DISCRETE.level(0)]
-    times = paths.space_ddim(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
+    times = paths.stride_times(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
     return [*(DISCRETE.level(min(t + 1, DISCRETE.steps - 1)) for t in reversed(times)), DISCRETE.level(0)]
 
-
-SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
-)
 
 LatentDiffusion.presets = {
     "tiny": Preset(
@@ -278,7 +269,7 @@ LatentDiffusion.presets = {
         ),
         Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
     ),
-    "small": Preset(LatentConfig(), SMALL),
+    "small": Preset(LatentConfig(), SMALL_UNET),
     "base": Preset(
         LatentConfig(
             codec=BASE,
@@ -288,14 +279,7 @@ LatentDiffusion.presets = {
             ),
             text=TextConfig(width=512, layers=6, length=512),
         ),
-        Training(
-            batch=256,
-            optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)},
-            flat=0.5,
-            warmup=10_000,
-            clip=1.0,
-            average=500_000.0,
-        ),
+        BASE_MUON,
     ),
     # FFHQ at 256x256, on VQ-f4: 3 numbers for each 4x4 pixels. The half-life is that of an average of 0.9999.
     "paper": Preset(

@@ -23,6 +23,7 @@ from limner.core import (
     Batch,
     Canvas,
     Condition,
+    ConditionEmbedding,
     Draws,
     ImageSpec,
     LimnerError,
@@ -33,9 +34,11 @@ from limner.core import (
     Training,
 )
 from limner.diffusion import paths
-from limner.diffusion.paths import like
-from limner.diffusion.sampling import at_least_one
-from limner.families._conditioning import ConditionEmbedder, ConditionEmbedding, choose
+from limner.diffusion.objectives import FlowMatching
+from limner.diffusion.paths import expand_dims
+from limner.diffusion.sampling import check_count
+from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -44,7 +47,7 @@ from limner.text.encoder import TextConfig
 
 
 @dataclass(frozen=True)
-class MeanFlowConfig:
+class MeanFlowConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
@@ -69,10 +72,6 @@ class MeanFlowConfig:
     flow_matching_share: float = 0.75  # share of training pairs with s = t, which learn the velocity itself
     from_noise: float = 0.5  # share of the other pairs with t = 0
     to_data: float = 0.5  # share of the other pairs with s = 1
-    time_mean: float = -0.8  # training times are sigmoid(normal): its mean
-    time_std: float = 1.0  # and its standard deviation
-    time_uniform: float = 0.1  # share of training times that are uniform instead
-    nearest: float = 0.05  # 1 - t is taken as at least this in velocities
     average_weight: float = (
         1.0  # loss weight of pairs with s > t, whose errors are small as their targets have no noise
     )
@@ -89,7 +88,7 @@ class MeanFlowSampling:
     strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
 
     def __post_init__(self) -> None:
-        at_least_one("steps", self.steps)
+        check_count("steps", self.steps)
 
 
 class Network(nn.Module):
@@ -148,12 +147,12 @@ class MeanFlow(Model):
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss, shown=("velocity", "average"))]
 
-    def average(self, condition: ConditionEmbedding, nearest: float | None = None) -> Average:
+    def average(self, condition: ConditionEmbedding, sigma_floor: float | None = None) -> Average:
         """u(x_t, t, s), the average velocity that the network predicts for a condition.
 
-        1 - t is taken as at least ``nearest``, by default the config's: no training time reaches the data.
+        1 - t is taken as at least ``sigma_floor``, by default the config's: no training time reaches the data.
         """
-        least = self.config.nearest if nearest is None else nearest
+        least = self.config.sigma_floor if sigma_floor is None else sigma_floor
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             out = self.network(x, t, s, condition)
@@ -164,7 +163,9 @@ class MeanFlow(Model):
     def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
         """Times t <= s [n], and how many of the first pairs have t = s."""
         c = self.config
-        one, other = (paths.times(n, c.time_mean, c.time_std, c.time_uniform, device) for _ in range(2))
+        one, other = (
+            paths.training_times(n, c.time_mean, c.time_std, c.time_uniform, device) for _ in range(2)
+        )
         equal = round(n * c.flow_matching_share)
         start, end = (torch.rand(n, device=device) < share for share in (c.from_noise, c.to_data))
         t = torch.where(start, 0.0, torch.where(end, one, torch.minimum(one, other)))
@@ -183,7 +184,7 @@ class MeanFlow(Model):
         keep = torch.rand(n, device=data.device) >= c.condition_dropout
         guidance = self.training_guidance(keep)
         condition = self.network.embed(batch.condition, keep, guidance)
-        velocity = paths.velocity(data, x, t, c.nearest)
+        velocity = paths.velocity(data, x, t, c.sigma_floor)
         if guidance is not None:
             velocity = self.guided_velocity(velocity, x, t, condition, guidance)
         errors = []
@@ -235,7 +236,7 @@ class MeanFlow(Model):
         x, t = x[rows], t[rows]
         without = self.network.embed(Condition(len(rows)), guidance=torch.ones_like(t))
         gap = self.average(condition[rows])(x, t, t) - self.average(without)(x, t, t)
-        return velocity.index_add(0, rows, like(1 - 1 / guidance[rows], gap) * gap)
+        return velocity.index_add(0, rows, expand_dims(1 - 1 / guidance[rows], gap) * gap)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """The noise, [B, CHW]: one call makes an image of it."""
@@ -267,17 +268,14 @@ class MeanFlow(Model):
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
         asked = torch.full((condition.size,), k.guidance, device=x.device)
-        u = self.average(self.network.embed(condition, guidance=asked), nearest=0.0)
+        u = self.average(self.network.embed(condition, guidance=asked), sigma_floor=0.0)
         times = torch.linspace(start, 1, k.steps + 1, device=x.device)
         for i in range(k.steps):
             t, s = (time.expand(len(x)) for time in times[i : i + 2])
-            x = x + like(s - t, x) * u(x, t, s)
+            x = x + expand_dims(s - t, x) * u(x, t, s)
             yield Canvas(i + 1, k.steps, partial(x.clamp, -1, 1))
 
 
-SMALL = Training(
-    batch=32, samples=16, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}, clip=1.0
-)
 TINY = MeanFlowConfig(
     widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head=16,
     embedding=32, text=TextConfig(width=32, layers=1), guidance=3.0,
@@ -287,23 +285,20 @@ CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention_resolutions=(16,),
     cross_attention_resolutions=(16,), dropout=0.2, embedding=512,
     condition="none", predict="velocity", objective="jvp", tangent="conditional", flow_matching_share=0.25,
-    from_noise=0.0, to_data=0.0, time_mean=2.0, time_std=2.0, time_uniform=0.0, nearest=0.0, adaptive_power=0.75,
+    from_noise=0.0, to_data=0.0, time_mean=2.0, time_std=2.0, time_uniform=0.0, sigma_floor=0.0, adaptive_power=0.75,
     condition_dropout=0.0,
 )  # fmt: skip
 
 MeanFlow.presets = {
-    "tiny": Preset(TINY, dataclasses.replace(SMALL, batch=16)),
-    "small": Preset(MeanFlowConfig(), SMALL),
+    "tiny": Preset(TINY, TINY_UNET),
+    "small": Preset(MeanFlowConfig(), SMALL_UNET),
     "base": Preset(
         MeanFlowConfig(
             widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
             cross_attention_resolutions=(16,), embedding=512,
             text=TextConfig(width=512, layers=6, length=512), dropout=0.1, guidance=4.0,
         ),
-        Training(
-            batch=256, optimisers={"network": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,
-            clip=1.0, average=500_000,
-        ),
+        BASE_MUON,
     ),
     # Lu 2026's pMF-B/16: objective, times, guidance and batch. Its perceptual losses need networks trained on
     # ImageNet, and its transformer has a second head for v: neither is here.

@@ -197,7 +197,7 @@ class Pipeline:
 
 
 class Film:
-    """How the images of the first batch come out of the noise, a sheet a frame; ``on_canvas`` of ``generate``."""
+    """The denoised guesses of the first batch, step by step, a sheet a frame; ``on_canvas`` of ``generate``."""
 
     FRAMES = 48  # at most, for long ways
 
@@ -209,7 +209,7 @@ class Film:
     def __call__(self, canvas: Canvas) -> None:
         last = canvas.done == canvas.total
         if not self.ended and (last or canvas.done % max(1, canvas.total // self.FRAMES) == 0):
-            picture = canvas.picture().float().cpu()
+            picture = canvas.preview().float().cpu()
             self.frames.append(grid(picture, self.captions[: len(picture)] if self.captions else None))
             self.ended = last
 

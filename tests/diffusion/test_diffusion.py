@@ -32,12 +32,12 @@ def test_guidance_matches_the_golden_numbers_and_one_is_none():
     assert_close(guide(conditional, unconditional, 0.0), unconditional)
 
 
-@pytest.mark.parametrize("nearest", [0.0, 0.05])
-def test_velocity_and_data_are_each_others_inverse(nearest):
+@pytest.mark.parametrize("sigma_floor", [0.0, 0.05])
+def test_velocity_and_data_are_each_others_inverse(sigma_floor):
     x_t, data = torch.randn(2, 5, 3, 4, 6, dtype=torch.float64)
     t = torch.tensor([0.0, 0.3, 0.7, 0.96, 0.999], dtype=torch.float64)
-    there = paths.velocity(data, x_t, t, nearest)
-    assert_close(paths.data(there, x_t, t, nearest), data, rtol=1e-10, atol=1e-10)
+    there = paths.velocity(data, x_t, t, sigma_floor)
+    assert_close(paths.data(there, x_t, t, sigma_floor), data, rtol=1e-10, atol=1e-10)
 
 
 def test_times_are_logit_normal():
@@ -47,9 +47,9 @@ def test_times_are_logit_normal():
     assert_close(torch.logit(t).std().item(), 1.2, rtol=0, atol=0.03)
 
 
-def test_even_numbers_are_uniform_and_one_from_each_part():
+def test_stratified_numbers_are_uniform_and_one_from_each_part():
     torch.manual_seed(0)
-    drawn = torch.stack([paths.evenly(8) for _ in range(4000)])
+    drawn = torch.stack([paths.stratified(8) for _ in range(4000)])
     parts = (drawn * 8).long().sort(dim=1).values
     assert torch.equal(parts, torch.arange(8).expand(4000, 8))
     assert_close(drawn.mean(0), torch.full((8,), 0.5), rtol=0, atol=0.03)  # in any place of a batch
@@ -86,7 +86,7 @@ def test_every_path_leads_from_noise_to_data(name, steps):
     levels = ALL[name].levels(steps)
     assert len(levels) == steps + 1 and (levels[-1].alpha, levels[-1].sigma) == (1, 0)
     assert all(a.ratio > b.ratio for a, b in pairwise(levels))
-    assert levels[0].share < 0.02
+    assert levels[0].signal < 0.02
     for level in levels[1:-1]:
         assert ALL[name].at(level.ratio).ratio == pytest.approx(level.ratio)
         assert ALL[name].at(level.ratio).time == pytest.approx(level.time, rel=1e-6, abs=1e-6)

@@ -8,33 +8,34 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from limner.core import Condition, Draws
+from limner.core import Condition, ConditionEmbedding, Denoised, Draws, ImageSpec
 from limner.diffusion import solvers
-from limner.diffusion.paths import CLEAN, Discrete, Exploding, Level, Straight, betas, karras
-from limner.diffusion.sampling import Guess, Knobs, draw
+from limner.diffusion.paths import CLEAN, Discrete, Exploding, NoiseLevel, Path, Straight, betas, karras
+from limner.diffusion.sampling import Plan, SamplingConfig, draw
+from limner.diffusion.solvers import Problem
 from tests.helpers import golden
 
 MEAN, SPREAD = 0.3, 0.5
 
 
-def denoise(x: Tensor, level: Level) -> Tensor:
+def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
     """E[data | x] for data ~ N(MEAN, SPREAD^2)."""
     a, s = level.alpha, level.sigma
     return (SPREAD**2 * a * x + s**2 * MEAN) / (a**2 * SPREAD**2 + s**2)
 
 
-def exact(x: Tensor, now: Level, then: Level) -> Tensor:
+def exact(x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
     """Where the ODE carries x: it keeps each point's place within the Gaussian."""
 
-    def spread(level: Level) -> float:
+    def spread(level: NoiseLevel) -> float:
         return math.hypot(level.alpha * SPREAD, level.sigma)
 
     return then.alpha * MEAN + spread(then) / spread(now) * (x - now.alpha * MEAN)
 
 
-def last(steps):
-    *_, x = steps
-    return x
+def result(solver: solvers.Solver, guess=denoise) -> Tensor:
+    *_, step = solvers.drive(solver, lambda x, level: Denoised(guess(x, level)))
+    return step.x
 
 
 # ---- goldens
@@ -49,30 +50,35 @@ def test_karras_levels():
 def test_heun_with_karras_levels():
     given, expected = golden("edm_heun_gaussian")
     for steps in (5, 18):
-        found = last(solvers.heun(denoise, 80 * given["latents"], Exploding().levels(steps)))
+        problem = Problem(80 * given["latents"], Exploding().levels(steps), Exploding())
+        found = result(solvers.heun(problem))
         assert_close(found, expected[f"steps{steps}"], rtol=1e-9, atol=1e-9)
 
 
 def test_dpm_solver_on_the_exploding_path():
     given, expected = golden("k_dpmpp_2m_gaussian")
-    levels = [Level(1.0, sigma, sigma) for sigma in given["sigmas"].tolist()]
-    assert_close(
-        last(solvers.dpm_2m(denoise, 80 * given["latents"], levels)), expected["x"], rtol=1e-9, atol=1e-9
-    )
+    levels = [NoiseLevel(1.0, sigma, sigma) for sigma in given["sigmas"].tolist()]
+    found = result(solvers.dpm_2m(Problem(80 * given["latents"], levels, Exploding())))
+    assert_close(found, expected["x"], rtol=1e-9, atol=1e-9)
 
 
-def vp(t: float) -> Level:
+PRESERVING = Discrete(
+    betas("linear", 1000)
+)  # says that the ODE is straightest in x / alpha; its levels are not used
+
+
+def vp(t: float) -> NoiseLevel:
     """The continuous linear schedule from beta 0.1 to 20."""
     log_alpha = -(t**2) / 4 * 19.9 - t / 2 * 0.1
-    return Level(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), t)
+    return NoiseLevel(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), t)
 
 
-def vp_at(log_snr: float) -> Level:
+def vp_at(log_snr: float) -> NoiseLevel:
     square = 0.1**2 + 2 * 19.9 * math.log1p(math.exp(-2 * log_snr))
     return vp((math.sqrt(square) - 0.1) / 19.9)
 
 
-def in_snr(steps: int) -> list[Level]:
+def in_snr(steps: int) -> list[NoiseLevel]:
     first, final = vp(1.0).log_snr, vp(1e-3).log_snr
     return [vp_at(first + (final - first) * i / steps) for i in range(steps + 1)]
 
@@ -88,7 +94,8 @@ def in_snr(steps: int) -> list[Level]:
 )
 def test_dpm_solver_on_the_variance_preserving_path(name, solve, levels):
     given, expected = golden("dpmsolverpp_gaussian")
-    assert_close(last(solve(denoise, given["x_T"], levels)), expected[name], rtol=1e-9, atol=1e-9)
+    problem = Problem(given["x_T"], levels, PRESERVING)
+    assert_close(result(solve(problem)), expected[name], rtol=1e-9, atol=1e-9)
 
 
 # ---- orders
@@ -104,9 +111,10 @@ ORDERS = [
 ]
 
 
-def error(solve, levels: list[Level]) -> float:
+def error(solve, levels: list[NoiseLevel], path: Path = PRESERVING) -> float:
     x = torch.tensor([-1.2, 0.4, 2.0], dtype=torch.float64)
-    return float((last(solve(denoise, x, levels)) - exact(x, levels[0], levels[-1])).abs().max())
+    found = result(solve(Problem(x, levels, path)))
+    return float((found - exact(x, levels[0], levels[-1])).abs().max())
 
 
 @pytest.mark.parametrize(("name", "solve", "order"), ORDERS, ids=[name for name, *_ in ORDERS])
@@ -128,8 +136,7 @@ def test_more_order_errs_less():
 @pytest.mark.parametrize("solve", [s for _, s, _ in ORDERS], ids=[n for n, *_ in ORDERS])
 def test_every_solver_ends_at_the_data_on_every_path(path, solve):
     """Also where a path begins with noise alone or ends with none, whose log alpha / sigma is infinite."""
-    levels = path.levels(100)
-    assert error(solve, levels) < 0.03
+    assert error(solve, path.levels(100), path) < 0.03
 
 
 # ---- one call, order and noise
@@ -138,8 +145,8 @@ def test_every_solver_ends_at_the_data_on_every_path(path, solve):
 def test_euler_is_ddim_without_noise_on_every_path():
     x = torch.randn(5, dtype=torch.float64)
     for path in (Straight(), Exploding(), Discrete(betas("cosine", 50))):
-        levels = path.levels(6)
-        assert_close(last(solvers.euler(denoise, x, levels)), last(solvers.ddim(denoise, x, levels)))
+        problem = Problem(x, path.levels(6), path)
+        assert_close(result(solvers.euler(problem)), result(solvers.ddim(problem)))
 
 
 @pytest.mark.parametrize(
@@ -147,10 +154,11 @@ def test_euler_is_ddim_without_noise_on_every_path():
 )
 def test_calls_of_the_network(name, calls):
     seen = []
-    solve = {n: s for n, s, _ in ORDERS}[name]
-    drawn = list(solve(lambda x, l: seen.append(l) or denoise(x, l), torch.zeros(3), Straight().levels(8)))
-    assert len(drawn) == 8 and len(seen) == calls
-    assert all(level.sigma for level in seen), "at the data no network is asked"
+    problem = Problem(torch.zeros(3), Straight().levels(8), Straight())
+    solver = {n: s for n, s, _ in ORDERS}[name](problem)
+    steps = list(solvers.drive(solver, lambda x, l: seen.append(l) or Denoised(denoise(x, l))))
+    assert [step.done for step in steps] == list(range(1, 9)) and len(seen) == calls
+    assert all(level.sigma for level in seen), "no network is called at the data"
 
 
 def test_the_posterior_by_its_definition():
@@ -169,56 +177,84 @@ def test_the_posterior_by_its_definition():
 @pytest.mark.parametrize(
     "solve",
     [
-        lambda d, x, levels, noise: solvers.ancestral(lambda x, l: (d(x, l), 0.0), x, levels, noise),
-        lambda d, x, levels, noise: solvers.ancestral(
-            lambda x, l: (d(x, l), torch.ones_like(x)), x, levels, noise
-        ),
-        lambda d, x, levels, noise: solvers.ddim(d, x, levels, 1.0, noise),
-        lambda d, x, levels, noise: solvers.heun(d, x, levels, 30.0, noise, Exploding().at, churn_noise=1.0),
+        solvers.ancestral,
+        partial(solvers.ancestral, variance=1.0),
+        partial(solvers.ddim, eta=1.0),
+        partial(solvers.heun, churn=30.0, churn_noise=1.0),
     ],
     ids=["ancestral", "ancestral, large", "ddim, eta 1", "heun, churn"],
 )
 def test_solvers_that_draw_noise_keep_the_distribution(solve):
     torch.manual_seed(0)
-    path = Exploding(low=0.01, high=40.0)
+    path = Exploding(sigma_min=0.01, sigma_max=40.0)
     x = path.levels(60)[0].sigma * torch.randn(20_000, dtype=torch.float64)
-    found = last(solve(denoise, x, path.levels(60), lambda: torch.randn_like(x)))
+    found = result(solve(Problem(x, path.levels(60), path, lambda: torch.randn_like(x))))
     assert found.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert found.std().item() == pytest.approx(SPREAD, rel=0.08)
+
+
+def test_a_learned_variance_is_used_for_each_pixel():
+    path, x = Exploding(), torch.full((2,), 5.0, dtype=torch.float64)
+    problem = Problem(x, [path.at(5.0), path.at(2.0)], path, lambda: torch.ones_like(x))
+
+    def drawn(variance: float, learned: Tensor | None) -> Tensor:
+        solver = solvers.ancestral(problem, variance)
+        *_, step = solvers.drive(solver, lambda x, level: Denoised(denoise(x, level), learned))
+        return step.x
+
+    both = drawn(0.5, torch.tensor([0.0, 1.0]))
+    assert_close(both, torch.stack([drawn(0.0, None)[0], drawn(1.0, None)[1]]))
+
+
+def test_a_solver_that_draws_noise_needs_a_source():
+    with pytest.raises(ValueError, match="source"):
+        result(solvers.ancestral(Problem(torch.zeros(2), Straight().levels(4), Straight())))
 
 
 def test_eta_1_is_the_ancestral_solver():
     path, x = Discrete(betas("linear", 1000)), torch.randn(4, dtype=torch.float64)
     noises = torch.randn(8, 4, dtype=torch.float64)
     found = []
-    for solve in (
-        lambda noise: solvers.ddim(denoise, x, path.levels(8), 1.0, noise),
-        lambda noise: solvers.ancestral(lambda x, l: (denoise(x, l), 0.0), x, path.levels(8), noise),
-    ):
+    for solve in (partial(solvers.ddim, eta=1.0), solvers.ancestral):
         rest = iter(noises)
-        found.append(last(solve(lambda rest=rest: next(rest))))
+        found.append(result(solve(Problem(x, path.levels(8), path, lambda rest=rest: next(rest)))))
     assert_close(found[0], found[1])
 
 
 # ---- what all families share
 
 
-def predict(x: Tensor, level: Level) -> Guess:
-    return Guess(denoise(x, level))
+class Gaussian:
+    """In a family's place: it knows the answer, less ``gap`` without a label."""
+
+    spec, follows = ImageSpec(1, 6, 6, classes=("a",)), frozenset({"label"})
+
+    def __init__(self, path: Path, gap: float = 0.0, **plan):
+        self.path, self.gap, self.options, self.calls = path, gap, plan, []
+
+    def embed(self, condition: Condition) -> ConditionEmbedding:
+        none = torch.full((condition.size,), -1)
+        return ConditionEmbedding(label=none if condition.label is None else condition.label)
+
+    def denoise(self, x, time, alpha, sigma, rows) -> Denoised:
+        self.calls.append((rows.label.tolist(), (alpha / (alpha + sigma)).flatten().tolist()))
+        data = (SPREAD**2 * alpha * x + sigma**2 * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
+        return Denoised(data - self.gap * (rows.label < 0).view(-1, 1, 1, 1))
+
+    def plan(self, sampling: SamplingConfig) -> Plan:
+        return Plan(self.path, self.path.levels(sampling.steps), (1, 6, 6), **self.options)
 
 
-def sampled(condition: Condition, weak=None, path=None, **knobs) -> Tensor:
-    path = path or Straight()
-    knob = Knobs(**{"steps": 20, "guidance": 1.0, **knobs})
-    shape = (1, 6, 6)
-    draws = Draws(range(condition.size))
-    *_, canvas = draw(predict, path, path.levels(knob.steps), knob, draws, shape, condition, weak=weak)
-    return canvas.picture()
+def sampled(condition: Condition, path=None, gap=0.0, **options) -> tuple[Tensor, Gaussian]:
+    model = Gaussian(path or Straight(), gap)
+    config = SamplingConfig(**{"steps": 20, "guidance": 1.0, **options})
+    *_, canvas = draw(model, condition, config, Draws(range(condition.size)))
+    return canvas.picture(), model
 
 
 def test_an_image_to_start_from_is_kept_the_more_the_less_the_strength():
     image = torch.linspace(-0.8, 0.8, 36).reshape(1, 1, 6, 6).expand(4, -1, -1, -1)
-    near, far = ((sampled(Condition(4, image=image), strength=s) - image).abs().mean() for s in (0.1, 0.9))
+    near, far = ((sampled(Condition(4, image=image), strength=s)[0] - image).abs().mean() for s in (0.1, 0.9))
     assert near < 0.15 < 0.2 < far
 
 
@@ -229,7 +265,7 @@ def test_a_mask_keeps_what_it_does_not_mark(path):
     image = torch.linspace(-0.8, 0.8, 36).reshape(1, 1, 6, 6).expand(3, -1, -1, -1)
     mask = torch.zeros(3, 1, 6, 6)
     mask[..., :3] = 1
-    drawn = sampled(Condition(3, image=image, mask=mask), path=path)
+    drawn, _ = sampled(Condition(3, image=image, mask=mask), path=path)
     assert torch.equal(drawn[..., 3:], image[..., 3:])
     new = drawn[..., :3]
     assert (new - image[..., :3]).abs().mean() > 0.2 and new.std() > 0.2
@@ -238,7 +274,7 @@ def test_a_mask_keeps_what_it_does_not_mark(path):
 def test_repainting_fits_the_new_to_the_old():
     """Two pixels that are always alike: the unknown one must follow the known one, which a single pass misses."""
 
-    def alike(x: Tensor, level: Level) -> Tensor:
+    def alike(x: Tensor, level: NoiseLevel) -> Tensor:
         both = x.mean(-1, keepdim=True).expand_as(x)
         return level.alpha * both / (level.alpha**2 + level.sigma**2 / 2)
 
@@ -247,29 +283,61 @@ def test_repainting_fits_the_new_to_the_old():
     mask = torch.tensor([[1.0, 0.0]]).expand(4000, -1)
     path = Discrete(betas("linear", 1000))
     misses = []
-    for jumps in (1, 6):
-        x = torch.randn(4000, 2)
-        x = last(solvers.repaint(alike, x, path.levels(25), lambda: torch.randn(4000, 2), known, mask, jumps))
+    for repeats in (1, 6):
+        problem = Problem(torch.randn(4000, 2), path.levels(25), path, lambda: torch.randn(4000, 2))
+        x = result(solvers.repaint(problem, known, mask, repeats), alike)
         assert torch.equal(x[:, 1], known[:, 1])
         misses.append((x[:, 0] - known[:, 0]).abs().mean().item())
     assert misses[1] < 0.7 * misses[0] and misses[1] < 0.2
 
 
-def test_guidance_leads_away_from_the_weaker_guess_within_its_interval():
-    def weak(x: Tensor, level: Level) -> Guess:
-        return Guess(denoise(x, level) - 0.2)
-
-    plain, led = sampled(Condition(8)), sampled(Condition(8), weak=weak, guidance=3.0)
+def test_guidance_leads_away_from_no_condition_in_one_call_within_its_interval():
+    labels = Condition(2, label=torch.tensor([0, 0]))
+    plain, _ = sampled(labels, gap=0.2)
+    led, _ = sampled(labels, gap=0.2, guidance=3.0)
     assert (led - plain).mean() > 0.2
-    calls = []
-    sampled(
-        Condition(1),
-        weak=lambda x, l: calls.append(l.share) or weak(x, l),
-        guidance=3.0,
-        guide_from=0.25,
-        guide_to=0.5,
-    )
-    assert calls and all(0.25 <= share <= 0.5 for share in calls) and len(calls) < 10
+    _, model = sampled(labels, gap=0.2, guidance=3.0, guidance_low=0.25, guidance_high=0.5)
+    assert len(model.calls) == 20, "one call a step, guided or not"
+    guided = [signal[0] for rows, signal in model.calls if rows == [0, 0, -1, -1]]
+    assert guided and len(guided) < 10 and all(0.25 <= signal <= 0.5 for signal in guided)
+    assert all(rows == [0, 0] for rows, signal in model.calls if signal[0] not in guided)
+
+
+def test_guidance_of_one_and_no_condition_take_one_row_an_image():
+    for condition, guidance in ((Condition(1, label=torch.tensor([0])), 1.0), (Condition(1), 3.0)):
+        _, model = sampled(condition, guidance=guidance)
+        assert all(len(rows) == 1 for rows, _ in model.calls)
+
+
+def test_some_channels_may_go_unguided():
+    """As the code of Peebles 2023 draws latents of four channels."""
+    model = Gaussian(Straight(), gap=0.2, guided_channels=3)
+    model.plan = lambda config: Plan(model.path, model.path.levels(2), (4, 2, 2), guided_channels=3)
+    config = SamplingConfig(guidance=3.0, solver="euler")
+    label, none = Condition(1, label=torch.tensor([0])), Condition(1)
+    *_, led = draw(model, label, config, Draws([0]))
+    model.gap = 0.0
+    *_, plain = draw(model, none, config, Draws([0]))
+    assert torch.equal(led.picture()[:, 3], plain.picture()[:, 3])
+    assert (led.picture() - plain.picture())[:, :3].min() > 0.1
+
+
+def test_autoguidance_is_another_networks_call():
+    labels = Condition(2, label=torch.tensor([0, 0]))
+    other = Gaussian(Straight(), gap=0.2)
+    _, model = sampled(labels, guidance=3.0, autoguidance=other)
+    assert len(model.calls) == len(other.calls) == 20
+    assert all(rows == [0, 0] for rows, _ in model.calls + other.calls)
+
+
+def test_a_preview_is_the_guess_and_the_last_canvas_the_result():
+    config = SamplingConfig(steps=6, solver="euler")
+    canvases = list(draw(Gaussian(Straight()), Condition(2), config, Draws([0, 1])))
+    assert [canvas.done for canvas in canvases] == [1, 2, 3, 4, 5, 6]
+    first, last = canvases[0], canvases[-1]
+    assert first.picture().std() > 1.2 * first.preview().std(), "less noise"
+    assert torch.equal(last.preview(), last.picture())
+    assert not torch.equal(first.preview(), last.preview())
 
 
 def test_between_two_seeds_lie_normal_numbers_from_the_one_to_the_other():
@@ -282,5 +350,5 @@ def test_between_two_seeds_lie_normal_numbers_from_the_one_to_the_other():
 
 
 def test_clean_is_where_paths_end():
-    assert (CLEAN.ratio, CLEAN.log_snr, CLEAN.share) == (0, math.inf, 1)
+    assert (CLEAN.ratio, CLEAN.log_snr, CLEAN.signal) == (0, math.inf, 1)
     assert Straight().levels(2)[0].log_snr == -math.inf

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.core import Batch, Condition, ConditionEmbedding, Denoised, Draws, ImageSpec, LimnerError
 from limner.diffusion import paths, solvers
-from limner.diffusion.bound import share, step_bound
-from limner.diffusion.paths import CLEAN, Level, like
+from limner.diffusion.bound import step_bound
+from limner.diffusion.objectives import split_variance
+from limner.diffusion.paths import CLEAN, NoiseLevel, expand_dims
+from limner.diffusion.sampling import Call, evaluate
 from limner.families.ddpm import DDPM, DDPMConfig, DDPMSampling, halflife
 from limner.networks.unets.diffusion import Attention, DiffusionUNet
 from tests.helpers import golden
@@ -38,15 +40,18 @@ def sample(model: DDPM, condition: Condition, seeds: list[int], **knobs: Any) ->
     return last.picture()
 
 
-class Told(nn.Module):
-    """A network that answers what it is told to."""
+def denoised(model: DDPM, x: Tensor, level: NoiseLevel) -> Denoised:
+    """The model's guess without a condition, clipped as in sampling."""
+    ((data, variance),) = evaluate([Call(model, x, level, ConditionEmbedding())])
+    return Denoised(data.clamp(-1, 1), variance)
+
+
+class Stub(nn.Module):
+    """A network with a fixed answer."""
 
     def __init__(self, answer: Any):
         super().__init__()
         self.answer, self.classes = answer, 0
-
-    def labels(self, condition: Condition, keep: Tensor | None = None) -> None:
-        return None
 
     def forward(self, x: Tensor, t: Tensor, label: None) -> Tensor:
         return self.answer(x, t)
@@ -61,7 +66,7 @@ def test_schedules(schedule: Any) -> None:
     betas = paths.betas(schedule, int(given["T"]))
     path, times = paths.Discrete(betas), given["t"].long().tolist()
     assert_close(betas[times], expected["betas"], rtol=1e-9, atol=0)
-    assert_close(path.kept[times], expected["alphas_cumprod"], rtol=1e-9, atol=0)
+    assert_close(path.alphas_cumprod[times], expected["alphas_cumprod"], rtol=1e-9, atol=0)
     for i, t in enumerate(times):
         now, then = path.level(t), path.level(t - 1) if t else CLEAN
         of_x, of_data, variance = solvers.posterior(now, then)
@@ -102,35 +107,34 @@ def test_noise_in_and_a_step_back(kind: str) -> None:
     for i, t in enumerate(times.tolist()):
         out = torch.cat([given["model_eps"], given["model_var_raw"]], dim=1)[i : i + 1]
         out = out if model.config.learn_variance else out[:, :1]
-        model.network = Told(lambda x, t, out=out: out)  # type: ignore[assignment]
-        predict = model.denoiser(Condition(1), {"fixed_small": 0.0}.get(kind, 1.0))
+        model.network = Stub(lambda x, t, out=out: out)  # type: ignore[assignment]
         levels = [model.path.level(t), model.path.level(t - 1)]
+        start, variance = expected["x_t"][i : i + 1], {"fixed_small": 0.0}.get(kind, 1.0)
 
-        def guess(x: Tensor, level: Level, predict=predict) -> tuple[Tensor, Any]:
-            found = predict(x, level)
-            return found.data.clamp(-1, 1), found.spread
+        def step(noise: Tensor, start=start, levels=levels, variance=variance) -> Tensor:
+            problem = solvers.Problem(start, levels, model.path, lambda: noise)
+            solver = solvers.ancestral(problem, variance)
+            (found,) = solvers.drive(solver, lambda x, level: denoised(model, x, level))
+            return found.x[0]
 
-        start = expected["x_t"][i : i + 1]
-        assert_close(guess(start, levels[0])[0][0], wanted["pred_xstart"][i], rtol=1e-7, atol=1e-8)
-        (mean,) = solvers.ancestral(guess, start, levels, lambda: torch.zeros(1, 1, 2, 2))
-        (moved,) = solvers.ancestral(guess, start, levels, lambda: torch.ones(1, 1, 2, 2))
-        assert_close(mean[0], wanted["mean"][i], rtol=1e-7, atol=1e-8)
-        assert_close((moved - mean)[0].square(), wanted["variance"][i], rtol=1e-6, atol=0)
+        assert_close(
+            denoised(model, start, levels[0]).data[0], wanted["pred_xstart"][i], rtol=1e-7, atol=1e-8
+        )
+        mean, moved = step(torch.zeros(1, 1, 2, 2)), step(torch.ones(1, 1, 2, 2))
+        assert_close(mean, wanted["mean"][i], rtol=1e-7, atol=1e-8)
+        assert_close((moved - mean).square(), wanted["variance"][i], rtol=1e-6, atol=0)
 
 
 def test_a_step_of_ddim_derives_the_noise_from_the_clipped_image() -> None:
     given, expected = golden("ddim_single_step_openai")
     model = build(ImageSpec(1, 2, 2))
-    model.network = Told(lambda x, t: given["model_eps"])  # type: ignore[assignment]
-    predict, t = model.denoiser(Condition(1)), int(given["t"])
-
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        return predict(x, level).data.clamp(-1, 1)
-
+    model.network = Stub(lambda x, t: given["model_eps"])  # type: ignore[assignment]
+    t = int(given["t"])
     levels = [model.path.level(t), model.path.level(t - 1)]
-    assert_close(denoise(given["x"], levels[0]), expected["pred_xstart"])
-    (found,) = solvers.ddim(denoise, given["x"], levels)
-    assert_close(found, expected["sample"], rtol=1e-8, atol=1e-8)
+    assert_close(denoised(model, given["x"], levels[0]).data, expected["pred_xstart"])
+    solver = solvers.ddim(solvers.Problem(given["x"], levels, model.path))
+    (found,) = solvers.drive(solver, lambda x, level: denoised(model, x, level))
+    assert_close(found.x, expected["sample"], rtol=1e-8, atol=1e-8)
 
 
 def test_which_steps_are_kept() -> None:
@@ -139,15 +143,15 @@ def test_which_steps_are_kept() -> None:
     def same(found: list[int], name: str) -> bool:
         return found == expected[name].long().tolist()
 
-    assert same(paths.space_evenly(1000, [10]), "10")
-    assert same(paths.space_evenly(1000, [10, 15, 20]), "10,15,20")
-    assert same(paths.space_evenly(1000, [250])[:10], "250_first10")
-    assert same(paths.space_evenly(1000, [250])[-3:], "250_last3")
+    assert same(paths.space_times(1000, [10]), "10")
+    assert same(paths.space_times(1000, [10, 15, 20]), "10,15,20")
+    assert same(paths.space_times(1000, [250])[:10], "250_first10")
+    assert same(paths.space_times(1000, [250])[-3:], "250_last3")
     for n in (10, 25, 50):
-        assert same(paths.space_ddim(1000, n, "ddim"), f"ddim{n}")
+        assert same(paths.stride_times(1000, n, "ddim"), f"ddim{n}")
     _, expected = golden("ddim_timesteps")
-    assert same(paths.space_ddim(1000, 10, "ddim"), "uniform")
-    assert same(paths.space_ddim(1000, 10, "quadratic"), "quad")
+    assert same(paths.stride_times(1000, 10, "ddim"), "uniform")
+    assert same(paths.stride_times(1000, 10, "quadratic"), "quad")
 
 
 def test_the_average_halves_as_the_papers_decay_does() -> None:
@@ -176,14 +180,14 @@ def test_who_knows_the_answer_has_no_loss_and_draws_it(predict: Any, schedule: A
     def answer(x: Tensor, t: Tensor) -> Tensor:
         levels = [path.level(float(time)) for time in t]
         alpha, sigma = (
-            like(torch.tensor([getattr(at, part) for at in levels]), x) for part in ("alpha", "sigma")
+            expand_dims(torch.tensor([getattr(at, part) for at in levels]), x) for part in ("alpha", "sigma")
         )
         noise = (x - alpha * data) / sigma
         if predict == "data":
             return data.expand_as(x)
         return noise if predict == "noise" else alpha * noise - sigma * data
 
-    model.network = Told(answer)  # type: ignore[assignment]
+    model.network = Stub(answer)  # type: ignore[assignment]
     terms = model.loss(Batch(data.expand(16, -1, -1, -1), Condition(16)))
     assert terms.keys() == {"noise" if predict == "noise" else "velocity"}
     assert sum(terms.values()) < 1e-4
@@ -221,9 +225,11 @@ def test_the_bounds_weight_is_for_all_steps_together() -> None:
         torch.manual_seed(5)
         return model.loss(batch)["bound"].item()
 
-    assert bound(bound=0.002) == pytest.approx(2 * bound(bound=0.001))
+    assert bound(bound_weight=0.002) == pytest.approx(2 * bound(bound_weight=0.001))
     out = torch.tensor([0.0, -1.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 2, 1, 1)
-    assert share(out).flatten().tolist() == [0.5, 0.0, 1.0]
+    _, variance = split_variance(out, 1)
+    assert variance is not None and variance.flatten().tolist() == [0.5, 0.0, 1.0]
+    assert split_variance(out, 2)[1] is None
 
 
 def test_a_network_of_the_papers_is_told_thousands_whatever_the_number_of_steps() -> None:
@@ -298,30 +304,31 @@ def test_spacing_and_steps_say_which_times_are_asked_for() -> None:
     assert seen == [800, 600, 400, 200, 0]
 
 
-def test_guidance_asks_twice_and_labels_are_dropped() -> None:
+def test_guidance_doubles_the_rows_and_labels_are_dropped() -> None:
     model = build(PETS)
     label = Condition(2, label=torch.tensor([0, 1]))
-    seen: list[Tensor | None] = []
+    seen: list[Tensor] = []
     model.network.register_forward_pre_hook(lambda _, given: seen.append(given[2]))
     sample(model, label, [1, 2], guidance=1.0)
-    assert len(seen) == 4
+    assert [rows.tolist() for rows in seen] == [[0, 1]] * 4
+    seen.clear()
     sample(model, label, [1, 2], guidance=3.0)
-    assert len(seen) == 4 + 8
-    sample(model, Condition(2), [1, 2], guidance=3.0)  # nothing to be guided to
-    assert len(seen) == 12 + 4 and seen[-1] is None
+    assert [rows.tolist() for rows in seen] == [[0, 1, -1, -1]] * 4
+    seen.clear()
+    sample(model, Condition(2), [1, 2], guidance=3.0)  # no condition to guide to
+    assert [rows.tolist() for rows in seen] == [[-1, -1]] * 4
     seen.clear()
     torch.manual_seed(0)
     pairs = Batch(torch.zeros(512, 3, 8, 8), Condition(512, label=torch.arange(512) % 2))
     with torch.no_grad():
         model.loss(pairs)
-    assert seen[0] is not None
     dropped = (seen[0] == -1).float().mean().item()
     assert dropped == pytest.approx(0.1, abs=0.04)
     kept = seen[0] >= 0
     assert torch.equal(seen[0][kept], pairs.condition.label[kept])  # type: ignore[index]
 
 
-def test_a_weaker_run_must_have_the_same_noise_and_the_same_labels() -> None:
+def test_autoguidance_needs_a_run_with_the_same_noise_and_the_same_labels() -> None:
     model, label = build(PETS), Condition(1, label=torch.tensor([1]))
     more = replace(PETS, classes=(*PETS.classes, "bird"))
     for other, says in (
@@ -329,14 +336,14 @@ def test_a_weaker_run_must_have_the_same_noise_and_the_same_labels() -> None:
         (build(PETS, schedule="scaled_linear"), "noise"),
         (build(more), "labels"),
     ):
-        with pytest.raises(LimnerError, match=f"weaker.*{says}"):
-            sample(model, label, [0], weaker=other, guidance=2.0)
-    assert sample(model, label, [0], weaker=build(PETS), guidance=2.0).isfinite().all()
+        with pytest.raises(LimnerError, match=f"autoguidance.*{says}"):
+            sample(model, label, [0], autoguidance=other, guidance=2.0)
+    assert sample(model, label, [0], autoguidance=build(PETS), guidance=2.0).isfinite().all()
 
 
 @pytest.mark.parametrize("steps", [7, 30, 501, 999])
 def test_spacing_by_so_manyth_times_reaches_the_noise_whatever_the_number(steps: int) -> None:
-    times = paths.space_ddim(1000, steps, "ddim")
+    times = paths.stride_times(1000, steps, "ddim")
     assert len(times) == steps and times[0] == 0 and 1000 - times[-1] <= 1000 / steps + 1
 
 

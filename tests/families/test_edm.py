@@ -49,7 +49,7 @@ def test_preconditioning_and_the_losss_weight() -> None:
     assert (given["P_mean"], given["P_std"], given["sigma_data"]) == (
         TINY.noise_mean,
         TINY.noise_std,
-        TINY.spread,
+        TINY.sigma_data,
     )
 
 
@@ -107,7 +107,7 @@ def test_levels_and_calls_of_the_default_sampler() -> None:
     assert len(seen) == 35
     assert seen[::2] == pytest.approx(expected["n18"].tolist(), rel=1e-5)
     seen.clear()
-    sample(model, Condition(1), [1], steps=3, noise_high=10.0, noise_low=0.1)
+    sample(model, Condition(1), [1], steps=3, sigma_max=10.0, sigma_min=0.1)
     assert (max(seen), min(seen)) == pytest.approx((10.0, 0.1))
 
 
@@ -216,17 +216,19 @@ def test_the_paper_presets_network() -> None:
     assert {part.p for part in unet.modules() if isinstance(part, nn.Dropout)} == {0.13}
 
 
-def test_guidance_asks_twice_and_labels_are_dropped() -> None:
+def test_guidance_doubles_the_rows_and_labels_are_dropped() -> None:
     model = build(PETS)
     label = Condition(2, label=torch.tensor([0, 1]))
     seen: list[Any] = []
     model.network.register_forward_pre_hook(lambda _, given: seen.append(given[2]))
     sample(model, label, [1, 2], guidance=1.0)
-    assert len(seen) == 5
+    assert [rows.tolist() for rows in seen] == [[0, 1]] * 5
+    seen.clear()
     sample(model, label, [1, 2], guidance=3.0)
-    assert len(seen) == 5 + 10
+    assert [rows.tolist() for rows in seen] == [[0, 1, -1, -1]] * 5
+    seen.clear()
     sample(model, Condition(2), [1, 2], guidance=3.0)
-    assert len(seen) == 15 + 5 and seen[-1] is None
+    assert [rows.tolist() for rows in seen] == [[-1, -1]] * 5
     torch.manual_seed(0)
     pairs = Batch(torch.zeros(512, 3, 8, 8), Condition(512, label=torch.arange(512) % 2))
     with torch.no_grad():
@@ -241,6 +243,6 @@ def test_refusals() -> None:
         build(ImageSpec(3, 8, 8, frames=4))
     with pytest.raises(LimnerError, match=r"edm.*labels"):
         build(condition="label")
-    with pytest.raises(LimnerError, match="noise"):
-        sample(build(), Condition(1), [1], noise_low=2.0, noise_high=1.0)
+    with pytest.raises(LimnerError, match="--sigma-min 2"):
+        sample(build(), Condition(1), [1], sigma_min=2.0, sigma_max=1.0)
     assert isinstance(paths.Exploding().levels(2), list)

@@ -90,14 +90,14 @@ def test_guidance_of_one_is_none_and_dropping_the_condition_is_the_empty_text():
     dropped = model.network.embedder(words, keep=torch.zeros(2, dtype=torch.bool))
     nothing = model.network.embedder(Condition(2))
     assert_close(model.network(x, t, dropped), model.network(x, t, nothing))
-    calls = []
-    model.network.register_forward_hook(lambda *_: calls.append(1))
+    rows = []
+    model.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     draw(model, words, [1, 2], guidance=1.0, solver="euler")
-    assert len(calls) == 3
     draw(model, words, [1, 2], guidance=3.0, solver="euler")
-    assert len(calls) == 3 + 6
-    draw(model, words, [1, 2], guidance=3.0, solver="euler", guide_from=0.5)
-    assert len(calls) == 9 + 4  # of the times 0, 1/3, 2/3 only the last is guided
+    assert rows == [2, 2, 2] + [4, 4, 4]
+    rows.clear()
+    draw(model, words, [1, 2], guidance=3.0, solver="euler", guidance_low=0.5)
+    assert rows == [2, 2, 4], "of the times 0, 1/3 and 2/3 only the last is guided"
 
 
 def test_sampling_yields_every_step():
@@ -152,12 +152,12 @@ def test_near_times_have_near_features():
 
 def test_without_a_condition_there_is_nothing_to_guide_to():
     model = Flow(TINY, SHAPES)
-    calls = []
-    model.network.register_forward_hook(lambda *_: calls.append(1))
-    for condition, expected in ((Condition(1), 4), (Condition(1, text=["a cat"]), 8)):
-        calls.clear()
+    rows = []
+    model.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    for condition, expected in ((Condition(1), [1] * 4), (Condition(1, text=["a cat"]), [2] * 4)):
+        rows.clear()
         list(model.sample(condition, FlowSampling(steps=4, solver="euler", guidance=2.0), Draws([0])))
-        assert len(calls) == expected
+        assert rows == expected
 
 
 def test_sizes_that_do_not_fit_are_one_sentence():

@@ -7,10 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from limner import families
-from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.core import Batch, Condition, ConditionEmbedding, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import noised
-from limner.diffusion.sampling import shrink
-from limner.families._conditioning import ConditionEmbedding
+from limner.diffusion.sampling import Call, evaluate, shrink_mask
 from limner.families.latent import DISCRETE, STRAIGHT, LatentDiffusion, LatentSampling, ddim_levels
 from limner.networks.transformers.dit import DiTBlocks
 from limner.text.encoder import TextConfig
@@ -50,14 +49,16 @@ def test_the_schedule_is_the_published_one():
     inputs, expected = golden("schedule_ldm_default")
     t = inputs["t"].long()
     assert_close(DISCRETE.betas[t], expected["betas"], rtol=1e-10, atol=1e-10)
-    assert_close(DISCRETE.kept[t], expected["alphas_cumprod"], rtol=1e-10, atol=1e-10)
+    assert_close(DISCRETE.alphas_cumprod[t], expected["alphas_cumprod"], rtol=1e-10, atol=1e-10)
 
 
 def test_ddim_takes_its_steps_one_later_and_ends_at_step_0():
     inputs, expected = golden("ddim_timesteps")
     levels = ddim_levels(int(inputs["S"]))
     assert [level.time for level in reversed(levels[:-1])] == expected["ldm_uniform"].int().tolist()
-    assert levels[-1].alpha ** 2 == pytest.approx(float(DISCRETE.kept[0])) and levels[-1].sigma > 0.03
+    assert (
+        levels[-1].alpha ** 2 == pytest.approx(float(DISCRETE.alphas_cumprod[0])) and levels[-1].sigma > 0.03
+    )
     assert len(ddim_levels(1000)) == 1001 and ddim_levels(5000)[0].time == 999
     assert ddim_levels(1)[0].time == 999, "from noise, in one step too"
 
@@ -111,7 +112,7 @@ def test_encoding_and_decoding_are_the_autoencoders():
 def test_the_loss_moves_no_weight_of_the_autoencoder():
     model = latent().train()
     model.requires_grad_(True)
-    model.flow_loss(batch())["velocity"].backward()
+    model.loss(batch())["velocity"].backward()
     assert all(p.grad is None for p in model.autoencoder.parameters())
     assert any(p.grad is not None for p in model.network.parameters())
 
@@ -134,9 +135,10 @@ def test_whatever_is_predicted_a_perfect_network_finds_the_code(predict, monkeyp
 
     monkeypatch.setattr(model.network, "forward", perfect)
     x = level.alpha * data + level.sigma * noise
-    assert_close(model.denoiser(Condition(4))(x, level).data, data, atol=1e-5, rtol=1e-5)
+    (guess,) = evaluate([Call(model, x, level, ConditionEmbedding())])
+    assert_close(guess.data, data, atol=1e-5, rtol=1e-5)
     assert_close(heard[0], torch.full((4,), 0.4 if predict == "noise" else level.time))
-    assert model.steps == (path is DISCRETE)
+    assert model.discrete == (path is DISCRETE)
 
 
 @pytest.mark.parametrize("predict", ["noise", "velocity", "data"])
@@ -219,15 +221,14 @@ def test_dropping_the_condition_is_having_none(network):
     assert_close(model.network(x, t, dropped), model.network(x, t, model.network.embedder(Condition(2))))
 
 
-def test_guidance_of_one_asks_the_network_once_a_step():
+def test_guidance_doubles_the_rows_of_a_call():
     model = latent(dataclasses.replace(SPEC, classes=("cat", "dog")))
-    calls = []
-    model.network.register_forward_hook(lambda *_: calls.append(1))
+    rows = []
+    model.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     labels = Condition(2, torch.tensor([0, 1]))
     draw(model, labels, [1, 2], guidance=1.0)
-    assert len(calls) == 3
     draw(model, labels, [1, 2], guidance=3.0)
-    assert len(calls) == 3 + 6
+    assert rows == [2, 2, 2] + [4, 4, 4]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -265,10 +266,10 @@ def test_a_masked_pixel_marks_the_code_that_it_lies_in():
     """Where sides do not divide by a code's places, the last places reach beyond the image."""
     mask = torch.zeros(1, 1, 30, 30)
     mask[..., 3, 27] = 1
-    assert shrink(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6]]
+    assert shrink_mask(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6]]
     mask[..., 3, 29] = 1  # the last column, repeated
-    assert shrink(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6], [0, 0, 0, 7]]
-    assert torch.equal(shrink(mask, (30, 30)), mask)
+    assert shrink_mask(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6], [0, 0, 0, 7]]
+    assert torch.equal(shrink_mask(mask, (30, 30)), mask)
 
 
 # ---- what it refuses
@@ -289,9 +290,9 @@ def test_what_it_refuses():
     another.autoencoder.decoder.last.bias.data += 1
     scaled.rate += 1
     for other in (latent(predict="noise"), another, scaled):
-        with pytest.raises(LimnerError, match="same noise"):
-            list(model.sample(Condition(1), LatentSampling(steps=2, weaker=other), Draws([0])))
-    list(model.sample(Condition(1), LatentSampling(steps=2, weaker=latent()), Draws([0])))
+        with pytest.raises(LimnerError, match="same noise schedule and the same autoencoder"):
+            list(model.sample(Condition(1), LatentSampling(steps=2, autoguidance=other), Draws([0])))
+    list(model.sample(Condition(1), LatentSampling(steps=2, autoguidance=latent()), Draws([0])))
 
 
 def test_some_numbers_of_a_code_may_go_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +303,7 @@ def test_some_numbers_of_a_code_may_go_unguided(monkeypatch: pytest.MonkeyPatch)
     step = {"steps": 1, "solver": "euler"}
     plain, led, part = (
         draw(model, one, [0], **step, **knobs)
-        for knobs in ({"guidance": 1.0}, {"guidance": 3.0}, {"guidance": 3.0, "guided": 2})
+        for knobs in ({"guidance": 1.0}, {"guidance": 3.0}, {"guidance": 3.0, "guided_channels": 2})
     )
     assert (led - plain).abs().amin() > 0
     assert_close(part[:, :2], led[:, :2])

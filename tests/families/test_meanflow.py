@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from limner import families
-from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
-from limner.diffusion.paths import like
-from limner.families._conditioning import ConditionEmbedding
+from limner.core import Batch, Condition, ConditionEmbedding, Draws, ImageSpec, LimnerError
+from limner.diffusion.paths import expand_dims
 from limner.families.meanflow import MeanFlow, MeanFlowSampling
 from limner.losses.mean_flow import implied_velocity, split_target
 from limner.networks.transformers.dit import DiTBlocks
@@ -48,14 +47,14 @@ def std(t: Tensor) -> Tensor:
     return (t.square() * SIGMA**2 + (1 - t).square()).sqrt()
 
 
-def exact(condition: ConditionEmbedding, nearest: float | None = None):
+def exact(condition: ConditionEmbedding, sigma_floor: float | None = None):
     """u of such data, in closed form."""
 
     def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         still = s == t
         slope = (t * SIGMA**2 - (1 - t)) / std(t).square()  # of log std: v = x d/dt log std(t)
         mean = (std(s) / std(t) - 1) / torch.where(still, torch.ones_like(t), s - t)
-        return like(torch.where(still, slope, mean), x) * x
+        return expand_dims(torch.where(still, slope, mean), x) * x
 
     return u
 
@@ -218,7 +217,7 @@ def test_the_guided_velocity_leads_away_from_what_no_label_gives(monkeypatch):
     with torch.no_grad():
         strong = model.average(condition)(x, t, t)
         weak = model.average(model.network.embed(Condition(3), guidance=torch.ones(3)))(x, t, t)
-    assert_close(found, velocity + like(1 - 1 / guidance, x) * (strong - weak), rtol=1e-4, atol=1e-5)
+    assert_close(found, velocity + expand_dims(1 - 1 / guidance, x) * (strong - weak), rtol=1e-4, atol=1e-5)
     assert torch.equal(found[0], velocity[0])
 
 

@@ -109,13 +109,13 @@ def test_every_solver_can_be_asked_for(runs, solver):
     assert image.isfinite().all()
 
 
-def test_guided_by_a_weaker_run(runs, limner, tmp_path):
+def test_guided_away_from_another_run(runs, limner, tmp_path):
     pipeline = package.load(runs / "flow")
     plain = pipeline.tensors(2, guidance=2.0)
-    led = pipeline.tensors(2, guidance=2.0, weaker=str(runs / "early"))
+    led = pipeline.tensors(2, guidance=2.0, autoguidance=str(runs / "early"))
     assert (plain - led).abs().max() > 0.01
     with pytest.raises(LimnerError, match="same family"):
-        pipeline.tensors(2, guidance=2.0, weaker=str(runs / "vae"))
+        pipeline.tensors(2, guidance=2.0, autoguidance=str(runs / "vae"))
     limner(
         "sample",
         runs / "flow",
@@ -123,7 +123,7 @@ def test_guided_by_a_weaker_run(runs, limner, tmp_path):
         "1",
         "--guidance",
         "2",
-        "--weaker",
+        "--autoguidance",
         runs / "early",
         "--to",
         tmp_path / "x.png",
@@ -140,7 +140,7 @@ def test_guided_by_a_weaker_run(runs, limner, tmp_path):
         (("vae", "--image", "{runs}/mask.png"), "take no --image"),
         (("flow", "--image", "{runs}/mask.png", "--strength", "0"), "choose above 0"),
         (("flow", "--progress-to", "film.mp4"), "name a .gif"),
-        (("flow", "--weaker", "{runs}/nothing"), "no run"),
+        (("flow", "--autoguidance", "{runs}/nothing"), "no run"),
         (("flow", "--steps", "0"), "choose 1 or more"),
         (("flow", "--shift", "0"), "choose above 0"),
     ],

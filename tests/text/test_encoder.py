@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from limner.core import Condition, ImageSpec
-from limner.families._conditioning import ConditionEmbedding
+from limner.core import Condition, ConditionEmbedding, ImageSpec
 from limner.families.flow import Flow
 from limner.text.encoder import ByteEncoder, TextConfig, TextEncoder
 
