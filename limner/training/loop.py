@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limner import checkpoint
 from limner.config import Run
-from limner.core import Batch, LimnerError, Model, Objective, mix
+from limner.core import Batch, LimnerError, Model, Objective, Training, mix
 from limner.data import Data, Selection
 from limner.device import autocast
 from limner.distributed import Ranks, microbatch_size
@@ -33,6 +33,35 @@ class Player:
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
     peaks: list[float]  # learning rates before the schedule
+
+
+def check_objectives(model: Model, training: Training) -> None:
+    """Raises LimnerError for an objective without an optimiser, and ValueError for one that trains a frozen parent."""
+    for objective in model.objectives():
+        if objective.trains in model.frozen:
+            raise ValueError(f"{objective.trains} holds a frozen parent: no objective may train it")
+        if objective.trains not in training.optimisers:
+            raise LimnerError(
+                f"{model.family} has no optimiser for its submodule {objective.trains!r}: add it to "
+                "training.optimisers."
+            )
+
+
+def make_players(model: Model, training: Training) -> list[Player]:
+    """A player for each objective; those that train the same submodule share its optimiser."""
+    check_objectives(model, training)
+    players: list[Player] = []
+    for objective in model.objectives():
+        module = model.get_submodule(objective.trains)
+        same = [player for player in players if player.objective.trains == objective.trains]
+        name = f"{objective.trains} {len(same) + 1}" if same else objective.trains
+        optimiser = (
+            same[0].optimiser if same else make_optimiser(module, training.optimisers[objective.trains])
+        )
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        peaks = [group["lr"] for group in optimiser.param_groups]
+        players.append(Player(objective, name, parameters, optimiser, peaks))
+    return players
 
 
 def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
@@ -58,38 +87,19 @@ class Loop:
         self.model = model.to(device)
         if t.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.micro = microbatch_size(t.batch, t.accumulate, ranks)
+        self.microbatch = microbatch_size(t.batch, t.accumulate, ranks)
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
 
         parents = [model.get_submodule(name) for name in model.frozen]
         for parent in parents:
             parent.requires_grad_(False)
-        frozen = {id(p) for parent in parents for p in parent.parameters()}
-        optimisers: dict[str, torch.optim.Optimizer] = {}
-        self.players: list[Player] = []
-        for objective in model.objectives():
-            if objective.trains in model.frozen:
-                raise ValueError(f"{objective.trains} holds a frozen parent: no objective may train it")
-            module = model.get_submodule(objective.trains)
-            if objective.trains not in optimisers:
-                if objective.trains not in t.optimisers:
-                    raise LimnerError(
-                        f"There is no optimiser for the submodule {objective.trains!r}: give "
-                        f"training.optimisers a setting of that name."
-                    )
-                optimisers[objective.trains] = make_optimiser(module, t.optimisers[objective.trains])
-            optimiser = optimisers[objective.trains]
-            parameters = [p for p in module.parameters() if id(p) not in frozen]
-            peaks = [group["lr"] for group in optimiser.param_groups]
-            before = sum(player.objective.trains == objective.trains for player in self.players)
-            name = f"{objective.trains} {before + 1}" if before else objective.trains
-            self.players.append(Player(objective, name, parameters, optimiser, peaks))
-        self.optimisers = optimisers
+        self.players = make_players(model, t)
+        self.optimisers = {player.objective.trains: player.optimiser for player in self.players}
         self.model.requires_grad_(False)  # a player's gradients are enabled in its own turn
         self.model.train()
         if t.compile:
-            for name in optimisers:
+            for name in self.optimisers:
                 model.get_submodule(name).compile()
 
         # Frozen parents are shared with the averaged model, not copied: they never change.
@@ -106,8 +116,8 @@ class Loop:
             p.grad = None
         sums: dict[str, Tensor] = {}
         for i in range(t.accumulate):
-            at = (self.ranks.rank * t.accumulate + i) * self.micro
-            part = slice(at, at + self.micro)
+            at = (self.ranks.rank * t.accumulate + i) * self.microbatch
+            part = slice(at, at + self.microbatch)
             batch = self._to_device(self.data.batch(selection[part]))
             # Keyed by the microbatch's position in the stream of images, not by rank: another number of
             # processes with microbatches of the same size draws the same noise for the same images.
@@ -257,8 +267,8 @@ class Loop:
         model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
         model.eval()
         chosen = data.order(0, min(len(data), limit), 0)  # random, since files of one class may be neighbours
-        for at in range(0, len(chosen), self.micro):
-            rows = chosen[at : at + self.micro]
+        for at in range(0, len(chosen), self.microbatch):
+            rows = chosen[at : at + self.microbatch]
             batch = self._to_device(data.batch(rows))
             for player, objective in zip(self.players, model.objectives(), strict=True):
                 torch.manual_seed(mix("held out", at, player.name))

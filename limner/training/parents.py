@@ -18,8 +18,10 @@ import torch
 from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
 from limner.core import ImageSpec, LimnerError, Model, Parent, Resizes
+from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
 from limner.networks.checks import SizeError
+from limner.training.loop import check_objectives
 
 MOST = 0.5  # of a budget, for all the parents of one run that are trained first
 INHERITED = (  # training settings that a parent takes from the run it is trained for; the others are its preset's
@@ -85,7 +87,7 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
         run,
         family=parent.family,
         size=parent.size(run.model, spec) if parent.size else run.size,
-        budget=f"{max(amount, 0.001):.3f}s" if unit == "seconds" else f"{math.ceil(amount)}img",
+        budget=f"{max(amount, 0.001):.3f}s" if unit == "seconds" else f"{max(math.ceil(amount), 1)}img",
         model=getattr(run.model, parent.config),
         training=replace(preset.training, **{name: getattr(run.training, name) for name in INHERITED}),
     )
@@ -94,11 +96,12 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
 # ---- what is refused before anything is trained
 
 
-def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool) -> Model:
-    """The run's model on the meta device, with all its parents, those that are trained first included.
+def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks: Ranks) -> Model:
+    """The run's model on the meta device, built on all its parents, those that are trained first included.
 
     Raises LimnerError for whatever would be refused later, at any depth.
     """
+    microbatch_size(run.training.batch, run.training.accumulate, ranks)
     models: dict[str, Model] = {}
     for field, parent in parents_of(run).items():
         path = path_of(run, out, field)
@@ -116,11 +119,12 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool) -> Mod
         else:
             first = first_run(run, field, out, spec, epoch, resume)
             refuse_occupied(first, path, resume)
-            models[field] = check(first, path, wanted, epoch, resume)
+            models[field] = check(first, path, wanted, epoch, resume, ranks)
         _refuse_unfit(run, field, path, models[field], wanted)
     run = settle(run, models)
     with torch.device("meta"):
         model = families.build(run.family, run.model, spec)
+    check_objectives(model, run.training)
     adopt(model, models, run, out)
     return model
 

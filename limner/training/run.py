@@ -98,7 +98,7 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
         data = open_data(run.sources, size=run.size, options=run.data, progress=not context.quiet)
     if not resume_run:
         epoch = len(data.split(run.data.holdout, run.data.per_class)[0])
-        parents.check(run, out, data.spec, epoch, resume)
+        parents.check(run, out, data.spec, epoch, resume, context.ranks)
         for name in parents.trained_first(run):
             first, folder = parents.first_run(run, name, out, data.spec, epoch, resume), out / name
             if resume and parents.is_finished(first, folder, epoch):
@@ -138,9 +138,12 @@ class Periodic:
 class Session:
     """The training of one run, begun or resumed."""
 
-    def __init__(
-        self, run: Run, out: Path, data: Data, resume: bool, context: Context, journal: Journal
-    ):  # fmt: skip
+    run: Run  # with the settings that it has from its parents
+    loop: Loop
+    digests: dict[str, str]  # of the parents, by config field
+    seconds_before: float  # that parents took from a budget of time
+
+    def __init__(self, run: Run, out: Path, data: Data, resume: bool, context: Context, journal: Journal):
         self.out, self.data, self.ranks, self.journal = out, data, context.ranks, journal
         self.training, self.heldout = data.split(run.data.holdout, run.data.per_class)
         if len(self.training) < run.training.batch:
@@ -150,35 +153,39 @@ class Session:
         resumed = checkpoint.resume(out) if resume else None
         self.resumed = resumed is not None
         if resumed:
-            self.run = parents.keep_parents(run, Run.from_json(resumed.header["run"]), out)
-            self.digests: dict[str, str] = resumed.header["parents"]
-            self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
-            self.loop = Loop(self.run, self._build(), self.training, context.device, self.ranks)
-            self._restore(resumed)
+            self._resume(run, resumed, context.device)
         else:
-            paths = {name: parents.path_of(run, out, name) for name in parents.parents_of(run)}
-            loaded = {name: checkpoint.load(path) for name, path in paths.items()}
-            models = {name: parent.model for name, parent in loaded.items()}
-            self.run = parents.settle(run, models)
-            self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}
-            self.seconds_before = sum(loaded[name].header["seconds"] for name in parents.trained_first(run))
-            model = self._build()
-            parents.adopt(model, models, self.run, out)
-            self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
+            self._begin(run, context.device)
         self.ranks.broadcast_(self.loop.model.state_dict().values())
 
-    def _build(self) -> Model:
-        torch.manual_seed(mix(self.run.seed, "weights"))
-        return families.build(self.run.family, self.run.model, self.data.spec)
+    def _begin(self, run: Run, device: torch.device) -> None:
+        loaded = {
+            name: checkpoint.load(parents.path_of(run, self.out, name)) for name in parents.parents_of(run)
+        }
+        models = {name: parent.model for name, parent in loaded.items()}
+        self.run = parents.settle(run, models)
+        self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}
+        self.seconds_before = sum(loaded[name].header["seconds"] for name in parents.trained_first(run))
+        model = self._build()
+        parents.adopt(model, models, self.run, self.out)
+        self.loop = Loop(self.run, model, self.training, device, self.ranks)
 
-    def _restore(self, resumed: checkpoint.Resumed) -> None:
-        if resumed.state["data"] != self.data.fingerprint and not self.run.training.data_changed:
+    def _resume(self, run: Run, resumed: checkpoint.Resumed, device: torch.device) -> None:
+        if resumed.state["data"] != self.data.fingerprint and not run.training.data_changed:
             raise LimnerError(
                 f"The data is not what {self.out} was trained on: name the same source and options, "
                 f"or add --training.data_changed to continue with the new data."
             )
+        self.run = parents.keep_parents(run, Run.from_json(resumed.header["run"]), self.out)
+        self.digests = resumed.header["parents"]
+        self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
+        self.loop = Loop(self.run, self._build(), self.training, device, self.ranks)
         self.loop.restore(resumed)
         self.journal.rewind(self.loop.seen)
+
+    def _build(self) -> Model:
+        torch.manual_seed(mix(self.run.seed, "weights"))
+        return families.build(self.run.family, self.run.model, self.data.spec)
 
     def train(self) -> Result:
         """Step until the budget is spent or a signal asks to stop; at least one step, unless it asks before."""

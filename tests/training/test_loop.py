@@ -45,7 +45,7 @@ def data(n: int = 10) -> Data:
 
 
 class Toy(Model):
-    """Two players and a frozen stage; the second player is due every third step."""
+    """Two players and a frozen parent; the second player is due every third step."""
 
     Config = dict
     averaged = ("first",)
@@ -85,7 +85,7 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def test_each_turn_moves_its_own_submodule_and_the_stage_never_moves() -> None:
+def test_each_turn_moves_its_own_submodule_and_a_parent_never_moves() -> None:
     loop = loop_for(settings())
     before = weights(loop.model)
     loop.take_step(0.0)  # step 0: both are due
@@ -339,7 +339,7 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
 
         monkeypatch.setattr(Journal, "step", until)
         with pytest.raises(Killed):
-            train(run, broken, resume=broken.exists(), quiet=True)  # perhaps of a stage alone
+            train(run, broken, resume=broken.exists(), quiet=True)  # perhaps of a parent alone
     monkeypatch.setattr(Journal, "step", step)
     result = train(run, broken, resume=True, quiet=True)
     assert result.seen == 120 and result.stopped == 0

@@ -18,6 +18,7 @@ from limner import checkpoint, families
 from limner.cli import run
 from limner.config import Run, find_preset, read_run
 from limner.core import DataOptions, LimnerError, Training
+from limner.evaluation.evaluate import evaluate
 from limner.training import parents
 from limner.training import run as training_run
 from tests.helpers import paint
@@ -40,16 +41,16 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(pictures, tmp_path_factory) -> Path:
+def parent(pictures, tmp_path_factory) -> Path:
     """A run of autoencoder with a shape of its own, so that it is told from the tiny preset."""
-    out = tmp_path_factory.mktemp("stage") / "ae"
+    out = tmp_path_factory.mktemp("parent") / "ae"
     model = {"width": 16, "latent": 2, "adversarial": 0.0}
     toolkit.train("autoencoder", pictures, out, budget="80img", model=model, **QUIET)
     return out
 
 
-def train(pictures: Path, out: Path, stage: Path | str = "", budget: str = "48img", **options):
-    model = {"autoencoder": str(stage)} if stage else {}
+def train(pictures: Path, out: Path, parent: Path | str = "", budget: str = "48img", **options):
+    model = {"autoencoder": str(parent)} if parent else {}
     return toolkit.train("latent", pictures, out, budget=budget, **{**QUIET, **options}, model=model)
 
 
@@ -61,22 +62,22 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_named_stage_is_copied_in_and_never_moves(pictures, stage, tmp_path):
-    train(pictures, tmp_path / "run", stage)
+def test_a_named_parent_is_copied_in_and_never_changes(pictures, parent, tmp_path):
+    train(pictures, tmp_path / "run", parent)
     header, weights = checkpoint.read_model(tmp_path / "run")
-    told, taken = checkpoint.read_model(stage)
+    told, taken = checkpoint.read_model(parent)
     assert codec(weights) and same(codec(weights), codec(taken)), "bit for bit"
     live = checkpoint.resume(tmp_path / "run").live_tensors
     assert same(codec(weights), codec({name.removeprefix("model/"): value for name, value in live.items()}))
     assert header["parents"] == {"autoencoder": told["digest"]}
     settings = read_run(tmp_path / "run").model
-    assert settings.codec == read_run(stage).model and settings.codec.width == 16
+    assert settings.codec == read_run(parent).model and settings.codec.width == 16
     assert not any("discriminator" in name for name in weights), "what only its training needs stays behind"
     assert any(not torch.equal(weights[n], live[f"model/{n}"]) for n in weights if n.startswith("network."))
     assert not any(name.startswith("optimiser/autoencoder") for name in live)
 
 
-def test_the_average_shares_the_stage(pictures, stage, tmp_path, monkeypatch):
+def test_the_average_shares_the_parent(pictures, parent, tmp_path, monkeypatch):
     loops = []
 
     class Spy(training_run.Loop):
@@ -85,7 +86,7 @@ def test_the_average_shares_the_stage(pictures, stage, tmp_path, monkeypatch):
             loops.append(self)
 
     monkeypatch.setattr(training_run, "Loop", Spy)
-    train(pictures, tmp_path / "run", stage)
+    train(pictures, tmp_path / "run", parent)
     (one,) = loops
     assert one.average is not one.model and one.average.autoencoder is one.model.autoencoder
     assert one.average.network is not one.model.network
@@ -93,14 +94,16 @@ def test_the_average_shares_the_stage(pictures, stage, tmp_path, monkeypatch):
     assert not any(p.requires_grad for p in one.model.autoencoder.parameters())
 
 
-def test_the_checkpoint_stands_alone(pictures, stage, tmp_path):
-    shutil.copytree(stage, tmp_path / "ae")
+def test_the_checkpoint_stands_alone(pictures, parent, tmp_path):
+    shutil.copytree(parent, tmp_path / "ae")
     train(pictures, tmp_path / "run", tmp_path / "ae")
     shutil.rmtree(tmp_path / "ae")
     pipeline = toolkit.load(tmp_path / "run")
     drawn = pipeline.tensors(3, seed=1, steps=4)
     assert drawn.shape == (3, 3, 16, 16) and drawn.isfinite().all()
-    train(pictures, tmp_path / "run", tmp_path / "ae", budget="64img", resume=True)  # and so does training on
+    evaluate(tmp_path / "run", [str(pictures)], n=20, to=tmp_path / "evaluation", quiet=True, steps=2)
+    assert (tmp_path / "evaluation" / "evaluation.json").exists()
+    train(pictures, tmp_path / "run", tmp_path / "ae", budget="64img", resume=True)
     assert checkpoint.read_model(tmp_path / "run")[0]["seen"] == 64
     twin = copy.deepcopy(pipeline.model)
     assert same(twin.state_dict(), pipeline.model.state_dict())
@@ -132,7 +135,7 @@ def test_without_a_name_one_is_trained_first(pictures, tmp_path):
     toolkit.load(tmp_path / "run" / "autoencoder")  # a run like any other
 
 
-def test_the_stage_is_built_as_the_model_was_asked_for(pictures, tmp_path):
+def test_the_parent_is_built_by_the_settings_of_the_model(pictures, tmp_path):
     settings = dataclasses.replace(families.load("latent").presets["tiny"].model.codec, latent=5)
     toolkit.train("latent", pictures, tmp_path / "run", budget="16img", model={"codec": settings}, **QUIET)
     assert toolkit.load(tmp_path / "run").model.shape == (5, 4, 4)
@@ -177,7 +180,7 @@ def test_interrupted_in_either_it_goes_on_and_equals_an_unbroken_run(pictures, t
     assert same(one.model_tensors, other.model_tensors) and same(one.live_tensors, other.live_tensors)
 
 
-def test_a_stage_that_is_done_is_not_trained_again(pictures, tmp_path, monkeypatch):
+def test_a_finished_parent_is_not_trained_again(pictures, tmp_path, monkeypatch):
     out = tmp_path / "run"
 
     def broken(self, seen: int) -> None:
@@ -194,12 +197,12 @@ def test_a_stage_that_is_done_is_not_trained_again(pictures, tmp_path, monkeypat
     assert checkpoint.read_model(out)[0]["parents"] == {"autoencoder": before["digest"]}
 
 
-def test_what_is_no_such_stage_is_refused_in_one_sentence(pictures, stage, tmp_path):
+def test_an_unsuited_parent_is_refused_in_one_sentence(pictures, parent, tmp_path):
     toolkit.train("vae", pictures, tmp_path / "vae", budget="8img", **QUIET)
     for other, options, why in (
         (tmp_path / "vae", {}, "one of vae, which has none: name a run of autoencoder or latent"),
-        (stage, {"size": 24}, "3x24x24"),
-        (stage, {"data": {"channels": 1}}, "1x16x16"),
+        (parent, {"size": 24}, "3x24x24"),
+        (parent, {"data": {"channels": 1}}, "1x16x16"),
     ):
         with pytest.raises(LimnerError, match=r"--model\.autoencoder") as refusal:
             train(pictures, tmp_path / "run", other, **options)
@@ -210,7 +213,7 @@ def test_what_is_no_such_stage_is_refused_in_one_sentence(pictures, stage, tmp_p
         train(pictures, tmp_path / "run", tmp_path / "nowhere")
 
 
-def test_what_the_model_refuses_shows_before_the_stage_is_trained(pictures, tmp_path):
+def test_what_the_model_refuses_shows_before_the_parent_is_trained(pictures, tmp_path):
     with pytest.raises(LimnerError, match="label"):
         toolkit.train(
             "latent", pictures, tmp_path / "run", budget="8img", model={"condition": "label"}, **QUIET
@@ -230,15 +233,15 @@ def test_the_command_says_so_and_goes_on(pictures, tmp_path, capsys):
     command("train", "latent", "--out", tmp_path / "run", "--resume", "--budget", "96img")
     told = json.loads(command("show", tmp_path / "run", "--json"))
     assert told["seen"] >= 96 and told["parents"].keys() == {"autoencoder"}
-    stage = tmp_path / "run" / "autoencoder"
-    other = ("--out", tmp_path / "other", "--budget", "32img", "--model.autoencoder", stage)
+    parent = tmp_path / "run" / "autoencoder"
+    other = ("--out", tmp_path / "other", "--budget", "32img", "--model.autoencoder", parent)
     assert "training one first" not in command("train", "latent", pictures, *tiny, *other)
     assert checkpoint.read_model(tmp_path / "other")[0]["parents"] == told["parents"]
     assert not (tmp_path / "other" / "autoencoder").exists()
 
 
 def test_two_processes_train_both(pictures, tmp_path):
-    """Through torchrun: every process takes part in the stage, then in the model."""
+    """Through torchrun: every process takes part in the parent, then in the model."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "limner.cli", "train",
         "latent", str(pictures), "--out", str(tmp_path / "run"), "--preset", "tiny", "--budget", "64img",
@@ -342,9 +345,9 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(nested, pictures, 
     large = train_toy(pictures, Path("large"), family="toy_autoencoder").out
     tokeniser = train_toy(pictures, Path("whole"), family="toy_tokeniser").out
 
-    def refused(words: str, out: str = "run", **settings: object) -> None:
+    def refused(words: str, out: str = "run", training: dict = QUICK, **settings: object) -> None:
         with pytest.raises(LimnerError, match=words) as refusal:
-            train_toy(pictures, Path(out), model=settings)
+            train_toy(pictures, Path(out), model=settings, training=training)
         text = str(refusal.value)
         assert text.endswith((".", "?")) and "\n" not in text and len(text) < 400
         assert not Path(out).exists()
@@ -360,6 +363,8 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(nested, pictures, 
     refused("no run and no model at nowhere", tokens=tokens(autoencoder="nowhere"))
     refused("toy_tokeniser cannot be built", tokens=tokens(codes=-1))
     refused("toy_prior needs sides that 3 divides", factor=3)
+    refused("to a multiple of 3", training={**QUICK, "accumulate": 3})
+    refused("toy_prior has no optimiser for its submodule 'prior'", training={**QUICK, "optimisers": {}})
     refused("cannot build on run", tokeniser="run")
     shutil.move(
         ae, "moved"
