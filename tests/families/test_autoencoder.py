@@ -97,7 +97,7 @@ def test_random_features_are_the_figures_of_before():
     """The network moved; what was measured with it stays comparable."""
     features = random_vgg()
     assert features.hash == "14a8422ba296"
-    found = features.describe(leaves(8, torch.Generator().manual_seed(3)))
+    found = features.extract(leaves(8, torch.Generator().manual_seed(3)))
     assert_close(found[0, :4], torch.tensor([7.47899, -2.90687, 1.97345, 2.77991]), rtol=1e-3, atol=1e-3)
 
 
