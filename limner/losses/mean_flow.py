@@ -25,8 +25,9 @@ def implied_velocity(u: Average, x: Tensor, t: Tensor, s: Tensor, tangent: Tenso
 
     du/dt is a Jacobian-vector product along ``tangent``, the velocity at x_t. Its gradient is stopped.
     """
-    mean, *slope = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (tangent, torch.ones_like(t)))
-    return mean - (s - t).view(-1, 1, 1, 1) * slope[0].detach()
+    found = torch.func.jvp(lambda x, t: u(x, t, s), (x, t), (tangent, torch.ones_like(t)))
+    mean, slope = found[0], found[1].detach()
+    return mean - (s - t).view(-1, 1, 1, 1) * slope
 
 
 def adaptive_weight(squares: Tensor, power: float) -> Tensor:
