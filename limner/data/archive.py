@@ -1,7 +1,7 @@
 """Zip and tar archives, read in place: nothing is ever unpacked by its name.
 
-An archive is refused whole when a member's name leads outside it, when it holds links or devices, or when
-it would grow beyond all measure.
+An archive is refused if a member's name leads outside it, if it holds links or devices, or if it unpacks to
+more than a limit.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import IO, Any
 from limner.data.sources import Listing, Problem, Source, annotate, printable, stamp
 from limner.settings import LimnerError
 
-_MOST_GROWTH = 50  # times its own size that an archive may unpack to,
-_ALWAYS_FINE = 256 * 2**20  # unless that is fewer bytes than this
+_MOST_GROWTH = 50  # times its own size that an archive may unpack to
+_ALWAYS_FINE = 256 * 2**20  # bytes that any archive may unpack to
 _DECOMPRESS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
     (b"\x1f\x8b", gzip.GzipFile),
     (b"BZh", bz2.BZ2File),
@@ -35,7 +35,7 @@ Openers = dict[str, Callable[[], IO[bytes]]]
 
 
 def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
-    """One source of one or more archives; several are told apart by their name before each image's."""
+    """One source of one or more archives. `scratch` is a folder for temporary files."""
 
     def listing() -> Listing:
         items, problems, others = [], [], 0
@@ -51,14 +51,14 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
                 OSError,
             ) as error:
                 raise LimnerError(
-                    f"{path} cannot be read as an archive ({error}): make or fetch it anew."
+                    f"{path} cannot be read as an archive ({error}): make or download it again."
                 ) from None
             for name in [name for name in files if name.startswith("__MACOSX/")]:
                 del files[name]
-            found = annotate(files)
-            items += found.items
-            problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in found.skipped]
-            others += found.others
+            inside = annotate(files)
+            items += inside.items
+            problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
+            others += inside.others
         return Listing(items, problems, others)
 
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
@@ -66,9 +66,7 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
 
 
 def _refuse(path: Path, why: str) -> LimnerError:
-    return LimnerError(
-        f"{path} is refused whole: {why}. Unpack it by hand if you trust it, and give the folder instead."
-    )
+    return LimnerError(f"{path} is refused: {why}. If you trust it, unpack it and use the folder instead.")
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -87,7 +85,7 @@ def _check_name(path: Path, name: str) -> None:
 def _check_size(path: Path, total: int) -> None:
     most = max(_ALWAYS_FINE, _MOST_GROWTH * path.stat().st_size)
     if total > most:
-        raise _refuse(path, f"it unpacks to over {most / 2**20:,.0f} MiB, as a bomb would")
+        raise _refuse(path, f"it unpacks to over {most / 2**20:,.0f} MiB, like a decompression bomb")
 
 
 def _zip(path: Path) -> Openers:
@@ -97,7 +95,7 @@ def _zip(path: Path) -> Openers:
         if stat.S_ISLNK(member.external_attr >> 16):
             raise _refuse(path, f"its member {printable(member.filename)!r} is a link")
         if member.flag_bits & 1:
-            raise LimnerError(f"{path} is encrypted: unpack it and give the folder instead.")
+            raise LimnerError(f"{path} is encrypted: unpack it and use the folder instead.")
         total += member.file_size  # reading a member never yields more than it declares
         _check_size(path, total)
         if not member.is_dir():

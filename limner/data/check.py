@@ -40,7 +40,7 @@ class Report:
     captions: int
     duplicates: list[list[str]]  # groups of files with the same content
     problems: list[Problem]
-    others: int  # files that are no images, passed over
+    others: int  # files that are not images, ignored
     advice: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Report:
         if self.animated:
             lines.append(f"  animated  {self.animated:,}")
         if self.others:
-            lines.append(f"  others    {self.others:,} files that are no images")
+            lines.append(f"  others    {self.others:,} files that are not images")
         if self.problems:
             lines.append(f"{len(self.problems):,} problems")
             lines += [f"  {p.path!r}: {p.reason}" for p in self.problems[:_SHOWN]]
@@ -82,13 +82,13 @@ def check(
     options: DataOptions = DEFAULTS,
     progress: bool = True,
 ) -> Report:
-    """Reads and decodes everything, and keeps nothing. Raises LimnerError where there is no such source."""
+    """Reads and decodes everything, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts = named(sources)
     found = [find(text, cache_folder(options)) for text in texts]
     problems: list[Problem] = []
     good: list[Item] = []
     facts: list[_Facts] = []
-    files: list[tuple[str, _Facts]] = []  # those that a person can mend
+    files: list[tuple[str, _Facts]] = []  # images that are files
     others = unreadable = 0
     for source in found:
         listing = source.listing()
@@ -156,23 +156,25 @@ def _count(words: Any) -> dict[str, int]:
 def _advice(
     report: Report, unreadable: int, headers: Sequence[decode.Header], options: DataOptions
 ) -> list[str]:
-    """What to do about it, in sentences; ``unreadable`` of its problems are images."""
+    """What to do, in sentences; ``unreadable`` of the problems are images."""
     n, bad = report.images, len(report.problems)
     if n == 0:
-        return ["There is no image that can be used: give a folder with PNG, JPEG, WebP or other images."]
+        return ["There are no usable images: choose a folder with PNG, JPEG, WebP or other images."]
     advice = []
     if bad:
-        advice.append(f"Mend or remove the {bad:,} files listed as problems; training leaves them out.")
+        advice.append(f"Fix or remove the {bad:,} files listed as problems; training skips them.")
     if unreadable > options.max_bad * (n + unreadable):
-        advice.append(f"That is more than --data.max-bad ({options.max_bad:g}) of all: training would stop.")
+        advice.append(
+            f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
+        )
     if n < _FEW_IMAGES:
         advice.append(
-            f"{n} images are few: a model will rather repeat them than invent; add more, or --data.flip."
+            f"{n} images are few: a model will copy them more than it varies them; add more, or --data.flip."
         )
     if report.duplicates:
         extra = sum(len(group) - 1 for group in report.duplicates)
         advice.append(
-            f"Remove {extra:,} duplicates: they weigh more in training and spoil the held-out measures."
+            f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."
         )
     small = sum(min(h.height, h.width) < 32 for h in headers)
     if 0 < small < n:
@@ -180,12 +182,12 @@ def _advice(
     thin = sum(max(h.height, h.width) > 3 * min(h.height, h.width) for h in headers)
     if thin:
         advice.append(
-            f"{thin:,} images are over three times longer than wide; --data.fit pad shows them whole."
+            f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
         )
     grey = sum(h.channels == 1 for h in headers)
     if 0 < grey < n:
         advice.append(
-            f"{grey:,} of {n:,} images are grey among coloured ones; --data.channels 1 makes all grey."
+            f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
         )
     clear = sum(h.channels == 4 for h in headers)
     if 0 < clear < n:
@@ -193,18 +195,16 @@ def _advice(
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
         )
     if headers and common_size(headers) is None:
-        advice.append("Training makes them 32x32: ask for more with --size, as --size 64.")
+        advice.append("Training resizes them to 32x32: choose another size with --size, such as --size 64.")
     labelled = sum(report.classes.values())
     if 0 < labelled < n and options.labels:
         advice.append(
-            f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them in too."
+            f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them into folders too."
         )
     if len(report.classes) > 1 and (rare := [name for name, count in report.classes.items() if count < 10]):
         advice.append(
             f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."
         )
     if 0 < report.captions < n and options.captions:
-        advice.append(
-            f"{n - report.captions:,} of {n:,} images have no caption and count as captioned with nothing."
-        )
-    return advice or ["Nothing is wrong with it."]
+        advice.append(f"{n - report.captions:,} of {n:,} images have no caption: theirs is empty.")
+    return advice or ["No problems found."]

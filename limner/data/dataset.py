@@ -112,7 +112,7 @@ class Data:
         """[count] indices at positions seen, seen + 1, ... of an endless sequence of shuffled epochs."""
         n = len(self)
         if n == 0:
-            raise LimnerError("There are no images to train on: give a source that has some.")
+            raise LimnerError("There are no images to train on: choose a source that has some.")
         epochs, places = np.divmod(np.arange(seen, seen + count), n)
         runs = [_permutation(n, seed, int(e))[places[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate(runs) if runs else np.empty(0, np.int64)

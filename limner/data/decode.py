@@ -1,4 +1,4 @@
-"""One image file -> its pixels at the size asked for: any mode, depth, orientation and aspect.
+"""One image file -> its pixels at a given size: any mode, depth, orientation and aspect.
 
 The pixels are uint8 or uint16 ``[T, H, W, C]`` with C of 1 grey, 3 RGB or 4 RGBA with premultiplied alpha.
 """
@@ -15,11 +15,11 @@ from PIL import Image, ImageColor, ImageOps
 
 from limner.settings import LimnerError
 
-MAX_PIXELS = 100_000_000  # an image with more is taken for a decompression bomb
+MAX_PIXELS = 100_000_000  # an image with more counts as a decompression bomb
 SUFFIXES = frozenset(
     (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".webp", ".avif", ".bmp", ".dib")
     + (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".jp2", ".j2k", ".dds")
-    + (".pcx", ".qoi", ".heic", ".heif", ".jxl")  # the last three are named as problems, not passed over
+    + (".pcx", ".qoi", ".heic", ".heif", ".jxl")  # the last three are listed as problems
 )
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO") + (
     "JPEG2000", "DDS", "PCX", "QOI",
@@ -33,18 +33,18 @@ class Unusable(Exception):
 
 
 def reason(error: Exception) -> str:
-    """Why an image could not be read, of whatever reading it raised."""
+    """Why an image could not be read, from the exception that reading it raised."""
     if isinstance(error, Unusable):
         return str(error)
     if isinstance(error, OSError) and error.errno:
         return f"cannot be read ({error.strerror})"
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"truncated or damaged ({said[:120]})"
+    message = " ".join(str(error).split()) or type(error).__name__
+    return f"truncated or damaged ({message[:120]})"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself, read without decoding it."""
+    """The properties of an image file, read without decoding it."""
 
     format: str
     mode: str  # Pillow's
@@ -57,7 +57,7 @@ class Header:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats to try: no EPS, PDF or the like, which run programs or read other files."""
+    """The formats to try; not EPS, PDF and the like, which run programs or read other files."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -124,7 +124,7 @@ def _frames(image: Image.Image, count: int) -> Iterator[Image.Image]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the image is still to be turned; Pillow turns a TIFF by itself."""
+    """The EXIF orientation still to be applied; Pillow applies that of a TIFF itself."""
     return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
 
 
@@ -156,7 +156,7 @@ def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -
         margin = (
             max(0.0, spare[0] / 2),
             max(0.0, spare[1] / 2),
-        )  # rounding makes some a little less than nothing
+        )  # against rounding below 0
         box = (margin[0], margin[1], image.width - margin[0], image.height - margin[1])
 
     shrinks = box[2] - box[0] >= width
@@ -205,7 +205,7 @@ def colour(name: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise LimnerError(f"The background {name!r} is no colour: write a name or #rrggbb.") from None
+        raise LimnerError(f"The background {name!r} is not a colour: write a name or #rrggbb.") from None
 
 
 def as_channels(
@@ -217,7 +217,7 @@ def as_channels(
     full, have = _FULL[dtype], pixels.shape[-1]
     if have == channels:
         return pixels
-    if have == 4:  # premultiplied, so "over" is one sum
+    if have == 4:  # premultiplied, so compositing is one sum
         back = np.array(background, np.float32) * (full / 255)
         shows = 1 - pixels[..., 3:].astype(np.float32) / full
         pixels = np.rint(pixels[..., :3] + shows * back).clip(0, full).astype(dtype)

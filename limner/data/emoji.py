@@ -31,7 +31,7 @@ _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
 def emoji() -> Source:
-    """The emoji, on the background unless alpha is asked for; captions are names, classes are groups."""
+    """The emoji, over the background unless the options say 4 channels; captions are names, classes are groups."""
     font_file, names_file = _files()
     status = font_file.stat()
     key = ["emoji", 1, status.st_size, status.st_mtime_ns, names_file.stat().st_size]
@@ -39,12 +39,12 @@ def emoji() -> Source:
 
 
 def _files() -> tuple[Path, Path]:
-    asked = os.environ.get("LIMNER_EMOJI_FONT")
-    font = next((p for f in ([asked] if asked else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
+    chosen = os.environ.get("LIMNER_EMOJI_FONT")
+    font = next((p for f in ([chosen] if chosen else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
     names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
-    if asked and font is None:
+    if chosen and font is None:
         raise LimnerError(
-            f"LIMNER_EMOJI_FONT names {asked!r}, which is no file: point it at NotoColorEmoji.ttf."
+            f"LIMNER_EMOJI_FONT names {chosen!r}, which is not a file: set it to NotoColorEmoji.ttf."
         )
     if font is None or names is None:
         missing = "colour emoji font" if font is None else "list of emoji names"
@@ -75,7 +75,7 @@ def _listing(font_file: Path, names_file: Path) -> Listing:
             return image
 
     def drawable(text: str) -> bool:
-        """One glyph wide, so a sequence is joined, and with ink."""
+        """One glyph wide, so that a sequence is joined, and not blank."""
         left, top, right, bottom = font.getbbox(text)
         return bottom > top and 0 < right - left <= 1.1 * width
 
@@ -93,5 +93,5 @@ def _named(lines: str) -> Iterator[tuple[str, str, str]]:
     for line in lines.splitlines():
         if line.startswith("# group: "):
             group = line.removeprefix("# group: ").strip()
-        elif (found := _LINE.match(line)) and "skin tone" not in line:
-            yield "".join(chr(int(code, 16)) for code in found[1].split()), group, found[2].strip()
+        elif (match := _LINE.match(line)) and "skin tone" not in line:
+            yield "".join(chr(int(code, 16)) for code in match[1].split()), group, match[2].strip()

@@ -18,7 +18,6 @@ from limner.data.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 
 _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
-assert _OPENERS.keys() == BUILT_IN.keys()
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
@@ -29,7 +28,7 @@ def find(text: str, scratch: Path) -> Source:
     if text.startswith("hf:"):
         return hub(text)
     if not text:
-        raise LimnerError(f"No source was named.{_what_is_near(text)}")
+        raise LimnerError(f"No source was named.{_hint(text)}")
     path = Path(text).expanduser()
     if path.is_dir():
         folder = Folder(path)
@@ -37,30 +36,30 @@ def find(text: str, scratch: Path) -> Source:
         if kinds & SUFFIXES or not kinds & {".parquet", ".tar"}:
             return folder.source(text)
         suffix = ".parquet" if ".parquet" in kinds else ".tar"
-        found = [path / name for name in folder.files if name.lower().endswith(suffix)]
-        return parquet(text, found) if suffix == ".parquet" else archives(text, found, scratch)
+        files = [path / name for name in folder.files if name.lower().endswith(suffix)]
+        return parquet(text, files) if suffix == ".parquet" else archives(text, files, scratch)
     words = [] if path.is_file() else _braces(str(path))
     matches = [Path(p) for word in words for p in sorted(glob.glob(word, recursive=True))] or [
         path
     ] * path.is_file()
     if not matches:
-        raise LimnerError(f"There is no source {text!r}.{_what_is_near(text)}")
+        raise LimnerError(f"There is no source {text!r}.{_hint(text)}")
     if all(p.suffix == ".parquet" for p in matches):
         return parquet(text, matches)
     if all(p.name.lower().endswith(ARCHIVES) for p in matches):
         return archives(text, matches, scratch)
     if all(p.suffix.lower() in SUFFIXES for p in matches):
         parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
-        files = {p.relative_to(parent).as_posix(): p for p in matches}
-        key = [("image", name, *stamp(p.stat())) for name, p in files.items()]
-        openers = {name: opener_of(p) for name, p in files.items()}
+        names = {p.relative_to(parent).as_posix(): p for p in matches}
+        key = [("image", name, *stamp(p.stat())) for name, p in names.items()]
+        openers = {name: opener_of(p) for name, p in names.items()}
         return Source(text, key, lambda: annotate(openers))
     raise LimnerError(
         f"{text!r} is not a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file that Limner can read."
     )
 
 
-def _what_is_near(text: str) -> str:
+def _hint(text: str) -> str:
     parent = Path(text).expanduser().parent
     beside: list[Path] = []
     with suppress(OSError):
@@ -71,9 +70,9 @@ def _what_is_near(text: str) -> str:
 
 def _braces(text: str) -> list[str]:
     """'a-{000..002}.tar' -> three names."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    if not found:
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if not match:
         return [text]
-    first, last = found.groups()
+    first, last = match.groups()
     words = (f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1))
-    return [rest for word in words for rest in _braces(text[: found.start()] + word + text[found.end() :])]
+    return [rest for word in words for rest in _braces(text[: match.start()] + word + text[match.end() :])]

@@ -1,7 +1,7 @@
 """Sources -> one memory-mapped array in the cache: scan, then decode, orient and resize once.
 
 The cache keeps one folder a packing, `array.npy` and `index.json`, named by what went in: the files' names,
-sizes and times, and the options. It appears by one rename, so nobody ever sees half of it.
+sizes and times, and the options. It appears by one rename, so it is never seen half written.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from limner.progress import bar
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
-VERSION = 1  # of the packing: a new one packs anew
+VERSION = 1  # of the packing; another version ignores what is in the cache
 DEFAULT_SIZE = (32, 32)
 _GROUP = 16  # images that a thread takes at a time
-_STALE = 86_400  # seconds after which an unfinished packing is taken for abandoned
+_STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
 
 R = TypeVar("R")
 Watch = Callable[[float], None]
@@ -180,7 +180,7 @@ def _open(request: _Request, say: Console) -> Data:
 
 
 def _load(folder: Path) -> Data | None:
-    """What was packed in a folder; None where there is nothing whole."""
+    """The data packed in a folder; None if there is none, or it is damaged."""
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         pixels = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
@@ -287,7 +287,7 @@ def _pack(request: _Request, folder: Path, say: Console) -> None:
             written = _write_rows(scratch, items, plan, say)
             bad += written.bad
             kept = written.kept
-            _give_up_if_too_many(bad, len(kept) + len(bad), options)
+            _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
             index = _index(kept, skipped + bad, plan, options.channels or written.channels, options, say)
             index["sources"] = written.counts
@@ -339,7 +339,7 @@ def _scan(
                 else:
                     items[-1].append(item)
                     headers.append(header)
-    _give_up_if_too_many(bad, len(bad) + sum(map(len, items)), request.options)
+    _refuse_too_many(bad, len(bad) + sum(map(len, items)), request.options)
     return items, headers, bad
 
 
@@ -398,14 +398,14 @@ def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> s
     channels = index["spec"]["channels"]
     shape = (n, *plan.row[0 if plan.frames > 1 else 1 : -1], channels)
     header = {"descr": np.lib.format.dtype_to_descr(plan.dtype), "fortran_order": False, "shape": shape}
-    said = [shape, index["spec"], index["labels"], index["captions"]]
-    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=16)
+    facts = [shape, index["spec"], index["labels"], index["captions"]]
+    digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
     count = math.prod(plan.row)
     together = count * max(1, 2**24 // count)
     with open(scratch / "rows", "rb") as rows, open(scratch / "array.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        while (some := np.fromfile(rows, plan.dtype, together)).size:
-            used = decode.as_channels(some.reshape(-1, *plan.row), channels, plan.background, plan.dtype)
+        while (part := np.fromfile(rows, plan.dtype, together)).size:
+            used = decode.as_channels(part.reshape(-1, *plan.row), channels, plan.background, plan.dtype)
             used = np.ascontiguousarray(used)
             digest.update(used.data)
             file.write(used.data)
@@ -423,14 +423,14 @@ def _index(
     options: DataOptions,
     say: Console,
 ) -> dict[str, Any]:
-    given = [item.label for item in items if item.label is not None] if options.labels else []
+    labelled = [item.label for item in items if item.label is not None] if options.labels else []
     classes: tuple[str, ...] = ()
-    if len(given) == len(items) and len(set(given)) > 1:
-        classes = tuple(sorted(set(given), key=_natural))
-    elif 0 < len(given) < len(items):
-        say.print(f"classes are left out: {len(items) - len(given):,} of {len(items):,} images have none")
+    if len(labelled) == len(items) and len(set(labelled)) > 1:
+        classes = tuple(sorted(set(labelled), key=_natural))
+    elif 0 < len(labelled) < len(items):
+        say.print(f"classes are left out: {len(items) - len(labelled):,} of {len(items):,} images have none")
     numbers = {name: i for i, name in enumerate(classes)}
-    labels = [numbers[label] for label in given] if classes else None
+    labels = [numbers[label] for label in labelled] if classes else None
     captions = None
     if options.captions and any(item.caption for item in items):
         captions = [item.caption or "" for item in items]
@@ -485,11 +485,11 @@ def _publish(scratch: Path, folder: Path) -> None:
 # What went wrong --------------------------------------------------------------------------------------------
 
 
-def _give_up_if_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:
+def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:
     if len(bad) > options.max_bad * total or len(bad) == total:
         raise LimnerError(
             f"{len(bad):,} of {total:,} images cannot be read, such as {_few(bad, 3)}. "
-            "Mend or remove them (limner data check lists all), or raise --data.max-bad."
+            "Fix or remove them (limner data check lists all), or raise --data.max-bad."
         )
 
 
@@ -500,7 +500,7 @@ def _few(bad: Sequence[Problem], count: int) -> str:
 def _nothing(sources: Sequence[Source], listings: Sequence[Listing]) -> str:
     names = " or ".join(repr(source.name) for source in sources)
     others = sum(listing.others for listing in listings)
-    passed = f", but {others:,} files of other kinds" if others else ""
+    ignored = f", but {others:,} files of other kinds" if others else ""
     problems = [problem for listing in listings for problem in listing.skipped]
     skipped = f", also {_few(problems, 1)}" if problems else ""
-    return f"There are no images in {names}{passed}{skipped}: give a folder with PNG, JPEG, WebP or other images."
+    return f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."

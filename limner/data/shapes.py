@@ -74,12 +74,12 @@ class Scene:
 
 def parse(caption: str) -> Scene:
     """The scene that `Scene.caption` describes."""
-    found = _CAPTION.fullmatch(" ".join(caption.lower().split()).rstrip("."))
-    if not found:
+    match = _CAPTION.fullmatch(" ".join(caption.lower().split()).rstrip("."))
+    if not match:
         raise LimnerError(
             f"cannot read {caption!r} as a scene; write it like 'a large red circle above a small blue square'"
         )
-    words = found.groups()
+    words = match.groups()
     known: tuple[Iterable[str], ...] = (SIZES, COLOURS, SHAPES, RELATIONS, SIZES, COLOURS, SHAPES)
     for word, names in zip(words, known, strict=True):
         if word not in names:
@@ -269,7 +269,7 @@ def _read(
 def _thing(
     pixels: np.ndarray, cover: np.ndarray, colours: np.ndarray, part: np.ndarray
 ) -> tuple[Thing, float, float] | None:
-    """The thing that a connected part [H, W] is, with its centroid; None when it is no clean one."""
+    """The thing that a connected part [H, W] is, with its centroid; None if it is not a clean one."""
     height, width = part.shape
     core = part & (cover > 0.9)
     if not core.any():

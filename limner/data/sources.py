@@ -1,4 +1,4 @@
-"""Where images come from. Every kind of source becomes one thing: a key, and a listing of its images."""
+"""Sources of images, of every kind: a key, and a listing of the images."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Item:
 @dataclass(frozen=True)
 class Listing:
     items: list[Item]
-    skipped: list[Problem] = field(default_factory=list)  # files that are no candidates, and why
-    others: int = 0  # files of other kinds, passed over in silence
+    skipped: list[Problem] = field(default_factory=list)  # files that cannot be used, and why
+    others: int = 0  # files of other kinds, ignored
 
 
 class Oracle(Protocol):
@@ -57,7 +57,7 @@ class Oracle(Protocol):
 @dataclass(frozen=True)
 class Source:
     name: str
-    key: Sequence[Any]  # JSON values that change whenever the images may have changed
+    key: Sequence[Any]  # JSON values that differ whenever the images may differ
     listing: Callable[[], Listing]
     drawn: bool = False  # drawn by Limner at any size: 8 bits, no files to scan
     channels: int | None = None  # of a drawn source, unless the options say others
@@ -65,7 +65,7 @@ class Source:
 
 
 def printable(name: str) -> str:
-    """A name or text as Unicode: lone surrogates, such as a file name's bytes that are no UTF-8, are replaced."""
+    """A name or text as Unicode: lone surrogates, such as bytes of a file name that are not UTF-8, are replaced."""
     return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -73,7 +73,7 @@ def printable(name: str) -> str:
 
 
 def stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """Changes when a file does; the inode tells two files of one size and time apart."""
+    """Size, time and inode of a file; one of them differs when the file does."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
@@ -93,7 +93,7 @@ class Folder:
     def _walk(self, folder: str, prefix: str, visited: set[tuple[int, int]]) -> None:
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in visited:
-            self.skipped.append(Problem(printable(prefix[:-1]), "a link to a folder that is read already"))
+            self.skipped.append(Problem(printable(prefix[:-1]), "a link to a folder that was read already"))
             return
         visited.add((status.st_dev, status.st_ino))
         try:
@@ -127,7 +127,7 @@ class Folder:
 
 
 def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Problem] = ()) -> Listing:
-    """The images among files, with what their folders, metadata files and neighbours say of them.
+    """The images among files, with labels and captions from folders, metadata and files beside them.
 
     Labels: the folders that an image lies in ('a/b'; a first folder named train, test or the like does not
     count), or `label` in metadata, or .cls beside it. Captions: `text` in metadata, or .txt or .caption
@@ -165,14 +165,14 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
                 beside[suffix] = _text(files[side])
             except LimnerError:
                 raise
-            except Exception as error:  # damaged, as inside a zip, or nobody may read it
+            except Exception as error:  # damaged, as inside a zip, or without permission
                 problems.append(Problem(printable(side), f"cannot be read ({error})"))
         row = {**_json(beside.get(".json")), **metadata.pop(name, {})}
         label = _first(row, LABEL_COLUMNS) or beside.get(".cls")
         label = label or "/".join(PurePosixPath(name).parts[drop:-1]) or None
         caption = _first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
-        said = label and printable(label), caption and printable(caption)
-        items.append(Item(printable(name), _still(files[name]), *said))
+        texts = label and printable(label), caption and printable(caption)
+        items.append(Item(printable(name), _still(files[name]), *texts))
     problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
     return Listing(items, problems, others)
 
@@ -193,7 +193,7 @@ def _text(opener: Callable[[], IO[bytes]]) -> str | None:
 
 
 def _json(text: str | None) -> dict[str, Any]:
-    """A .json beside an image; {} where it is none or of another kind."""
+    """The table in a .json beside an image; {} if there is none."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -217,12 +217,12 @@ def _rows(name: str, opener: Callable[[], IO[bytes]]) -> Iterator[dict[str, Any]
     except LimnerError:
         raise
     except Exception as error:  # whatever a damaged archive raises
-        raise LimnerError(f"{printable(name)} cannot be read ({error}): mend or remove it.") from error
+        raise LimnerError(f"{printable(name)} cannot be read ({error}): fix or remove it.") from error
     read = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
     try:
         rows: list[Any] = list(read)
     except csv.Error as error:
-        raise LimnerError(f"{printable(name)} cannot be read ({error}): mend or remove it.") from error
+        raise LimnerError(f"{printable(name)} cannot be read ({error}): fix or remove it.") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise LimnerError(
@@ -238,5 +238,5 @@ def _json_lines(name: str, text: str) -> Iterator[Any]:
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise LimnerError(
-                    f"line {number} of {printable(name)} is no JSON ({error}): mend or remove it."
+                    f"line {number} of {printable(name)} is not JSON ({error}): fix or remove it."
                 ) from None

@@ -33,9 +33,7 @@ def parquet(text: str, paths: Sequence[Path]) -> Source:
         try:
             tables = [pq.read_table(p, memory_map=True) for p in paths]
         except (OSError, ValueError) as error:  # pyarrow's errors are these
-            raise LimnerError(
-                f"{text} is no parquet file that can be read ({error}): make it anew."
-            ) from None
+            raise LimnerError(f"{text} cannot be read as parquet ({error}): write it again.") from None
         return datasets.concatenate_datasets([datasets.Dataset(t) for t in tables])
 
     return Source(text, ["parquet", stamps], partial(_listing, text, load))

@@ -1,4 +1,4 @@
-"""Images that one looks at: tensors to pictures, and contact sheets with captions."""
+"""Pictures for people: tensors to PIL images, PNG files, and sheets of images with captions."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def grid(
     scale: int | None = None,
     marked: Sequence[bool] = (),
 ) -> Image.Image:
-    """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged whole times.
+    """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged by a whole factor.
 
-    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's. Those that are
-    `marked` stand in a red frame, over red words.
+    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's. Those `marked`
+    have a red frame and a red caption.
     """
     pictures = [_picture(image) for image in images]
     if not pictures:
-        raise LimnerError("There are no images to lay out on a sheet.")
+        raise LimnerError("There are no images for a sheet.")
     if captions is not None and len(captions) != len(pictures):
         raise LimnerError(f"A sheet of {len(pictures)} images cannot take {len(captions)} captions.")
     width, height = (max(p.size[axis] for p in pictures) for axis in (0, 1))
@@ -127,19 +127,19 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 @cache
 def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
-    found = []
+    fonts = []
     for name in _FONTS:
         try:
-            found.append(ImageFont.truetype(name, size))
+            fonts.append(ImageFont.truetype(name, size))
         except OSError:
             continue
     last = ImageFont.load_default(size)
-    return (*found, last) if isinstance(last, ImageFont.FreeTypeFont) else tuple(found)
+    return (*fonts, last) if isinstance(last, ImageFont.FreeTypeFont) else tuple(fonts)
 
 
 @lru_cache(maxsize=4096)
 def _font_of(character: str, size: int) -> int | None:
-    """The first font that draws the character otherwise than one that is in no font."""
+    """The first font that has the character: draws it unlike a code point of no font."""
     for i, font in enumerate(_fonts(size)):
         if character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
             return i

@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from limner.core import ImageSpec
-from limner.data import Selection, builtin, check, decode, open_data
+from limner.core import Condition, ImageSpec
+from limner.data import BUILT_IN, Selection, builtin, check, decode, find, open_data
 from limner.data.dataset import Data
 from limner.pictures.grid import grid, save_png, to_pil
 from limner.settings import DataOptions, LimnerError
+from limner.synthesis import folder
 from tests.helpers import paint
 
 
@@ -198,6 +199,22 @@ def test_shapes_are_drawn_at_the_size(monkeypatch):
     assert data.spec.classes == ("circle", "square", "star", "triangle")
     for i in (0, 1499):
         assert data.captions[i].split()[3] == data.spec.classes[data.labels[i]]
+
+
+def test_drawn_shapes_have_an_oracle_and_nothing_else_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(builtin, "SHAPES", 40)
+    data = read("shapes", size=(32, 32))
+    assert data.oracle.score(data.array, data.captions)["exact"] == 1
+    assert data.oracle.score(data.array, data.captions[::-1])["exact"] < 0.2
+    assert data.split(0.1)[1].oracle is data.oracle
+    assert read("shapes", size=(32, 32), options=DataOptions(channels=1)).oracle is None, "it reads colours"
+    paint(tmp_path / "shapes", 3)
+    for sources in (str(tmp_path / "shapes"), ["shapes", str(tmp_path / "shapes")], "digits"):
+        assert read(sources, size=(32, 32)).oracle is None
+
+
+def test_every_built_in_set_has_a_source():
+    assert find._OPENERS.keys() == BUILT_IN.keys()
 
 
 def test_emoji(monkeypatch):
@@ -400,10 +417,16 @@ def test_batch_values(pets):
 def test_16_bits_end_to_end(tmp_path):
     write(tmp_path / "a" / "x.png", noise(0, 16, 16, dtype=np.uint16))
     data = read(tmp_path / "a")
-    assert data.array.dtype == np.uint16 and data.spec.shape == (1, 16, 16)
+    assert data.array.dtype == np.uint16 and data.spec.shape == (1, 16, 16) and data.spec.bits == 16
     image = data.batch(np.array([0])).image[0]
     save_png(image, tmp_path / "back.png", bits=16)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "back.png")), noise(0, 16, 16, dtype=np.uint16))
+    folder.save(image[None], tmp_path / "drawn", [5], Condition(1), data.spec)
+    assert np.array_equal(read(tmp_path / "drawn").array, data.array), (
+        "what a run of 16 bits draws keeps them"
+    )
+    save_png(image.expand(3, -1, -1), tmp_path / "colour.png", bits=16)
+    assert Image.open(tmp_path / "colour.png").mode == "RGB"
 
 
 def test_transparency_end_to_end(tmp_path):

@@ -1,4 +1,4 @@
-"""The pictures whose truth is known, and the judge that reads them back."""
+"""The pictures whose truth is known, and the oracle that reads them back."""
 
 import time
 from collections import Counter
@@ -38,20 +38,20 @@ def test_scenes_and_drawings_follow_their_seed():
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (48, 32), (32, 80)])
-def test_the_judge_reads_real_pictures(height, width):
+def test_the_oracle_reads_real_pictures(height, width):
     scenes = shapes.scenes(400, seed=2, held_out=True)
     score = shapes.score(shapes.draw(scenes, height, width, seed=3), [s.caption for s in scenes])
     assert score["exact"] >= 0.995 and score["exact_with_size"] >= 0.995
 
 
-def test_the_judge_reads_noisy_but_not_wrong_pictures():
+def test_the_oracle_reads_noisy_but_not_wrong_pictures():
     scenes = shapes.scenes(200, seed=5)
     noise = np.random.default_rng(0).normal(0, 6, (200, 32, 32, 3))
     images = np.clip(shapes.draw(scenes, 32, 32, seed=6) + noise, 0, 255).astype(np.uint8)
     assert shapes.score(images, [s.caption for s in scenes])["exact"] > 0.95
 
 
-def test_the_judge_is_not_fooled():
+def test_the_oracle_is_not_fooled():
     prompt = "a large red circle above a small blue square"
     scene = shapes.parse(prompt)
     right = shapes.draw([scene], 32, 32, seed=0)
