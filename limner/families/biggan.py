@@ -1,7 +1,7 @@
-"""The class-conditional GAN at scale: a spectrally normalised pair with attention, and a truncated latent.
+"""BigGAN: spectrally normalised networks with attention, class-conditional at scale, sampled with truncation.
 
-Brock, Donahue and Simonyan 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis", also in
-its deep variant (appendix B) and without labels.
+Brock, Donahue and Simonyan 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis", with its
+deep variant (appendix B); also without labels.
 """
 
 from __future__ import annotations
@@ -31,68 +31,59 @@ from limner.core import (
     Training,
     mix,
 )
-from limner.families._conditioning import choose
+from limner.families._conditioning import choose_classes, with_labels
 from limner.losses.adversarial import hinge_d, hinge_g
+from limner.networks.convnets import base_size
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 from limner.networks.layers import attention_levels, level_sizes
 
 STANDING_BATCH = 32  # images in each pass that measures standing statistics
+LONGEST_BASE = 15  # pixels: limit on the shorter side of the base size
 
 
 @dataclass(frozen=True)
 class BigGANConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
-    generator_width: int = 96  # feature maps are this times the widths below
-    discriminator_width: int = 96
-    widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # from the base size up; the last repeats as needed
+    generator_width: int = 96  # feature maps of the generator for each unit of widths
+    discriminator_width: int = 96  # the same, of the discriminator
+    widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # by resolution, from the base up; the last repeats
     attention_resolutions: tuple[int, ...] = (64,)  # shorter sides of the feature maps that attend
-    chunk: int = 20  # numbers of noise for the base and for each doubling
-    embedding: int = 128  # numbers that a label becomes, shared by all layers
-    deep: bool = False  # bottleneck blocks, and the whole noise for each
-    depth: int = 2  # deep: blocks at each size
-    latent: int = 128  # deep: numbers of noise
-    orthogonal: float = 1e-4  # weight of the generator's orthogonal regularisation
-    discriminator_steps: int = 1  # batches that the discriminator sees for each that the generator sees
-    condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
+    chunk: int = 20  # latent dimension of the base and of each doubling
+    embedding: int = 128  # dimension of a label's embedding, shared by all layers
+    deep: bool = False  # bottleneck blocks, each conditioned on the whole latent
+    depth: int = 2  # deep: blocks at each resolution
+    latent: int = 128  # deep: latent dimension
+    orthogonal: float = 1e-4  # weight of the orthogonal regularisation of the generator
+    discriminator_steps: int = 1  # discriminator updates for each generator update
+    condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels
 
 
 @dataclass(frozen=True)
 class BigGANSampling:
     truncation: float = (
-        1.0  # share of the normal's middle that noise comes from; below 1: better, less varied
+        1.0  # central probability mass that latents come from; below 1: higher quality, less diversity
     )
-    standing: int = (
-        16  # passes of fresh images that measure the batch norms' statistics; 0: those of training
-    )
-
-
-def doublings(size: tuple[int, int]) -> int:
-    """How often a base of at least 3x3 pixels doubles to become ``size``; 0 where it cannot be done."""
-    count = 0
-    while size[0] % 2 == size[1] % 2 == 0 and min(size) >= 6:
-        size = size[0] // 2, size[1] // 2
-        count += 1
-    return count if min(size) <= 15 else 0
+    standing: int = 16  # passes that measure the standing statistics of batch norm; 0: use those of training
 
 
 def nearest_size(size: tuple[int, int]) -> str:
-    """A size near one that ``doublings`` refuses."""
+    """A size that can be drawn, near one that cannot."""
     step = 2 ** max(1, int(math.log2(min(size))) - 2)
     height, width = (step * max(4, round(side / step)) for side in size)
     return f"{height}x{width}"
 
 
-def truncate(z: Tensor, share: float) -> Tensor:
-    """Standard normal to truncated normal: the middle ``share`` of the bell, stretched over all of it.
+def truncate(z: Tensor, mass: float) -> Tensor:
+    """Standard normal to truncated normal that keeps the central probability ``mass``, by its quantile function.
 
-    Brock's threshold is then sqrt(2) erfinv(share): 0.954 is theirs of 2, 0.683 of 1, 0.383 of 0.5. One seed's
-    noise moves continuously with the share, which drawing again would not give.
+    Brock's threshold is then sqrt(2) erfinv(mass): 0.954 corresponds to a threshold of 2, 0.683 to 1, 0.383 to 0.5.
+    The latent of a seed changes continuously with the mass, which resampling would not give.
     """
-    if share == 1:
+    if mass == 1:
         return z
     root = 2**0.5
-    return (root * torch.erfinv(share * torch.erf(z.double() / root))).to(z.dtype)
+    return (root * torch.erfinv(mass * torch.erf(z.double() / root))).to(z.dtype)
 
 
 def orthogonality(weight: Tensor) -> Tensor:
@@ -126,7 +117,7 @@ class Attention(nn.Module):
 
 
 class ConditionalNorm(nn.Module):
-    """Batch norm whose gain and bias are linear in the condition, the gain around 1."""
+    """Batch norm whose gain and bias are linear in the condition; the gain is 1 plus that."""
 
     def __init__(self, channels: int, inputs: int):
         super().__init__()
@@ -139,7 +130,7 @@ class ConditionalNorm(nn.Module):
         return self.norm(x) * gain[:, :, None, None] + bias[:, :, None, None]  # [B, C, H, W]
 
 
-def double(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0)  # [B, C, 2H, 2W]
 
 
@@ -153,13 +144,13 @@ class Up(nn.Module):
         self.shortcut = SpectralConv2d(i, o, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = self.convs[0](double(F.relu(self.norms[0](x, y))))  # [B, o, 2H, 2W]
+        h = self.convs[0](upsample(F.relu(self.norms[0](x, y))))  # [B, o, 2H, 2W]
         h = self.convs[1](F.relu(self.norms[1](h, y)))  # [B, o, 2H, 2W]
-        return h + double(self.shortcut(x))  # a 1x1 convolution may go before the doubling
+        return h + upsample(self.shortcut(x))  # a 1x1 convolution commutes with the upsampling
 
 
 class DeepUp(nn.Module):
-    """The deep generator's block (figure 16a): a bottleneck; the way around it drops the last channels."""
+    """The deep generator's block (figure 16a): a bottleneck whose shortcut drops the last channels."""
 
     def __init__(self, i: int, o: int, inputs: int, up: bool):
         super().__init__()
@@ -173,37 +164,37 @@ class DeepUp(nn.Module):
         for stage, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
             h = F.relu(norm(h, y))
             if self.up and stage == 1:
-                h, x = double(h), double(x)
+                h, x = upsample(h), upsample(x)
             h = conv(h)
         return h + x  # [B, o, H, W] or [B, o, 2H, 2W]
 
 
 class Down(nn.Module):
-    """The discriminator's block (figure 15c), of the wide kind: [B, i, H, W] -> [B, o, H/2, W/2].
+    """The discriminator's block (figure 15c), of the wide variant: [B, i, H, W] -> [B, o, H/2, W/2].
 
-    The first block's input is an image, which is not rectified. The last one does not halve.
+    The input of the first block is an image, to which no ReLU is applied. The last block keeps the resolution.
     """
 
-    def __init__(self, i: int, o: int, first: bool = False, halve: bool = True):
+    def __init__(self, i: int, o: int, first: bool = False, downsample: bool = True):
         super().__init__()
-        self.first, self.halve = first, halve
+        self.first, self.downsample = first, downsample
         self.convs = nn.ModuleList([SpectralConv2d(i, o, 3), SpectralConv2d(o, o, 3)])
-        self.shortcut = SpectralConv2d(i, o, 1) if i != o or halve else nn.Identity()
+        self.shortcut = SpectralConv2d(i, o, 1) if i != o or downsample else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.convs[0](x if self.first else F.relu(x))  # [B, o, H, W]
         h = self.convs[1](F.relu(h))  # [B, o, H, W]
-        if self.halve:  # a 1x1 convolution may go after the pooling
+        if self.downsample:  # a 1x1 convolution commutes with the pooling
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         return h + self.shortcut(x)  # [B, o, H/2, W/2]
 
 
 class DeepDown(nn.Module):
-    """The deep discriminator's block (figure 16b): the way around it gains channels by a 1x1 convolution."""
+    """The deep discriminator's block (figure 16b): its shortcut gains channels by a 1x1 convolution."""
 
-    def __init__(self, i: int, o: int, halve: bool):
+    def __init__(self, i: int, o: int, downsample: bool):
         super().__init__()
-        self.halve, inner = halve, o // 4
+        self.downsample, inner = downsample, o // 4
         shapes = ((i, inner, 1), (inner, inner, 3), (inner, inner, 3), (inner, o, 1))
         self.convs = nn.ModuleList([SpectralConv2d(*shape) for shape in shapes])
         self.shortcut = SpectralConv2d(i, o - i, 1) if o > i else None
@@ -213,7 +204,7 @@ class DeepDown(nn.Module):
         for conv in self.convs[:3]:
             h = conv(F.relu(h))
         h = F.relu(h)
-        if self.halve:
+        if self.downsample:
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         if self.shortcut is not None:
             x = torch.cat([x, self.shortcut(x)], dim=1)
@@ -221,23 +212,23 @@ class DeepDown(nn.Module):
 
 
 def attention_at(config: BigGANConfig, spec: ImageSpec) -> tuple[int, ...]:
-    """The numbers of halvings of the images at which both players attend."""
-    sizes = level_sizes((spec.height, spec.width), 1 + doublings((spec.height, spec.width)))
-    return attention_levels(config.attention_resolutions, sizes)
+    """How often the image is halved at each of the resolutions that attend."""
+    size = (spec.height, spec.width)
+    return attention_levels(config.attention_resolutions, level_sizes(size, 1 + base_size(size)[1]))
 
 
 def feature_maps(config: BigGANConfig, width: int, levels: int) -> list[int]:
-    """The feature maps at each of ``levels`` + 1 sizes, from the base up."""
+    """The feature maps at each of ``levels`` + 1 resolutions, from the base up."""
     widths = [*config.widths, *[config.widths[-1]] * levels]
     return [width * w for w in widths[: levels + 1]]
 
 
 class Generator(nn.Module):
-    """Noise, and a label where there are any, to an image."""
+    """A latent [B, latent], and a label [B] if there are classes, to an image."""
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        size, levels = (spec.height, spec.width), doublings((spec.height, spec.width))
+        base, levels = base_size((spec.height, spec.width))
         maps, attention = feature_maps(config, config.generator_width, levels), attention_at(config, spec)
         self.chunks = 1 if config.deep else levels + 1
         self.latent = config.latent if config.deep else config.chunk * self.chunks
@@ -245,7 +236,6 @@ class Generator(nn.Module):
         embedding = config.embedding if classes else 0
         inputs = embedding + (config.latent if config.deep else config.chunk)  # of a condition
 
-        base = size[0] >> levels, size[1] >> levels
         first = inputs if config.deep else config.chunk
         self.linear = SpectralLinear(first, maps[0] * base[0] * base[1])
         self.start = nn.Unflatten(1, (maps[0], *base))
@@ -266,9 +256,9 @@ class Generator(nn.Module):
         conditions = list(chunks)
         if self.shared is not None:
             assert label is not None
-            known = self.shared(label)  # [B, embedding]
-            conditions = [torch.cat([known, chunk], dim=1) for chunk in chunks]
-        if self.chunks == 1:  # deep: all of it, everywhere
+            embedded = self.shared(label)  # [B, embedding]
+            conditions = [torch.cat([embedded, chunk], dim=1) for chunk in chunks]
+        if self.chunks == 1:  # deep: the whole latent for each block
             first, each = conditions[0], iter(conditions * len(self.blocks))
         else:
             first, each = chunks[0], iter(conditions[1:])
@@ -279,14 +269,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image, and a label where there are any, to a score: positive where it looks real.
+    """An image, and a label [B] if there are classes, to logits [B]: positive means real.
 
-    The label enters by projection (Miyato and Koyama 2018): its embedding times the last features.
+    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
     """
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        levels = doublings((spec.height, spec.width))
+        _, levels = base_size((spec.height, spec.width))
         maps = feature_maps(config, config.discriminator_width, levels)[::-1]
         attention = attention_at(config, spec)
         layers: list[nn.Module]
@@ -296,13 +286,12 @@ class Discriminator(nn.Module):
             layers = [Down(spec.channels, maps[0], first=True)]  # [B, maps, H/2, W/2]
             layers += [Attention(maps[0])] if 1 in attention else []
         for level, (i, o) in enumerate(pairwise(maps), 1 if config.deep else 2):
-            halve = level <= levels
             if config.deep:
-                layers += [DeepDown(i, o, halve=True)]
-                layers += [DeepDown(o, o, halve=False) for _ in range(config.depth - 1)]
+                layers += [DeepDown(i, o, downsample=True)]
+                layers += [DeepDown(o, o, downsample=False) for _ in range(config.depth - 1)]
             else:
-                layers += [Down(i, o, halve=halve)]
-            layers += [Attention(o)] if halve and level in attention else []
+                layers += [Down(i, o, downsample=level <= levels)]
+            layers += [Attention(o)] if level in attention else []
         self.layers = nn.Sequential(*layers)
         self.head = SpectralLinear(maps[-1], 1)
         self.embed = SpectralEmbedding(classes, maps[-1]) if classes else None
@@ -328,23 +317,26 @@ class BigGAN(Model):
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        if not doublings(size := (spec.height, spec.width)):
+        base, doublings = base_size(size := (spec.height, spec.width))
+        if not doublings or min(base) > LONGEST_BASE:
             raise LimnerError(
-                "biggan doubles a base of 3 to 15 pixels a side to the size of an image, which does not lead to "
-                f"{size[0]}x{size[1]}: choose --size {nearest_size(size)}."
+                f"biggan cannot double a base of 3 to {LONGEST_BASE} pixels a side up to {size[0]}x{size[1]}: "
+                f"choose --size {nearest_size(size)}."
             )
-        self.classes = len(spec.classes) if choose(self, "label") == "label" else 0
-        self.generator = Generator(config, spec, self.classes)
-        self.discriminator = Discriminator(config, spec, self.classes)
+        classes = choose_classes(self)
+        self.generator = Generator(config, spec, classes)
+        self.discriminator = Discriminator(config, spec, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
                 nn.init.orthogonal_(module.weight)
                 if isinstance(bias := getattr(module, "bias", None), Tensor):
                     nn.init.zeros_(bias)
-        self.measured: dict[BigGANSampling, Generator] = {}  # with standing statistics
+        self.measured: dict[
+            BigGANSampling, Generator
+        ] = {}  # with standing statistics, by what they were measured for
 
     def train(self, mode: bool = True) -> BigGAN:
-        self.measured = {}  # training moves the weights, of which these are the statistics
+        self.measured = {}  # statistics of weights that training may change
         super().train(mode)
         return self
 
@@ -376,7 +368,7 @@ class BigGAN(Model):
         return terms
 
     def generate_fakes(self, batch: Batch) -> Tensor:
-        """Fakes with the labels of the batch: [B, C, H, W]."""
+        """Images with the labels of the batch: [B, C, H, W]."""
         z = torch.randn(len(batch.image), self.generator.latent, device=batch.image.device)
         return self.generator(z, batch.condition.label)
 
@@ -384,17 +376,16 @@ class BigGAN(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: BigGANSampling, draws: Draws) -> Iterator[Canvas]:
-        """A canvas for each pass that measures statistics, which later calls spare, and one for the picture.
+        """A canvas for each pass that measures statistics, unless they are cached, and one for the image.
 
-        Without labels, each image's own stream chooses its label.
+        Without labels, each image's own stream draws its label.
         """
         if not 0 <= sampling.truncation <= 1:
             raise LimnerError(
-                f"biggan's truncation is a share of the noise, which {sampling.truncation:g} is not: "
-                "choose one from 0 to 1."
+                f"--truncation {sampling.truncation:g} is not a valid truncation for biggan: choose 0 to 1."
             )
         z = truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
-        label = self.label(condition, draws)
+        label = with_labels(self, condition, draws).label
         total = 1 + (0 if sampling in self.measured else sampling.standing)
         for done in self.measure(sampling):
             yield Canvas(done, total, lambda: self.generator(z, label))
@@ -406,7 +397,7 @@ class BigGAN(Model):
         return draws.normal(self.generator.latent)
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
-        """[B, latent] -> [B, C, H, W] in [-1, 1], differentiable; a label that is not given is the first."""
+        """[B, latent] -> [B, C, H, W] in [-1, 1], differentiable; without labels, all of the first class."""
         sampling = BigGANSampling()
         for _ in self.measure(sampling):
             pass
@@ -415,21 +406,16 @@ class BigGAN(Model):
             label = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
         return self.measured[sampling](latent, label)
 
-    def label(self, condition: Condition, draws: Draws) -> Tensor | None:
-        if self.classes and condition.label is None:
-            return draws.integers(self.classes)  # [B]
-        return condition.label
-
     def measure(self, sampling: BigGANSampling) -> Iterator[int]:
-        """Standing statistics for this truncation, into ``measured``; after each pass, how many are done.
+        """Measure standing statistics for this truncation into ``measured``; yields the passes done after each.
 
-        Their noise and labels are always the same, so that an image depends on its own seed only. What is
-        measured is a twin of the generator that shares its weights (Brock 2019, appendix E).
+        Their latents and labels are always the same, so that an image depends on its own seed only. They belong to a
+        copy of the generator that shares its weights (Brock 2019, appendix E).
         """
         if sampling in self.measured:
             return
         weights = {id(p): p for p in self.generator.parameters()}
-        with torch.inference_mode(False):  # so that a picture can be differentiated by its latent later
+        with torch.inference_mode(False):  # so that an image can be differentiated by its latent later
             twin = copy.deepcopy(self.generator, weights).eval()
         for norm in twin.modules():
             if isinstance(norm, nn.BatchNorm2d) and sampling.standing:
@@ -438,8 +424,9 @@ class BigGAN(Model):
         for i in range(sampling.standing):
             seeds = [mix("standing", i, j) for j in range(STANDING_BATCH)]
             with torch.inference_mode(False), torch.no_grad():
-                draws, none = Draws(seeds, self.device), Condition(STANDING_BATCH)
-                twin(truncate(self.latent(none, draws), sampling.truncation), self.label(none, draws))
+                draws, any_label = Draws(seeds, self.device), Condition(STANDING_BATCH)
+                z = truncate(self.latent(any_label, draws), sampling.truncation)
+                twin(z, with_labels(self, any_label, draws).label)
             yield i + 1
         self.measured = {sampling: twin.eval()}
 
@@ -447,10 +434,10 @@ class BigGAN(Model):
 def _training(
     lr: tuple[float, float], batch: int, schedule: Literal["constant", "linear"] = "linear", **options: Any
 ) -> Training:
-    """Adam without momentum; ``lr`` is the generator's and the discriminator's.
+    """Adam without momentum; ``lr`` is that of the generator and that of the discriminator.
 
-    The paper preset's are those of the authors' PyTorch code at one discriminator step; Brock 2019, appendix C, has
-    5e-5 and 2e-4 at two.
+    The preset paper has those of the authors' PyTorch code for one discriminator step; Brock 2019, appendix C, has
+    5e-5 and 2e-4 for two.
     """
     adam = Optimiser("adam", betas=(0.0, 0.999), eps=1e-6)
     players = {"generator": replace(adam, lr=lr[0]), "discriminator": replace(adam, lr=lr[1])}
@@ -458,7 +445,7 @@ def _training(
 
 
 # For 256x256 the paper's widths are (16, 16, 8, 8, 4, 2, 1), for 512x512 with one more 1.
-# The average's half-life is that of a decay of 0.9999 a step.
+# The average decays by 0.9999 a step.
 _PAPER = _training(
     (1e-4, 4e-4), 2048, "constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
 )
