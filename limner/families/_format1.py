@@ -58,6 +58,13 @@ SETTINGS: dict[str, dict[str, str]] = {
         "adaptive": "adaptive_power",
         "guided": "guided_share",
     },
+    "r3gan": {"augment": "augment_probability"},
+    "stylegan2": {
+        "chance": "augment_probability",
+        "most": "augment_limit",
+        "target": "ada_target",
+        "period": "ada_images",
+    },
     "vit": {**_BODY},
 }
 

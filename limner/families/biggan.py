@@ -61,9 +61,7 @@ class BigGANConfig:
 
 @dataclass(frozen=True)
 class BigGANSampling:
-    truncation: float = (
-        1.0  # central probability mass that latents come from; below 1: higher quality, less diversity
-    )
+    truncation: float = 1.0  # central probability mass of the latent; below 1: quality over diversity
     standing: int = 16  # passes that measure the standing statistics of batch norm; 0: use those of training
 
 

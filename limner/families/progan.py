@@ -56,9 +56,7 @@ class ProGANConfig:
     stable: int = 600_000  # images seen at each level between two fades
     fade: int = 600_000  # images seen while the next level fades in; both 0: full resolution from the start
     loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"
-    penalty: float = (
-        10.0  # wgan_gp: lambda of the gradient penalty (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
-    )
+    penalty: float = 10.0  # lambda of wgan_gp (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
     drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
     group: int = 4  # images over which the minibatch standard deviation is taken
     condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels

@@ -52,16 +52,10 @@ class R3GANConfig:
     group: int = 16  # channels in a group of the 3x3 convolutions; 0: one group
     gamma: float = 2.0  # gamma of R1 and R2 at the start of training
     gamma_end: float = 0.2  # gamma of R1 and R2 after the burn-in
-    lazy: int = (
-        1  # steps between penalties, which are scaled by it (Karras 2020); 1: every step, as in the paper
-    )
-    burn_in: int = (
-        20_000_000  # images seen over which gamma and augment reach their end values, along a cosine
-    )
+    lazy: int = 1  # steps between penalties, which are scaled by it (Karras 2020); paper: 1
+    burn_in: int = 20_000_000  # images seen over which gamma and augmentation reach their end, by a cosine
     bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
-    augment: float = (
-        0.0  # probability of each augmentation after the burn-in, rising from 0; for small datasets
-    )
+    augment_probability: float = 0.0  # of each augmentation after the burn-in, rising from 0; for small data
     mirror: bool = False  # augmentations include mirroring; not for digits and letters
     condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels
 
@@ -277,7 +271,7 @@ class R3GAN(Model):
     def advance(self, seen: int) -> None:
         c = self.config
         self.discriminator.gamma.fill_(cosine_ramp(seen, c.gamma, c.gamma_end, c.burn_in))
-        self.augment_probability = cosine_ramp(seen, 0.0, c.augment, c.burn_in)
+        self.augment_probability = cosine_ramp(seen, 0.0, c.augment_probability, c.burn_in)
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Each real image against its own fake (eq. 2); with the penalties unless they are lazy."""

@@ -25,23 +25,22 @@ def check_settings(config: Any, where: str = "--model") -> None:
     """Raises SizeError for a number in ``config``, or in a dataclass in it, that no network can have.
 
     Integers are at least 1, or at least 0 where that is the default or the field is in ``config.may_be_zero``, which
-    also says which tuples may be empty. Floats are finite, and negative only where the default is. ``where`` is the
-    flag of ``config``.
+    also says which tuples may be empty. Floats are finite, and negative only where the default is or the field is in
+    ``config.may_be_negative``. ``where`` is the flag of ``config``.
     """
     types = typing.get_type_hints(type(config))
-    may_be_zero = getattr(config, "may_be_zero", ())
+    may_be_zero, may_be_negative = (getattr(config, name, ()) for name in ("may_be_zero", "may_be_negative"))
     for field in dataclasses.fields(config):
-        kind, value, name = (
-            types[field.name],
-            getattr(config, field.name),
-            f"{where}.{field.name.replace('_', '-')}",
-        )
+        kind, value = types[field.name], getattr(config, field.name)
+        name = f"{where}.{field.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
             check_settings(value, name)
         elif kind in (int, tuple[int, ...]):
             _check_counts(name, value, field.name in may_be_zero or field.default in (0, ()))
         elif isinstance(value, float):
-            negative = isinstance(field.default, float) and field.default < 0
+            negative = field.name in may_be_negative or (
+                isinstance(field.default, float) and field.default < 0
+            )
             if not math.isfinite(value) or (value < 0 and not negative):
                 raise SizeError(
                     f"{name} is {value}, but must be finite{'' if negative else ' and at least 0'}"

@@ -490,4 +490,4 @@ def test_truncation_from_the_command_line(limner: Callable[..., Any], tmp_path: 
         spread.append(pictures.astype(float).std(0).mean())
     assert spread[1] < 1 < spread[0]
     refusal = limner("sample", tmp_path / "run", "--truncation", 2, "--to", tmp_path / "no.png", ok=False)
-    assert refusal.returncode == 2 and "from 0 to 1" in refusal.stderr
+    assert refusal.returncode == 2 and "choose 0 to 1" in refusal.stderr

@@ -362,7 +362,7 @@ def test_a_bounded_generator_stays_within_black_and_white() -> None:
 
 
 def test_augmentation_sets_in_over_the_burn_in_and_in_training_alone() -> None:
-    config = dataclasses.replace(R3GAN.presets["tiny"].model, augment=0.8, burn_in=100)
+    config = dataclasses.replace(R3GAN.presets["tiny"].model, augment_probability=0.8, burn_in=100)
     model, images = R3GAN(config, ImageSpec(3, 16, 16)), torch.rand(16, 3, 16, 16)
     model.advance(0)
     assert model.augment_probability == 0 and torch.equal(model.augmented(images), images)

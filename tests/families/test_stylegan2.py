@@ -211,7 +211,7 @@ def test_turns_leave_the_other_player_without_gradient() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_any_batch_can_be_judged(size: int) -> None:
-    model = build(chance=0.9, augment="fixed")
+    model = build(augment_probability=0.9, augment="fixed")
     for objective in model.objectives():
         assert all(value.isfinite() for value in objective.loss(batch_of(size)).values())
 
@@ -238,7 +238,7 @@ def test_the_mean_style_follows_in_the_generators_turn_of_training() -> None:
     assert not model.generator.mean.any()
     model.train()
     for _ in range(2000):
-        model.generator.follow(torch.tensor([[1.0] * TINY.style, [3.0] * TINY.style]))
+        model.generator.update_mean(torch.tensor([[1.0] * TINY.style, [3.0] * TINY.style]))
     torch.testing.assert_close(model.generator.mean, torch.full((TINY.style,), 2.0), atol=0.05, rtol=0)
 
 
@@ -298,7 +298,7 @@ def test_both_players_see_augmented_images_and_nobody_else_does(monkeypatch: pyt
         return x
 
     monkeypatch.setattr(stylegan2, "augment", watch)
-    model = build(chance=0.25)
+    model = build(augment_probability=0.25)
     counts = []
     for objective in model.objectives():
         seen.clear()
@@ -314,7 +314,7 @@ def test_both_players_see_augmented_images_and_nobody_else_does(monkeypatch: pyt
 
 @pytest.mark.parametrize("how", ["adaptive", "fixed"])
 def test_only_the_adaptive_chance_moves_and_only_in_training(how: str) -> None:
-    model = build(augment=how, chance=0.1, target=-2.0)  # always overfitting
+    model = build(augment=how, augment_probability=0.1, ada_target=-2.0)  # always overfitting
     for _ in range(4):
         model.discriminator_loss(batch_of(4))
     assert (float(model.augment.chance) > 0.1001) == (how == "adaptive")
@@ -327,7 +327,7 @@ def test_only_the_adaptive_chance_moves_and_only_in_training(how: str) -> None:
 
 def test_the_chance_survives_stopping(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks of the controller, too: the sums are kept."""
-    options = {"training": {"batch": 8, "samples": 2}, "model": {"target": -2.0, "period": 100.0}}
+    options = {"training": {"batch": 8, "samples": 2}, "model": {"ada_target": -2.0, "ada_images": 100.0}}
 
     def train(out: str, resume: bool = False) -> None:
         package.train(
@@ -365,7 +365,7 @@ def test_by_command(limner, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limner(
         "train", "stylegan2", images, "--out", run, "--preset", "tiny", "--budget", "64img",
-        "--training.samples", 2, "--model.augment", "fixed", "--model.chance", "0.5",
+        "--training.samples", 2, "--model.augment", "fixed", "--model.augment-probability", "0.5",
     )  # fmt: skip
     assert json.loads((run / "config.json").read_text())["model"]["augment"] == "fixed"
     limner("sample", run, "--n", 2, "--truncation", "0.5", "--noise", "0", "--to", tmp_path / "two.png")
