@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -27,6 +27,11 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""
     matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=0.5)
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def join_words(words: Sequence[str], conjunction: str = "or") -> str:
+    """'a, b or c'"""
+    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 @dataclass(frozen=True)

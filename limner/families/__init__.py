@@ -110,6 +110,11 @@ def _capabilities() -> dict[str, type]:
     }
 
 
+def supporting(protocol: type) -> list[str]:
+    """The families whose class has all methods of a protocol of ``core``."""
+    return [name for name in names() if _has_methods(load(name), protocol)]
+
+
 def _has_methods(family: type, protocol: type) -> bool:
     return all(callable(getattr(family, name, None)) for name in vars(protocol) if not name.startswith("_"))
 

@@ -1,6 +1,6 @@
-"""Runs to and from other libraries' formats: a folder as diffusers writes and reads it, of safetensors and JSON.
+"""Runs to and from the format of diffusers: a folder of safetensors and JSON.
 
-diffusers itself is not needed. Which families can do it they say themselves (`core.Exchanges`).
+diffusers itself is not needed. The families that convert are those that implement `core.Exchanges`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from limner import checkpoint, families
 from limner.config import Run, write_run
 from limner.core import DataOptions, Exchanges, LimnerError, Part
+from limner.settings import join_words
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS, SCHEDULER, PIPELINE = "config.json", "scheduler_config.json", "model_index.json"
@@ -25,16 +25,16 @@ VERSION = "0.35.0"  # of diffusers, whose format is written
 
 
 def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
-    """Write a run's averaged weights as a new folder ``out``; what was written."""
+    """Write a run's averaged weights as a new folder ``out``; the parts that were written. Raises LimnerError."""
     loaded = checkpoint.load(run)
     if not isinstance(loaded.model, Exchanges):
         raise LimnerError(
-            f"{loaded.run.family} has no counterpart in diffusers; {_and(exchanging())} do: train one of them."
+            f"{loaded.run.family} has no counterpart in diffusers: use a run of {_exchanging()}."
         )
     parts = loaded.model.to_diffusers()
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LimnerError(f"{out} is there already: name another folder with --out, or remove it.")
+        raise LimnerError(f"{out} exists already: name another folder with --out, or remove it.")
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -43,8 +43,7 @@ def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
             folder.mkdir(parents=True, exist_ok=True)
             settings = {**part.settings, "_diffusers_version": VERSION}
             if _file_of(part) == PIPELINE:
-                named = {p.folder: ["diffusers", p.settings["_class_name"]] for p in parts if p.folder}
-                settings |= named
+                settings |= {p.folder: ["diffusers", p.settings["_class_name"]] for p in parts if p.folder}
             (folder / _file_of(part)).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
             if part.weights:
                 tensors = {name: value.cpu().contiguous().clone() for name, value in part.weights.items()}
@@ -60,25 +59,27 @@ def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
 
 
 def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | None = None) -> str:
-    """Make a run in ``out`` of a folder that diffusers wrote; the family's name.
+    """Make a run in ``out`` from a folder that diffusers wrote; the family's name. Raises LimnerError.
 
-    ``size`` (height, width) of the images, where it is another than the folder says.
+    ``size`` (height, width) of the images overrides that of the folder.
     """
     folder, out = Path(folder), Path(out)
     if checkpoint.exists(out):
-        raise LimnerError(f"{out} holds a run already: name another folder with --out.")
+        raise LimnerError(f"{out} already holds a run: name another folder with --out.")
     parts = read(folder)
     for part in parts if size else ():
         if "sample_size" in part.settings:
             part.settings["sample_size"] = size
-    for name in exchanging():
+    for name in families.supporting(Exchanges):
         family: Any = families.load(name)
         model = family.from_diffusers(parts)
         if model is not None:
             break
     else:
         kinds = sorted({str(part.settings["_class_name"]) for part in parts})
-        raise LimnerError(f"No family of Limner reads {_and(kinds)}: {_and(exchanging())} read other kinds.")
+        raise LimnerError(
+            f"No family reads {join_words(kinds, 'and')}: only networks of {_exchanging()} can be imported."
+        )
     preset = family.presets["base"]
     spec = model.spec
     run = Run(
@@ -93,16 +94,8 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
     return name
 
 
-def exchanging() -> list[str]:
-    """The families that can."""
-    wanted = [name for name in vars(Exchanges) if not name.startswith("_")]
-    return [
-        name for name in families.names() if all(hasattr(families.load(name), method) for method in wanted)
-    ]
-
-
 def read(folder: Path) -> list[Part]:
-    """What a folder holds: the top, and each folder in it that has settings."""
+    """The parts in a folder: at its top, and in each folder in it that has settings. Raises LimnerError."""
     if not folder.is_dir():
         raise LimnerError(f"There is no folder {folder}: name one that diffusers wrote.")
     parts = []
@@ -111,7 +104,7 @@ def read(folder: Path) -> list[Part]:
             if (place / file).is_file():
                 where = "" if place == folder else place.name
                 parts.append(
-                    Part(where, _settings(place / file), _weights(place) if file == SETTINGS else {})
+                    Part(where, _settings(place / file), read_weights(place) if file == SETTINGS else {})
                 )
     parts = [part for part in parts if isinstance(part.settings.get("_class_name"), str)]
     if not parts:
@@ -127,27 +120,27 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _weights(folder: Path) -> dict[str, Any]:
-    """The weights beside a settings file; none where there are none, as of a tokenizer."""
+def read_weights(folder: Path) -> dict[str, Any]:
+    """The weights beside a settings file; empty where there are none, as for a tokenizer. Raises LimnerError."""
     path = folder / WEIGHTS
     if not path.is_file():
         others = sorted(folder.glob("diffusion_pytorch_model*"))
         if others:
             raise LimnerError(
-                f"{folder} has {others[0].name} and no {WEIGHTS}: save it from diffusers with safe_serialization, "
-                "whole and without a variant."
+                f"{folder} has {others[0].name} but no {WEIGHTS}: save it from diffusers with safe_serialization, "
+                "unsharded and without a variant."
             )
         return {}
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise LimnerError(f"{path} is damaged or no safetensors file ({error}): copy it anew.") from None
+        raise LimnerError(f"{path} is damaged, or not a safetensors file ({error}): copy it again.") from None
+
+
+def _exchanging() -> str:
+    return join_words(families.supporting(Exchanges))
 
 
 def _file_of(part: Part) -> str:
     name = str(part.settings["_class_name"])
     return PIPELINE if name.endswith("Pipeline") else SCHEDULER if name.endswith("Scheduler") else SETTINGS
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

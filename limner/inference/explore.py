@@ -34,6 +34,7 @@ from limner.inference.pipeline import Pipeline, condition_for
 from limner.metrics.pixels import psnr, pyramid
 from limner.pictures.grid import grid
 from limner.progress import bar
+from limner.settings import join_words
 
 SAMPLES = 1024  # points that the centre and the spread of a latent space are estimated from
 SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in standard deviations
@@ -116,10 +117,9 @@ def open_space(run: str | Path, device: str = "auto") -> Space:
     pipeline = Pipeline(run, device)
     model, spec = pipeline.model.requires_grad_(False), pipeline.spec
     if not isinstance(model, Latent):
-        able = [name for name in families.names() if issubclass(families.load(name), Latent)]
         raise LimnerError(
             f"{pipeline.loaded.path} is a run of {pipeline.loaded.run.family}, which has no latent space: "
-            f"use a run of {' or '.join(filter(None, [', '.join(able[:-1]), able[-1]]))}."
+            f"use a run of {join_words(families.supporting(Latent))}."
         )
     follows = "label" in model.follows
     with torch.inference_mode():

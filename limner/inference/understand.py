@@ -27,6 +27,7 @@ from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import grid
 from limner.progress import bar
+from limner.settings import join_words
 
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes kept of each image
@@ -53,14 +54,15 @@ def supports(pipeline: Pipeline, protocol: type) -> bool:
 
 def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
     path, family = pipeline.loaded.path, pipeline.loaded.run.family
-    able = [name for name in families.names() if issubclass(families.load(name), protocol)]
+    able = families.supporting(protocol)
     if family in able:  # it needs labels
         return LimnerError(
             f"{path} was trained without labels, so it cannot classify: use a run that was trained on labelled images."
         )
     verb = "describe" if protocol is Describes else "classify"
-    names = " or ".join([", ".join(able[:-1]), able[-1]] if able[1:] else able)
-    return LimnerError(f"{path} is a run of {family}, which does not {verb} images: use a run of {names}.")
+    return LimnerError(
+        f"{path} is a run of {family}, which does not {verb} images: use a run of {join_words(able)}."
+    )
 
 
 def extract_features(pipeline: Pipeline, images: Iterable[Tensor], count: Count | None = None) -> Tensor:
