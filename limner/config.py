@@ -131,7 +131,7 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 
 def _name(kind: Any) -> str:
-    """A type in the words of someone who does not read Python."""
+    """A type, named for someone who does not read Python."""
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     inner = typing.get_args(kind)
     if kind in plain:
@@ -150,7 +150,7 @@ def _name(kind: Any) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training is: all it needs to be done again. ``config.json`` and every checkpoint hold it."""
+    """All settings of one training, enough to repeat it. ``config.json`` and every checkpoint hold it."""
 
     family: str
     sources: tuple[str, ...]
@@ -172,7 +172,7 @@ class Run:
 
 
 class Migration(NamedTuple):
-    """From files of one format to the next."""
+    """How files of one format become files of the next."""
 
     run: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]  # (run, spec) as JSON -> run
     weight: Callable[[str, str], str]  # (family, name of a weight) -> name
@@ -183,19 +183,19 @@ MIGRATIONS = {1: Migration(_format1.settings, _format1.weight)}
 
 
 def migrate_run(run: Mapping[str, Any], spec: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """A run's JSON of format ``version`` as this one writes it; ``spec`` is that of its images."""
+    """A run's JSON of format ``version``, in today's format; ``spec`` is that of its images."""
     for number in range(version, FORMAT):
         run = MIGRATIONS[number].run(run, spec)
     return dict(run)
 
 
 def write_run(folder: str | Path, run: Run) -> None:
-    """Write a run's ``config.json`` whole or not at all."""
+    """Write a run's ``config.json``, atomically."""
     files.write_json(Path(folder) / "config.json", {"format": FORMAT, **run.to_json()})
 
 
 def read_run(folder: str | Path) -> Run:
-    """The ``config.json`` of a run's folder, of this format or an earlier one."""
+    """The ``config.json`` of a run's folder, of this format or an earlier one. Raises LimnerError."""
     path = Path(folder) / "config.json"
     try:
         saved = json.loads(path.read_text("utf-8"))
@@ -203,13 +203,18 @@ def read_run(folder: str | Path) -> Run:
         raise LimnerError(f"{folder} holds no run: there is no {path}.") from None
     except ValueError as error:
         raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
-    if isinstance(saved, dict) and (version := saved.pop("format", 1)) in MIGRATIONS:
+    version = saved.pop("format", 1) if isinstance(saved, dict) else FORMAT
+    if version not in range(1, FORMAT + 1):
+        raise LimnerError(
+            f"{path} has the format {version!r}, which this version of Limner cannot read: update it."
+        )
+    if version in MIGRATIONS:
         saved = migrate_run(saved, _spec_of(Path(folder), saved.get("size")), version)
     return Run.from_json(saved)
 
 
 def _spec_of(folder: Path, size: Any) -> dict[str, Any]:
-    """What a run's images are, as JSON: as its model file says, or by its settings, or as is usual."""
+    """The spec of a run's images, as JSON: from its model file; without one, from its settings; else 32 x 32."""
     try:
         with open(folder / "model.safetensors", "rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -220,7 +225,7 @@ def _spec_of(folder: Path, size: Any) -> dict[str, Any]:
 
 
 class Budget(NamedTuple):
-    """How long something lasts."""
+    """A length of training."""
 
     amount: float
     unit: Literal["seconds", "images"]
@@ -231,7 +236,7 @@ class Budget(NamedTuple):
 
 
 def parse_budget(text: str, epoch: int) -> Budget:
-    """'90s', '4m', '1.5h', '5000img', '200kimg' or '50epochs'; ``epoch`` is how many images there are."""
+    """'90s', '4m', '1.5h', '5000img', '200kimg' or '50epochs', of ``epoch`` images each. Raises LimnerError."""
     scales = {"s": 1, "m": 60, "h": 3600, "img": 1, "kimg": 1000, "epoch": epoch, "epochs": epoch}
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]+)", text.strip().lower())
     amount = float(match[1]) * scales.get(match[2], 0) if match else 0
@@ -241,7 +246,7 @@ def parse_budget(text: str, epoch: int) -> Budget:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """'32' or '64x48' (height x width) -> (height, width) in pixels."""
+    """'32' or '64x48' (height x width) -> (height, width) in pixels. Raises LimnerError."""
     match = re.fullmatch(r"([1-9]\d{0,4})(?:\s*[x×]\s*([1-9]\d{0,4}))?", text.strip().lower())
     if not match:
         raise LimnerError(
@@ -251,7 +256,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def find_preset(family: type[Model], name: str) -> Preset:
-    """A family's preset by its name."""
+    """A family's preset by its name. Raises LimnerError."""
     if name not in family.presets:
         hint = nearest(name, family.presets) or f" There are {', '.join(family.presets)}."
         raise LimnerError(f"{family.family} has no preset {name!r}.{hint}")

@@ -1,4 +1,4 @@
-"""What a person can set, free of torch so that help is instant: errors, data and training options."""
+"""Errors, and the options of data and training; without torch, so that help is instant."""
 
 from __future__ import annotations
 
@@ -85,45 +85,46 @@ class NoSampling:
 class Optimiser:
     """The settings of one submodule's optimiser."""
 
-    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"  # muon: matrices by Muon, the rest AdamW
-    lr: float = 1e-3  # learning rate at its peak
-    betas: tuple[float, float] = (0.9, 0.99)  # Adam's decay rates
-    eps: float = 1e-8  # Adam's denominator offset
-    decay: float = 0.0  # decoupled weight decay; of sgd part of the gradient
-    momentum: float = 0.0  # SGD's and Muon's momentum
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for the rest
+    lr: float = 1e-3  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.99)  # Adam's beta1 and beta2
+    eps: float = 1e-8  # Adam's epsilon
+    decay: float = 0.0  # weight decay: decoupled, but for sgd part of the gradient
+    momentum: float = 0.0  # momentum of SGD and Muon
     matrix_lr: float = 0.02  # Muon's learning rate, for matrices and convolutions
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the one loop lowers a family's objectives."""
+    """How a family is trained, by the one loop."""
 
-    batch: int = 64  # images a step, over all processes
+    batch: int = 64  # images per step, over all processes
     accumulate: int = 1  # microbatches that a step's batch is split into
-    optimisers: dict[str, Optimiser] = field(default_factory=dict)  # by submodule
-    schedule: Literal["constant", "cosine", "linear"] = "linear"  # both fall to zero at the budget's end
-    flat: float = 0.0  # share of the budget before the fall begins
+    optimisers: dict[str, Optimiser] = field(default_factory=dict)  # by the submodule that each updates
+    # of the learning rate; cosine and linear end at zero
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    flat: float = 0.0  # share of the budget before the learning rate falls
     warmup: int = 0  # images over which the learning rate rises from zero
-    clip: float = 0.0  # largest gradient norm; 0: no clipping
-    average: float = 10_000.0  # half-life of the moving average, in images; 0: none
-    average_rampup: float = 0.05  # the half-life is at most this share of the images seen
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is quick
+    clip: float = 0.0  # maximum gradient norm; 0: no clipping
+    average: float = 10_000.0  # half-life of the weights' moving average, in images; 0: none
+    average_rampup: float = 0.05  # maximum half-life, as a share of the images seen
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is faster
     channels_last: bool = True  # memory format of images and convolutions
-    compile: bool = False  # torch.compile the networks
+    compile: bool = False  # compile the networks with torch.compile
     device: str = "auto"  # auto, cpu, cuda
-    processes: int = 1  # on a CPU; 0: one a core, as long as each gets 16 images of a batch
-    save_every: str = "2m"  # between checkpoints: 2m, 50kimg, 5epochs
-    sample_every: str = "30s"  # between sample grids
+    processes: int = 1  # on a CPU; 0: one per core, each with at least 16 images of a batch
+    save_every: str = "2m"  # interval between checkpoints: 2m, 50kimg, 5epochs
+    sample_every: str = "30s"  # interval between sample grids
     samples: int = 64  # images in a sample grid; 0: no grids
-    evaluate_every: str = "30s"  # between held-out losses
+    evaluate_every: str = "30s"  # interval between held-out losses
     log_every: int = 10  # steps between lines of log.jsonl
-    keep: int = 2  # checkpoints kept
+    keep: int = 2  # number of checkpoints to keep
     tensorboard: bool = False  # also write TensorBoard events (needs the log extra)
-    data_changed: bool = False  # resume although the data is not what it was
+    data_changed: bool = False  # resume even though the data has changed
 
     def __post_init__(self) -> None:
-        """Raises LimnerError for what trains nothing."""
+        """Raises LimnerError for a count below 1."""
         for name in ("batch", "accumulate", "log_every", "keep"):
             if getattr(self, name) < 1:
                 flag = f"--training.{name.replace('_', '-')}"
-                raise LimnerError(f"{flag} {getattr(self, name)} trains nothing: choose 1 or more.")
+                raise LimnerError(f"{flag} {getattr(self, name)} is too low: use 1 or more.")

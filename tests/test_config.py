@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner import families
-from limner.config import Budget, Run, from_json, parse_budget, parse_size, to_json
+from limner.config import Budget, Run, from_json, parse_budget, parse_size, read_run, to_json
 from limner.settings import LimnerError, Optimiser, Training
 from tests.helpers import toy_run
 
@@ -100,6 +100,13 @@ def test_a_run_lacks_nothing(toy):
 def test_what_json_cannot_hold_is_refused():
     with pytest.raises(TypeError, match="set"):
         to_json({"a": {1, 2}})
+
+
+@pytest.mark.parametrize("version", [0, 99, "2", [], None])
+def test_formats_of_the_future_are_refused(version, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"format": version}))
+    with pytest.raises(LimnerError, match="cannot read: update it"):
+        read_run(tmp_path)
 
 
 # ---- budgets and sizes
