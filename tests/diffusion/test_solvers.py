@@ -8,20 +8,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from limner.core import Condition, ConditionEmbedding, Denoised, Draws, ImageSpec
+from limner.core import Condition, Denoised, Draws
 from limner.diffusion import solvers
 from limner.diffusion.paths import CLEAN, Discrete, Exploding, NoiseLevel, Path, Straight, betas, karras
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.diffusion.solvers import Problem
+from tests.diffusion.gaussian import MEAN, SPREAD, Gaussian, denoise
 from tests.helpers import golden
-
-MEAN, SPREAD = 0.3, 0.5
-
-
-def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
-    """E[data | x] for data ~ N(MEAN, SPREAD^2)."""
-    a, s = level.alpha, level.sigma
-    return (SPREAD**2 * a * x + s**2 * MEAN) / (a**2 * SPREAD**2 + s**2)
 
 
 def exact(x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
@@ -222,27 +215,6 @@ def test_eta_1_is_the_ancestral_solver():
 
 
 # ---- what all families share
-
-
-class Gaussian:
-    """In a family's place: it knows the answer, less ``gap`` without a label."""
-
-    spec, follows = ImageSpec(1, 6, 6, classes=("a",)), frozenset({"label"})
-
-    def __init__(self, path: Path, gap: float = 0.0, **plan):
-        self.path, self.gap, self.options, self.calls = path, gap, plan, []
-
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        none = torch.full((condition.size,), -1)
-        return ConditionEmbedding(label=none if condition.label is None else condition.label)
-
-    def denoise(self, x, time, alpha, sigma, rows) -> Denoised:
-        self.calls.append((rows.label.tolist(), (alpha / (alpha + sigma)).flatten().tolist()))
-        data = (SPREAD**2 * alpha * x + sigma**2 * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
-        return Denoised(data - self.gap * (rows.label < 0).view(-1, 1, 1, 1))
-
-    def plan(self, sampling: SamplingConfig) -> Plan:
-        return Plan(self.path, self.path.levels(sampling.steps), (1, 6, 6), **self.options)
 
 
 def sampled(condition: Condition, path=None, gap=0.0, **options) -> tuple[Tensor, Gaussian]:
