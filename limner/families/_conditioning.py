@@ -12,25 +12,26 @@ from limner.text.encoder import ByteEncoder, TextConfig
 
 
 def choose(model: Model, *auto: str) -> str:
-    """none, label or text: ``config.condition``, or for auto the first of ``auto`` that the data has.
+    """none, label or text: as ``config.condition`` asks, or with auto the first of ``auto`` that the data has.
 
-    Removes the others from ``model.follows``. Raises LimnerError if the data has no such condition.
+    ``model.follows`` loses what is not chosen. Raises LimnerError.
     """
-    kind, spec = model.config.condition, model.spec
-    has = {"text": spec.captions, "label": bool(spec.classes), "none": True}
-    if kind == "auto":
-        kind = next((choice for choice in auto if has[choice]), "none")
-    if not has[kind]:
-        what, remedy = {
-            "label": ("labels", "sort the images into one folder for each class"),
-            "text": ("captions", "put a .txt file beside each image"),
-        }[kind]
+    asked, spec = model.config.condition, model.spec
+    if asked == "auto":
+        has = {"text": spec.captions, "label": bool(spec.classes)}
+        asked = next((kind for kind in auto if has[kind]), "none")
+    if asked == "label" and not spec.classes:
         raise LimnerError(
-            f"{model.family} cannot follow {what} with --model.condition {kind}, because the data has none: "
-            f"{remedy}, or choose --model.condition none."
+            f"{model.family} was asked for labels with --model.condition label, but the data has none: "
+            "sort the images into one folder a class or choose --model.condition none."
         )
-    model.follows -= {"label", "text"} - {kind}
-    return kind
+    if asked == "text" and not spec.captions:
+        raise LimnerError(
+            f"{model.family} was asked for captions with --model.condition text, but the data has none: "
+            "put a .txt file beside each image or choose --model.condition none."
+        )
+    model.follows -= {"label", "text"} - {asked}
+    return asked
 
 
 def choose_classes(model: Model) -> int:

@@ -15,11 +15,12 @@ _TEXT = {"text_width": "text.width", "text_layers": "text.layers", "text_length"
 _DROPOUT = {"drop_condition": "condition_dropout"}
 _FLOW = {**_DROPOUT, "nearest": "sigma_floor"}
 _BODY = {"body.ratio": "body.mlp_ratio"}
+_HEAD = {"head": "head_width"}
 _DIT = {**_BODY, "body.rotary": "body.rope", "body.gated": "body.swiglu"}
 
 # Dotted paths in the family's config: from -> to. A whole table may move too.
 SETTINGS: dict[str, dict[str, str]] = {
-    "ddpm": {**_DROPOUT, "bound": "bound_weight"},
+    "ddpm": {**_HEAD, **_DROPOUT, "bound": "bound_weight"},
     "dino": {**_BODY},
     "dit": {**_TEXT, **_DIT, **_FLOW},
     "drifting": {
@@ -28,8 +29,9 @@ SETTINGS: dict[str, dict[str, str]] = {
         "seer.ratio": "seer.mlp_ratio",
         **{
             name: f"decoder.{name}"
-            for name in ("latent", "patch", "widths", "blocks", "attention_resolutions", "head", "embedding")
+            for name in ("latent", "patch", "widths", "blocks", "attention_resolutions", "embedding")
         },
+        "head": "decoder.head_width",
         "fine": "decoder.full_size_width",
         "styles": "style_tokens",
         "codes": "style_codes",
@@ -43,11 +45,12 @@ SETTINGS: dict[str, dict[str, str]] = {
         "alike": "text_temperature",
         **_DROPOUT,
     },
-    "edm": {**_DROPOUT, "spread": "sigma_data"},
-    "flow": {**_TEXT, **_FLOW},
-    "latent": {**_TEXT, **_DIT, **_FLOW},
+    "edm": {**_HEAD, **_DROPOUT, "spread": "sigma_data"},
+    "flow": {**_HEAD, **_TEXT, **_FLOW},
+    "latent": {**_HEAD, **_TEXT, **_DIT, **_FLOW},
     "mae": {**_BODY},
     "meanflow": {
+        **_HEAD,
         **_TEXT,
         **_DIT,
         **_FLOW,
@@ -79,6 +82,8 @@ _CODEC = {
     r"^autoencoder\.even\.": "autoencoder.code_norm.",
     r"\.around\.": ".shortcut.",
 }
+_PATCH_EMBED = {r"\bbody\.embed\.": "body.patch_embed."}
+_VIT = {**_PATCH_EMBED, r"\bbody\.token$": "body.class_token"}
 _SHORTCUT = {r"\.skip\.": ".shortcut."}
 _UNET = {  # networks.unets.unet, and drifting's decoder
     r"\.look\.(\w+)\.place\.": r".attention.\1.key_value.",
@@ -104,22 +109,28 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "autoencoder": {**_CODEC},
     "biggan": {**_SHORTCUT},
     "ddpm": {**_UNET, **_PAPER_UNETS},
-    "dit": {**_EMBEDDER},
+    "dino": {**_VIT},
+    "dit": {**_EMBEDDER, **_PATCH_EMBED},
     "drifting": {
         **_EMBEDDER,
+        **_PATCH_EMBED,
         **_UNET,
         r"^generator\.start\.": "generator.body.stem.",
         r"^generator\.narrow\.": "generator.body.head.",
         r"^generator\.draw\.": "generator.body.refine.",
         r"^generator\.(position|blocks|upsample|attention|norm)\.": r"generator.body.\1.",
         r"^encoder\.": "random_features.",
+        r"^seer\.embed\.": "seer.patch_embed.",
+        r"^seer\.token$": "seer.class_token",
         r"^seer\.": "feature_encoder.",
     },
     "edm": {**_UNET, **_PAPER_UNETS},
     "flow": {**_EMBEDDER, **_UNET},
-    "latent": {**_EMBEDDER, **_CODEC, **_UNET, **_PAPER_UNETS},
-    "meanflow": {**_EMBEDDER, **_UNET},
+    "latent": {**_EMBEDDER, **_PATCH_EMBED, **_CODEC, **_UNET, **_PAPER_UNETS},
+    "mae": {**_VIT},
+    "meanflow": {**_EMBEDDER, **_PATCH_EMBED, **_UNET},
     "stylegan2": {r"\.around\.": ".shortcut."},
+    "vit": {**_VIT},
 }
 
 Size = tuple[int, int]

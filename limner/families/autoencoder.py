@@ -20,9 +20,9 @@ from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
 from limner.networks import exchange
 from limner.networks.codec import Reconstruction
-from limner.networks.gans.patchgan import PatchGAN, fitting
+from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.images.channels import with_channels
-from limner.networks.random_vgg import RandomVGG, leaves
+from limner.networks.random_vgg import RandomVGG, dead_leaves
 
 
 class Discriminator(nn.Module):
@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__()
-        layers = fitting(config.discriminator_layers, (spec.height, spec.width))
+        layers = fit_layers(config.discriminator_layers, (spec.height, spec.width))
         self.patches = PatchGAN(spec.channels, config.discriminator_width, layers)
         self.register_buffer("present", torch.tensor(float(config.adversarial_from == 0)))
 
@@ -48,7 +48,7 @@ def perceptual_network(device: torch.device) -> RandomVGG:
     """
     generator = torch.Generator().manual_seed(1)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(leaves(64, generator))
+        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -131,9 +131,9 @@ class Autoencoder(Model):
                 raise ValueError(
                     "it is not of kind kl with patches of 1 and equal hidden and latent channels"
                 )
-            groups = exchange.groups(self.autoencoder)
+            groups = exchange.norm_groups(self.autoencoder)
             options = exchange.CodecOptions(codec_shape(c, spec), c.latent, groups)
-            return [Part("", exchange.codec_settings(options), exchange.give(self.autoencoder))]
+            return [Part("", exchange.codec_settings(options), exchange.export_weights(self.autoencoder))]
         except ValueError as error:
             raise LimnerError(
                 f"autoencoder cannot be written for diffusers, for {error}: train the preset base or paper."
@@ -153,10 +153,10 @@ class Autoencoder(Model):
                 attention_resolutions=tuple(shape.attention_resolutions), hidden=latent, latent=latent,
             )  # fmt: skip
             model = cls(config, ImageSpec(shape.channels, *shape.size))
-            exchange.need(
-                {"norm_num_groups": options.groups}, norm_num_groups=exchange.groups(model.autoencoder)
+            exchange.require_equal(
+                {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.autoencoder)
             )
-            exchange.take(model.autoencoder, found[0].weights)
+            exchange.import_weights(model.autoencoder, found[0].weights)
         except ValueError as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model

@@ -44,7 +44,7 @@ from limner.networks.unets.shape import UNetShape
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "head")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "head_width")
 
     network: Literal["quick", "ddpm", "adm"] = "quick"  # ddpm: as Ho 2020 has it; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
@@ -53,7 +53,7 @@ class DDPMConfig:
     attention_resolutions: tuple[int, ...] = (
         4,
     )  # shorter sides of the feature maps that attend (quick: in patches)
-    head: int = 64  # channels of an attention head; 0: one head of all
+    head_width: int = 64  # channels of an attention head; 0: one head of all
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     scale_shift: bool = True  # adm: the time scales and shifts features, rather than being added to them
@@ -89,11 +89,11 @@ class Network(nn.Module):
         )  # fmt: skip
         self.unet: QuickUNet | DiffusionUNet
         if self.quick:
-            self.unet = QuickUNet(shape, c.head or c.width * max(c.multiples))
+            self.unet = QuickUNet(shape, c.head_width or c.width * max(c.multiples))
         else:
             adm = c.network == "adm"
             self.unet = DiffusionUNet(
-                shape, head=c.head, heads=int(not c.head), order=c.order, original=not adm,
+                shape, head_width=c.head_width, heads=int(not c.head_width), order=c.order, original=not adm,
                 scale_shift=adm and c.scale_shift, resample_blocks=adm and c.resample_blocks,
             )  # fmt: skip
         self.shape = shape
@@ -160,12 +160,12 @@ class DDPM(Model):
             if not isinstance(unet, DiffusionUNet):
                 raise ValueError("it has no network of that kind")
             options = exchange.UNetOptions(
-                self.network.shape, c.head, c.network == "ddpm", c.network == "adm" and c.scale_shift,
-                exchange.groups(unet),
+                self.network.shape, c.head_width, c.network == "ddpm", c.network == "adm" and c.scale_shift,
+                exchange.norm_groups(unet),
             )  # fmt: skip
             settings = exchange.unet_settings(options)
             scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
-            unet_part = Part("unet", settings, exchange.give(unet))
+            unet_part = Part("unet", settings, exchange.export_weights(unet))
         except ValueError as error:
             raise LimnerError(
                 f"ddpm cannot be written for diffusers, for {error}: train with --model.network ddpm."
@@ -187,17 +187,18 @@ class DDPM(Model):
                 raise ValueError(f"it gives {shape.out} channels for {shape.channels}")
             config = DDPMConfig(
                 network="ddpm" if original else "adm", width=shape.width, multiples=tuple(shape.multiples),
-                blocks=shape.blocks, attention_resolutions=tuple(shape.attention_resolutions), head=options.head,
-                dropout=shape.dropout, scale_shift=options.scale_shift or original, resample_blocks=original,
+                blocks=shape.blocks, attention_resolutions=tuple(shape.attention_resolutions),
+                head_width=options.head_width, dropout=shape.dropout,
+                scale_shift=options.scale_shift or original, resample_blocks=original,
                 condition="label" if shape.classes else "none",
                 steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
             )  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
             model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
-            exchange.need(
-                {"norm_num_groups": options.groups}, norm_num_groups=exchange.groups(model.network.unet)
+            exchange.require_equal(
+                {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.network.unet)
             )
-            exchange.take(model.network.unet, found["UNet2DModel"].weights)
+            exchange.import_weights(model.network.unet, found["UNet2DModel"].weights)
         except ValueError as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model
@@ -210,7 +211,7 @@ def halflife(decay: float, batch: int) -> float:
 
 DDPM.presets = {
     "tiny": Preset(
-        DDPMConfig(width=16, multiples=(1, 2), head=16),
+        DDPMConfig(width=16, multiples=(1, 2), head_width=16),
         replace(SMALL_UNET, batch=16, average=100.0),
     ),
     # Velocity and cosine: after 10,000 digits a Frechet distance of 18 rather than 33 (see docs/log.md).
@@ -243,7 +244,7 @@ DDPM.presets = {
             multiples=(1, 2, 2, 2),
             blocks=2,
             attention_resolutions=(16,),
-            head=0,
+            head_width=0,
             dropout=0.1,
         ),
         Training(

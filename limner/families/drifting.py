@@ -169,7 +169,7 @@ class Drifting(Model):
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> feature maps [B, D, h, w]."""
-        pretrained = self.feature_encoder.maps(image) if self.feature_encoder else []
+        pretrained = self.feature_encoder.feature_maps(image) if self.feature_encoder else []
         return self.random_features(image) + pretrained
 
     def objectives(self) -> list[Objective]:
@@ -285,7 +285,7 @@ Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
             decoder=DecoderConfig(
-                latent=16, widths=(16, 32), blocks=(1, 1), head=16, embedding=32, full_size_width=8
+                latent=16, widths=(16, 32), blocks=(1, 1), head_width=16, embedding=32, full_size_width=8
             ),
             feature_widths=(8, 16), samples_per_step=16, guidance=3.0, text=TextConfig(width=32, layers=1),
         ),

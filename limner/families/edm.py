@@ -33,7 +33,7 @@ from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose, embed_labels
 from limner.families._presets import SMALL_UNET
-from limner.networks.images import augment_conditioning as told
+from limner.networks.images import augment_conditioning
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.song import SongUNet
@@ -52,7 +52,7 @@ class EDMConfig:
     )  # shorter sides of the feature maps that attend (quick: in patches)
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
-    head: int = 64  # quick: channels of an attention head
+    head_width: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     augment: float = 0.0  # chance that an image is turned, stretched and so on, of which the network is told
@@ -89,12 +89,12 @@ class Network(nn.Module):
         super().__init__()
         c, channels, size = config, spec.channels, (spec.height, spec.width)
         self.sigma_data, self.classes, self.quick = c.sigma_data, classes, c.network == "quick"
-        numbers = told.NUMBERS if c.augment else 0
+        numbers = augment_conditioning.FEATURES if c.augment else 0
         shape = UNetShape(
             channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
             c.patch if self.quick else 1, classes, c.dropout,
         )  # fmt: skip
-        self.unet = QuickUNet(shape, c.head, numbers) if self.quick else SongUNet(shape, numbers)
+        self.unet = QuickUNet(shape, c.head_width, numbers) if self.quick else SongUNet(shape, numbers)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None, done: Tensor | None = None) -> Tensor:
         """``done`` [B, 9] tells what was done to an image."""
@@ -126,7 +126,7 @@ class EDM(Model):
         c, data = self.config, batch.image
         done = None
         if c.augment and self.training:  # held-out images are measured as they are
-            data, done = told.augment(data, c.augment)
+            data, done = augment_conditioning.augment(data, c.augment)
         sigma = (
             c.noise_mean + c.noise_std * paths.normal_from(paths.stratified(len(data), data.device))
         ).exp()
@@ -161,7 +161,7 @@ class EDM(Model):
 
 EDM.presets = {
     "tiny": Preset(
-        EDMConfig(width=16, multiples=(1, 2), head=16, augment=0.1),
+        EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1),
         replace(SMALL_UNET, batch=16, average=100.0),
     ),
     # More of the noise where shapes are decided: after 10,000 digits 11.4 rather than 15.1 (see docs/log.md).

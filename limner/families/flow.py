@@ -51,7 +51,7 @@ class FlowConfig(FlowMatching):
     cross_attention_resolutions: tuple[int, ...] = (
         8,
     )  # of those that attend to the text alone, which costs less
-    head: int = 64  # channels of an attention head
+    head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of time and condition
     dropout: float = 0.0  # inside the blocks
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
@@ -79,7 +79,7 @@ class Network(nn.Module):
             c.attention_resolutions,
             c.cross_attention_resolutions,
             c.patch,
-            c.head,
+            c.head_width,
             c.dropout,
         )
         context = c.text.width if condition == "text" else 0
@@ -140,7 +140,7 @@ Flow.presets = {
             blocks=(1, 1),
             attention_resolutions=(4,),
             cross_attention_resolutions=(16,),
-            head=16,
+            head_width=16,
             embedding=32,
             text=TextConfig(width=32, layers=1),
         ),

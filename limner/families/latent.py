@@ -68,7 +68,7 @@ class LatentConfig(FlowMatching):
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
     attention_resolutions: tuple[int, ...] = (4,)  # U-Nets: shorter sides of the feature maps that attend
-    head: int = 64  # U-Nets: channels of an attention head
+    head_width: int = 64  # U-Nets: channels of an attention head
     dropout: float = 0.0  # U-Nets: inside the blocks
     body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
@@ -104,7 +104,7 @@ class Network(nn.Module):
             unet = UNetShape(
                 channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions, dropout=c.dropout
             )  # fmt: skip
-            self.body = DiffusionUNet(unet, head=c.head, context=tokens)
+            self.body = DiffusionUNet(unet, head_width=c.head_width, context=tokens)
         elif c.network == "dit":
             self.time: nn.Module = TimeEmbedder(embedding)
             self.body = DiffusionTransformer(c.body, channels, channels, size, tokens)
@@ -112,7 +112,8 @@ class Network(nn.Module):
             self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
             widths = [c.width * m for m in c.multiples]
             levels = UNetLevels(
-                widths, [c.blocks] * len(widths), c.attention_resolutions, patch=1, head=c.head, dropout=c.dropout
+                widths, [c.blocks] * len(widths), c.attention_resolutions, patch=1, head_width=c.head_width,
+                dropout=c.dropout,
             )  # fmt: skip
             self.body = UNet(channels, channels, size, embedding, levels, tokens)
 
@@ -265,7 +266,11 @@ def ddim_levels(steps: int) -> list[NoiseLevel]:
 LatentDiffusion.presets = {
     "tiny": Preset(
         LatentConfig(
-            codec=TINY, width=16, attention_resolutions=(2,), head=16, text=TextConfig(width=32, layers=1)
+            codec=TINY,
+            width=16,
+            attention_resolutions=(2,),
+            head_width=16,
+            text=TextConfig(width=32, layers=1),
         ),
         Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
     ),
@@ -304,7 +309,7 @@ LatentDiffusion.presets = {
             multiples=(1, 2, 3, 4),
             blocks=2,
             attention_resolutions=(32, 16, 8),
-            head=32,
+            head_width=32,
             predict="noise",
         ),
         Training(

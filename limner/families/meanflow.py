@@ -60,7 +60,7 @@ class MeanFlowConfig(FlowMatching):
     cross_attention_resolutions: tuple[int, ...] = (
         8,
     )  # of those that attend to the text alone, which costs less
-    head: int = 64  # channels of an attention head
+    head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of times and condition
     dropout: float = 0.0  # inside the blocks
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
@@ -107,7 +107,8 @@ class Network(nn.Module):
         self.body: nn.Module
         if c.network == "unet":
             levels = UNetLevels(
-                c.widths, c.blocks, c.attention_resolutions, c.cross_attention_resolutions, c.patch, c.head, c.dropout
+                c.widths, c.blocks, c.attention_resolutions, c.cross_attention_resolutions, c.patch, c.head_width,
+                c.dropout,
             )  # fmt: skip
             self.body = UNet(channels, channels, size, width, levels, context)
         else:
@@ -277,7 +278,7 @@ class MeanFlow(Model):
 
 
 TINY = MeanFlowConfig(
-    widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head=16,
+    widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head_width=16,
     embedding=32, text=TextConfig(width=32, layers=1), guidance=3.0,
 )  # fmt: skip
 # Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.

@@ -32,7 +32,7 @@ from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
-from limner.networks.gans.convolve import by_images_only, conv2d
+from limner.networks.gans.convolve import conv2d, no_weight_gradients
 from limner.networks.gans.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
 
 HE = 2**0.5  # gain of a layer before a leaky ReLU (He 2015)
@@ -306,8 +306,8 @@ class ProGAN(Model):
             weight = torch.rand(len(real), 1, 1, 1, device=real.device)
             mixed = torch.lerp(real, fake, weight).detach().requires_grad_()  # [B, C, h, w]
             logits = scores(mixed)
-            with by_images_only():
-                return self.config.penalty * adversarial.slope_penalty(logits, mixed)
+            with no_weight_gradients():
+                return self.config.penalty * adversarial.gradient_penalty(logits, mixed)
 
     def generate_fakes(self, batch: Batch, grown: Growth) -> Tensor:
         """Images at level ``grown`` with the labels of the batch: [B, C, h, w]."""

@@ -29,9 +29,9 @@ from limner.core import (
 )
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
-from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g
+from limner.losses.adversarial import relativistic_d, relativistic_g, squared_gradient_norm
 from limner.networks.convnets import base_size, widths
-from limner.networks.gans.convolve import Conv2d, by_images_only, conv2d
+from limner.networks.gans.convolve import Conv2d, conv2d, no_weight_gradients
 from limner.networks.images.augment import augment
 from limner.networks.images.resample import kernel
 
@@ -302,8 +302,8 @@ class R3GAN(Model):
         images = images.requires_grad_()
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
             scores = self.discriminator(images, label)  # [2B]
-            with by_images_only():
-                norms = gradient_norm(scores, images)  # [2B]
+            with no_weight_gradients():
+                norms = squared_gradient_norm(scores, images)  # [2B]
         r1, r2 = (0.5 * self.discriminator.gamma * part.mean() for part in norms.chunk(2))
         if not trains:
             scores, r1, r2 = scores.detach(), r1.detach(), r2.detach()

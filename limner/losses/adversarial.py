@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limner.networks.gans.convolve import by_images_only
+from limner.networks.gans.convolve import no_weight_gradients
 
 
 def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real - fake).mean()
 
 
-def gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
+def squared_gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
     """[B] squared norm of each score's gradient by its image [B, ...], itself differentiable.
 
     R1 is gamma / 2 times its mean over real images, R2 over fakes (Mescheder 2018, eq. 9). ``images`` must
@@ -78,10 +78,10 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], image: Tensor, gamma: 
     with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         image = image.detach().requires_grad_()
         scores = discriminator(image)
-        with by_images_only():
-            return gamma / 2 * gradient_norm(scores, image).mean()
+        with no_weight_gradients():
+            return gamma / 2 * squared_gradient_norm(scores, image).mean()
 
 
-def slope_penalty(scores: Tensor, images: Tensor, target: float = 1.0) -> Tensor:
+def gradient_penalty(scores: Tensor, images: Tensor, target: float = 1.0) -> Tensor:
     """Mean squared distance of the gradient's norm from ``target``, at mixed images (Gulrajani 2017, eq. 3)."""
-    return (gradient_norm(scores, images).sqrt() - target).square().mean()
+    return (squared_gradient_norm(scores, images).sqrt() - target).square().mean()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limner.core import Describes, Model
 from limner.networks.images.channels import with_channels
-from limner.networks.random_vgg import RandomVGG, leaves
+from limner.networks.random_vgg import RandomVGG, dead_leaves
 from limner.settings import LimnerError
 
 
@@ -75,7 +75,7 @@ def random_vgg() -> Features:
     network = RandomVGG(STAGES, generator)
     size = 4 * sum(widths[-1] for widths in STAGES)
     projection = torch.randn(size, WIDTH, generator=generator) / size**0.5
-    network.calibrate(leaves(64, generator))
+    network.calibrate(dead_leaves(64, generator))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recipe = f"RandomVGG 1 {STAGES} {WIDTH}"
 

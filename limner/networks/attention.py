@@ -28,9 +28,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return weights.softmax(-1) @ v  # [B, h, queries, width]
 
 
-def head_count(width: int, head: int) -> int:
-    """The largest number of heads that divides ``width`` and leaves each at least about ``head`` channels."""
-    most = max(1, width // max(1, head))
+def head_count(width: int, head_width: int) -> int:
+    """The largest number of heads that divides ``width`` and leaves each at least about ``head_width`` channels."""
+    most = max(1, width // max(1, head_width))
     return next(n for n in range(most, 0, -1) if width % n == 0)
 
 
@@ -61,15 +61,15 @@ def sincos(width: int, grid: tuple[int, int], device: torch.device | None = None
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
-def rope_angles(grid: tuple[int, int], head: int, device: torch.device | None = None) -> Tensor:
-    """Angles [h w, head / 2] of rotary position embeddings: the first half from the row, the second from the column."""
-    frequency = 1e-4 ** (torch.arange(head // 4, device=device) / (head // 4))
+def rope_angles(grid: tuple[int, int], head_width: int, device: torch.device | None = None) -> Tensor:
+    """Angles [h w, head_width / 2] of rotary position embeddings: half from the row, half from the column (Su 2021)."""
+    frequency = 1e-4 ** (torch.arange(head_width // 4, device=device) / (head_width // 4))
     indices = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
     return torch.cat([index.flatten()[:, None] * frequency for index in indices], dim=1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, L, D] with its last ``len(cos)`` tokens rotated: each pair (i, i + D/2) by its angle (Su 2021)."""
+    """x [B, heads, L, D] with its last ``len(cos)`` tokens rotated: each pair (i, i + D/2) by its angle."""
     first, rest = x.split([x.shape[2] - len(cos), len(cos)], dim=2)
     a, b = rest.chunk(2, dim=-1)
     return torch.cat([first, torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)], dim=2)

@@ -23,7 +23,7 @@ class DecoderConfig:
     widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
     attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
-    head: int = 64  # channels of an attention head
+    head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of the embedding of latent and condition
     full_size_width: int = 32  # channels at the image's full size, behind bilinear upsampling
 
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
             self.position.append(nn.Parameter(0.3 * torch.randn(wide, *sizes[level])))
             self.blocks.append(nn.ModuleList(Block(wide, c.embedding, 0.0) for _ in range(depth)))
             if level in attention:
-                self.attention[str(level)] = Attention(wide, sizes[level], c.head, context)
+                self.attention[str(level)] = Attention(wide, sizes[level], c.head_width, context)
             if level + 1 < len(sizes):
                 self.upsample.append(nn.Conv2d(c.widths[level + 1], wide, 1))
         self.norm = norm(c.widths[0])

@@ -32,11 +32,11 @@ OLD = {
 # ---- weights
 
 
-def theirs(network: nn.Module) -> dict[str, tuple[str, ...]]:
+def weight_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """Their name for each of our weights; of queries, keys and values, which we have in one, the three."""
-    places = _unet(network) if isinstance(network, DiffusionUNet) else _codec(network)
+    prefixes = _unet(network) if isinstance(network, DiffusionUNet) else _codec(network)
     found: dict[str, tuple[str, ...]] = {}
-    for ours, their in places:
+    for ours, their in prefixes:
         for name, _ in network.get_submodule(ours).named_parameters():
             part, _, kind = name.rpartition(".")
             if part == "qkv":
@@ -49,10 +49,10 @@ def theirs(network: nn.Module) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def give(network: nn.Module) -> dict[str, Tensor]:
-    """The weights by their names."""
+def export_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights by diffusers' names."""
     given: dict[str, Tensor] = {}
-    for ours, names in theirs(network).items():
+    for ours, names in weight_names(network).items():
         value = network.get_parameter(ours).detach()
         if "attentions" in names[0] and value.ndim == 4:  # 1x1 convolutions are matrices there
             value = value.flatten(1)
@@ -66,10 +66,10 @@ def give(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def take(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Fill our network from weights by their names. Raises ValueError for what is missing, left over or misshapen."""
-    weights = {_new(name): value for name, value in weights.items()}
-    table = theirs(network)
+    weights = {_current_name(name): value for name, value in weights.items()}
+    table = weight_names(network)
     wanted = {name for names in table.values() for name in names}
     for what, odd in (("lacks", wanted - weights.keys()), ("has besides", weights.keys() - wanted)):
         if odd:
@@ -97,7 +97,7 @@ def _heads(network: nn.Module, qkv: str) -> tuple[int, bool]:
     return 1, True
 
 
-def _new(name: str) -> str:
+def _current_name(name: str) -> str:
     for old, new in OLD.items():
         name = name.replace(old, new)
     return name
@@ -159,7 +159,7 @@ class UNetOptions:
     """The options of a `DiffusionUNet` that has a counterpart."""
 
     shape: UNetShape
-    head: int  # channels of an attention head; 0: one head of all channels
+    head_width: int  # channels of an attention head; 0: one head of all channels
     original: bool
     scale_shift: bool
     groups: int  # of the norms
@@ -167,12 +167,12 @@ class UNetOptions:
 
 def unet_settings(unet: UNetOptions) -> dict[str, Any]:
     """The settings of their UNet2DModel. Raises ValueError without a counterpart."""
-    s, head = unet.shape, unet.head
+    s, head_width = unet.shape, unet.head_width
     if any(side % 2 ** (len(s.widths) - 1) for side in s.size):
         raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
-    for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head else ():
-        if wide % head:
-            raise ValueError(f"{wide} channels do not divide into heads of {head}")
+    for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head_width else ():
+        if wide % head_width:
+            raise ValueError(f"{wide} channels do not divide into heads of {head_width}")
     kinds = [level in s.attention for level in range(len(s.widths))]
     return {
         "_class_name": "UNet2DModel",
@@ -183,7 +183,7 @@ def unet_settings(unet: UNetOptions) -> dict[str, Any]:
         "layers_per_block": s.blocks,
         "down_block_types": ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in kinds],
         "up_block_types": ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(kinds)],
-        "attention_head_dim": head or None,
+        "attention_head_dim": head_width or None,
         "norm_num_groups": unet.groups,
         "norm_eps": 1e-6 if unet.original else 1e-5,
         "downsample_padding": 0 if unet.original else 1,
@@ -194,11 +194,11 @@ def unet_settings(unet: UNetOptions) -> dict[str, Any]:
         "attn_norm_num_groups": unet.groups if unet.scale_shift else None,
         "num_class_embeds": s.classes or None,
         "dropout": s.dropout,
-        **PLAIN,
+        **UNET_FIXED,
     }
 
 
-PLAIN = {  # settings of their U-Net that all of ours have
+UNET_FIXED = {  # settings of their U-Net that all of ours have
     "act_fn": "silu", "add_attention": True, "center_input_sample": False, "class_embed_type": None,
     "downsample_type": "conv", "mid_block_scale_factor": 1, "time_embedding_type": "positional",
     "upsample_type": "conv",
@@ -208,18 +208,18 @@ PLAIN = {  # settings of their U-Net that all of ours have
 def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
     """The inverse of `unet_settings`."""
     their = {**UNET_DEFAULTS, **settings}
-    have(their, "block_out_channels", "down_block_types", "up_block_types")
-    need(their, **PLAIN)
+    require(their, "block_out_channels", "down_block_types", "up_block_types")
+    require_equal(their, **UNET_FIXED)
     original = not their["flip_sin_to_cos"]
-    need(
+    require_equal(
         their, freq_shift=int(original), norm_eps=1e-6 if original else 1e-5, downsample_padding=int(not original)
     )  # fmt: skip
     scale_shift = their["resnet_time_scale_shift"] == "scale_shift"
     if scale_shift:
-        need(their, attn_norm_num_groups=their["norm_num_groups"])
+        require_equal(their, attn_norm_num_groups=their["norm_num_groups"])
     if original and scale_shift:
         raise ValueError("its resnet_time_scale_shift is scale_shift, but its times are those of Ho 2020")
-    size = sides(their["sample_size"])
+    size = image_size(their["sample_size"])
     shape = UNetShape(
         channels=their["in_channels"],
         out=their["out_channels"],
@@ -227,7 +227,7 @@ def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
         width=their["block_out_channels"][0],
         multiples=multiples(their["block_out_channels"]),
         blocks=their["layers_per_block"],
-        attention_resolutions=attending(their, size, ("DownBlock2D", "UpBlock2D")),
+        attention_resolutions=attention_resolutions(their, size, ("DownBlock2D", "UpBlock2D")),
         classes=their["num_class_embeds"] or 0,
         dropout=float(their["dropout"]),
     )
@@ -271,14 +271,14 @@ def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -
 
 def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]:
     """The inverse of `scheduler_settings`; what is left out is as they have it."""
-    need(settings, num_train_timesteps=1000, trained_betas=None)
+    require_equal(settings, num_train_timesteps=1000, trained_betas=None)
     their = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **settings}
     found = [ours for ours, (name, _, _) in SCHEDULES.items() if name == their["beta_schedule"]]
     if not found:
         raise ValueError(f"its beta_schedule is {their['beta_schedule']!r}")
     _, start, end = SCHEDULES[found[0]]
     if start is not None:
-        need(their, beta_start=start, beta_end=end)
+        require_equal(their, beta_start=start, beta_end=end)
     kind = their.get("prediction_type", "epsilon")
     predict = next((ours for ours, theirs in PREDICTIONS.items() if theirs == kind), None)
     if predict is None:
@@ -315,11 +315,11 @@ def codec_settings(codec: CodecOptions) -> dict[str, Any]:
         "norm_num_groups": codec.groups,
         "scaling_factor": codec.scaling,
         "act_fn": "silu",
-        **CODEC,
+        **CODEC_FIXED,
     }
 
 
-CODEC = {
+CODEC_FIXED = {
     "latents_mean": None, "latents_std": None, "mid_block_add_attention": True, "shift_factor": None,
     "use_post_quant_conv": True, "use_quant_conv": True,
 }  # fmt: skip
@@ -328,43 +328,47 @@ CODEC = {
 def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
     """The inverse of `codec_settings`."""
     their = {"layers_per_block": 1, "norm_num_groups": 32, "scaling_factor": 0.18215, **settings}
-    have(their, "in_channels", "block_out_channels", "down_block_types", "up_block_types", "latent_channels")
-    need(their, act_fn="silu", out_channels=their["in_channels"], **CODEC)
-    size = sides(their["sample_size"])
+    require(
+        their, "in_channels", "block_out_channels", "down_block_types", "up_block_types", "latent_channels"
+    )
+    require_equal(their, act_fn="silu", out_channels=their["in_channels"], **CODEC_FIXED)
+    size = image_size(their["sample_size"])
     shape = CodecShape(
         channels=their["in_channels"],
         size=size,
         width=their["block_out_channels"][0],
         multiples=multiples(their["block_out_channels"]),
         blocks=their["layers_per_block"],
-        attention_resolutions=attending(their, size, ("DownEncoderBlock2D", "UpDecoderBlock2D")),
+        attention_resolutions=attention_resolutions(their, size, ("DownEncoderBlock2D", "UpDecoderBlock2D")),
     )
     return CodecOptions(
         shape, their["latent_channels"], their["norm_num_groups"], float(their["scaling_factor"])
     )
 
 
-def have(settings: Mapping[str, Any], *names: str) -> None:
+def require(settings: Mapping[str, Any], *names: str) -> None:
     """Raise ValueError for what is left out."""
     for name in names:
         if name not in settings:
             raise ValueError(f"its {name} is missing")
 
 
-def sides(size: int | Sequence[int] | None) -> tuple[int, int]:
+def image_size(size: int | Sequence[int] | None) -> tuple[int, int]:
     """(height, width) of their sample_size."""
     if size is None:
         raise ValueError("its sample_size is missing")
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def attending(their: Mapping[str, Any], size: tuple[int, int], plain: tuple[str, str]) -> tuple[int, ...]:
+def attention_resolutions(
+    their: Mapping[str, Any], size: tuple[int, int], plain: tuple[str, str]
+) -> tuple[int, ...]:
     """The resolutions at which their blocks attend; ``plain`` are the names of those that do not, down and up."""
     kinds, (down, up) = their["down_block_types"], plain
     for kind in kinds:
         if kind not in (down, f"Attn{down}"):
             raise ValueError(f"its blocks are {kind}")
-    need(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
+    require_equal(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
     sizes = level_sizes(size, len(kinds))
     return tuple(min(sizes[level]) for level, kind in enumerate(kinds) if kind != down)
 
@@ -376,7 +380,7 @@ def multiples(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(width // widths[0] for width in widths)
 
 
-def groups(network: nn.Module) -> int:
+def norm_groups(network: nn.Module) -> int:
     """How many groups its norms have. Raises ValueError where they differ."""
     found = {part.num_groups for part in network.modules() if isinstance(part, nn.GroupNorm)}
     if len(found) != 1:
@@ -384,7 +388,7 @@ def groups(network: nn.Module) -> int:
     return found.pop()
 
 
-def need(settings: Mapping[str, Any], **wanted: Any) -> None:
+def require_equal(settings: Mapping[str, Any], **wanted: Any) -> None:
     """Raise ValueError where a setting is another; one left out is as wanted."""
     for name, value in wanted.items():
         if settings.get(name, value) != value:

@@ -55,7 +55,7 @@ class RandomVGG(nn.Module):
         return self
 
 
-def leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
+def dead_leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
     """[n, 3, side, side] in [-1, 1]: flat discs of all sizes over one another, as statistics of photographs have it.
 
     Drawn from the generator alone (dead leaves; Ruderman 1997).

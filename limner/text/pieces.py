@@ -1,4 +1,4 @@
-"""A tokeniser without a vocabulary: texts -> UTF-8 bytes, grouped by word."""
+"""Texts -> pieces: UTF-8 bytes, grouped by word."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PIECE = 8  # bytes in a piece
 
 
 def to_pieces(texts: Sequence[str], length: int) -> Tensor:
-    """B texts -> the bytes of their words [B, L, PIECE], in 0 to 257, padded with PAD.
+    """Texts -> the bytes of their words [B, L, PIECE], padded with PAD.
 
-    A piece is a word, or PIECE bytes of a longer one, so that a word has the same bytes at any position. A text
-    longer than ``length`` bytes is cut between two characters. Each text begins with a piece that holds START, so
-    the empty text has a piece too.
+    A piece is a word, or PIECE bytes of a longer one, so that a word looks the same wherever it stands. A
+    text longer than ``length`` bytes is cut between two characters. Each text begins with a piece that
+    says START, so that the empty text is one too.
     """
     rows = []
     for text in texts:

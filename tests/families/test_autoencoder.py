@@ -14,9 +14,9 @@ from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
 from limner.metrics.features import random_vgg
 from limner.networks.codec import Down
-from limner.networks.gans.patchgan import PatchGAN, fitting
+from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.quantise import Codebook, straight_through
-from limner.networks.random_vgg import leaves
+from limner.networks.random_vgg import dead_leaves
 from tests.helpers import golden
 
 TINY = Autoencoder.presets["tiny"].model
@@ -97,7 +97,7 @@ def test_random_features_are_the_figures_of_before():
     """The network moved; what was measured with it stays comparable."""
     features = random_vgg()
     assert features.hash == "14a8422ba296"
-    found = features.extract(leaves(8, torch.Generator().manual_seed(3)))
+    found = features.extract(dead_leaves(8, torch.Generator().manual_seed(3)))
     assert_close(found[0, :4], torch.tensor([7.47899, -2.90687, 1.97345, 2.77991]), rtol=1e-3, atol=1e-3)
 
 
@@ -248,7 +248,7 @@ def test_the_discriminator_pulls_as_hard_as_the_error_does():
 
 def test_the_perceptual_distance_is_zero_for_the_same_and_sees_blur_before_brightness():
     see = perceptual_network(torch.device("cpu"))
-    image = leaves(32, torch.Generator().manual_seed(4))
+    image = dead_leaves(32, torch.Generator().manual_seed(4))
     assert perceptual_distance(see(image), see(image)).abs().max() == 0
     blurred = nn.functional.avg_pool2d(image, 3, 1, 1)
     error = (blurred - image).abs().mean()
@@ -269,7 +269,7 @@ def test_what_the_distance_sees_with_disturbs_no_random_numbers_and_is_not_the_m
 
 
 def test_small_images_get_a_shallower_discriminator():
-    assert [fitting(3, (side, side)) for side in (8, 12, 24, 64)] == [1, 2, 3, 3]
+    assert [fit_layers(3, (side, side)) for side in (8, 12, 24, 64)] == [1, 2, 3, 3]
     for side in (8, 9, 12, 31):
         one = model(ImageSpec(1, side, side + 3), discriminator_layers=3)
         assert one.discriminator(batch(one.spec).image).numel() >= 8

@@ -249,7 +249,7 @@ def test_a_network_of_the_papers_is_told_thousands_whatever_the_number_of_steps(
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "quick": {},
-    "ddpm": {"network": "ddpm", "head": 0},
+    "ddpm": {"network": "ddpm", "head_width": 0},
     "adm": {"network": "adm", "learn_variance": True, "schedule": "cosine"},
     "nichol": {"network": "adm", "resample_blocks": False, "learn_variance": True, "steps": 4000},
     "latent": {"network": "adm", "resample_blocks": False, "scale_shift": False},

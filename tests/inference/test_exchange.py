@@ -21,7 +21,9 @@ from limner.inference import exchange
 diffusers = pytest.importorskip("diffusers", reason="exchange is not tested: pip install diffusers")
 
 DDPM: Any = families.load("ddpm")
-SMALL = DDPM.Config(network="ddpm", width=64, multiples=(1, 2), blocks=1, attention_resolutions=(8,), head=0)
+SMALL = DDPM.Config(
+    network="ddpm", width=64, multiples=(1, 2), blocks=1, attention_resolutions=(8,), head_width=0
+)
 UNET: dict[str, Any] = {  # as google/ddpm-cifar10-32, but smaller
     "sample_size": 16, "block_out_channels": (64, 128), "layers_per_block": 1, "attention_head_dim": None,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
@@ -168,7 +170,7 @@ def test_what_has_no_counterpart_is_refused(tmp_path: Path) -> None:
 
     for changes, reason in (
         ({"network": "quick"}, "network"),
-        ({"network": "adm", "head": 32}, "residual blocks"),
+        ({"network": "adm", "head_width": 32}, "residual blocks"),
         ({"steps": 100}, "100 steps"),
         ({"width": 32}, "16 to 32 groups"),
     ):

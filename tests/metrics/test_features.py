@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from limner.core import ImageSpec
 from limner.families.dcgan import DCGAN
 from limner.metrics import distances, pretrained
-from limner.metrics.features import leaves, of_model, random_vgg, with_channels
+from limner.metrics.features import dead_leaves, of_model, random_vgg, with_channels
 from limner.metrics.find import find
 from limner.settings import LimnerError
 
@@ -29,7 +29,7 @@ def test_random_features_are_the_same_everywhere_and_describe_any_image():
 
 def test_random_features_tell_blur_noise_and_colour():
     features = random_vgg()
-    draw = leaves(400, torch.Generator().manual_seed(1))
+    draw = dead_leaves(400, torch.Generator().manual_seed(1))
     real, other = draw[:200], draw[200:]
     blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
     noisy = other + 0.3 * torch.randn(other.shape, generator=torch.Generator().manual_seed(2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.losses.adversarial import gradient_norm, relativistic_d, relativistic_g, slope_penalty
+from limner.losses.adversarial import gradient_penalty, relativistic_d, relativistic_g, squared_gradient_norm
 from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
 from limner.networks.images.resample import downsample2d, kernel, resample2d, upfirdn2d, upsample2d
 from tests.helpers import golden
@@ -82,13 +82,13 @@ def test_penalties_on_slopes() -> None:
         return (x * given["w"]).flatten(1).sum(1) + 0.5 * x.square().flatten(1).sum(1)
 
     real, fake = given["real"].requires_grad_(), given["fake"].requires_grad_()
-    r1, r2 = gradient_norm(critic(real), real), gradient_norm(critic(fake), fake)
+    r1, r2 = squared_gradient_norm(critic(real), real), squared_gradient_norm(critic(fake), fake)
     close(r1, expected["r1_per_sample"])
     close(10 / 2 * r1.mean(), torch.tensor(expected["stylegan2_r1_gamma10"], dtype=torch.float64))
     close(2 / 2 * (r1.mean() + r2.mean()), torch.tensor(expected["r3gan_gamma2"], dtype=torch.float64))
     part = given["mix_alpha"][:, None, None, None]
     mixed = real.lerp(fake, part).detach().requires_grad_()
-    found = 10 * slope_penalty(critic(mixed), mixed)
+    found = 10 * gradient_penalty(critic(mixed), mixed)
     close(found, torch.tensor(expected["wgangp_lambda10"], dtype=torch.float64))
 
 

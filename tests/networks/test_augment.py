@@ -33,9 +33,9 @@ def smooth(n: int, channels: int, height: int, width: int, seed: int = 0) -> Ten
 
 def test_geometry_of_one_kind_each() -> None:
     point = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
-    close((A.move2d(number(5), number(-1)) @ point)[0], point.new_tensor([8, 1, 1]))
+    close((A.translate2d(number(5), number(-1)) @ point)[0], point.new_tensor([8, 1, 1]))
     close((A.scale2d(number(2), number(0.5)) @ point)[0], point.new_tensor([6, 1, 1]))
-    close((A.turn2d(number(math.pi / 2)) @ point)[0], point.new_tensor([-2, 3, 1]))
+    close((A.rotate2d(number(math.pi / 2)) @ point)[0], point.new_tensor([-2, 3, 1]))
 
 
 def test_colours_of_one_kind_each() -> None:
@@ -47,9 +47,9 @@ def test_colours_of_one_kind_each() -> None:
     close((A.flip_luma(number(0)) @ colour)[0], colour)
     close((A.saturate(number(0)) @ colour)[0, :3], grey.expand(3))
     close((A.saturate(number(2)) @ colour)[0, :3], 2 * colour[:3] - grey)
-    third = (A.turn_hue(number(2 * math.pi / 3)) @ colour)[0]
+    third = (A.rotate_hue(number(2 * math.pi / 3)) @ colour)[0]
     close(third, colour[[2, 0, 1, 3]])  # red becomes green becomes blue
-    turned = (A.turn_hue(number(0.7)) @ colour)[0, :3]
+    turned = (A.rotate_hue(number(0.7)) @ colour)[0, :3]
     close(turned.mean(), grey)
     close(turned.norm(), colour[:3].norm())
 
@@ -147,17 +147,17 @@ def test_seen_straight_an_image_is_what_it_was(size: tuple[int, int]) -> None:
 
 def test_whole_pixels_move_exactly_and_edges_are_reflected() -> None:
     x = torch.randn(1, 1, 20, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    moved = A.warp(x, A.move2d(number(1), number(-2)))
+    moved = A.warp(x, A.translate2d(number(1), number(-2)))
     expected = F.pad(x, (0, 1, 2, 0), mode="reflect")[:, :, :20, 1:]
     close(moved, expected, atol=1e-9)
     x = smooth(1, 1, 20, 12)
-    moved = A.warp(x, A.move2d(number(7), number(0)))  # farther than whole pixels ever move: almost
+    moved = A.warp(x, A.translate2d(number(7), number(0)))  # farther than whole pixels ever move: almost
     close(moved, F.pad(x, (0, 7, 0, 0), mode="reflect")[:, :, :, 7:], atol=0.1)
 
 
 def test_quarter_turns_and_mirrors() -> None:
     x = smooth(1, 3, 24, 24)
-    close(A.warp(x, A.turn2d(number(math.pi / 2))), x.rot90(1, (2, 3)), atol=0.05)
+    close(A.warp(x, A.rotate2d(number(math.pi / 2))), x.rot90(1, (2, 3)), atol=0.05)
     close(A.warp(x, A.scale2d(number(-1), number(1))), x.flip(3), atol=0.05)
 
 
@@ -166,7 +166,7 @@ def test_a_ramp_is_zoomed_about_the_middle() -> None:
     x = across.expand(1, 1, 32, 32) / 16
     zoomed = A.warp(x, A.scale2d(number(0.5), number(0.5)))[:, :, 8:24, 8:24]  # twice as large
     close(zoomed, (0.5 * across / 16).expand(1, 1, 32, 32)[:, :, 8:24, 8:24], atol=2e-3)
-    part = A.warp(x, A.move2d(number(0.3), number(0)))[:, :, 8:24, 8:24]
+    part = A.warp(x, A.translate2d(number(0.3), number(0)))[:, :, 8:24, 8:24]
     close(part, ((across + 0.3) / 16).expand(1, 1, 32, 32)[:, :, 8:24, 8:24], atol=1e-3)
 
 

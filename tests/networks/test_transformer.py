@@ -11,7 +11,7 @@ from torch import nn
 from limner.losses.contrastive import balance, self_distillation, sharpen
 from limner.networks.attention import sincos
 from limner.networks.images import views
-from limner.networks.transformers.patch import PatchConfig, PatchTransformer, side_of_patch
+from limner.networks.transformers.patch import PatchConfig, PatchTransformer, patch_size
 
 SMALL = PatchConfig(patch=4, width=16, depth=2, heads=2)
 
@@ -102,10 +102,10 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     from limner.networks.transformers.patch import Layer
 
     torch.manual_seed(0)
-    layer = Layer(8, 2, drop=0.5)
-    kept = layer._some(torch.ones(10_000, 3, 8))
+    layer = Layer(8, 2, drop_path=0.5)
+    kept = layer._drop_path(torch.ones(10_000, 3, 8))
     assert set(kept.unique().tolist()) == {0.0, 2.0} and kept.mean().item() == pytest.approx(1, abs=0.05)
-    assert torch.equal(layer.eval()._some(kept), kept)
+    assert torch.equal(layer.eval()._drop_path(kept), kept)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -147,11 +147,14 @@ def test_maps_are_what_its_layers_make_of_each_patch() -> None:
     torch.manual_seed(0)
     body = PatchTransformer(PatchConfig(patch=4, width=8, depth=6, heads=2), 1, (8, 12))
     image = torch.randn(3, 1, 8, 12)
-    maps = body.maps(image)
+    maps = body.feature_maps(image)
     assert [m.shape for m in maps] == [(3, 8, 2, 3)] * 3
     body.norm = nn.LayerNorm(8, elementwise_affine=False)
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), body(image)[:, 1:])
-    assert len(PatchTransformer(PatchConfig(patch=4, width=8, depth=1, heads=2), 1, (8, 12)).maps(image)) == 1
+    assert (
+        len(PatchTransformer(PatchConfig(patch=4, width=8, depth=1, heads=2), 1, (8, 12)).feature_maps(image))
+        == 1
+    )
 
 
 def test_a_turn_keeps_its_angles_on_images_that_are_no_squares() -> None:
@@ -167,8 +170,8 @@ def test_a_turn_keeps_its_angles_on_images_that_are_no_squares() -> None:
 
 
 def test_sizes_that_would_fall_into_tiny_patches_are_refused() -> None:
-    assert side_of_patch(PatchConfig(), (32, 32)) == 8 and side_of_patch(PatchConfig(), (36, 48)) == 6
-    assert side_of_patch(PatchConfig(), (7, 9)) == 1, "of so small ones nothing is lost"
+    assert patch_size(PatchConfig(), (32, 32)) == 8 and patch_size(PatchConfig(), (36, 48)) == 6
+    assert patch_size(PatchConfig(), (7, 9)) == 1, "of so small ones nothing is lost"
     for size in ((31, 31), (37, 53), (101, 101)):
         with pytest.raises(ValueError, match="do not divide"):
-            side_of_patch(PatchConfig(), size)
+            patch_size(PatchConfig(), size)

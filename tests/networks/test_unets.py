@@ -41,7 +41,7 @@ SMALL = UNetShape(3, 3, (8, 8), 16, (1, 2), 1, (4,))
 
 def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
     torch.manual_seed(0)
-    return DiffusionUNet(replace(SMALL, classes=classes), **{"head": 8, **changes}).eval()
+    return DiffusionUNet(replace(SMALL, classes=classes), **{"head_width": 8, **changes}).eval()
 
 
 # ---- sizes, counted on the public implementations
@@ -66,7 +66,7 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
         (
             DiffusionUNet,
             UNetShape(3, 3, (64, 64), 224, (1, 2, 3, 4), 2, (32, 16, 8)),
-            {"head": 32},
+            {"head_width": 32},
             274_056_163,
         ),  # latent diffusion, FFHQ
         (

@@ -18,7 +18,7 @@ _by_weight = True
 
 
 @contextmanager
-def by_images_only() -> Iterator[None]:
+def no_weight_gradients() -> Iterator[None]:
     """For ``torch.autograd.grad`` by images: the slopes by weights, which nobody asked for, cost nothing."""
     global _by_weight
     before, _by_weight = _by_weight, False

@@ -1,4 +1,4 @@
-"""A discriminator that judges patches: its scores each see so many pixels a side (Isola 2017)."""
+"""A discriminator whose scores each see a patch of the image (Isola 2017)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from limner.networks.convnets import init_normal
 
-SMALLEST = 6  # pixels a side of an image, below which even one layer leaves no score
 
-
-def fitting(layers: int, size: tuple[int, int]) -> int:
-    """As many halvings as leave a score, and never more than ``layers``."""
+def fit_layers(layers: int, size: tuple[int, int]) -> int:
+    """The most halvings, up to ``layers``, that leave a score."""
     return max(n for n in range(1, layers + 1) if n == 1 or min(size) >> n >= 3)
 
 

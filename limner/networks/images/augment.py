@@ -37,7 +37,7 @@ def rows(*entries: list[Tensor | float]) -> Tensor:
     return torch.stack([e.expand(len(like)) for e in full], dim=1).unflatten(1, (len(entries), -1))
 
 
-def move2d(x: Tensor, y: Tensor) -> Tensor:
+def translate2d(x: Tensor, y: Tensor) -> Tensor:
     return rows([1, 0, x], [0, 1, y], [0, 0, 1])
 
 
@@ -45,7 +45,7 @@ def scale2d(x: Tensor, y: Tensor) -> Tensor:
     return rows([x, 0, 0], [0, y, 0], [0, 0, 1])
 
 
-def turn2d(angle: Tensor) -> Tensor:
+def rotate2d(angle: Tensor) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     return rows([cos, -sin, 0], [sin, cos, 0], [0, 0, 1])
 
@@ -72,7 +72,7 @@ def flip_luma(flip: Tensor) -> Tensor:
     return (1 - 2 * flip)[:, None, None] * along + across + one
 
 
-def turn_hue(angle: Tensor) -> Tensor:
+def rotate_hue(angle: Tensor) -> Tensor:
     """A turn about the grey axis (Rodrigues)."""
     along, across, one = _grey(angle)
     crossed = LUMA * angle.new_tensor([[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]])
@@ -111,18 +111,18 @@ def geometry(n: int, height: int, width: int, chance: float, mirror: bool, devic
     if mirror:
         sign = 1 - 2 * uniform(0, 2).floor()
         g = g @ _sometimes(scale2d(sign, torch.ones_like(sign)), chance)
-    quarter = turn2d(math.pi / 2 * uniform(0, 4).floor()).round()
+    quarter = rotate2d(math.pi / 2 * uniform(0, 4).floor()).round()
     g = g @ _sometimes(quarter, chance)
-    whole = move2d((uniform(-0.125, 0.125) * width).round(), (uniform(-0.125, 0.125) * height).round())
+    whole = translate2d((uniform(-0.125, 0.125) * width).round(), (uniform(-0.125, 0.125) * height).round())
     g = g @ _sometimes(whole, chance)
     size = (0.2 * normal()).exp2()
     g = g @ _sometimes(scale2d(1 / size, 1 / size), chance)
     either = 1 - (1 - chance) ** 0.5  # two turns, one or both with that chance
-    g = g @ _sometimes(turn2d(uniform(-math.pi, math.pi)), either)
+    g = g @ _sometimes(rotate2d(uniform(-math.pi, math.pi)), either)
     stretch = (0.2 * normal()).exp2()
     g = g @ _sometimes(scale2d(1 / stretch, stretch), chance)
-    g = g @ _sometimes(turn2d(uniform(-math.pi, math.pi)), either)
-    part = move2d(0.125 * width * normal(), 0.125 * height * normal())
+    g = g @ _sometimes(rotate2d(uniform(-math.pi, math.pi)), either)
+    part = translate2d(0.125 * width * normal(), 0.125 * height * normal())
     return g @ _sometimes(part, chance)
 
 
@@ -142,7 +142,7 @@ def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> T
     c = _sometimes(scale3d((0.5 * normal()).exp2()), chance) @ c
     c = _sometimes(flip_luma(uniform(0, 2).floor()), chance) @ c
     if not grey:
-        c = _sometimes(turn_hue(uniform(-math.pi, math.pi)), chance) @ c
+        c = _sometimes(rotate_hue(uniform(-math.pi, math.pi)), chance) @ c
         c = _sometimes(saturate(normal().exp2()), chance) @ c
     return c
 
@@ -150,7 +150,7 @@ def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> T
 # ---- the images themselves
 
 
-class _Look(torch.autograd.Function):
+class _GridSample(torch.autograd.Function):
     """``grid_sample`` that can be differentiated twice: R1 needs the slope of a slope. It is linear in x."""
 
     @staticmethod
@@ -161,11 +161,11 @@ class _Look(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
-        return _Spread.apply(slope, *ctx.saved_tensors, ctx.shape), None
+        return _GridSampleAdjoint.apply(slope, *ctx.saved_tensors, ctx.shape), None
 
 
-class _Spread(torch.autograd.Function):
-    """The adjoint of ``_Look``."""
+class _GridSampleAdjoint(torch.autograd.Function):
+    """The adjoint of ``_GridSample``."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
@@ -176,7 +176,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:  # type: ignore[override]
-        return _Look.apply(slope, *ctx.saved_tensors), None, None
+        return _GridSample.apply(slope, *ctx.saved_tensors), None, None
 
 
 def _doubler(size: int, beyond: int, like: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
     here = torch.stack([across, down, torch.ones_like(down)], dim=-1)  # [h, w, 3]
     there = torch.einsum("bij,hwj->ibhw", matrix[:, :2], here)  # (x, y)
     grid = torch.stack([on_grid(there[0], width, far[1]), on_grid(there[1], height, far[0])], dim=-1)
-    x = _Look.apply(x, grid)  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
+    x = _GridSample.apply(x, grid)  # [B, C, 2(H + 2 EDGE), 2(W + 2 EDGE)]
     return _halver(height, x) @ x @ _halver(width, x).T
 
 

@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from limner.networks.images.augment import move2d, scale2d, turn2d, warp
+from limner.networks.images.augment import rotate2d, scale2d, translate2d, warp
 
 SIZE = 0.2  # doublings: standard deviation of growth and of stretching
 MOVE = 0.125  # of the image's side: standard deviation of moves
-NUMBERS = 9  # that tell what was done to an image; all are 0 where nothing was
+FEATURES = 9  # that tell what was done to an image; all are 0 where nothing was
 
 
 def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
@@ -48,14 +48,19 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         moved = sometimes(torch.ones(n, device=x.device))
         right, down = moved * normal(), moved * normal()
         # Each matrix says where a pixel of the result looks.
-        g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ turn2d(turn)
-        g = g @ turn2d(-along) @ scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2()) @ turn2d(along)
-        g = g @ move2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
+        g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ rotate2d(turn)
+        g = (
+            g
+            @ rotate2d(-along)
+            @ scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2())
+            @ rotate2d(along)
+        )
+        g = g @ translate2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
         changed = torch.stack([size, turn, stretch, moved]).any(0).nonzero().flatten()
         if len(changed) and min(height, width) > 1:  # one pixel has no neighbours to look at
             x = x.index_copy(0, changed, warp(x[changed], g[changed]))
-        told = [
+        features = [
             mirrored, upside_down, size, turn.cos() - 1, turn.sin(),
             stretch * along.cos(), stretch * along.sin(), right, down,
         ]  # fmt: skip
-        return x, torch.stack(told, dim=1)
+        return x, torch.stack(features, dim=1)

@@ -1,4 +1,4 @@
-"""A transformer over the patches of a noisy image, told of time and condition by adaLN-Zero (Peebles 2023).
+"""A transformer over the patches of a noisy image, conditioned on an embedding by adaLN-Zero (Peebles 2023).
 
 Each block's norms are scaled and shifted, and what it adds is gated, by numbers that are linear in the embedding
 and 0 at first, so that a new block does nothing and a new network gives exactly 0.
@@ -32,7 +32,7 @@ class DiTBlocks:
 
 
 class TimeEmbedder(nn.Module):
-    """Times [B], about 0 to 1000 -> [B, width]. Weights begin as N(0, std^2), or Glorot's where that is 0."""
+    """Times [B], about 0 to 1000 -> [B, width]. Initial weights are N(0, std^2), or Glorot-uniform where std is 0."""
 
     def __init__(self, width: int, std: float = 0.0, inputs: int = 256):
         super().__init__()
@@ -47,7 +47,7 @@ class TimeEmbedder(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """The norm of x [B, L, W], scaled by 1 + scale and shifted, each [B, 1, W]."""
+    """LayerNorm of x [B, L, W], times 1 + scale, plus shift, [B, 1, W] each."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale + 1)
 
 
@@ -85,8 +85,8 @@ class Block(nn.Module):
 class DiffusionTransformer(nn.Module):
     """Image, embedding [B, W] after its activation, perhaps tokens [B, N, D] with their mask [B, N] -> an image.
 
-    The tokens join the patches in every block. An image of another ``size`` is refused; sides that do not
-    divide into patches are padded inside and cut off again. Raises SizeError for widths that do not divide.
+    The tokens join the patches in every block. Images are of ``size``; sides that do not divide into patches
+    are padded inside and cropped again. Raises SizeError for widths that do not divide.
     """
 
     position: Tensor
@@ -100,15 +100,15 @@ class DiffusionTransformer(nn.Module):
             raise SizeError(f"a width of {c.width} does not divide into {c.heads} heads of a multiple of 4")
         self.patch, self.out = c.patch, out
         self.grid = (math.ceil(size[0] / c.patch), math.ceil(size[1] / c.patch))
-        self.embed = zero_init(nn.Conv2d(channels, c.width, c.patch, stride=c.patch))
-        nn.init.xavier_uniform_(self.embed.weight.flatten(1))  # as the matrix that it is
+        self.patch_embed = zero_init(nn.Conv2d(channels, c.width, c.patch, stride=c.patch))
+        nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))  # as the matrix that it is
         self.context = nn.Linear(context, c.width) if context else None
         init_xavier(self)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.modulation = zero_init(nn.Linear(c.width, 2 * c.width))
         self.head = zero_init(nn.Linear(c.width, c.patch**2 * out))
         self.registers = nn.Parameter(0.02 * torch.randn(c.registers, c.width)) if c.registers else None
-        where = self.embed.weight.device
+        where = self.patch_embed.weight.device
         self.register_buffer("position", sincos(c.width, self.grid, where).float(), persistent=False)
         angles = rope_angles(self.grid, c.width // c.heads, where) if c.rope else None
         self.register_buffer("cos", None if angles is None else angles.cos(), persistent=False)
@@ -118,8 +118,9 @@ class DiffusionTransformer(nn.Module):
         self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         height, width = x.shape[-2:]
-        x = self.embed(pad_to_multiple(x, self.patch)).flatten(2).transpose(1, 2) + self.position  # [B, L, W]
-        places = x.shape[1]
+        x = self.patch_embed(pad_to_multiple(x, self.patch)).flatten(2).transpose(1, 2)  # [B, L, W]
+        x = x + self.position  # [B, L, W]
+        patches = x.shape[1]
         if self.registers is not None:
             x = torch.cat([self.registers + embedding[:, None], x], dim=1)  # [B, R + L, W]
         if self.context is not None and tokens is not None and mask is not None:
@@ -131,7 +132,7 @@ class DiffusionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, embedding, mask, angles)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)  # 2 x [B, 1, W]
-        x = self.head(modulate(x[:, -places:], shift, scale))  # [B, L, p p out]
+        x = self.head(modulate(x[:, -patches:], shift, scale))  # [B, L, p p out]
         x = x.unflatten(2, (self.patch, self.patch, self.out)).unflatten(1, self.grid)  # [B, h, w, p, p, out]
         x = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # [B, out, H, W]
         return x[..., :height, :width]

@@ -188,16 +188,16 @@ class Level(nn.Module):
 class DiffusionUNet(nn.Module):
     """Image [B, channels, H, W] and times [B], in steps of a thousand -> [B, out, H, W].
 
-    Levels that attend do so in every block. Heads have ``head`` channels each, or there are ``heads`` of them. With
-    ``context``, the width of text tokens, attention includes cross-attention to these. Any height and width: padded
-    inside and cropped again.
+    Levels that attend do so in every block. Heads have ``head_width`` channels each, or there are ``heads`` of them.
+    With ``context``, the width of text tokens, attention includes cross-attention to these. Any height and width:
+    padded inside and cropped again.
 
     ``original``: time features, epsilon, padding and initial weights of Ho 2020. ``scale_shift``: see `Block`.
     ``resample_blocks``: levels are joined by residual blocks rather than convolutions (Dhariwal 2021).
     """
 
     def __init__(
-        self, shape: UNetShape, *, head: int = 64, heads: int = 0, order: Order = "heads", context: int = 0,
+        self, shape: UNetShape, *, head_width: int = 64, heads: int = 0, order: Order = "heads", context: int = 0,
         original: bool = False, scale_shift: bool = False, resample_blocks: bool = False,
     ):  # fmt: skip
         super().__init__()
@@ -212,7 +212,7 @@ class DiffusionUNet(nn.Module):
             return Block(inputs, outputs, embedding, eps, scale_shift, s.dropout, resample)
 
         def attention(wide: int) -> nn.Module:
-            count = next(n for n in range(heads or max(1, wide // head), 0, -1) if wide % n == 0)
+            count = next(n for n in range(heads or max(1, wide // head_width), 0, -1) if wide % n == 0)
             return SpatialTransformer(wide, count, context) if context else Attention(wide, count, eps, order)
 
         def join(wide: int, way: Resample) -> nn.Module:

@@ -13,17 +13,18 @@ from limner.networks.unets.unet import UNet, UNetLevels
 class QuickUNet(nn.Module):
     """Image [B, channels, H, W] and times [B] in [0, 1] -> [B, out, H, W], 0 at first.
 
-    ``head``: channels of an attention head. ``augment``: numbers that describe an image's augmentation; 0: none.
+    ``head_width``: channels of an attention head. ``augment``: numbers that describe an image's augmentation; 0: none.
     """
 
-    def __init__(self, shape: UNetShape, head: int = 64, augment: int = 0):
+    def __init__(self, shape: UNetShape, head_width: int = 64, augment: int = 0):
         super().__init__()
         s, embedding = shape, 2 * shape.width
         self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(s.classes, embedding) if s.classes else None
         self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
         levels = UNetLevels(
-            s.widths, [s.blocks] * len(s.widths), s.attention_resolutions, patch=s.patch, head=head, dropout=s.dropout
+            s.widths, [s.blocks] * len(s.widths), s.attention_resolutions, patch=s.patch, head_width=head_width,
+            dropout=s.dropout,
         )  # fmt: skip
         self.unet = UNet(s.channels, s.out, s.size, embedding, levels)
 

@@ -37,7 +37,7 @@ class UNetLevels:
     attention_resolutions: Sequence[int]  # shorter sides of the feature maps that attend, in patches
     cross_attention_resolutions: Sequence[int] = ()  # the same, for attention to the tokens alone
     patch: int = 2  # pixels a side that are folded into the channels first
-    head: int = 64  # channels of an attention head
+    head_width: int = 64  # channels of an attention head
     dropout: float = 0.0  # inside the blocks
 
 
@@ -68,9 +68,9 @@ class Attention(nn.Module):
     Without ``self_attention`` it attends to the tokens alone, which is much cheaper at large sizes.
     """
 
-    def __init__(self, width: int, size: Size, head: int, context: int, self_attention: bool = True):
+    def __init__(self, width: int, size: Size, head_width: int, context: int, self_attention: bool = True):
         super().__init__()
-        self.heads = head_count(width, head)
+        self.heads = head_count(width, head_width)
         self.norm = norm(width)
         self.position = nn.Parameter(0.1 * torch.randn(width, *size))
         self.query = nn.Linear(width, width)
@@ -121,7 +121,7 @@ class UNet(nn.Module):
             if level in attention or level in cross_attention:
                 for name in ("down", "up"):
                     self.attention[f"{name}{level}"] = Attention(
-                        wide, sizes[level], levels.head, context, level in attention
+                        wide, sizes[level], levels.head_width, context, level in attention
                     )
             if level + 1 < len(widths):
                 self.downsample.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
