@@ -51,7 +51,7 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
 
 
 def figures(values: Mapping[str, str]) -> str:
-    """Headline numbers as cards: what it is -> the figure."""
+    """Headline figures as cards, from label -> figure."""
     cards = (
         f'<div class="figure"><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>'
         for k, v in values.items()
@@ -88,29 +88,29 @@ def code(text: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """As a person would write it, to so many significant digits: 1,540 rather than 1.54e+03."""
+    """Rounded to significant digits and without an exponent: 1,540 rather than 1.54e+03."""
     rounded = float(f"{value:.{digits}g}")
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most ``most`` + 1 round numbers from low to high: steps of 1, 2 or 5 times a power of ten."""
-    least = (high - low) / most
-    power = 10 ** math.floor(math.log10(least))
-    step = next(power * by for by in (1, 2, 5, 10) if power * by >= least * (1 - 1e-9))
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """At most ``count`` + 1 round numbers from low to high: steps of 1, 2 or 5 times a power of ten."""
+    smallest = (high - low) / count
+    power = 10 ** math.floor(math.log10(smallest))
+    step = next(power * by for by in (1, 2, 5, 10) if power * by >= smallest * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Logarithms of round numbers from 10^low to 10^high: powers of ten, or what is needed between them."""
+    """Logarithms of round numbers from 10^low to 10^high: powers of ten, or also 2 and 5 times them."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     for factors in ((1,), (1, 2, 5)):
-        found = sorted(i + math.log10(by) for i in powers for by in factors)
-        found = [at for at in found if low - 1e-9 <= at <= high + 1e-9]
-        if len(found) >= 3:
-            return found[:: -(-len(found) // 8)]
-    return [math.log10(value) for value in ticks(10**low, 10**high) if value > 0]  # hardly a scale
+        places = sorted(i + math.log10(by) for i in powers for by in factors)
+        places = [at for at in places if low - 1e-9 <= at <= high + 1e-9]
+        if len(places) >= 3:
+            return places[:: -(-len(places) // 8)]
+    return [math.log10(value) for value in ticks(10**low, 10**high) if value > 0]  # too short for a log scale
 
 
 def curves(
@@ -118,38 +118,30 @@ def curves(
     log_x: bool = False, width: int = 760, height: int = 300,
 ) -> str:  # fmt: skip
     """Lines over a shared pair of axes, as SVG. Points that are not finite are left out."""
-    clean = {
+    series = {
         name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
         for name, points in series.items()
     }
-    clean = {name: points for name, points in clean.items() if points}
-    if not clean:
+    series = {name: points for name, points in series.items() if points}
+    if not series:
         return "<p>Nothing to plot yet.</p>"
+    keys, lines = _legend(list(series), left := 64, width)
+    right, bottom, top = 20, 44, 34 + 18 * (lines - 1)
+    height += 18 * (lines - 1)
 
-    left, right, bottom = 64, 20, 44
-    keys, across, line = [], left, 0  # where each name stands: as many lines of them as they need
-    for name in clean:
-        wide = 34 + 7 * len(name)
-        if across > left and across + wide > width:
-            across, line = left, line + 1
-        keys.append((across, 12 + 18 * line))
-        across += wide
-    top = 34 + 18 * line
-    height += 18 * line
+    def to_y(value: float) -> float:
+        return math.log10(value) if log else value
 
-    def up(y: float) -> float:
-        return math.log10(y) if log else y
+    def to_x(value: float) -> float:
+        return math.log10(value) if log_x else value
 
-    def along(x: float) -> float:
-        return math.log10(x) if log_x else x
-
-    xs = [along(x) for points in clean.values() for x, _ in points]
-    ys = [up(y) for points in clean.values() for _, y in points]
+    xs = [to_x(x) for points in series.values() for x, _ in points]
+    ys = [to_y(y) for points in series.values() for _, y in points]
     x0, x1 = min(xs), max(xs)
     x1 += 0 if x1 > x0 else 1e-9 + abs(x0) * 1e-9
     y0, y1 = min(ys), max(ys)
-    spare = 0.05 * (y1 - y0 or abs(y1) or 1)
-    y0, y1 = y0 - spare, y1 + spare
+    margin = 0.05 * (y1 - y0 or abs(y1) or 1)
+    y0, y1 = y0 - margin, y1 + margin
 
     def px(x: float) -> float:
         return left + (x - x0) / (x1 - x0) * (width - left - right)
@@ -168,60 +160,64 @@ def curves(
     parts.append(
         f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
     )
-    for colour, (name, points), (key, down) in zip(COLOURS * len(clean), clean.items(), keys, strict=False):
-        places = [(px(along(x)), py(up(y))) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        if len(places) == 1:
-            x, y = places[0]
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        parts.append(f'<rect x="{key}" y="{down}" width="12" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{key + 17}" y="{down + 6}">{html.escape(name)}</text>')
+    for colour, (name, points), (x, y) in zip(COLOURS * len(series), series.items(), keys, strict=False):
+        path = [(px(to_x(a)), py(to_y(b))) for a, b in points]
+        places = " ".join(f"{a:.1f},{b:.1f}" for a, b in path)
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{places}"/>')
+        if len(path) == 1:
+            parts.append(f'<circle cx="{path[0][0]:.1f}" cy="{path[0][1]:.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<rect x="{x}" y="{y}" width="12" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 17}" y="{y + 6}">{html.escape(name)}</text>')
     return "".join(parts) + "</svg>"
 
 
-def plots(each: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str) -> str:
-    """Small ``curves`` side by side, each on axes of its own, on a log scale where all its values allow it."""
-    drawn = []
-    for name, series in each.items():
+def _legend(names: Sequence[str], left: int, width: int) -> tuple[list[tuple[int, int]], int]:
+    """Where each name stands above the curves, and how many lines they take."""
+    places, x, line = [], left, 0
+    for name in names:
+        size = 34 + 7 * len(name)
+        if x > left and x + size > width:
+            x, line = left, line + 1
+        places.append((x, 12 + 18 * line))
+        x += size
+    return places, line + 1
+
+
+def plots(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str) -> str:
+    """Small ``curves`` side by side, each with its own axes, on a log scale where all values are positive."""
+    parts = []
+    for name, series in panels.items():
         log = all(y > 0 for points in series.values() for _, y in points)
         svg = curves(series, x_label, name, log, width=400, height=220)
-        drawn.append(f"<figure>{svg}<figcaption>{html.escape(name)}</figcaption></figure>")
-    return f'<div class="row wide">{"".join(drawn)}</div>'
+        parts.append(f"<figure>{svg}<figcaption>{html.escape(name)}</figcaption></figure>")
+    return f'<div class="row wide">{"".join(parts)}</div>'
 
 
 def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: str) -> list[tuple[str, str]]:
-    """The curves, the samples as training went on and the settings of a run, from its log's lines."""
-    lines: dict[str, list[tuple[float, float]]] = {}
+    """The loss curves, the samples during training and the settings of a run, from the lines of its log."""
+    losses: dict[str, list[tuple[float, float]]] = {}
     for line in log:
         for name, value in line.items():
             if "/" in name and not name.endswith("/gradient") and isinstance(value, float):
-                told = name.replace("held_out/", "held out: ")
-                lines.setdefault(told, []).append((float(line["seen"]), value))  # type: ignore[arg-type]
-    positive = all(
-        y > 0 for points in lines.values() for _, y in points
-    )  # then the fall shows on a log scale
-    sections = [("Loss", curves(_thin(lines), "images seen", "loss", log=positive))]
+                label = name.replace("held_out/", "held out: ")
+                losses.setdefault(label, []).append((float(line["seen"]), value))  # type: ignore[arg-type]
+    log_scale = all(y > 0 for points in losses.values() for _, y in points)
+    sections = [("Loss", curves(_thin(losses), "images seen", "loss", log=log_scale))]
     pictures = [line for line in log if "picture" in line and (run / str(line["picture"])).exists()]
     if pictures:
-        shown = (
-            [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
-            if len(pictures) > 6
-            else pictures
-        )
-        cells = [picture(run / str(line["picture"]), f"after {line['seen']:,} images") for line in shown]
-        sections.append(("Samples as training went on", row(cells)))
+        if len(pictures) > 6:
+            pictures = [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
+        cells = [picture(run / str(line["picture"]), f"after {line['seen']:,} images") for line in pictures]
+        sections.append(("Samples during training", row(cells)))
     sections.append(("Settings", code(config)))
     return sections
 
 
-def _thin(
-    series: Mapping[str, list[tuple[float, float]]], most: int = 300
-) -> dict[str, list[tuple[float, float]]]:
-    """Means over runs of neighbouring points, so a long log stays a small page."""
+def _thin(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+    """Means over groups of neighbouring points, so that a long log makes a small page."""
     thin = {}
     for name, points in series.items():
-        size = max(1, len(points) // most)
+        size = max(1, len(points) // 300)
         parts = [points[i : i + size] for i in range(0, len(points), size)]
         thin[name] = [(p[-1][0], sum(y for _, y in p) / len(p)) for p in parts]
     return thin

@@ -110,7 +110,9 @@ class Request:
     prompt: str | Sequence[str] = ()
     label: str | Sequence[str] = ()
     seed: int = 0  # of the first image; the next has seed + 1
-    between: tuple[int, int] | None = None  # two seeds: interpolate from the one's image to the other's
+    between: tuple[int, int] | None = (
+        None  # two seeds: interpolate from the image of the first to that of the second
+    )
     image: str | Path = ""  # picture to start from
     mask: str | Path = ""  # picture that is white where ``image`` is drawn anew
     batch: int = 64  # images in one network call
@@ -150,8 +152,8 @@ class Pipeline:
         """
         if n < 1:
             raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
-        asked = {f.name: options.pop(f.name) for f in dataclasses.fields(Request) if f.name in options}
-        request = Request(**asked)
+        names = [f.name for f in dataclasses.fields(Request) if f.name in options]
+        request = Request(**{name: options.pop(name) for name in names})
         condition, sampling = self.condition(n, request), self.sampling(options)
         return generate(
             self.model, condition, request.seeds(n), sampling, request.batch, watch, self.precision, on_canvas
@@ -187,13 +189,13 @@ class Pipeline:
                 )
         options = self.loaded.run.data
         picture = open_picture(image, self.spec.given or self.spec, options).to(device).expand(n, -1, -1, -1)
-        marked = None
+        region = None
         if mask:
             grey = dataclasses.replace(self.spec, channels=1)
-            marked = (open_picture(mask, grey, options) > 0).float().to(device).expand(n, -1, -1, -1)
-            if not marked.any():
+            region = (open_picture(mask, grey, options) > 0).float().to(device).expand(n, -1, -1, -1)
+            if not region.any():
                 raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
-        return dataclasses.replace(condition, image=picture, mask=marked)
+        return dataclasses.replace(condition, image=picture, mask=region)
 
 
 class Film:
