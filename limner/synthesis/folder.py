@@ -171,7 +171,7 @@ def add(to: Path, provenance: Provenance, drawn: Drawn, chosen: Sequence[int]) -
             save_png(drawn.images[i], file, drawn.spec.bits)
             file.flush()
             os.fsync(file.fileno())
-    with unbroken():
+    with uninterrupted():
         for i in chosen:
             os.replace(to / f".{drawn.name(i)}", to / drawn.name(i))
         with open(to / "metadata.jsonl", "a", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ def add(to: Path, provenance: Provenance, drawn: Drawn, chosen: Sequence[int]) -
 
 
 @contextlib.contextmanager
-def unbroken() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM until this is done."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -54,7 +54,7 @@ def test_held_out_images_are_good_and_no_copies(digits):
     assert found.n == len(half) and found.features == "random" and found.resize
 
 
-def test_training_images_are_found_out(digits):
+def test_training_images_count_as_memorised(digits):
     images = torch.cat(list(batches(digits.training, 200)))
     copies = as_saved(images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
     samples = Samples(copies)
@@ -82,11 +82,11 @@ def test_a_folder_that_any_program_made(limner, tmp_path):
     data = open_data("digits", size=(16, 16), options=DataOptions(channels=1))
     made = write(tmp_path / "made", data.batch(np.arange(60)).image)
     done = limner("evaluate", made, "digits", "--json", cwd=tmp_path)
-    told = json.loads(done.stdout)
-    assert told["n"] == 60 and told["memorised"] > 0.9
+    report = json.loads(done.stdout)
+    assert report["n"] == 60 and report["memorised"] > 0.9
     for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
-        assert told[name]["low"] <= told[name]["value"] <= told[name]["high"]
-        assert np.isfinite(told[name]["floor"]) and told[name]["floor_n"] == 60
+        assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
+        assert np.isfinite(report[name]["floor"]) and report[name]["floor_n"] == 60
     out = tmp_path / "made-evaluation"
     assert json.loads((out / "evaluation.json").read_text())["n"] == 60
     assert Image.open(out / "nearest.png").size[0] > 16 and (out / "drawn.png").exists()
@@ -98,9 +98,9 @@ def test_a_run_is_drawn_from_and_an_autoencoder_gives_images_back(limner, tmp_pa
     folder = paint(tmp_path / "images", 60)
     limner("train", "vae", folder, "--out", tmp_path / "run", *TINY, "--budget", "64img")
     done = limner("evaluate", tmp_path / "run", folder, "--n", 30, "--json")
-    told = json.loads(done.stdout)
-    assert told["n"] == 30 and told["run"]
-    assert told["reconstruction"]["psnr"] > 0 and told["reconstruction"]["n"] > 0
+    report = json.loads(done.stdout)
+    assert report["n"] == 30 and report["run"]
+    assert report["reconstruction"]["psnr"] > 0 and report["reconstruction"]["n"] > 0
     assert (tmp_path / "run" / "evaluation" / "evaluation.json").exists()
     assert "PSNR" in limner("evaluate", tmp_path / "run", folder, "--n", 30).stdout
 
@@ -182,15 +182,15 @@ def test_labels_go_by_their_names():
 # Comparing ----------------------------------------------------------------------------------------------
 
 
-def test_compare_ranks_reports_and_goes_on(limner, tmp_path):
+def test_compare_ranks_reports_and_resumes(limner, tmp_path):
     folder = paint(tmp_path / "images", 60)
     arguments = (
         "compare", folder, "--families", "dcgan,vae", "--budget", "64img", "--preset", "tiny", "--n", 30,
         "--to", tmp_path / "to",
     )  # fmt: skip
-    told = json.loads(limner(*arguments, "--json").stdout)
-    assert sorted(told["ranking"]) == ["dcgan", "vae"] and told["advice"].startswith("Take ")
-    for row in told["rows"]:
+    report = json.loads(limner(*arguments, "--json").stdout)
+    assert sorted(report["ranking"]) == ["dcgan", "vae"] and report["advice"].startswith("Take ")
+    for row in report["rows"]:
         assert row["parameters"] > 0 and row["sampling_ms"] > 0 and row["peak_memory"] > 1e7
         assert row["seen"] >= 64 and row["n"] == 30
     page = (tmp_path / "to" / "report.html").read_text()
@@ -215,7 +215,7 @@ def test_a_family_that_fails_takes_a_row_that_says_why(limner, tmp_path):
     assert "failed" in (tmp_path / "to" / "report.html").read_text()
 
 
-def test_a_training_cut_short_is_gone_on_with_also_in_epochs(limner, tmp_path):
+def test_an_interrupted_training_is_resumed_also_in_epochs(limner, tmp_path):
     folder = paint(tmp_path / "images", 60)  # 58 of which are trained on
     limner(
         "train",
@@ -230,8 +230,8 @@ def test_a_training_cut_short_is_gone_on_with_also_in_epochs(limner, tmp_path):
         16,
     )
     arguments = ("--budget", "2epochs", "--preset", "tiny", "--n", 30, "--to", tmp_path / "to", "--json")
-    told = json.loads(limner("compare", folder, "--families", "vae", *arguments).stdout)
-    assert told["rows"][0]["seen"] >= 2 * 57
+    report = json.loads(limner("compare", folder, "--families", "vae", *arguments).stdout)
+    assert report["rows"][0]["seen"] >= 2 * 57
 
 
 def test_compare_refuses_what_it_cannot_compare(limner, tmp_path):

@@ -9,11 +9,11 @@ from limner.evaluation import report
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "shown"),
     [(1540.2, "1,540"), (-29.41, "-29.4"), (999.6, "1,000"), (5.798, "5.8"), (0.0123456, "0.0123"), (0, "0")],
 )
-def test_numbers_are_written_without_exponents(value: float, told: str) -> None:
-    assert report.number(value) == told
+def test_numbers_are_written_without_exponents(value: float, shown: str) -> None:
+    assert report.number(value) == shown
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 1199.9), (-0.27, 1.91), (5, 5.0001), (-3e5, 8e5)])

@@ -214,12 +214,12 @@ def vae(source: Path, limner) -> Path:
 
 def test_explore_draws_every_sheet(gan: Path, limner, tmp_path: Path) -> None:
     to = tmp_path / "to"
-    told = json.loads(
+    report = json.loads(
         limner("explore", gan, "--to", to, "--rows", 3, "--columns", 4, "--directions", 2, "--json").stdout
     )
-    assert told["labels"] == ["cat", "dog"] and told["points"] == ["seed 0", "seed 1", "seed 2", "seed 3"]
+    assert report["labels"] == ["cat", "dog"] and report["points"] == ["seed 0", "seed 1", "seed 2", "seed 3"]
     names = {"interpolation.png", "loop.gif", "plane.png", "directions.png"}
-    assert {Path(sheet).name for sheet in told["sheets"]} == names
+    assert {Path(sheet).name for sheet in report["sheets"]} == names
     assert {path.name for path in to.iterdir()} == names | {"directions.safetensors"}
     sizes = {}
     for name in names:
@@ -264,18 +264,22 @@ def test_projection_finds_an_image_of_its_own(gan: Path, limner, tmp_path: Path)
     """An image that the run drew has a point: so it is found, with its label."""
     limner("sample", gan, "--n", 1, "--seed", 5000, "--label", "dog", "--to", tmp_path / "own.png")
     to = tmp_path / "to.png"
-    told = json.loads(limner("project", gan, tmp_path / "own.png", "--to", to, "--prior", 0, "--json").stdout)
-    assert told["psnr"] > told["psnr_start"] + 5 and told["psnr"] > 30
-    assert told["label"] == "dog" and to.exists()
-    with safe_open(told["latent"], "pt") as file:
+    report = json.loads(
+        limner("project", gan, tmp_path / "own.png", "--to", to, "--prior", 0, "--json").stdout
+    )
+    assert report["psnr"] > report["psnr_start"] + 5 and report["psnr"] > 30
+    assert report["label"] == "dog" and to.exists()
+    with safe_open(report["latent"], "pt") as file:
         assert file.get_tensor("latent").shape == (8,) and file.metadata()["label"] == "dog"
     again = explore.project(gan, tmp_path / "own.png", to, ProjectOptions(prior=0), quiet=True)
-    assert again.psnr == pytest.approx(told["psnr"], abs=0.1), "the same call finds the same point"
+    assert again.psnr == pytest.approx(report["psnr"], abs=0.1), "the same call finds the same point"
 
-    # and the point is one that explore goes on from, with its label
+    # and explore starts from the point, with its label
     few = ("--rows", 1, "--columns", 2, "--directions", 1)
     out = tmp_path / "explored"
-    shown = json.loads(limner("explore", gan, "--to", out, *few, "--start", told["latent"], "--json").stdout)
+    shown = json.loads(
+        limner("explore", gan, "--to", out, *few, "--start", report["latent"], "--json").stdout
+    )
     assert shown["points"][:2] == ["to", "seed 0"] and shown["labels"] == ["dog"]
 
 

@@ -112,10 +112,10 @@ def test_embed_writes_the_same_to_every_kind_of_file(run, source, limner, tmp_pa
 
     parquet = pytest.importorskip("pyarrow.parquet")
     for suffix in ("npz", "safetensors", "parquet"):
-        told = json.loads(
+        report = json.loads(
             limner("embed", run, source, "--to", tmp_path / "to" / f"x.{suffix}", "--json").stdout
         )
-        assert told["n"] == 60 and told["features"] == 4 and told["labels"] == 3 and told["run"]
+        assert report["n"] == 60 and report["features"] == 4 and report["labels"] == 3 and report["run"]
     assert len(list((tmp_path / "to").iterdir())) == 3, "nothing unfinished is left"
 
     with np.load(tmp_path / "to" / "x.npz", allow_pickle=False) as file:
@@ -171,10 +171,10 @@ def test_search_finds_a_picture_however_it_is_stored(run, source, limner, tmp_pa
     turned = picture.transpose(Image.Transpose.ROTATE_90).resize((32, 32), Image.Resampling.NEAREST)
     turned.save(tmp_path / "query.png", exif=exif)
     done = limner("search", run, source, tmp_path / "query.png", "--n", 5, "--json", cwd=tmp_path)
-    told = json.loads(done.stdout)
-    found = told["found"]
+    report = json.loads(done.stdout)
+    found = report["found"]
     assert found[0]["path"] == "green/007.png" and found[0]["similarity"] > 0.999
-    assert len(found) == 5 and told["n"] == 60
+    assert len(found) == 5 and report["n"] == 60
     assert [row["similarity"] for row in found] == sorted((row["similarity"] for row in found), reverse=True)
     sheet = np.asarray(Image.open(tmp_path / "search.png"))
     assert sheet.shape[1] > 3 * 128, "the query and five more, enlarged"
@@ -248,29 +248,30 @@ def test_classify_with_every_family_that_can(source, limner, tmp_path):
     for name in able:
         out = tmp_path / name
         limner("train", name, source, "--out", out, *TINY, "--budget", "320img")
-        told = json.loads(limner("classify", out, source, "--json").stdout)
-        assert told["n"] == 60 and 0 <= told["accuracy"]["low"] <= told["accuracy"]["value"]
-        assert all(len(p["top"]) == 3 for p in told["predictions"])
+        report = json.loads(limner("classify", out, source, "--json").stdout)
+        assert report["n"] == 60 and 0 <= report["accuracy"]["low"] <= report["accuracy"]["value"]
+        assert all(len(p["top"]) == 3 for p in report["predictions"])
         said = limner("classify", out, source, "--to", tmp_path / "p.csv").stdout
         assert "blue/000.png" in said and "95% interval" in said and (tmp_path / "p.png").exists()
-        told = json.loads(limner("evaluate", out, source, "--json").stdout)
-        assert told["accuracy"]["n"] == 3
+        report = json.loads(limner("evaluate", out, source, "--json").stdout)
+        assert report["accuracy"]["n"] == 3
 
 
 # Measuring ----------------------------------------------------------------------------------------------
 
 
 def test_evaluate_reads_labels_that_training_did_not(run, source, limner):
-    told = json.loads(limner("evaluate", run, source, "--n", 30, "--labels-per-class", 2, "--json").stdout)
+    report = json.loads(limner("evaluate", run, source, "--n", 30, "--labels-per-class", 2, "--json").stdout)
     for name in ("knn_accuracy", "probe_accuracy"):
         assert (
-            0 <= told[name]["low"] <= told[name]["value"] <= told[name]["high"] <= 1 and told[name]["n"] == 3
+            0 <= report[name]["low"] <= report[name]["value"] <= report[name]["high"] <= 1
+            and report[name]["n"] == 3
         )
-    few = told["few_probe_accuracy"]
+    few = report["few_probe_accuracy"]
     assert few["labels_per_class"] == 2 and few["draws"] == 5 and 0 <= few["value"] <= 1
-    assert "accuracy" not in told and told["kid"], "what it draws is measured as before"
+    assert "accuracy" not in report and report["kid"], "what it draws is measured as before"
     kept = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert kept["probe_accuracy"] == told["probe_accuracy"]
+    assert kept["probe_accuracy"] == report["probe_accuracy"]
     result = evaluate(run, [str(source)], EvaluateOptions(n=30, labels_per_class=2), quiet=True)
     said = "\n".join(row[0] for row in evaluation_rows(result))
     assert "20 nearest" in said and "linear probe" in said and "2 labels a class" in said
@@ -320,7 +321,7 @@ def test_without_labels_there_is_nothing_to_measure(brightest, tmp_path):
 def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     picture = source / "red" / "000.png"
-    told = (
+    cases = (
         (
             ("embed", blind, source, "--to", "x.npz"),
             "does not describe images: use a run of autoencoder, dino, mae, vae or vit",
@@ -328,7 +329,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
         (("search", run, source, "nowhere.png"), "no picture nowhere.png"),
         (("evaluate", blind, source, "--labels-per-class", 2), "does not describe images"),
     )
-    for arguments, words in told:
+    for arguments, words in cases:
         done = limner(*arguments, ok=False)
         assert done.returncode == 2 and words in done.stderr, (arguments, done.stderr)
     for arguments, words in (  # the same door, without a process for each

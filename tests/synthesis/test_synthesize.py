@@ -68,10 +68,12 @@ def test_labels_come_as_often_and_the_folder_trains(place, limner, tmp_path):
     assert Counter(line["label"] for line in lines) == {"cat": 10, "dog": 10, "owl": 10}
     assert [line["seed"] for line in lines] == list(range(5, 35))
     whole(to)
-    told = json.loads((to / "provenance.json").read_text())
-    assert told["settings"]["digest"] == checkpoint.read_model(place / "dcgan")[0]["digest"]
-    assert told["family"] == "dcgan" and told["settings"]["sampling"] == {"truncation": 1.0}
-    assert (told["drawn"], told["kept"], told["refused"]) == (30, 30, {}) and told["versions"]["torch"]
+    provenance = json.loads((to / "provenance.json").read_text())
+    assert provenance["settings"]["digest"] == checkpoint.read_model(place / "dcgan")[0]["digest"]
+    assert provenance["family"] == "dcgan" and provenance["settings"]["sampling"] == {"truncation": 1.0}
+    assert (provenance["drawn"], provenance["kept"], provenance["refused"]) == (30, 30, {}) and provenance[
+        "versions"
+    ]["torch"]
 
     checked = json.loads(limner("data", "check", to, "--json").stdout)
     assert checked["images"] == 30 and checked["problems"] == [] and checked["others"] == 0
@@ -96,8 +98,10 @@ def test_captions_are_taken_in_turn(place, limner, tmp_path):
     texts = [line["text"] for line in metadata(to)]
     own = open_data(place / "pictures", size=(16, 16)).split(DataOptions().holdout)[0].captions
     assert own is not None and set(texts) == set(own) and len(set(texts[: len(own)])) == len(own)
-    told = json.loads((to / "provenance.json").read_text())["settings"]
-    assert told["sampling"]["steps"] == 2 and told["asked"]["captions_from"] == str(place / "pictures")
+    provenance = json.loads((to / "provenance.json").read_text())["settings"]
+    assert provenance["sampling"]["steps"] == 2 and provenance["asked"]["captions_from"] == str(
+        place / "pictures"
+    )
     whole(to)
     found = open_data(to, size=(16, 16))
     assert found.spec.captions and found.captions == texts
@@ -123,17 +127,17 @@ def test_captions_are_taken_in_turn(place, limner, tmp_path):
     assert Counter(line["text"] for line in metadata(tmp_path / "from")) == {"other 0": 2, "other 1": 2}
 
 
-def heed_ctrl_c() -> None:
+def restore_ctrl_c() -> None:
     """A shell that starts the tests in the background has SIGINT ignored, which programs inherit."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
-    """Killed at any moment: with filters, an unfinished folder ends as an unbroken one does."""
-    unbroken = tmp_path / "unbroken"
+def test_it_resumes_where_it_was_stopped(place, limner, tmp_path):
+    """Killed at any moment: with filters, an unfinished folder ends as an uninterrupted one."""
+    uninterrupted = tmp_path / "uninterrupted"
     flags = ("--n", 40, "--like", place / "animals", "--label", "cat", "--label", "owl")
     same = SynthesizeOptions(n=40, like=str(place / "animals"), label=("cat", "owl"))
-    synthesis.synthesize(place / "dcgan", unbroken, same, quiet=True)
+    synthesis.synthesize(place / "dcgan", uninterrupted, same, quiet=True)
     to = tmp_path / "stopped"
     command = [
         sys.executable,
@@ -150,7 +154,7 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
     for number in (signal.SIGINT, signal.SIGKILL):
         process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-                                   preexec_fn=heed_ctrl_c)  # fmt: skip
+                                   preexec_fn=restore_ctrl_c)  # fmt: skip
         before = len(list(to.glob("0*.png")))
         deadline = time.monotonic() + 60
         while len(list(to.glob("0*.png"))) < before + 4 and time.monotonic() < deadline:
@@ -167,8 +171,8 @@ def test_it_goes_on_where_it_was_stopped(place, limner, tmp_path):
         file.write('{"file_name": "9999')
     limner("synthesize", place / "dcgan", "--to", to, *flags)
     whole(to)
-    assert metadata(to) == metadata(unbroken)
-    one, two = (json.loads((f / "provenance.json").read_text()) for f in (to, unbroken))
+    assert metadata(to) == metadata(uninterrupted)
+    one, two = (json.loads((f / "provenance.json").read_text()) for f in (to, uninterrupted))
     assert one == two and one["kept"] == 40 and one["refused"]["like"] == one["drawn"] - 40 > 0
     assert {line["label"] for line in metadata(to)} == {"cat", "owl"}
 
@@ -325,17 +329,17 @@ def test_it_gives_up_when_nothing_passes(place, limner, tmp_path, monkeypatch):
     with pytest.raises(LimnerError, match=r"Of the last 200 images only 0 passed .*like 2\d\d"):
         options = SynthesizeOptions(n=10, like=str(blank))
         synthesis.synthesize(place / "dcgan", tmp_path / "to", options, quiet=True)
-    told = json.loads((tmp_path / "to" / "provenance.json").read_text())
-    assert told["kept"] == 0 and told["refused"]["like"] == told["drawn"] >= 200
+    provenance = json.loads((tmp_path / "to" / "provenance.json").read_text())
+    assert provenance["kept"] == 0 and provenance["refused"]["like"] == provenance["drawn"] >= 200
 
 
 def test_new_by_the_command_counts_what_it_leaves_out(place, limner, tmp_path):
     said = limner(
         "synthesize", place / "dcgan", "--n", 20, "--to", tmp_path / "to", "--new", place / "animals"
     ).stdout
-    told = json.loads((tmp_path / "to" / "provenance.json").read_text())
-    assert f"--new left out {told['refused']['new']} of {told['drawn']}" in said
-    assert told["settings"]["filters"]["new"]["images"] == 36 and told["kept"] == 20
+    provenance = json.loads((tmp_path / "to" / "provenance.json").read_text())
+    assert f"--new left out {provenance['refused']['new']} of {provenance['drawn']}" in said
+    assert provenance["settings"]["filters"]["new"]["images"] == 36 and provenance["kept"] == 20
 
 
 def test_the_order_of_seeds_does_not_depend_on_the_batch(place, tmp_path):
@@ -375,8 +379,11 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     least = min(medians)  # half of one class's images pass, and more of the others'
     said = limner("synthesize", place / "dcgan", "--n", 30, "--to", tmp_path / "to", "--classifier",
                   tmp_path / "run", "--confidence", least).stdout  # fmt: skip
-    told = json.loads((tmp_path / "to" / "provenance.json").read_text())
-    assert f"--classifier left out {told['drawn'] - 30} of {told['drawn']}" in said and told["drawn"] > 30
+    provenance = json.loads((tmp_path / "to" / "provenance.json").read_text())
+    assert (
+        f"--classifier left out {provenance['drawn'] - 30} of {provenance['drawn']}" in said
+        and provenance["drawn"] > 30
+    )
     made = open_data(tmp_path / "to", size=(16, 16))
     assert made.labels is not None and made.spec.classes == classes
     sure = class_probabilities(classifier, batches(made))

@@ -99,20 +99,20 @@ def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     arguments = [str(a) for a in arguments]
     assert cli.run([*arguments, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    told = json.loads((run / "evaluation" / "evaluation.json").read_text())
-    assert shown["training_data"] == told["training_data"] and told["kid"]["value"]
-    told = told["training_data"]
-    assert (told["n_test"], told["n_real"], told["n_synthetic"]) == (60, 24, 30)  # twelve of each class
+    report = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    assert shown["training_data"] == report["training_data"] and report["kid"]["value"]
+    report = report["training_data"]
+    assert (report["n_test"], report["n_real"], report["n_synthetic"]) == (60, 24, 30)  # twelve of each class
     assert (
-        told["classifier"] == stand_in
-        and told["budget"] == "320img"
-        and told["left_out"] == 0
-        and told["checked"]
+        report["classifier"] == stand_in
+        and report["budget"] == "320img"
+        and report["left_out"] == 0
+        and report["checked"]
     )
-    assert told["real"]["accuracy"] > 0.95, "red and blue are easily told apart"
+    assert report["real"]["accuracy"] > 0.95, "red and blue are easily report apart"
     for name in ("real", "synthetic", "both"):
-        assert told[name]["low"] <= told[name]["accuracy"] <= told[name]["high"]
-    assert told["real_share_of_both"] == pytest.approx(0.5, abs=0.05)
+        assert report[name]["low"] <= report[name]["accuracy"] <= report[name]["high"]
+    assert report["real_share_of_both"] == pytest.approx(0.5, abs=0.05)
 
     folder = run / "evaluation" / "training_data"
     real, made = (open_data(folder / name, size=(16, 16)) for name in ("real", "synthetic"))
@@ -130,7 +130,7 @@ def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "held-out images" in said and "both, half and half" in said and "over repeats" in said
     again = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
-    assert again["real"]["runs"][0] == told["real"]["runs"][0] and len(again["both"]["runs"]) == 2
+    assert again["real"]["runs"][0] == report["real"]["runs"][0] and len(again["both"]["runs"]) == 2
     assert forbid.made == ["real-4", "synthetic-4", "both-4"]
     # With other settings the images are made anew.
     options = TrainingDataOptions(
@@ -256,7 +256,7 @@ def test_the_verdict_follows_the_paired_difference():
 def test_by_the_command_with_the_default_classifier(place, run, limner):
     done = limner("evaluate", run, place / "images", "--as-training-data", "--classifier-preset", "tiny",
                   "--classifier-budget", "640img", "--n", 30)  # fmt: skip
-    told = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
-    assert told["said"].split(":")[0] in " ".join(done.stdout.split())
-    assert told["classifier"] == families.CLASSIFIER and told["n_test"] == 60
-    assert told["real"]["accuracy"] > 0.7
+    report = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
+    assert report["said"].split(":")[0] in " ".join(done.stdout.split())
+    assert report["classifier"] == families.CLASSIFIER and report["n_test"] == 60
+    assert report["real"]["accuracy"] > 0.7
