@@ -64,6 +64,12 @@ def check_count(name: str, count: int) -> None:
         raise LimnerError(f"--{name} {count} draws nothing: choose 1 or more.")
 
 
+def check_strength(strength: float) -> None:
+    """Raises LimnerError for a strength outside of (0, 1]."""
+    if not 0 < strength <= 1:
+        raise LimnerError(f"--strength {strength:g} is out of range: choose above 0, up to 1.")
+
+
 def same(x: Tensor) -> Tensor:
     return x
 
@@ -172,8 +178,7 @@ class Drawing:
         noise = partial(draws.normal, *self.plan.shape)
         if image is None or self.condition.mask is not None:
             return solvers.Problem(levels[0].sigma * noise(), levels, self.plan.path, noise)
-        if not 0 < strength <= 1:
-            raise LimnerError(f"--strength {strength} is out of range: choose above 0, up to 1.")
+        check_strength(strength)
         steps = len(levels) - 1
         levels = levels[steps - max(1, round(strength * steps)) :]
         x = levels[0].sigma * noise() + levels[0].alpha * self.plan.encode(image)

@@ -11,32 +11,31 @@ from limner.core import Batch, Condition, ConditionEmbedding, Draws, LimnerError
 from limner.text.encoder import ByteEncoder, TextConfig
 
 
-def choose(model: Model, *auto: str) -> str:
-    """none, label or text: as ``config.condition`` asks, or with auto the first of ``auto`` that the data has.
+def choose_condition(model: Model, *auto: str) -> str:
+    """none, label or text: ``config.condition``, or for auto the first of ``auto`` that the data has.
 
-    ``model.follows`` loses what is not chosen. Raises LimnerError.
+    Removes the others from ``model.follows``. Raises LimnerError if the data has no such condition.
     """
-    asked, spec = model.config.condition, model.spec
-    if asked == "auto":
-        has = {"text": spec.captions, "label": bool(spec.classes)}
-        asked = next((kind for kind in auto if has[kind]), "none")
-    if asked == "label" and not spec.classes:
+    kind, spec = model.config.condition, model.spec
+    has = {"text": spec.captions, "label": bool(spec.classes), "none": True}
+    if kind == "auto":
+        kind = next((choice for choice in auto if has[choice]), "none")
+    if not has[kind]:
+        what, remedy = {
+            "label": ("labels", "sort the images into one folder for each class"),
+            "text": ("captions", "put a .txt file beside each image"),
+        }[kind]
         raise LimnerError(
-            f"{model.family} was asked for labels with --model.condition label, but the data has none: "
-            "sort the images into one folder a class or choose --model.condition none."
+            f"{model.family} cannot follow {what} with --model.condition {kind}, because the data has none: "
+            f"{remedy}, or choose --model.condition none."
         )
-    if asked == "text" and not spec.captions:
-        raise LimnerError(
-            f"{model.family} was asked for captions with --model.condition text, but the data has none: "
-            "put a .txt file beside each image or choose --model.condition none."
-        )
-    model.follows -= {"label", "text"} - {asked}
-    return asked
+    model.follows -= {"label", "text"} - {kind}
+    return kind
 
 
 def choose_classes(model: Model) -> int:
     """How many classes a model without text distinguishes: those of the data, or 0 as ``config.condition`` has it."""
-    return len(model.spec.classes) if choose(model, "label") == "label" else 0
+    return len(model.spec.classes) if choose_condition(model, "label") == "label" else 0
 
 
 def with_labels(model: Model, condition: Condition, draws: Draws) -> Condition:
@@ -44,6 +43,15 @@ def with_labels(model: Model, condition: Condition, draws: Draws) -> Condition:
     if condition.label is not None or "label" not in model.follows:
         return condition
     return replace(condition, label=draws.integers(len(model.spec.classes)))
+
+
+def check_guidance(model: Model, scale: float, largest: float) -> None:
+    """Raises LimnerError for a guidance scale outside of those that the model learned, 1 to ``largest``."""
+    if not 1 <= scale <= largest:
+        raise LimnerError(
+            f"This run of {model.family} learned guidance from 1 to {largest:g}, not {scale:g}: "
+            "choose another --guidance."
+        )
 
 
 class ConditionEmbedder(nn.Module):

@@ -34,7 +34,7 @@ from limner.diffusion import paths
 from limner.diffusion.objectives import Prediction, diffusion_denoised, diffusion_loss
 from limner.diffusion.paths import Schedule, Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
-from limner.families._conditioning import choose, embed_labels
+from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET
 from limner.networks import exchange
 from limner.networks.unets.diffusion import DiffusionUNet
@@ -120,7 +120,7 @@ class DDPM(Model):
         with torch.device("cpu"):
             self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
         out = spec.channels * (2 if config.learn_variance else 1)
-        classes = len(spec.classes) if choose(self, "label") == "label" else 0
+        classes = choose_classes(self)
         self.network = Network(config, spec.channels, out, (spec.height, spec.width), classes)
 
     def objectives(self) -> list[Objective]:

@@ -39,7 +39,7 @@ from limner.diffusion.objectives import (
 )
 from limner.diffusion.paths import Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
-from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.text.encoder import TextConfig
@@ -97,7 +97,7 @@ class DiT(Model):
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose(self, "text", "label")
+        condition = choose_condition(self, "text", "label")
         self.discrete = config.predict == "noise"  # rather than the straight path
         out = spec.channels * (2 if self.discrete and config.learn_variance else 1)
         self.network = Network(config, spec, condition, out)

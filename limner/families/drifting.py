@@ -24,7 +24,6 @@ from limner.core import (
     ConditionEmbedding,
     Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
     Optimiser,
@@ -32,7 +31,7 @@ from limner.core import (
     Preset,
     Training,
 )
-from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
 from limner.losses.drift import (
     Pairs,
     compared_features,
@@ -157,7 +156,7 @@ class Drifting(Model):
 
     def __init__(self, config: DriftingConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose(self, "label", "text")
+        condition = choose_condition(self, "label", "text")
         self.generator = Generator(config, spec, condition)
         self.feature_encoder: PatchTransformer | None = None
         if config.pretrained:  # frozen, and part of the checkpoint: resuming needs it
@@ -199,7 +198,7 @@ class Drifting(Model):
         image, label = batch.image, batch.condition.label
         if label is None or self.generator.embedder.kind != "label":
             label = torch.zeros(len(image), dtype=torch.long, device=image.device)  # [B]
-        rows, sample = self.choose_classes(label)  # [P], [N]
+        rows, sample = self.choose_samples(label)  # [P], [N]
         guidance = None
         if self.generator.guidance is not None:  # one scale a class, so that rival samples share theirs
             guidance = self.guidance_scales(torch.rand(len(self.spec.classes), device=image.device))[sample]
@@ -223,7 +222,7 @@ class Drifting(Model):
         pairs = pairs_by_similarity(similarity, sample, keep, c.text_temperature)
         return self.generator(self.noise(sample), condition), batch.image[rows], pairs
 
-    def choose_classes(self, label: Tensor) -> tuple[Tensor, Tensor]:
+    def choose_samples(self, label: Tensor) -> tuple[Tensor, Tensor]:
         """Images' labels [B] -> rows of images [P] and labels of samples [N], ``samples_per_step`` or fewer.
 
         A class has one sample more than images, so that each sample has as many rivals as images. The nearest of
@@ -267,14 +266,10 @@ class Drifting(Model):
     def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
         latent = self.generator.truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
-        if self.generator.embedder.kind == "label" and condition.label is None:
-            condition = Condition(condition.size, label=draws.integers(len(self.spec.classes)))
-        most = self.config.guidance if self.generator.guidance is not None else 1.0
-        if sampling.guidance != 1 and not 1 <= sampling.guidance <= most:
-            raise LimnerError(
-                f"This run of drifting was trained for guidance from 1 to {most:g}, "
-                f"not {sampling.guidance:g}: choose another --guidance."
-            )
+        condition = with_labels(self, condition, draws)
+        check_guidance(
+            self, sampling.guidance, 1.0 if self.generator.guidance is None else self.config.guidance
+        )
         picture = self.paint(latent, condition, sampling.guidance)
         yield Canvas(1, 1, lambda: picture)
 

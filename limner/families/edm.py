@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
-from limner.families._conditioning import choose, embed_labels
+from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET
 from limner.networks.images import augment_conditioning
 from limner.networks.unets.quick import QuickUNet
@@ -115,7 +115,7 @@ class EDM(Model):
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        classes = len(spec.classes) if choose(self, "label") == "label" else 0
+        classes = choose_classes(self)
         self.network = Network(config, spec, classes)
 
     def objectives(self) -> list[Objective]:

@@ -30,7 +30,7 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
-from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
@@ -104,7 +104,7 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose(self, "text", "label")
+        condition = choose_condition(self, "text", "label")
         self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:

@@ -42,7 +42,7 @@ from limner.diffusion.objectives import (
 from limner.diffusion.paths import NoiseLevel
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
-from limner.families._conditioning import ConditionEmbedder, choose
+from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
@@ -161,7 +161,7 @@ class LatentDiffusion(Model):
                 f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
-        condition = choose(self, "text", "label")
+        condition = choose_condition(self, "text", "label")
         self.autoencoder = ConfiguredCodec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))

@@ -1,9 +1,9 @@
 """Mean flows: the average velocity between two times, so that one network call leads from noise to image.
 
 Geng 2025, "Mean Flows for One-step Generative Modeling"; Geng 2025b, "Improved Mean Flows"; in pixels, Lu 2026,
-"One-step Latent-free Image Generation with Pixel Mean Flows". Time runs as in the rest of this house, from noise
-at t = 0 to data at t = 1, against the papers' direction. For s >= t, u(x_t, t, s) is the mean of the velocity on
-the way from x_t to x_s, so x_s = x_t + (s - t) u. The network predicts an image D, and u = (D - x_t) / (1 - t).
+"One-step Latent-free Image Generation with Pixel Mean Flows". Time runs as elsewhere in Limner, from noise at t = 0
+to data at t = 1, opposite to the papers. For s >= t, u(x_t, t, s) is the mean of the velocity on the path from x_t
+to x_s, so x_s = x_t + (s - t) u. The network predicts an image D, and u = (D - x_t) / (1 - t).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from limner.core import (
     ConditionEmbedding,
     Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
     Optimiser,
@@ -36,8 +35,8 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.paths import expand_dims
-from limner.diffusion.sampling import check_count
-from limner.families._conditioning import ConditionEmbedder, choose
+from limner.diffusion.sampling import check_count, check_strength
+from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
@@ -61,31 +60,27 @@ class MeanFlowConfig(FlowMatching):
         8,
     )  # of those that attend to the text alone, which costs less
     head_width: int = 64  # channels of an attention head
-    embedding: int = 128  # width of what the blocks are told of times and condition
+    embedding: int = 128  # width of the embedding of times and condition
     dropout: float = 0.0  # inside the blocks
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     predict: Literal["data", "velocity"] = "data"  # data: Lu 2026; velocity: u itself, as Geng 2025
     objective: Literal["split", "jvp"] = "split"  # split: Guo 2025; jvp: the identity of Geng 2025
-    tangent: Literal["predicted", "conditional"] = (
-        "predicted"  # jvp: along the network's own velocity or data - noise
-    )
-    flow_matching_share: float = 0.75  # share of training pairs with s = t, which learn the velocity itself
-    from_noise: float = 0.5  # share of the other pairs with t = 0
-    to_data: float = 0.5  # share of the other pairs with s = 1
-    average_weight: float = (
-        1.0  # loss weight of pairs with s > t, whose errors are small as their targets have no noise
-    )
+    tangent: Literal["predicted", "conditional"] = "predicted"  # jvp: the network's velocity, or data - noise
+    flow_matching_share: float = 0.75  # fraction of training pairs with s = t, which learn the velocity
+    from_noise: float = 0.5  # fraction of the other pairs with t = 0
+    to_data: float = 0.5  # fraction of the other pairs with s = 1
+    average_weight: float = 1.0  # loss weight of pairs with s > t: their errors are small, without noise
     adaptive_power: float = 0.0  # p of the loss weight 1 / (squared error + 0.001)^p; 0: the mean square
-    condition_dropout: float = 0.1  # share of training images shown without their condition
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out
     guidance: float = 1.0  # largest guidance scale that is learned; 1: none
-    guided_share: float = 0.5  # share of training images with a guidance scale above 1, if it is learned
+    guided_share: float = 0.5  # fraction of training images with a guidance scale above 1, if it is learned
 
 
 @dataclass(frozen=True)
 class MeanFlowSampling:
     steps: int = 1  # network calls an image
     guidance: float = 1.0  # how strongly to follow the condition, up to the largest scale that was learned
-    strength: float = 0.7  # with an image: share of the way back to noise that it is taken; 1: all of it
+    strength: float = 0.7  # with an image: how far back to noise it is taken; 1: all the way
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -142,7 +137,7 @@ class MeanFlow(Model):
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose(self, "text", "label")
+        condition = choose_condition(self, "text", "label")
         self.network = Network(config, spec, condition)
 
     def objectives(self) -> list[Objective]:
@@ -252,24 +247,15 @@ class MeanFlow(Model):
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:
         k = sampling
-        if (
-            k.guidance != 1
-            and self.network.embedder.kind != "none"
-            and not 1 <= k.guidance <= self.config.guidance
-        ):
-            raise LimnerError(
-                f"This run of meanflow learned guidance from 1 to {self.config.guidance:g}: choose another --guidance."
-            )
+        if self.network.embedder.kind != "none":
+            check_guidance(self, k.guidance, self.config.guidance)
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
-            if not 0 < k.strength <= 1:
-                raise LimnerError(
-                    f"--strength {k.strength} is no share of the way to noise: choose above 0, up to 1."
-                )
+            check_strength(k.strength)
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
-        asked = torch.full((condition.size,), k.guidance, device=x.device)
-        u = self.average(self.network.embed(condition, guidance=asked), sigma_floor=0.0)
+        scale = torch.full((condition.size,), k.guidance, device=x.device)
+        u = self.average(self.network.embed(condition, guidance=scale), sigma_floor=0.0)
         times = torch.linspace(start, 1, k.steps + 1, device=x.device)
         for i in range(k.steps):
             t, s = (time.expand(len(x)) for time in times[i : i + 2])
@@ -281,7 +267,7 @@ TINY = MeanFlowConfig(
     widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head_width=16,
     embedding=32, text=TextConfig(width=32, layers=1), guidance=3.0,
 )  # fmt: skip
-# Geng 2025's settings for CIFAR-10, whose times run the other way; the house's U-Net in place of DDPM++.
+# Geng 2025's settings for CIFAR-10, whose times run the other way; Limner's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention_resolutions=(16,),
     cross_attention_resolutions=(16,), dropout=0.2, embedding=512,

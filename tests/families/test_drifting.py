@@ -194,16 +194,16 @@ def test_a_step_draws_a_few_classes_one_sample_more_than_images():
     label = torch.tensor([0, 0, 1, 4, 4, 4, 4, 4])
     seen = set()
     for _ in range(60):
-        rows, sample = model.choose_classes(label)
+        rows, sample = model.choose_samples(label)
         assert rows.unique().numel() == len(rows) and len(sample) <= 8
         counts = {c: (int((label[rows] == c).sum()), int((sample == c).sum())) for c in (0, 1, 4)}
         assert all(drawn == images + 1 for images, drawn in counts.values() if drawn)
         seen.add(tuple(drawn for _, drawn in counts.values()))
     assert seen == {(3, 2, 3), (3, 0, 4), (2, 2, 4)}
-    assert model.choose_classes(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
-    assert len(model.choose_classes(torch.tensor([3] * 20))[0]) == 7
+    assert model.choose_samples(torch.tensor([3] * 20))[1].tolist() == [3] * 8, "one class alone has all"
+    assert len(model.choose_samples(torch.tensor([3] * 20))[0]) == 7
     few = Drifting(dataclasses.replace(TINY, samples_per_step=1, classes_per_step=9), PLAIN)
-    assert [len(x) for x in few.choose_classes(torch.tensor([3, 4, 5]))] == [1, 2], "a sample needs a rival"
+    assert [len(x) for x in few.choose_samples(torch.tensor([3, 4, 5]))] == [1, 2], "a sample needs a rival"
 
 
 @torch.no_grad()
