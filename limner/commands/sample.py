@@ -65,7 +65,9 @@ def run(argv: Sequence[str]) -> int:
     if given.progress_to:
         film.save(Path(given.progress_to))
     if not to.suffix:
-        folder.save(to, folder.Drawn(images, range(given.seed, given.seed + n), condition, pipeline.spec))
+        folder.save(
+            to, folder.ImageBatch(images, range(given.seed, given.seed + n), condition, pipeline.spec)
+        )
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
         if n == 1 and to.suffix.lower() == ".png":

@@ -29,7 +29,7 @@ from limner.pictures.grid import save_png
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageBatch:
     """Images with all that their metadata says."""
 
     images: Tensor  # [N, C, H, W] in [-1, 1]
@@ -77,14 +77,14 @@ class Provenance(JsonResult):
     refused: dict[str, int]  # images that each filter left out
 
 
-def save(folder: Path, drawn: Drawn) -> None:
+def save(folder: Path, batch: ImageBatch) -> None:
     """One PNG per image, with metadata.jsonl in the form that ``train`` reads; an earlier call's images are removed."""
     for name in saved(folder):
         (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(drawn.images):
-        save_png(image, folder / drawn.name(i), drawn.spec.bits)
-    lines = [drawn.metadata(i) for i in range(len(drawn.images))]
+    for i, image in enumerate(batch.images):
+        save_png(image, folder / batch.name(i), batch.spec.bits)
+    lines = [batch.metadata(i) for i in range(len(batch.images))]
     files.write_text(folder / "metadata.jsonl", "".join(lines))
 
 
@@ -161,21 +161,21 @@ def _read(about: Path) -> dict[str, Any]:
     raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
 
 
-def add(to: Path, provenance: Provenance, drawn: Drawn, chosen: Sequence[int]) -> None:
+def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[int]) -> None:
     """Put the chosen images of a batch into the folder: the files first, then their lines, then the count.
 
     Files have hidden names, which are never read, until their lines are about to be written.
     """
     for i in chosen:
-        with open(to / f".{drawn.name(i)}", "wb") as file:
-            save_png(drawn.images[i], file, drawn.spec.bits)
+        with open(to / f".{batch.name(i)}", "wb") as file:
+            save_png(batch.images[i], file, batch.spec.bits)
             file.flush()
             os.fsync(file.fileno())
     with uninterrupted():
         for i in chosen:
-            os.replace(to / f".{drawn.name(i)}", to / drawn.name(i))
+            os.replace(to / f".{batch.name(i)}", to / batch.name(i))
         with open(to / "metadata.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(drawn.metadata(i) for i in chosen))
+            file.write("".join(batch.metadata(i) for i in chosen))
             file.flush()
             os.fsync(file.fileno())
         files.write_json(to / "provenance.json", provenance.to_json())

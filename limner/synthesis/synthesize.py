@@ -31,7 +31,7 @@ from limner.synthesis.filters import (
     like_filter,
     new_filter,
 )
-from limner.synthesis.folder import Drawn, Provenance, Settings
+from limner.synthesis.folder import ImageBatch, Provenance, Settings
 from limner.synthesis.options import SynthesizeOptions
 from limner.version import __version__
 
@@ -71,22 +71,22 @@ class Job:
     sampling: Any  # the family's Sampling, with the runs that it names
     conditions: Conditions
     filters: Sequence[Filter]
-    batch: int
+    batch_size: int
 
-    def draw(self, places: Sequence[int], first: int, watch: Callable[[float], None] | None) -> Drawn:
+    def draw(self, places: Sequence[int], first: int, watch: Callable[[float], None] | None) -> ImageBatch:
         """Images for some places, with seeds from ``first`` on."""
         model, spec, seeds = self.pipeline.model, self.pipeline.spec, range(first, first + len(places))
         condition, precision = self.conditions.at(places, spec), self.pipeline.precision
         images = generate(
             model, condition.to(model.device), seeds, self.sampling, len(seeds), watch, precision
         )
-        return Drawn(images, seeds, condition, spec)
+        return ImageBatch(images, seeds, condition, spec)
 
-    def choose(self, drawn: Drawn) -> tuple[np.ndarray, dict[str, int]]:
+    def choose(self, batch: ImageBatch) -> tuple[np.ndarray, dict[str, int]]:
         """[B] bool, which images to keep, judged as their files hold them; and how many each filter refused."""
-        label = drawn.condition.label
-        labels = None if label is None else [drawn.spec.classes[i] for i in label.tolist()]
-        return apply_filters(as_saved(drawn.images), labels, self.filters)
+        label = batch.condition.label
+        labels = None if label is None else [batch.spec.classes[i] for i in label.tolist()]
+        return apply_filters(as_saved(batch.images), labels, self.filters)
 
 
 def synthesize(
@@ -144,13 +144,13 @@ def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance
     with bar(f"making {n:,} images", quiet) as watch:
         watch(1 - len(queue) / n)
         while queue:
-            places = [queue.popleft() for _ in range(min(job.batch, len(queue)))]
+            places = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
 
             def watch_batch(done: float, before: int = provenance.kept, size: int = len(places)) -> None:
                 watch((before + done * size) / n)
 
-            drawn = job.draw(places, seed + provenance.drawn, None if job.filters else watch_batch)
-            good, refused = job.choose(drawn)
+            batch = job.draw(places, seed + provenance.drawn, None if job.filters else watch_batch)
+            good, refused = job.choose(batch)
             chosen = np.flatnonzero(good).tolist()
             provenance = replace(
                 provenance,
@@ -158,7 +158,7 @@ def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance
                 kept=provenance.kept + len(chosen),
                 refused={name: count + refused[name] for name, count in provenance.refused.items()},
             )
-            folder.add(to, provenance, drawn, chosen)
+            folder.add(to, provenance, batch, chosen)
             queue.extend(place for place, passed in zip(places, good, strict=True) if not passed)
             recent.extend(good.tolist())
             watch(provenance.kept / n)

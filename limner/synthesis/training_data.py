@@ -91,7 +91,7 @@ class TrainingDataScores(JsonResult):
 
 
 @dataclass(frozen=True)
-class Course:
+class Experiment:
     """What the classifiers are trained and tested on."""
 
     pipeline: Pipeline  # that draws
@@ -119,25 +119,31 @@ def as_training_data(
     ``to``/training_data; a second call with the same settings resumes. Raises LimnerError.
     """
     folder = Path(to or checkpoint.folder_of(run) / "evaluation") / "training_data"
-    course = _open(Pipeline(run), sources, options, folder, quiet)
-    counts = {"real": (1, 0), "synthetic": (0, 1), "both": balance(len(course.real.training), course.n)}
-    _prepare(course, sources, sampling)
+    experiment = _open(Pipeline(run), sources, options, folder, quiet)
+    counts = {
+        "real": (1, 0),
+        "synthetic": (0, 1),
+        "both": balance(len(experiment.real.training), experiment.n),
+    }
+    _prepare(experiment, sources, sampling)
     # With the source's own classes, of which the run may know more.
-    drawing = SynthesizeOptions(n=course.n, label=course.real.training.spec.classes, seed=options.seed)
+    drawing = SynthesizeOptions(
+        n=experiment.n, label=experiment.real.training.spec.classes, seed=options.seed
+    )
     synthesize(run, folder / "synthetic", drawing, quiet=quiet, **sampling)
     correct: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for seed in range(options.seed, options.seed + options.repeats):
         for kind, (reals, synthetics) in counts.items():
             parts = [str(folder / "real")] * reals + [str(folder / "synthetic")] * synthetics
             out = folder / "classifiers" / f"{kind}-{seed}"
-            _train(course, parts, out, seed)
-            correct[kind].append(correct_predictions(out, course.test.data))
-    return _result(course, correct, counts["both"])
+            _train(experiment, parts, out, seed)
+            correct[kind].append(correct_predictions(out, experiment.test.data))
+    return _result(experiment, correct, counts["both"])
 
 
 def _open(
     pipeline: Pipeline, sources: Sequence[str], options: TrainingDataOptions, folder: Path, quiet: bool
-) -> Course:
+) -> Experiment:
     """Check all that can be checked before anything is drawn or trained."""
     if not issubclass(families.load(options.classifier_family), Classifies):
         raise LimnerError(
@@ -164,52 +170,54 @@ def _open(
     budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
     if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
         budget = f"{math.ceil(length.amount)}img"
-    return Course(pipeline, real, test, options, n, budget, folder, quiet)
+    return Experiment(pipeline, real, test, options, n, budget, folder, quiet)
 
 
-def _prepare(course: Course, sources: Sequence[str], sampling: dict[str, Any]) -> None:
+def _prepare(experiment: Experiment, sources: Sequence[str], sampling: dict[str, Any]) -> None:
     """Make the folder ready, and write the real images."""
-    training, options = course.real.training, course.options
+    training, options = experiment.real.training, experiment.options
     settings = {
-        "run": course.pipeline.loaded.header["digest"], "sources": list(sources), "fingerprint": training.fingerprint,
-        "real": len(training), "n": course.n, "seed": options.seed, "family": options.classifier_family,
-        "preset": options.classifier_preset, "budget": course.budget,
+        "run": experiment.pipeline.loaded.header["digest"], "sources": list(sources),
+        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": options.seed, "family": options.classifier_family,
+        "preset": options.classifier_preset, "budget": experiment.budget,
         **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
     }  # fmt: skip
-    _begin(course.folder, settings)
-    _write(training, course.folder / "real", course.quiet)
+    _begin(experiment.folder, settings)
+    _write(training, experiment.folder / "real", experiment.quiet)
 
 
-def _train(course: Course, parts: list[str], out: Path, seed: int) -> None:
+def _train(experiment: Experiment, parts: list[str], out: Path, seed: int) -> None:
     """Train a classifier, or finish an interrupted training. Raises KeyboardInterrupt where it is stopped."""
-    if _finished(out, course.budget):
+    if _finished(out, experiment.budget):
         return
-    spec, data = course.pipeline.spec, course.pipeline.loaded.run.data
+    spec, data = experiment.pipeline.spec, experiment.pipeline.loaded.run.data
     result = api.train(
-        course.options.classifier_family, parts, out, preset=course.options.classifier_preset or None,
-        budget=course.budget, size=(spec.height, spec.width), seed=seed, resume=checkpoint.exists(out),
-        quiet=course.quiet,
+        experiment.options.classifier_family, parts, out, preset=experiment.options.classifier_preset or None,
+        budget=experiment.budget, size=(spec.height, spec.width), seed=seed, resume=checkpoint.exists(out),
+        quiet=experiment.quiet,
         data={"channels": spec.channels, "captions": False, "holdout": 0.0, "flip": data.flip, "cache": data.cache},
     )  # fmt: skip
     if result.stopped:
         raise KeyboardInterrupt
 
 
-def _result(course: Course, correct: dict[str, list[Tensor]], counts: tuple[int, int]) -> TrainingDataScores:
+def _result(
+    experiment: Experiment, correct: dict[str, list[Tensor]], counts: tuple[int, int]
+) -> TrainingDataScores:
     scores = {kind: Score.of(each) for kind, each in correct.items()}
     difference = paired(torch.stack(correct["both"]), torch.stack(correct["real"]))
-    n_test, n_real = len(course.test.data), len(course.real.training)
-    reals, synthetics = counts[0] * n_real, counts[1] * course.n
+    n_test, n_real = len(experiment.test.data), len(experiment.real.training)
+    reals, synthetics = counts[0] * n_real, counts[1] * experiment.n
     return TrainingDataScores(
-        classifier=course.options.classifier_family,
-        preset=course.options.classifier_preset or None,
-        budget=course.budget,
-        repeats=course.options.repeats,
+        classifier=experiment.options.classifier_family,
+        preset=experiment.options.classifier_preset or None,
+        budget=experiment.budget,
+        repeats=experiment.options.repeats,
         n_test=n_test,
         n_real=n_real,
-        n_synthetic=course.n,
-        left_out=course.test.left_out,
-        checked=course.test.checked,
+        n_synthetic=experiment.n,
+        left_out=experiment.test.left_out,
+        checked=experiment.test.checked,
         real_share_of_both=reals / (reals + synthetics),
         **scores,
         difference=difference,

@@ -1,4 +1,4 @@
-"""What synthetic images are worth: the whole course with a small classifier, and the figures by themselves."""
+"""What synthetic images are worth: the whole experiment with a small classifier, and the figures by themselves."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run(place, tmp_path):
     return tmp_path / "run"
 
 
-def test_the_whole_course(place, run, stand_in, monkeypatch, capsys):
+def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     arguments = ["evaluate", run, place / "images", "--as-training-data", "--classifier-family", stand_in,
                  "--classifier-preset", "tiny", "--classifier-budget", "320img", "--n", "30", "--seed", "3",
                  ]  # fmt: skip
