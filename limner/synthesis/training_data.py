@@ -178,8 +178,8 @@ def _prepare(experiment: Experiment, sources: Sequence[str], sampling: dict[str,
     training, options = experiment.real.training, experiment.options
     settings = {
         "run": experiment.pipeline.loaded.header["digest"], "sources": list(sources),
-        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": options.seed, "family": options.classifier_family,
-        "preset": options.classifier_preset, "budget": experiment.budget,
+        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": options.seed,
+        "family": options.classifier_family, "preset": options.classifier_preset, "budget": experiment.budget,
         **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
     }  # fmt: skip
     _begin(experiment.folder, settings)
