@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the program meanwhile."""
+"""Files that are written completely or not at all, even if the program is killed; folders of a person's own files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from limner.settings import LimnerError
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes ``path`` when all is written. Raises LimnerError where it cannot be."""
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary file to write to, which is renamed to ``path`` at the end. Raises LimnerError if that fails."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,14 +26,14 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise LimnerError(f"{path} cannot be written ({reason}): make room, or name another place.") from None
+        raise LimnerError(f"{path} cannot be written ({reason}): free space, or name another path.") from None
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as unfinished:
+    with atomic(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -141,7 +141,7 @@ class LatentDiffusion(Model):
     parents: ClassVar[dict[str, Parent]] = {
         "autoencoder": Parent(
             ConfiguredCodec,
-            "autoencoder",
+            "an autoencoder",
             config="codec",
             weights="autoencoder",
             source="autoencoder",

@@ -195,7 +195,7 @@ def loop(anchors: Anchors, path: Path, watch: Watch) -> None:
         loops.append(anchors.paint(latents.loop(stops, FRAMES, anchors.space.interpolate), label))
         watch((i + 1) / LOOPS)
     frames = [grid(list(pictures), columns=LOOPS) for pictures in zip(*loops, strict=True)]
-    with files.whole(path) as unfinished:
+    with files.atomic(path) as unfinished:
         frames[0].save(
             unfinished, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0
         )  # milliseconds a frame
@@ -320,7 +320,7 @@ def check_labels(space: Space, labels: Sequence[str]) -> None:
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    with files.whole(path) as unfinished:
+    with files.atomic(path) as unfinished:
         sheet.save(unfinished, "PNG")
 
 
@@ -433,7 +433,7 @@ def candidates(space: Space, target: Tensor, options: ProjectOptions) -> tuple[T
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    with files.whole(path) as unfinished:
+    with files.atomic(path) as unfinished:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished, about)
 
 

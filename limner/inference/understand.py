@@ -180,7 +180,7 @@ def embed(
     data = open_for_run(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
         features = over_data(data, partial(extract_features, pipeline), watch)
-    with files.whole(to) as unfinished:
+    with files.atomic(to) as unfinished:
         writers[to.suffix](unfinished, data.names, class_names(data), features.numpy())
     n, width = features.shape
     digest = pipeline.loaded.header.get("digest", "")
@@ -293,7 +293,7 @@ def classify(
         predictions=_predictions(data, best.values, best.indices, pipeline.spec.classes),
     )
     if to.suffix == ".csv":
-        with files.whole(to) as unfinished:
+        with files.atomic(to) as unfinished:
             _write_csv(unfinished, result.predictions)
     else:
         files.write_json(to, result.to_json())
@@ -318,7 +318,7 @@ def _draw_predictions(data: Data, predictions: list[Prediction], to: Path) -> No
     rows = np.sort(data.order(0, min(SHEET, len(data)), 0))
     shown = [predictions[i] for i in rows]
     images, captions = data.batch(rows).image, [p.caption() for p in shown]
-    with files.whole(to) as unfinished:
+    with files.atomic(to) as unfinished:
         grid(images, captions, marked=[p.wrong for p in shown]).save(unfinished, "PNG")
 
 
@@ -380,7 +380,7 @@ def search(
     labels = class_names(data)
     found = [Match(data.names[i], labels[i], float(similarity[i])) for i in order.tolist()]
     captions = [f"query: {query.name}", *(f"{match.path} {match.similarity:.3f}" for match in found)]
-    with files.whole(to) as unfinished:
+    with files.atomic(to) as unfinished:
         images = torch.cat([picture, data.batch(order.numpy()).image])
         grid(images, captions, marked=[True]).save(unfinished, "PNG")
     return Matches(str(query), len(data), str(to), found)

@@ -54,7 +54,7 @@ class Context:
 def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = False) -> Result:
     """Train ``run`` into the folder ``out`` until its budget is spent or a signal asks to stop.
 
-    Raises LimnerError for what the person can mend: an occupied folder, changed data, a bad budget or parent.
+    Raises LimnerError for what the user can correct: an occupied folder, changed data, an invalid budget or parent.
     """
     out, t = Path(out), run.training
     if run.data.gives and "given" not in families.load(run.family).reads:
