@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset, Training
-from limner.losses.contrastive import balance, self_distillation, sharpen
+from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
@@ -41,7 +41,7 @@ class DINOConfig:
     momentum_images: int = 0  # until which it rises to 1 along a cosine; 0: it stays
     temperature: float = 0.1  # of the student
     teacher_temperature: float = 0.04
-    # At first a small network says nearly the same of all images; over a batch its answers can be told apart.
+    # At first a small network's outputs differ little between images; standardising them over a batch helps.
     standardise: bool = True  # the head's output over the batch, as a batch norm without weights
     # What keeps all images from being likened to one prototype: the paper's moving centre; or, surer where
     # batches and budgets are small, an equal share of the batch for each (as in DINOv2).
@@ -154,19 +154,19 @@ class DINO(Model):
             if self.training:
                 self.follow()
             large, little = self.crops(batch.image)
-            says = self.teacher(torch.cat(large))  # [2B, K]
+            teacher_scores = self.teacher(torch.cat(large))  # [2B, K]
         frozen = self.training and self.seen < c.freeze_images
         scores = [self.student(torch.cat(large), frozen)]
         if little:
             scores.append(self.student(torch.cat(little), frozen))
         student = torch.cat(scores).unflatten(0, (-1, len(batch.image)))  # [V, B, K]
-        teacher = says.unflatten(0, (2, -1))  # [2, B, K]
+        teacher = teacher_scores.unflatten(0, (2, -1))  # [2, B, K]
         if c.spread == "sinkhorn":
-            target = balance(teacher, c.teacher_temperature)
+            target = sinkhorn(teacher, c.teacher_temperature)
         else:
-            target = sharpen(teacher, self.centre, c.teacher_temperature)
+            target = centre_and_sharpen(teacher, self.centre, c.teacher_temperature)
             if self.training:
-                self.centre.copy_(self.centre.lerp(says.mean(0), 1 - c.centre_momentum))  # eq. 4
+                self.centre.copy_(self.centre.lerp(teacher_scores.mean(0), 1 - c.centre_momentum))  # eq. 4
         return {"agreement": self_distillation(student, target, c.temperature)}
 
     def features(self, image: Tensor) -> Tensor:

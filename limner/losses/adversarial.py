@@ -1,7 +1,7 @@
-"""What the two players of a GAN minimise, as functions of the discriminator's raw scores (logits).
+"""Losses of a GAN as functions of the discriminator's logits, and gradient penalties.
 
-``*_d(real, fake)`` is the discriminator's loss and ``*_g(fake)`` the generator's; scores have any shape
-and each result is a scalar.
+``*_d(real, fake)`` is the discriminator's loss and ``*_g(fake)`` the generator's; logits have any shape, each loss is
+a scalar.
 """
 
 from collections.abc import Callable
@@ -34,43 +34,43 @@ def least_squares_g(fake: Tensor) -> Tensor:
 
 
 def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Only scores inside the margin count (Lim and Ye 2017; Miyato 2018, eq. 16)."""
+    """Hinge loss with margin 1 (Lim and Ye 2017; Miyato 2018, eq. 16)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def hinge_g(fake: Tensor) -> Tensor:
-    """(Miyato 2018, eq. 17)."""
+    """Minus the mean logit of fakes (Miyato 2018, eq. 17)."""
     return -fake.mean()
 
 
 def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Minus the estimated earth mover's distance (Arjovsky 2017); the critic must be kept Lipschitz."""
+    """Minus the estimated Wasserstein distance (Arjovsky 2017), for a Lipschitz critic."""
     return fake.mean() - real.mean()
 
 
 def wasserstein_g(fake: Tensor) -> Tensor:
-    """(Arjovsky 2017, algorithm 1)."""
+    """Minus the mean logit of fakes (Arjovsky 2017, algorithm 1)."""
     return -fake.mean()
 
 
 def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
-    """Each real image against its own fake (Jolicoeur-Martineau 2019; paired as in Huang 2024, eq. 2)."""
+    """Each fake logit relative to its paired real one (Jolicoeur-Martineau 2019; Huang 2024, eq. 2)."""
     return F.softplus(fake - real).mean()
 
 
 def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
-    """The same game from the other side: it needs the real scores too."""
+    """`relativistic_d` with real and fake exchanged."""
     return F.softplus(real - fake).mean()
 
 
 def squared_gradient_norm(scores: Tensor, images: Tensor) -> Tensor:
-    """[B] squared norm of each score's gradient by its image [B, ...], itself differentiable.
+    """[B] squared norms of the gradients of scores by their images [B, ...], differentiable.
 
     R1 is gamma / 2 times its mean over real images, R2 over fakes (Mescheder 2018, eq. 9). ``images`` must
     require gradients.
     """
-    (slope,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
-    return slope.square().flatten(1).sum(1)
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1)
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], image: Tensor, gamma: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How different two images look: a distance between what a fixed network sees in them."""
+"""A perceptual distance between images, from the feature maps of a fixed network."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def perceptual_distance(one: Sequence[Tensor], other: Sequence[Tensor], eps: float = 1e-8) -> Tensor:
-    """[B]: of the feature maps [B, C, H, W] of several layers, each place's vector brought to length 1.
+    """Feature maps [B, C, H, W] of several layers, of two images each -> distances [B].
 
-    The squared difference, summed over channels, averaged over places and summed over layers (Zhang 2018, LPIPS,
-    eq. 1, where the learnt weights of the channels are all 1).
+    The squared difference of vectors normalised to length 1, summed over channels, averaged over positions, summed
+    over layers (Zhang 2018, LPIPS, eq. 1, with all channel weights 1).
     """
     total: Tensor | float = 0.0
     for a, b in zip(one, other, strict=True):

@@ -12,22 +12,22 @@ def kl_gaussian(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def nll_bernoulli(logits: Tensor, image: Tensor) -> Tensor:
-    """Cross-entropy of pixels [-1, 1], read as probabilities of ink (Kingma 2014, appendix C.1)."""
+    """Cross-entropy of pixels in [-1, 1], mapped to probabilities in [0, 1] (Kingma 2014, appendix C.1)."""
     target = (image + 1) / 2
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten(1).sum(1)
 
 
 def nll_gaussian(mean: Tensor, image: Tensor, sigma: float = 0.0) -> Tensor:
-    """Minus the log-density of N(mean, sigma^2) at the pixels; 0: the sigma that fits this batch best.
+    """Minus the log-density of N(mean, sigma^2) at the pixels. ``sigma`` 0: the optimum for this batch.
 
-    The best variance is the mean squared error itself (Rybkin 2021, eq. 8), so one shared number sets
-    the balance with the KL term and nobody has to tune it.
+    The optimal variance is the mean squared error itself (Rybkin 2021, eq. 8), so the balance with the KL term needs
+    no tuning.
     """
     error = (image - mean).square()  # [B, ...]
     if sigma:
         variance = error.new_tensor(sigma**2)
     else:
-        variance = error.mean().clamp(min=1e-6)  # a batch drawn perfectly would send it to 0
+        variance = error.mean().clamp(min=1e-6)  # a perfect reconstruction would make it 0
     return 0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).flatten(1).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""A network like VGG whose weights are drawn once for all: it describes images, and nothing has to be downloaded."""
+"""A VGG-like network with fixed random weights, for image features without a download."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 class RandomVGG(nn.Module):
     """[B, 3, H, W] in [-1, 1] -> feature maps by stage, fine to coarse; ``stages`` are its convolutions' channels.
 
-    Each convolution is drawn orthogonal, and ``calibrate`` scales and shifts it so that each channel has mean 0 and
-    variance 1 on given pictures: deep random networks otherwise describe everything alike. A stage begins with a
-    pooling, but for the first.
+    Weights are orthogonal, and ``calibrate`` scales and shifts each channel to mean 0 and variance 1 on given images:
+    otherwise the features of a deep random network hardly differ between images. Each stage but the first begins
+    with max pooling.
     """
 
     def __init__(self, stages: Sequence[Sequence[int]], generator: torch.Generator):
@@ -33,7 +33,7 @@ class RandomVGG(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, calibrate: bool = False) -> list[Tensor]:
-        seen = []
+        maps = []
         for i, stage in enumerate(self.stages):
             if i:
                 x = F.max_pool2d(x, 2)  # [B, C, H/2^i, W/2^i]
@@ -46,8 +46,8 @@ class RandomVGG(nn.Module):
                     convolution.bias.sub_(mean).div_(std)
                     x = (x - mean[:, None, None]) / std[:, None, None]
                 x = F.relu(x)  # [B, C, H/2^i, W/2^i]
-            seen.append(x)
-        return seen
+            maps.append(x)
+        return maps
 
     @torch.no_grad()
     def calibrate(self, pictures: Tensor) -> RandomVGG:
@@ -56,10 +56,8 @@ class RandomVGG(nn.Module):
 
 
 def dead_leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
-    """[n, 3, side, side] in [-1, 1]: flat discs of all sizes over one another, as statistics of photographs have it.
-
-    Drawn from the generator alone (dead leaves; Ruderman 1997).
-    """
+    """[n, 3, side, side] in [-1, 1]: overlapping flat discs of all sizes, with the statistics of photographs (Ruderman
+    1997)."""
     grid = (torch.arange(side) + 0.5) / side
     pictures = torch.zeros(n, 3, side, side)
     for _ in range(60):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from limner.losses.adversarial import gradient_penalty, relativistic_d, relativistic_g, squared_gradient_norm
-from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
+from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky_relu, minibatch_stddev, pixel_norm
 from limner.networks.images.resample import downsample2d, kernel, resample2d, upfirdn2d, upsample2d
 from tests.helpers import golden
 
@@ -53,10 +53,10 @@ def test_pixel_norm() -> None:
 )
 def test_equalised_linear(name: str, rate: float, bends: bool) -> None:
     given, expected = golden("stylegan2_fc")
-    layer = EqualLinear(*given["weight"].shape[::-1], rate=rate).double()
+    layer = EqualLinear(*given["weight"].shape[::-1], lr_multiplier=rate).double()
     layer.weight.data, layer.bias.data = given["weight"], given["bias"]  # type: ignore[union-attr]
     found = layer(given["x"])
-    close(leaky(found) if bends else found, expected[name])
+    close(leaky_relu(found) if bends else found, expected[name])
 
 
 def conv(given: dict[str, Tensor], gain: float) -> EqualConv2d:
@@ -68,11 +68,11 @@ def conv(given: dict[str, Tensor], gain: float) -> EqualConv2d:
 
 def test_equalised_convolution_of_stylegan2_and_of_progan() -> None:
     given, expected = golden("stylegan2_conv2dlayer")
-    close(leaky(conv(given, 1.0)(given["x"])), expected["y"])
+    close(leaky_relu(conv(given, 1.0)(given["x"])), expected["y"])
     given, expected = golden("progan_eq_conv")
     found = conv(given, 2**0.5)(given["x"])
     close(found, expected["conv"])
-    close(pixel_norm(leaky(found, 1.0)), expected["act_pn"])
+    close(pixel_norm(leaky_relu(found, 1.0)), expected["act_pn"])
 
 
 def test_penalties_on_slopes() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from limner.losses.contrastive import balance, self_distillation, sharpen
+from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.networks.attention import sincos
 from limner.networks.images import views
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer, patch_size
@@ -39,7 +39,7 @@ def test_self_distillation_is_dinos() -> None:
     centre = torch.tensor([0.124, -0.054, -0.162, 0.102, 0.059, 0.063], dtype=torch.float64)
     s = torch.tensor(student, dtype=torch.float64).unflatten(0, (4, 2))  # four views of two images
     t = torch.tensor(teacher, dtype=torch.float64).unflatten(0, (2, 2))
-    assert self_distillation(s, sharpen(t, centre, 0.04), 0.1).item() == pytest.approx(
+    assert self_distillation(s, centre_and_sharpen(t, centre, 0.04), 0.1).item() == pytest.approx(
         14.099220227183844, rel=1e-9
     )
     moved = centre.lerp(t.flatten(0, 1).mean(0), 0.1)
@@ -47,10 +47,10 @@ def test_self_distillation_is_dinos() -> None:
     torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_balanced_prototypes_are_meant_as_often() -> None:
+def test_sinkhorn_uses_prototypes_equally_often() -> None:
     torch.manual_seed(0)
     scores = torch.randn(2, 8, 4, dtype=torch.float64) + torch.tensor([3.0, 0, 0, 0])  # one is liked by all
-    says = balance(scores, temperature=0.5, rounds=50)
+    says = sinkhorn(scores, temperature=0.5, rounds=50)
     torch.testing.assert_close(says.sum(2), torch.ones(2, 8, dtype=torch.float64))
     torch.testing.assert_close(says.sum((0, 1)), torch.full((4,), 4.0, dtype=torch.float64))
     assert (says.flatten(0, 1).argmax(1).bincount(minlength=4) > 0).all()

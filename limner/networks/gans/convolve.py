@@ -1,7 +1,7 @@
-"""A convolution whose second derivatives cost what the first do; PyTorch's own take several times as long.
+"""A convolution with fast second derivatives, for gradient penalties; PyTorch's own are several times slower.
 
-PyTorch's formula convolves images with images, group by group. Here the slope by the input is a function of its
-own, whose derivatives are again a convolution and the slope of one (as in the code of Karras 2020b).
+PyTorch's formula convolves images with images, group by group. Here the gradient by the input is a function of its
+own, whose derivatives are again a convolution and its gradient (as in the code of Karras 2020b).
 """
 
 from __future__ import annotations
@@ -14,72 +14,72 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_by_weight = True
+_weight_gradients = True
 
 
 @contextmanager
 def no_weight_gradients() -> Iterator[None]:
-    """For ``torch.autograd.grad`` by images: the slopes by weights, which nobody asked for, cost nothing."""
-    global _by_weight
-    before, _by_weight = _by_weight, False
+    """Skips the gradients by weights, which ``torch.autograd.grad`` by images does not use."""
+    global _weight_gradients
+    before, _weight_gradients = _weight_gradients, False
     try:
         yield
     finally:
-        _by_weight = before
+        _weight_gradients = before
 
 
-def _slopes(
-    slope: Tensor, x: Tensor, weight: Tensor, how: tuple[int, int, int], wanted: list[bool]
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, options: tuple[int, int, int], wanted: list[bool]
 ) -> list[Tensor | None]:
-    """Of the convolution of x with the weight, by x, weight and offset, as far as wanted."""
-    stride, padding, groups = how
+    """Gradients of the convolution by x, weight and bias, where ``wanted``."""
+    stride, padding, groups = options
     return torch.ops.aten.convolution_backward(
-        slope, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, wanted
+        grad, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, wanted
     )
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[int, int, int]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[int, int, int]
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.how = how
-        return F.conv2d(x, weight, bias, how[0], how[1], 1, how[2])
+        ctx.options = options
+        return F.conv2d(x, weight, bias, options[0], options[1], 1, options[2])
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad[:3]
-        by_weight, by_bias = by_weight and _by_weight, by_bias and _by_weight
+        by_weight, by_bias = by_weight and _weight_gradients, by_bias and _weight_gradients
         if not torch.is_grad_enabled():  # no further derivatives: all at once
-            first, second, third = _slopes(slope, x, weight, ctx.how, [by_x, by_weight, by_bias])
+            first, second, third = _gradients(grad, x, weight, ctx.options, [by_x, by_weight, by_bias])
             return first, second, third, None
         return (
-            _ByInput.apply(slope, weight, x, ctx.how) if by_x else None,
-            _slopes(slope, x, weight, ctx.how, [False, True, False])[1] if by_weight else None,
-            slope.sum((0, 2, 3)) if by_bias else None,
+            _ByInput.apply(grad, weight, x, ctx.options) if by_x else None,
+            _gradients(grad, x, weight, ctx.options, [False, True, False])[1] if by_weight else None,
+            grad.sum((0, 2, 3)) if by_bias else None,
             None,
         )
 
 
 class _ByInput(torch.autograd.Function):
-    """The slope by x of a convolution; it depends on the shape of x only."""
+    """The gradient of a convolution by x; it depends on the shape of x only."""
 
     @staticmethod
-    def forward(ctx: Any, slope: Tensor, weight: Tensor, x: Tensor, how: tuple[int, int, int]) -> Tensor:
-        ctx.save_for_backward(slope, weight)
-        ctx.how = how
-        by_x = _slopes(slope, x, weight, how, [True, False, False])[0]
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, options: tuple[int, int, int]) -> Tensor:
+        ctx.save_for_backward(grad, weight)
+        ctx.options = options
+        by_x = _gradients(grad, x, weight, options, [True, False, False])[0]
         assert by_x is not None
         return by_x
 
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
-        slope, weight = ctx.saved_tensors
+        grad, weight = ctx.saved_tensors
         return (
-            conv2d(change, weight, None, *ctx.how) if ctx.needs_input_grad[0] else None,
-            _slopes(slope, change, weight, ctx.how, [False, True, False])[1]
+            conv2d(change, weight, None, *ctx.options) if ctx.needs_input_grad[0] else None,
+            _gradients(grad, change, weight, ctx.options, [False, True, False])[1]
             if ctx.needs_input_grad[1]
             else None,
             None,
@@ -90,17 +90,17 @@ class _ByInput(torch.autograd.Function):
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:
-    """``torch.nn.functional.conv2d``, to be derived twice."""
+    """``F.conv2d`` with fast second derivatives."""
     if not torch.is_grad_enabled():
         return F.conv2d(x, weight, bias, stride, padding, 1, groups)
-    if torch.is_autocast_enabled(x.device.type):  # which would reach the way there, but not the way back
+    if torch.is_autocast_enabled(x.device.type):  # autocast applies to the forward pass alone
         kind = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
     return _Convolution.apply(x, weight, bias, (stride, padding, groups))
 
 
 class Conv2d(nn.Conv2d):
-    """``torch.nn.Conv2d`` to be derived twice; stride and padding are the same both ways, and there is no dilation."""
+    """``nn.Conv2d`` with fast second derivatives; equal stride and padding along both axes, no dilation."""
 
     def forward(self, input: Tensor) -> Tensor:
         assert isinstance(self.padding, tuple)

@@ -1,4 +1,4 @@
-"""Layers whose weights are N(0, 1) and scaled when they are used, so that all learn at one rate (Karras 2018, 4.1)."""
+"""Layers with equalised learning rate: weights are N(0, 1) and scaled at use (Karras 2018, 4.1), and other layers."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch.nn import functional as F
 from limner.networks.gans.convolve import conv2d
 
 
-def leaky(x: Tensor, gain: float = 2**0.5) -> Tensor:
-    """Leaky relu of slope 0.2 times ``gain``: sqrt(2) in StyleGAN2, 1 in ProGAN."""
+def leaky_relu(x: Tensor, gain: float = 2**0.5) -> Tensor:
+    """Leaky ReLU of slope 0.2, times ``gain``: sqrt(2) in StyleGAN2, 1 in ProGAN."""
     return F.leaky_relu(x, 0.2) * gain
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """[B, C, ...]: each place's vector over the channels to mean square 1 (Karras 2018, 4.2)."""
+    """[B, C, ...]: the vector at each position normalised to mean square 1 (Karras 2018, 4.2)."""
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 def minibatch_stddev(x: Tensor, group: int = 4, features: int = 1) -> Tensor:
-    """[B, C, H, W] -> [B, C + features, H, W]: how much the images of a group differ (Karras 2018, section 3).
+    """[B, C, H, W] -> [B, C + features, H, W]: appends the standard deviation within groups (Karras 2018, section 3).
 
-    Image i belongs to group i mod (B / group); a batch that does not divide takes the next smaller group.
+    Image i belongs to group i mod (B / group); a batch that does not divide gets the next smaller group size.
     """
     size, channels, height, width = x.shape
     group = min(group, size)
@@ -38,9 +38,9 @@ def minibatch_stddev(x: Tensor, group: int = 4, features: int = 1) -> Tensor:
 
 
 class EqualLinear(nn.Module):
-    """A linear layer of weights N(0, 1) / ``rate``, used times gain rate / sqrt(fan in); its bias times ``rate``.
+    """A linear layer of weights N(0, 1) / lr_multiplier, scaled by gain lr_multiplier / sqrt(fan in).
 
-    ``rate`` multiplies the learning rate (0.01 in StyleGAN's mapping); ``start`` is the bias's first value.
+    ``lr_multiplier`` multiplies the learning rate (0.01 in StyleGAN's mapping); ``bias_init`` is the initial bias.
     """
 
     def __init__(
@@ -48,22 +48,22 @@ class EqualLinear(nn.Module):
         inputs: int,
         outputs: int,
         bias: bool = True,
-        rate: float = 1.0,
+        lr_multiplier: float = 1.0,
         gain: float = 1.0,
-        start: float = 0.0,
+        bias_init: float = 0.0,
     ):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), start / rate)) if bias else None
-        self.scale, self.rate = gain * rate / inputs**0.5, rate
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier)) if bias else None
+        self.scale, self.lr_multiplier = gain * lr_multiplier / inputs**0.5, lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias * self.rate
+        bias = None if self.bias is None else self.bias * self.lr_multiplier
         return F.linear(x, self.weight * self.scale, bias)
 
 
 class EqualConv2d(nn.Module):
-    """A convolution of weights N(0, 1), used times gain / sqrt(fan in); the same size out. Quick to derive twice."""
+    """A convolution of weights N(0, 1), scaled by gain / sqrt(fan in), padded to the same size."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, gain: float = 1.0):
         super().__init__()

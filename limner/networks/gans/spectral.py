@@ -1,4 +1,4 @@
-"""Layers whose matrix is divided by its largest singular value, so that they stretch nothing (Miyato 2018)."""
+"""Layers with spectral normalisation: weights divided by their largest singular value (Miyato 2018)."""
 
 from __future__ import annotations
 

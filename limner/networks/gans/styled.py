@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.gans.convolve import conv2d
-from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky, minibatch_stddev, pixel_norm
+from limner.networks.gans.equalised import EqualConv2d, EqualLinear, leaky_relu, minibatch_stddev, pixel_norm
 from limner.networks.images.resample import downsample2d, kernel, resample2d, upsample2d
 
 Noise = Callable[[int, int], Tensor]  # (height, width) -> [B, 1, height, width]
@@ -43,14 +43,16 @@ def modulated_conv2d(
 
 
 class Mapping(nn.Module):
-    """z [B, latent], and a label where there are classes, to w [B, style]; without a latent the label alone."""
+    """z [B, latent] and, with classes, a label -> w [B, style]; without a latent from the label alone."""
 
-    def __init__(self, latent: int, classes: int, style: int, layers: int, rate: float = 0.01):
+    def __init__(self, latent: int, classes: int, style: int, layers: int, lr_multiplier: float = 0.01):
         super().__init__()
         self.classes = classes
         self.embed = EqualLinear(classes, style) if classes else None
         units = [latent + (style if classes else 0), *[style] * layers]
-        self.layers = nn.ModuleList(EqualLinear(i, o, rate=rate) for i, o in pairwise(units))
+        self.layers = nn.ModuleList(
+            EqualLinear(i, o, lr_multiplier=lr_multiplier) for i, o in pairwise(units)
+        )
 
     def forward(self, z: Tensor | None, label: Tensor | None) -> Tensor:
         parts = [] if z is None else [pixel_norm(z)]
@@ -60,18 +62,18 @@ class Mapping(nn.Module):
             parts.append(pixel_norm(self.embed(one_hot)))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
-            x = leaky(layer(x))
+            x = leaky_relu(layer(x))
         return x  # [B, style]
 
 
 class StyledConv(nn.Module):
-    """A modulated 3x3 convolution, noise of a learned strength, a bias, leaky relu."""
+    """A modulated 3x3 convolution, noise of a learned strength, a bias, leaky ReLU."""
 
     up: Tensor | None
 
     def __init__(self, inputs: int, outputs: int, style: int, doubles: bool = False):
         super().__init__()
-        self.style = EqualLinear(style, inputs, start=1.0)
+        self.style = EqualLinear(style, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.strength = nn.Parameter(torch.zeros(()))
@@ -81,15 +83,15 @@ class StyledConv(nn.Module):
         x = modulated_conv2d(x, self.weight, self.style(w), up=self.up)
         if noise is not None:
             x = x + self.strength * noise(x.shape[2], x.shape[3])
-        return leaky(x + self.bias[:, None, None])  # [B, O, H, W]
+        return leaky_relu(x + self.bias[:, None, None])  # [B, O, H, W]
 
 
 class ToImage(nn.Module):
-    """A modulated 1x1 convolution to an image's channels; it does not demodulate."""
+    """A modulated 1x1 convolution to an image's channels, without demodulation."""
 
     def __init__(self, inputs: int, channels: int, style: int):
         super().__init__()
-        self.style = EqualLinear(style, inputs, start=1.0)
+        self.style = EqualLinear(style, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.scale = inputs**-0.5
@@ -100,11 +102,10 @@ class ToImage(nn.Module):
 
 
 class SkipGenerator(nn.Module):
-    """Styles to an image that is the sum of what each size adds (Karras 2020, fig. 7b).
+    """Styles [B, layers, style] -> image: the sum of images of each size, upsampled (Karras 2020, fig. 7b).
 
     ``base`` is (height, width) of the learned first features; ``maps`` are the features by size, coarse to fine.
-    Layer l of ``layers`` reads the style w[:, l]; the last image layer has one of its own. If it is ``bounded``, a
-    tanh comes last.
+    Layer l uses the style w[:, l], the last image layer one of its own. ``bounded``: a tanh at the end.
     """
 
     up: Tensor
@@ -149,16 +150,18 @@ class ResidualDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.shortcut(downsample2d(x, self.down))
-        x = leaky(self.same(x))
+        x = leaky_relu(self.same(x))
         x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
         x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
-        return y + leaky(x, 1.0)  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
+        return y + leaky_relu(
+            x, 1.0
+        )  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
 
 
 class ResidualDiscriminator(nn.Module):
-    """An image, and a label where there are classes, to a score [B]: positive where it looks real.
+    """Image and, with classes, a label -> score [B], positive for real.
 
-    A label enters by projection (Miyato and Koyama 2018) through a mapping of its own.
+    A label enters by projection (Miyato and Koyama 2018), through a mapping network.
     """
 
     def __init__(
@@ -176,11 +179,11 @@ class ResidualDiscriminator(nn.Module):
         self.mapping = Mapping(0, classes, wide, layers) if classes else None
 
     def forward(self, image: Tensor, label: Tensor | None) -> Tensor:
-        x = leaky(self.read(image))  # [B, M, H, W]
+        x = leaky_relu(self.read(image))  # [B, M, H, W]
         for block in self.blocks:
             x = block(x)  # [B, M, H/2, W/2]
-        x = leaky(self.last(minibatch_stddev(x, self.group)))  # [B, M, h, w]
-        x = self.score(leaky(self.dense(x.flatten(1)))).float()  # [B, 1] or [B, M]
+        x = leaky_relu(self.last(minibatch_stddev(x, self.group)))  # [B, M, h, w]
+        x = self.score(leaky_relu(self.dense(x.flatten(1)))).float()  # [B, 1] or [B, M]
         if self.mapping is not None:
             x = x * self.mapping(None, label).float() * self.scale
         return x.sum(1)  # [B]

@@ -1,7 +1,7 @@
-"""Augmentations that do not leak into what a generator draws: each happens with a chance below one.
+"""Adaptive discriminator augmentation: augmentations that do not leak, as each has a probability below 1.
 
-Karras 2020b, "Training Generative Adversarial Networks with Limited Data": the pixel moves, the geometry and
-the colours of its appendix B ("bgc"), in its order. Draws come from torch's global generator.
+Karras 2020b, "Training Generative Adversarial Networks with Limited Data": pixel blitting, geometry and colours of
+appendix B ("bgc"), in that order. Uses torch's global generator.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.nn import functional as F
 
 from limner.networks.images.resample import upfirdn2d
 
-# The low-pass filter of the symlet with six vanishing moments (Daubechies 1992), whose even shifts are
-# orthonormal: what it doubles and halves again is what it was.
+# The low-pass filter of the symlet with six vanishing moments (Daubechies 1992). Its even shifts are orthonormal,
+# so upsampling and then downsampling by it is the identity.
 SYM6 = (
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
     0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
-EDGE = 3  # pixels that the filter reaches beyond an image, at the image's own size
+EDGE = 3  # pixels that the filter reaches beyond an image, at its own resolution
 LUMA = 3**-0.5  # each colour's part of the unit vector along grey
 
 
@@ -67,13 +67,13 @@ def _grey(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flip_luma(flip: Tensor) -> Tensor:
-    """Dark and light swap where ``flip`` is 1: a Householder reflection of the grey axis."""
+    """Luma inverted where ``flip`` is 1: a Householder reflection of the grey axis."""
     along, across, one = _grey(flip)
     return (1 - 2 * flip)[:, None, None] * along + across + one
 
 
 def rotate_hue(angle: Tensor) -> Tensor:
-    """A turn about the grey axis (Rodrigues)."""
+    """A rotation about the grey axis (Rodrigues)."""
     along, across, one = _grey(angle)
     crossed = LUMA * angle.new_tensor([[0, -1, 1, 0], [1, 0, -1, 0], [-1, 1, 0, 0], [0, 0, 0, 0]])
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -81,7 +81,7 @@ def rotate_hue(angle: Tensor) -> Tensor:
 
 
 def saturate(by: Tensor) -> Tensor:
-    """What is across the grey axis, times ``by``."""
+    """The component orthogonal to the grey axis, times ``by``."""
     along, across, one = _grey(by)
     return along + by[:, None, None] * across + one
 
@@ -90,15 +90,15 @@ def saturate(by: Tensor) -> Tensor:
 
 
 def _sometimes(matrix: Tensor, chance: float) -> Tensor:
-    """``matrix`` for a share ``chance`` of the images, nothing for the others."""
+    """``matrix`` with probability ``chance`` for each image, else the identity."""
     chosen = torch.rand(len(matrix), device=matrix.device) < chance
     return torch.where(chosen[:, None, None], matrix, torch.eye(matrix.shape[1], device=matrix.device))
 
 
 def geometry(n: int, height: int, width: int, chance: float, mirror: bool, device: Any = "cpu") -> Tensor:
-    """[n, 3, 3]: where each pixel of the result looks, in pixels from the image's middle.
+    """[n, 3, 3]: maps from pixels of the result to those of the image, relative to the image's centre.
 
-    In the paper's order: mirrored, quarter turns, whole pixels, size, turn, stretch, turn, parts of a pixel.
+    In the paper's order: mirror, quarter turns, integer translation, scale, rotation, stretch, rotation, translation.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -117,7 +117,7 @@ def geometry(n: int, height: int, width: int, chance: float, mirror: bool, devic
     g = g @ _sometimes(whole, chance)
     size = (0.2 * normal()).exp2()
     g = g @ _sometimes(scale2d(1 / size, 1 / size), chance)
-    either = 1 - (1 - chance) ** 0.5  # two turns, one or both with that chance
+    either = 1 - (1 - chance) ** 0.5  # of each of two rotations, so that the probability of any is ``chance``
     g = g @ _sometimes(rotate2d(uniform(-math.pi, math.pi)), either)
     stretch = (0.2 * normal()).exp2()
     g = g @ _sometimes(scale2d(1 / stretch, stretch), chance)
@@ -129,7 +129,7 @@ def geometry(n: int, height: int, width: int, chance: float, mirror: bool, devic
 def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> Tensor:
     """[n, 4, 4] on (r, g, b, 1) in [-1, 1]: brightness, contrast, luma flip, hue, saturation, in that order.
 
-    ``grey`` leaves out the last two, which do nothing there.
+    ``grey`` omits the last two, which do not change grey images.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -151,7 +151,7 @@ def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> T
 
 
 class _GridSample(torch.autograd.Function):
-    """``grid_sample`` that can be differentiated twice: R1 needs the slope of a slope. It is linear in x."""
+    """``grid_sample`` with second derivatives, which R1 needs. It is linear in x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Tensor) -> Tensor:
@@ -180,15 +180,15 @@ class _GridSampleAdjoint(torch.autograd.Function):
 
 
 def _doubler(size: int, beyond: int, like: Tensor) -> Tensor:
-    """[2 (size + 2 beyond), size]: a row of pixels, reflected ``beyond`` its ends and doubled by sym6."""
-    places = _fold(torch.arange(-beyond, size + beyond, device=like.device), size, 0)
-    rows = torch.eye(size, dtype=like.dtype, device=like.device)[:, places][None, None]
+    """[2 (size + 2 beyond), size]: a row of pixels, padded by reflection and upsampled by sym6."""
+    index = _fold(torch.arange(-beyond, size + beyond, device=like.device), size, 0)
+    rows = torch.eye(size, dtype=like.dtype, device=like.device)[:, index][None, None]
     taps = like.new_tensor(SYM6)[None] / sum(SYM6)
     return upfirdn2d(rows, taps, up=2, pad=(6, 5, 0, 0), gain=2)[0, 0, ::2].T
 
 
 def _halver(size: int, like: Tensor) -> Tensor:
-    """[size, 2 (size + 2 EDGE)]: the way back, from a row that was sampled EDGE pixels beyond its ends."""
+    """[size, 2 (size + 2 EDGE)]: downsampling by sym6 of a row that extends EDGE pixels beyond its ends."""
     wide = size + 2 * EDGE
     taps = like.new_tensor(SYM6)[None].flip(1) / sum(SYM6)
     rows = torch.eye(2 * wide, dtype=like.dtype, device=like.device)[None, None]
@@ -197,31 +197,31 @@ def _halver(size: int, like: Tensor) -> Tensor:
 
 
 def _fold(q: Tensor, size: int, beyond: int) -> Tensor:
-    """Pixel coordinates that lie farther than ``beyond`` outside, reflected about the first and last pixel."""
+    """Pixel coordinates more than ``beyond`` outside the image, reflected about the first and last pixel."""
     last = size - 1
     folded = last - ((q % (2 * last)) - last).abs()
     return torch.where((q < -beyond) | (q > last + beyond), folded, q)
 
 
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
-    """[B, C, H, W] seen through maps [B, 3, 3] of pixels from the middle; reflected beyond its edges.
+    """[B, C, H, W] resampled by maps [B, 3, 3] of pixels relative to the centre; reflected beyond its edges.
 
-    Doubled, sampled and halved by sym6, so that whole pixels and quarter turns lose next to nothing.
+    Upsampled, sampled and downsampled by sym6, so that integer translations and quarter turns lose almost nothing.
     """
     height, width = x.shape[2:]
     matrix = matrix.to(x.dtype)
-    # Sampled as they are as far as whole pixels move; what lies farther is folded back, almost the same.
+    # Padded as far as integer translations reach; coordinates farther out are reflected.
     far = [EDGE + 1 + size // 8 for size in (height, width)]
     x = _doubler(height, far[0] + EDGE, x) @ x @ _doubler(width, far[1] + EDGE, x).T  # [B, C, H', W']
 
-    def places(size: int) -> Tensor:  # of the small pixels, in pixels from the image's middle
+    def coordinates(size: int) -> Tensor:  # of the upsampled pixels, in pixels from the centre
         return torch.arange(2 * (size + 2 * EDGE), dtype=x.dtype, device=x.device) / 2 - EDGE - (size - 1) / 2
 
-    def on_grid(q: Tensor, size: int, far: int) -> Tensor:  # pixels from the middle -> [-1, 1] over H' or W'
+    def on_grid(q: Tensor, size: int, far: int) -> Tensor:  # pixels from the centre -> [-1, 1] over H' or W'
         q = _fold(q + (size - 1) / 2, size, far) + far + EDGE
-        return (2 * q + 0.5) / (size + 2 * (far + EDGE)) - 1  # sym6 leans half a small pixel to one side
+        return (2 * q + 0.5) / (size + 2 * (far + EDGE)) - 1  # sym6 is shifted by half an upsampled pixel
 
-    down, across = torch.meshgrid(places(height), places(width), indexing="ij")
+    down, across = torch.meshgrid(coordinates(height), coordinates(width), indexing="ij")
     here = torch.stack([across, down, torch.ones_like(down)], dim=-1)  # [h, w, 3]
     there = torch.einsum("bij,hwj->ibhw", matrix[:, :2], here)  # (x, y)
     grid = torch.stack([on_grid(there[0], width, far[1]), on_grid(there[1], height, far[0])], dim=-1)
@@ -230,9 +230,9 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def recolour(x: Tensor, matrix: Tensor) -> Tensor:
-    """[B, C, H, W] by colour maps [B, 4, 4]; grey is the mean of its three equal colours, alpha stays."""
+    """[B, C, H, W] with its colours mapped by [B, 4, 4]; grey by the mean over three equal channels; alpha stays."""
     matrix = matrix.to(x.dtype)
-    colour, alpha = x[:, :3], x[:, 3:]  # grey is its own colour
+    colour, alpha = x[:, :3], x[:, 3:]  # grey has one colour channel
     if x.shape[1] == 1:
         gain, shift = matrix[:, :3, :3].sum((1, 2)) / 3, matrix[:, :3, 3].mean(1)
         return x * gain[:, None, None, None] + shift[:, None, None, None]
@@ -241,9 +241,9 @@ def recolour(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def augment(x: Tensor, chance: float, mirror: bool = False) -> Tensor:
-    """[B, C, H, W] in [-1, 1] -> the same shape, each change with probability ``chance``; twice differentiable.
+    """[B, C, H, W] in [-1, 1] -> the same shape, each augmentation with probability ``chance``; twice differentiable.
 
-    Images that no change meets stay as they are, exactly.
+    Images without a geometric augmentation are not resampled.
     """
     if not chance:
         return x
@@ -262,16 +262,16 @@ def augment(x: Tensor, chance: float, mirror: bool = False) -> Tensor:
 
 
 def adjusted(chance: float, overfit: float, images: int, target: float, period: float, most: float) -> float:
-    """The next chance: up by images / period where ``overfit`` is above its target, down below (section 3.1)."""
+    """The next probability: up by images / period if ``overfit`` is above its target, else down (section 3.1)."""
     step = images / period * ((overfit > target) - (overfit < target))
     return min(max(chance + step, 0.0), most)
 
 
 class Controller(nn.Module):
-    """The chance of each augmentation, from how sure the discriminator is of real images.
+    """Adapts the probability of each augmentation to how much the discriminator overfits.
 
-    ``overfit`` is r_t, the mean sign of its scores of real images, gathered over ``every`` batches. The chance
-    takes ``period`` images from 0 to 1 at most.
+    The measure is r_t, the mean sign of its scores of real images, over ``every`` batches. The probability needs at
+    least ``period`` images from 0 to 1.
     """
 
     chance: Tensor
@@ -288,7 +288,7 @@ class Controller(nn.Module):
 
     @torch.no_grad()
     def follow(self, scores: Tensor) -> None:
-        """Learn the discriminator's scores [B] of a batch of real images."""
+        """Update by the discriminator's scores [B] of a batch of real images."""
         self.signs += scores.sign().sum()
         self.images += len(scores)
         self.batches += 1
@@ -296,7 +296,7 @@ class Controller(nn.Module):
             return
         overfit = float(self.signs / self.images)
         world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        images = int(self.images) * world  # of all processes, whose chances are averaged
+        images = int(self.images) * world  # of all processes, whose probabilities are averaged
         self.chance.fill_(adjusted(float(self.chance), overfit, images, self.target, self.period, self.most))
         for gathered in (self.signs, self.images, self.batches):
             gathered.zero_()

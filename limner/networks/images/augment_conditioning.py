@@ -1,4 +1,4 @@
-"""Augmentation whose kind and strength the network is told, so that it draws images as they were.
+"""Augmentation whose parameters condition the network, so that samples are not augmented.
 
 Karras 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2 and table 6.
 """
@@ -12,17 +12,16 @@ from torch import Tensor
 
 from limner.networks.images.augment import rotate2d, scale2d, translate2d, warp
 
-SIZE = 0.2  # doublings: standard deviation of growth and of stretching
-MOVE = 0.125  # of the image's side: standard deviation of moves
-FEATURES = 9  # that tell what was done to an image; all are 0 where nothing was
+SIZE = 0.2  # standard deviation of the log2 of scaling and of stretching
+MOVE = 0.125  # standard deviation of translations, in sides of the image
+FEATURES = 9  # numbers that describe an image's augmentation; 0 for an image that was not augmented
 
 
 def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
-    """[B, C, H, W] -> images of the same shape, and [B, 9] numbers that tell what was done to each.
+    """[B, C, H, W] -> images of the same shape, and their augmentations [B, 9].
 
-    Half of the images are mirrored. Each of these happens with probability ``chance``: a coin says whether the
-    image stands upside down; it grows or shrinks; turns; is stretched along an axis or, as often, in any
-    direction; moves. Draws come from torch's global generator.
+    Half of the images are mirrored. With probability ``chance`` each: flipped vertically (half of them), scaled,
+    rotated, stretched (half along an axis, half in any direction), translated. Uses torch's global generator.
     """
     n, _, height, width = x.shape
 
@@ -47,7 +46,7 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         along = torch.where(torch.rand(n, device=x.device) < 0.5, angle(), 0.0)
         moved = sometimes(torch.ones(n, device=x.device))
         right, down = moved * normal(), moved * normal()
-        # Each matrix says where a pixel of the result looks.
+        # Matrices map pixels of the result to pixels of the image.
         g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ rotate2d(turn)
         g = (
             g
@@ -57,7 +56,7 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         )
         g = g @ translate2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
         changed = torch.stack([size, turn, stretch, moved]).any(0).nonzero().flatten()
-        if len(changed) and min(height, width) > 1:  # one pixel has no neighbours to look at
+        if len(changed) and min(height, width) > 1:  # one pixel has no neighbours
             x = x.index_copy(0, changed, warp(x[changed], g[changed]))
         features = [
             mirrored, upside_down, size, turn.cos() - 1, turn.sin(),

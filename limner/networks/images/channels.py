@@ -1,4 +1,4 @@
-"""How many channels an image has, changed."""
+"""Conversion between grey, RGB and RGBA images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
-    """Grey, RGB or premultiplied RGBA as any other of them; RGBA is laid over white where alpha goes."""
+    """Grey, RGB or premultiplied RGBA, converted to ``channels``; RGBA is composited over white."""
     have = image.shape[1]
     if have == channels:
         return image

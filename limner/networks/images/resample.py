@@ -1,4 +1,4 @@
-"""Up, filter, down: how StyleGAN resizes without aliasing (Karras 2019; the filter [1, 3, 3, 1])."""
+"""Upsampling, filtering and downsampling without aliasing, as in StyleGAN (Karras 2019; filter [1, 3, 3, 1])."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BINOMIAL = (1, 3, 3, 1)
-SMALL = 64  # pixels a side up to which a filter along an axis is a matrix on a CPU
+SMALL = 64  # largest side in pixels of an image that a CPU filters by matrices
 
 
 def kernel(taps: Sequence[float] = BINOMIAL, like: Tensor | None = None) -> Tensor:
@@ -28,7 +28,7 @@ def upfirdn2d(
     pad: tuple[int, int, int, int] = (0, 0, 0, 0),
     gain: float = 1.0,
 ) -> Tensor:
-    """[B, C, H, W]: ``up`` - 1 zeros after each pixel, padding, convolution, every ``down``-th pixel kept.
+    """[B, C, H, W]: ``up`` - 1 zeros after each pixel, padding, convolution, every ``down``-th pixel.
 
     ``pad`` is (left, right, top, bottom).
     """
@@ -63,10 +63,10 @@ def resample2d(
     pad: tuple[int, int, int, int] = (0, 0, 0, 0),
     gain: float = 1.0,
 ) -> Tensor:
-    """``upfirdn2d`` for a filter that `kernel` gave, quick for small images on a CPU.
+    """``upfirdn2d`` for a filter that `kernel` gave, faster for small images on a CPU.
 
-    There the way back of a convolution of each channel with itself alone costs more than dense ones around it; a
-    matrix along each axis does the same in a fifth of the time, and is derived twice for nothing.
+    There the backward pass of a depthwise convolution is slow; a matrix along each axis takes a fifth of the time,
+    and its second derivatives are cheap.
     """
     if x.device.type != "cpu" or max(x.shape[2:]) > SMALL:
         return upfirdn2d(x, filter, up, down, pad, gain)
@@ -82,7 +82,7 @@ def resample2d(
 def _matrix(
     length: int, taps: tuple[float, ...], up: int, down: int, before: int, after: int, gain: float
 ) -> Tensor:
-    """[out, length]: what upfirdn along one axis does to each pixel."""
+    """[out, length]: upfirdn along one axis, as a matrix."""
     with torch.device("cpu"), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         pixels = torch.eye(length)[:, None]  # [length, 1, length]
         if up > 1:

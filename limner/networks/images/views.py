@@ -1,6 +1,6 @@
-"""Other views of an image, as changed surroundings would give them: what a network should not mind.
+"""Random augmentations that give other views of the same image, for self-supervised learning and classification.
 
-Functions over batches [B, C, H, W] in [-1, 1] whose draws come from torch's global generator, one an image.
+Functions over batches [B, C, H, W] in [-1, 1], drawn for each image by torch's global generator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sometimes(x: Tensor, changed: Tensor, chance: float) -> Tensor:
 
 
 def warp(x: Tensor, matrix: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Look at x through affine maps [B, 2, 3] from the view's coordinates to the image's, both in [-1, 1]."""
+    """x resampled by affine maps [B, 2, 3] from the result's coordinates to those of x, both in [-1, 1]."""
     height, width = size or (x.shape[-2], x.shape[-1])
     grid = F.affine_grid(matrix, [len(x), x.shape[1], height, width], align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -32,13 +32,13 @@ def warp(x: Tensor, matrix: Tensor, size: tuple[int, int] | None = None) -> Tens
 def viewpoint(
     x: Tensor, turn: float = 15.0, zoom: float = 0.15, shift: float = 0.1, shear: float = 0.1
 ) -> Tensor:
-    """Turned by degrees up to ``turn``, zoomed, moved by a share of the side, sheared."""
+    """Rotation by up to ``turn`` degrees, scaling, translation by a share of the side, shear."""
     angle = uniform(x, -turn, turn).flatten() * math.pi / 180
     scale = torch.exp(uniform(x, -zoom, zoom).flatten())
     lean = uniform(x, -shear, shear).flatten()
     across, down = (2 * uniform(x, -shift, shift).flatten() for _ in range(2))
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    aspect = x.shape[-2] / x.shape[-1]  # both sides run from -1 to 1, so a turn of pixels is none of these
+    aspect = x.shape[-2] / x.shape[-1]  # a rotation of pixels is not one of these coordinates
     rows = torch.stack([cos, (lean - sin) * aspect, across, sin / aspect, cos, down], dim=1)
     return warp(x, rows.unflatten(1, (2, 3)))
 
@@ -46,7 +46,7 @@ def viewpoint(
 def crop(
     x: Tensor, size: tuple[int, int], least: float = 0.4, most: float = 1.0, ratio: float = 4 / 3
 ) -> Tensor:
-    """A random part of ``least`` to ``most`` of the area, of any aspect within ``ratio``, at another size."""
+    """A random crop of ``least`` to ``most`` of the area, with an aspect ratio up to ``ratio``, resized to ``size``."""
     area = uniform(x, least, most).flatten()
     aspect = torch.exp(uniform(x, -math.log(ratio), math.log(ratio)).flatten())
     wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
@@ -63,13 +63,13 @@ def mirror(x: Tensor) -> Tensor:
 
 
 def premultiplied(x: Tensor) -> Tensor:
-    """No colour brighter than its alpha, where there is one, as no image can be."""
+    """Colours of RGBA clipped to their alpha, as premultiplied images need."""
     return torch.cat([torch.minimum(x[:, :3], x[:, 3:]), x[:, 3:]], dim=1) if x.shape[1] == 4 else x
 
 
 def light(x: Tensor, strength: float = 0.4) -> Tensor:
-    """Gamma, contrast and brightness as another hour or lamp would have them; alpha stays."""
-    colours, alpha = (x[:, :3], x[:, 3:])  # grey is its own colour
+    """Random gamma, contrast and brightness; alpha stays."""
+    colours, alpha = (x[:, :3], x[:, 3:])  # grey has one colour channel
     y = ((colours + 1) / 2).clamp(min=1e-4) ** torch.exp(uniform(x, -strength, strength))
     mean = y.mean((1, 2, 3), keepdim=True)
     y = (y - mean) * torch.exp(uniform(x, -strength, strength)) + mean + uniform(x, -strength, strength) / 2
@@ -77,7 +77,7 @@ def light(x: Tensor, strength: float = 0.4) -> Tensor:
 
 
 def colour(x: Tensor, strength: float = 0.4) -> Tensor:
-    """Saturation and the lamp's tint; grey images stay as they are."""
+    """Random saturation and tint; grey images stay as they are."""
     if x.shape[1] < 3:
         return x
     rgb, rest = x[:, :3], x[:, 3:]
@@ -88,7 +88,7 @@ def colour(x: Tensor, strength: float = 0.4) -> Tensor:
 
 
 def weather(x: Tensor, noise: float = 0.15, blur: float = 1.2) -> Tensor:
-    """Grain and blur, each for half of the images, as rain, mist and a bad lens give them."""
+    """Gaussian noise and Gaussian blur, for half of the images each."""
     x = sometimes(x, x + uniform(x, 0, noise) * torch.randn_like(x), 0.5)
     sigma = uniform(x, 0.1, blur)
     radius = min(math.ceil(2 * blur), min(x.shape[-2:]) - 1)
@@ -104,7 +104,7 @@ def weather(x: Tensor, noise: float = 0.15, blur: float = 1.2) -> Tensor:
 
 
 def occlude(x: Tensor, most: float = 0.4) -> Tensor:
-    """A box of up to ``most`` of each side in front of half of the images, of one flat value (DeVries 2017)."""
+    """Cutout for half of the images: a box of up to ``most`` of each side, of one value (DeVries 2017)."""
     height, width = x.shape[-2:]
     high, wide = uniform(x, 0, most), uniform(x, 0, most)
     top, left = uniform(x, 0, 1) * (1 - high), uniform(x, 0, 1) * (1 - wide)
