@@ -146,11 +146,11 @@ def test_images_without_labels_have_empty_ones(run, limner, tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "x.npz").write_text("before")
-    with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "x.npz") as unfinished:
+    with pytest.raises(KeyboardInterrupt), files.atomic(tmp_path / "x.npz") as unfinished:
         unfinished.write_text("half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"] and (tmp_path / "x.npz").read_text() == "before"
-    with pytest.raises(LimnerError, match="cannot be written"), files.whole(tmp_path / "x.npz" / "y"):
+    with pytest.raises(LimnerError, match="cannot be written"), files.atomic(tmp_path / "x.npz" / "y"):
         pass
 
 
