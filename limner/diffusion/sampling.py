@@ -40,9 +40,8 @@ class SamplingConfig:
     guidance: float = 2.0  # guidance scale; 1: no guidance
     guidance_low: float = 0.0  # guide only where signal / (signal + noise) is at least this
     guidance_high: float = 1.0  # and at most this
-    autoguidance: str = field(
-        default="", metadata={"run": True}
-    )  # run to guide away from, smaller or less trained; empty: guide away from no condition
+    # run to guide away from, smaller or less trained; empty: guide away from no condition
+    autoguidance: str = field(default="", metadata={"run": True})
     eta: float = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
     churn: float = 0.0  # heun: noise added back, over all steps (S_churn of Karras 2022)
     strength: float = 0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way

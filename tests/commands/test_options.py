@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from limner import cli, config
+from limner import cli, config, families
 from limner.cli import COMMANDS
 from limner.commands import sample
 from limner.commands.families import parse_families
@@ -171,5 +171,20 @@ def test_every_flag_has_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     with contextlib.suppress(SystemExit):
         cli.run([*command, "--help"])
+    text = capsys.readouterr().out
+    assert not undocumented(text) and "default: '')" not in text and "default: None" not in text
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_every_setting_of_a_family_has_help(family, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    sampling = families.load(family).Sampling
+    for show in (
+        lambda: parse_train([family, "--help"]),
+        lambda: parse_families([family, "--help"]),
+        lambda: parse(sample.Options[sampling], ["--help"], "sample"),
+    ):
+        with pytest.raises(SystemExit):
+            show()
     text = capsys.readouterr().out
     assert not undocumented(text) and "default: '')" not in text and "default: None" not in text
