@@ -50,9 +50,8 @@ class DDPMConfig:
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    attention_resolutions: tuple[int, ...] = (
-        4,
-    )  # shorter sides of the feature maps that attend (quick: in patches)
+    # shorter sides of the feature maps that attend (quick: in patches)
+    attention_resolutions: tuple[int, ...] = (4,)
     head_width: int = 64  # channels of an attention head; 0: one head of all
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels

@@ -29,7 +29,7 @@ class DINOConfig:
     body: PatchConfig = field(default_factory=PatchConfig)
     drop_path: float = 0.1  # of the student
     hidden: int = 512  # of the head's MLP
-    bottleneck: int = 64
+    bottleneck: int = 64  # features of the head before its last layer
     prototypes: int = 512  # what an image can be likened to
     locals: int = 2  # small views, which only the student sees
     global_area: tuple[float, float] = (0.5, 1.0)  # share of the image in a large view
@@ -40,7 +40,7 @@ class DINOConfig:
     momentum: float = 0.99  # of the teacher, at first
     momentum_images: int = 0  # until which it rises to 1 along a cosine; 0: it stays
     temperature: float = 0.1  # of the student
-    teacher_temperature: float = 0.04
+    teacher_temperature: float = 0.04  # of the softmax of the teacher
     # At first a small network's outputs differ little between images; standardising them over a batch helps.
     standardise: bool = True  # the head's output over the batch, as a batch norm without weights
     # What keeps all images from being likened to one prototype: the paper's moving centre; or, surer where

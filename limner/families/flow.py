@@ -48,9 +48,8 @@ class FlowConfig(FlowMatching):
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
     attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
-    cross_attention_resolutions: tuple[int, ...] = (
-        8,
-    )  # of those that attend to the text alone, which costs less
+    # of those that attend to the text alone, which costs less
+    cross_attention_resolutions: tuple[int, ...] = (8,)
     head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of what the blocks are told of time and condition
     dropout: float = 0.0  # inside the blocks

@@ -23,9 +23,9 @@ from limner.networks.transformers.patch import Layer, PatchConfig, PatchTransfor
 @dataclass(frozen=True)
 class MAEConfig:
     body: PatchConfig = field(default_factory=PatchConfig)
-    decoder_width: int = 64
-    decoder_depth: int = 2
-    decoder_heads: int = 4
+    decoder_width: int = 64  # channels of the decoder, which is used in training only
+    decoder_depth: int = 2  # layers of the decoder
+    decoder_heads: int = 4  # attention heads of the decoder
     hidden: float = 0.75  # share of the patches that the encoder does not see
     normalise: bool = True  # patches to paint have mean 0 and variance 1 each
     surroundings: bool = True  # train on images as changed surroundings show them

@@ -50,15 +50,14 @@ class MeanFlowConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    network: Literal["unet", "transformer"] = "unet"
+    network: Literal["unet", "transformer"] = "unet"  # unet: for a CPU; transformer: DiT
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
     patch: int = 2  # of the U-Net, as the next seven: pixels a side of a patch, folded into the channels
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
     attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
-    cross_attention_resolutions: tuple[int, ...] = (
-        8,
-    )  # of those that attend to the text alone, which costs less
+    # of those that attend to the text alone, which costs less
+    cross_attention_resolutions: tuple[int, ...] = (8,)
     head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of the embedding of times and condition
     dropout: float = 0.0  # inside the blocks

@@ -55,7 +55,7 @@ class ProGANConfig:
     bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
     stable: int = 600_000  # images seen at each level between two fades
     fade: int = 600_000  # images seen while the next level fades in; both 0: full resolution from the start
-    loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"
+    loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"  # adversarial loss
     penalty: float = 10.0  # lambda of wgan_gp (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
     drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
     group: int = 4  # images over which the minibatch standard deviation is taken

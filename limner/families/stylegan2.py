@@ -52,9 +52,8 @@ class StyleGAN2Config:
     mixing: float = 0.9  # probability of style mixing
     r1: float = 6.25e-6  # gamma of R1 for each pixel of an image (Karras 2020b: 0.0002 over the batch size)
     path: float = 2.0  # weight of the path length regularisation; 0: none
-    augment: Literal["adaptive", "fixed", "none"] = (
-        "adaptive"  # of what the discriminator sees; for small datasets
-    )
+    # of what the discriminator sees; for small datasets
+    augment: Literal["adaptive", "fixed", "none"] = "adaptive"
     augment_probability: float = 0.0  # of each augmentation; adaptive: at the start of training
     augment_limit: float = 0.8  # adaptive: limit; above about 0.8 augmentations leak into samples
     ada_target: float = 0.6  # adaptive: target for r_t, the mean sign of the logits of real images

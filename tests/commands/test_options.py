@@ -168,7 +168,7 @@ def test_undocumented_flags_are_found():
     "command", [["data", "check"], ["data", "show"], *([c] for c in COMMANDS)], ids=" ".join
 )
 def test_every_flag_has_help(command, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "90")
     with contextlib.suppress(SystemExit):
         cli.run([*command, "--help"])
     text = capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_every_flag_has_help(command, capsys, monkeypatch):
 
 @pytest.mark.parametrize("family", families.names())
 def test_every_setting_of_a_family_has_help(family, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "90")
     sampling = families.load(family).Sampling
     for show in (
         lambda: parse_train([family, "--help"]),

@@ -23,7 +23,7 @@ class DiTBlocks:
     patch: int = 4  # pixels a side of a patch
     width: int = 256  # of a token
     depth: int = 6  # blocks
-    heads: int = 4
+    heads: int = 4  # attention heads
     mlp_ratio: float = 4.0  # width of the MLP's hidden layer over the token's
     qk_norm: bool = False  # queries and keys normalised, by RMS (Dehghani 2023)
     rope: bool = False  # rotary position embeddings on queries and keys (Su 2021)

@@ -20,7 +20,7 @@ class PatchConfig:
     across: int = 4  # about how many patches along the shorter side, where patch is 0
     width: int = 128  # of a token
     depth: int = 6  # layers
-    heads: int = 4
+    heads: int = 4  # attention heads
     mlp_ratio: float = 4.0  # width of the MLP's hidden layer over the token's
 
 
