@@ -46,7 +46,7 @@ class DINOConfig:
     # What keeps all images from being likened to one prototype: the paper's moving centre; or, surer where
     # batches and budgets are small, an equal share of the batch for each (as in DINOv2).
     spread: Literal["centre", "sinkhorn"] = "sinkhorn"
-    centre_momentum: float = 0.9
+    centre_momentum: float = 0.9  # of the moving centre
     freeze_images: int = 2_000  # until which the prototypes stand still
 
 

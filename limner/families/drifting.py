@@ -51,26 +51,22 @@ from limner.text.similarity import trigram_similarity
 @dataclass(frozen=True)
 class DriftingConfig:
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: label, else text, as the data has it
-    network: Literal["decoder", "transformer"] = "decoder"  # decoder: convolutions; transformer: DiT
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    body: DiTBlocks = field(
-        default_factory=DiTBlocks
-    )  # of the transformer, whose latent is a noise image and styles
+    network: Literal["decoder", "transformer"] = "decoder"  # decoder: convolutions, quick on a CPU
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of the convolutional generator
+    body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
     style_tokens: int = 32  # of the transformer: entries drawn at random from a learned codebook, and summed
     style_codes: int = 64  # entries of that codebook
     bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
-    # channels of the random features; each stage halves the side
-    feature_widths: tuple[int, ...] = (32, 64, 128)
+    feature_widths: tuple[int, ...] = (32, 64, 128)  # channels of the random features, by stage
     edge_gain: float = 4.0  # weight of random filters that sum to 0, relative to the others
     pretrained: str = ""  # run of mae, dino or vit in whose features samples are compared as well
     feature_encoder: PatchConfig = field(default_factory=PatchConfig)  # the settings of its transformer
     feature_positions: int = 16  # positions of a feature map that a step compares, drawn at random
-    samples_per_step: int = 32  # at most
-    classes_per_step: int = 2  # at least
-    samples_per_text: int = 2  # per text and step; with only one there is no repulsion between samples
-    # how fast a pair's weight falls as the similarity of its texts falls from 1
-    text_temperature: float = 0.1
-    condition_dropout: float = 0.1  # share of samples drawn without their text
+    samples_per_step: int = 32  # samples of a step, at most
+    classes_per_step: int = 2  # classes that a step draws, at least
+    samples_per_text: int = 2  # samples per text and step; with only one there is no repulsion between them
+    text_temperature: float = 0.1  # how fast a pair loses weight as its texts lose similarity
+    condition_dropout: float = 0.1  # fraction of samples drawn without their text
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # largest guidance scale that is learned, for labels; 1: none

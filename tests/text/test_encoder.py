@@ -5,10 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from limner.core import Condition, ConditionEmbedding, ImageSpec
+from limner.families.dit import DiT
 from limner.families.flow import Flow
 from limner.text.encoder import ByteEncoder, TextConfig, TextEncoder
-
-TINY = Flow.presets["tiny"].model
 
 
 def test_the_text_encoder_does_not_see_its_padding():
@@ -29,13 +28,14 @@ def test_the_interface_is_what_the_encoder_has():
     assert mask.tolist() == [[True, False], [True, True]]
 
 
+@pytest.mark.parametrize("family", [Flow, DiT])
 @pytest.mark.parametrize(
     "spec", [ImageSpec(3, 16, 16, captions=True), ImageSpec(3, 16, 16, classes=("cat", "dog"))]
 )
-def test_conditions_embedded_apart_and_concatenated_are_as_embedded_together(spec):
-    """Also through a U-Net that attends to the tokens: padding changes no row."""
+def test_conditions_embedded_apart_and_concatenated_are_as_embedded_together(family, spec):
+    """Through a U-Net and a transformer that attend to the tokens: padding changes no row."""
     torch.manual_seed(0)
-    network = Flow(TINY, spec).network.eval()
+    network = family(family.presets["tiny"].model, spec).network.eval()
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
