@@ -13,30 +13,30 @@ from limner.commands import INTERRUPTED, MISTAKE
 from limner.settings import BUILT_IN, LimnerError, nearest
 
 HELP = f"""\
-usage: limner COMMAND ...
+usage: limner COMMAND [ARGUMENTS]
 
-Train, sample, measure and serve image generators of every family on your own images.
+Train, sample and measure image generators of every family on your own images.
 
-  limner demo                            train a text-to-image model here in minutes, and score it
-  limner data check SOURCE...            what is in a source, what is wrong with it, and how to fix it
-  limner data show SOURCE --to PNG       a sheet of its images with labels or captions
-  limner train FAMILY SOURCE... --out RUN   train a family on images
-  limner sample RUN                      draw new images from a run
-  limner explore RUN --to DIR            sheets of its latent space: interpolations, directions, a loop
-  limner project RUN PICTURE --to PNG    the point in its latent space whose image is nearest to a picture
-  limner synthesize RUN --to DIR         a labelled or captioned folder of new images, to train on
-  limner evaluate RUN|DIR SOURCE...      how good a run's or a folder's images are, and whether they are copies
-  limner embed RUN SOURCE... --to FILE   the features of every image, as npz, safetensors or parquet
-  limner classify RUN SOURCE...          the class of every image, and the accuracy
-  limner search RUN SOURCE PICTURE       the images of a source that resemble a picture most
-  limner compare SOURCE... --families A,B   train several families alike; one report of which suits you
-  limner export RUN --to diffusers       write a run in another library's format
-  limner import DIR --out RUN            make a run of a folder that diffusers wrote
-  limner show RUN                        what a run is: family, settings, data, parents
-  limner families [FAMILY]               the families there are; one family's settings and size
+  demo                              train a text-to-image model here; score it
+  data check SOURCE...              what is in a source, and what to fix in it
+  data show SOURCE... --to PNG      a sheet of its images, labels and captions
+  train FAMILY SOURCE... --out RUN  train a family on images
+  sample RUN                        draw new images
+  explore RUN --to DIR              draw sheets of the run's latent space
+  project RUN PICTURE --to PNG      find the latent point of a picture
+  synthesize RUN --to DIR           make a folder of new images to train on
+  evaluate RUN|DIR SOURCE...        measure the quality of images, and copying
+  embed RUN SOURCE... --to FILE     write the features of every image
+  classify RUN SOURCE...            the class of every image; the accuracy
+  search RUN SOURCE PICTURE         find the images most like a picture
+  compare SOURCE... --families A,B  train several families; which one to take
+  export RUN --to diffusers         write a run in another library's format
+  import DIR --out RUN              make a run from a folder of diffusers
+  show RUN                          what a run is: family, settings, data
+  families [FAMILY]                 list families; one's settings and size
 
-`limner COMMAND --help` shows the options. A SOURCE is a folder of images, a zip, a tar, a parquet file,
-hf:owner/name, or one of the built-in sets {", ".join(BUILT_IN)}."""
+limner COMMAND --help shows the options. A SOURCE is a folder of images, a zip,
+a tar, a parquet file, hf:owner/name, or a built-in set: {", ".join(BUILT_IN)}."""
 
 COMMANDS = (
     "demo", "data", "train", "sample", "explore", "project", "synthesize", "evaluate", "embed", "classify",

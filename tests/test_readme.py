@@ -40,10 +40,10 @@ def test_both_languages_show_the_same_commands_families_and_files() -> None:
 def test_make_targets() -> None:
     """What `make demo` and `make test` would run; the demo itself is run by another test."""
     for target, words in {"demo": "limner demo", "test": "-m pytest"}.items():
-        told = subprocess.run(
+        shown = subprocess.run(
             ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-        assert (words in told and "constraints.txt" in told) or ".venv" in told
+        assert (words in shown and "constraints.txt" in shown) or ".venv" in shown
     assert [c for c in commands(READMES[0]) if c.startswith("make")] == ["make demo", "make test"]
 
 

@@ -106,7 +106,7 @@ def test_sample_writes_a_sheet_or_a_folder(run: Path, limner: Command, tmp_path:
     assert np.abs(alone - third).max() <= 1, "an image is named by its seed, whatever was drawn beside it"
 
 
-def test_sample_never_overwrites_what_is_a_persons(run: Path, limner: Command, tmp_path: Path) -> None:
+def test_sample_never_overwrites_other_files(run: Path, limner: Command, tmp_path: Path) -> None:
     own = paint(tmp_path / "own", 3)
     before = {path.name: path.read_bytes() for path in own.iterdir()}
     two = ("sample", run, "--steps", 1, "--n", 2, "--to")
@@ -124,9 +124,7 @@ def test_sample_never_overwrites_what_is_a_persons(run: Path, limner: Command, t
     assert "other files" in limner(*two, own, ok=False).stderr and len(list(own.glob("*.png"))) == 3
 
 
-def test_what_stands_before_the_run_is_not_lost_in_silence(
-    run: Path, limner: Command, tmp_path: Path
-) -> None:
+def test_options_before_the_run_are_refused(run: Path, limner: Command, tmp_path: Path) -> None:
     for command in ("sample", "synthesize"):
         done = limner(command, "--n", 2, run, "--to", tmp_path / "x", ok=False)
         assert done.returncode == 2 and f"limner {command} RUN" in done.stderr
@@ -136,8 +134,8 @@ def test_where_nothing_can_be_written_it_says_so(run: Path, limner: Command, tmp
     (tmp_path / "file").write_text("")
     done = limner("sample", run, "--steps", 1, "--n", 1, "--to", tmp_path / "file" / "x.png", ok=False)
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("limner: ")
-    told = limner("sample", run, "--steps", 1, "--n", 1, "--to", tmp_path / "a [bold] name.png").stdout
-    assert "[bold]" in told, "a name is no markup"
+    shown = limner("sample", run, "--steps", 1, "--n", 1, "--to", tmp_path / "a [bold] name.png").stdout
+    assert "[bold]" in shown, "a name is not markup"
 
 
 def test_sample_by_label(labelled: Path, limner: Command, tmp_path: Path) -> None:
@@ -148,11 +146,11 @@ def test_sample_by_label(labelled: Path, limner: Command, tmp_path: Path) -> Non
 def test_show_says_what_a_run_is(run: Path, limner: Command) -> None:
     text = limner("show", run).stdout
     assert families.DEFAULT in text and "64" in text and "16 x 24" in text
-    told = json.loads(limner("show", run, "--json").stdout)
-    assert told["seen"] == 64 and told["spec"]["captions"] and told["digest"]
+    shown = json.loads(limner("show", run, "--json").stdout)
+    assert shown["seen"] == 64 and shown["spec"]["captions"] and shown["digest"]
 
 
-def test_resume_goes_on(run: Path, limner: Command) -> None:
+def test_resume_continues_from_the_checkpoint(run: Path, limner: Command) -> None:
     source = run.parent / "images"
     limner("train", families.DEFAULT, source, "--out", run, "--resume", "--budget", "128img")
     assert json.loads(limner("show", run, "--json").stdout)["seen"] == 128
@@ -164,10 +162,10 @@ def test_families_counts(limner: Command) -> None:
     listed = json.loads(limner("families", "--json").stdout)
     assert [row["family"] for row in listed] == families.names()
     assert all(row["groups"] and row["presets"] and row["paper"] for row in listed)
-    told = json.loads(limner("families", "dcgan", "--preset", "paper", "--json").stdout)
-    assert told["parameters"] == {"generator": 3_576_704, "discriminator": 2_765_568}
-    told = json.loads(limner("families", "vae", "--preset", "paper", "--json").stdout)
-    assert sum(told["parameters"].values()) == 652_824
+    shown = json.loads(limner("families", "dcgan", "--preset", "paper", "--json").stdout)
+    assert shown["parameters"] == {"generator": 3_576_704, "discriminator": 2_765_568}
+    shown = json.loads(limner("families", "vae", "--preset", "paper", "--json").stdout)
+    assert sum(shown["parameters"].values()) == 652_824
     assert "parameters" in limner("families", families.DEFAULT, "--classes", 10, "--size", "64x48").stdout
 
 
@@ -191,8 +189,8 @@ def test_families_are_listed_by_what_they_are_for(limner: Command) -> None:
 def test_data_check_and_show(run: Path, limner: Command, tmp_path: Path) -> None:
     folder = run.parent / "images"
     assert "30" in limner("data", "check", folder).stdout
-    told = json.loads(limner("data", "check", folder, "--json").stdout)
-    assert told
+    shown = json.loads(limner("data", "check", folder, "--json").stdout)
+    assert shown
     limner("data", "show", folder, "--to", tmp_path / "sheet.png", "--n", 9)
     assert Image.open(tmp_path / "sheet.png").width > 40
 
@@ -201,9 +199,9 @@ def test_demo(limner: Command, tmp_path: Path) -> None:
     """The whole main job in seconds: too short to learn, but every part is there and the score is honest."""
     limner("demo", "--out", tmp_path / "demo", "--budget", "3s")
     left = tmp_path / "demo"
-    told = json.loads((left / "demo.json").read_text())
-    assert told["prompts"] == 256 and told["images_seen"] > 0 and told["train_seconds"] >= 3
-    assert told["exact"] < 0.5 and told["oracle_on_real"] >= 0.99
+    shown = json.loads((left / "demo.json").read_text())
+    assert shown["prompts"] == 256 and shown["images_seen"] > 0 and shown["train_seconds"] >= 3
+    assert shown["exact"] < 0.5 and shown["oracle_on_real"] >= 0.99
     assert Image.open(left / "samples.png").width > 400
     assert "<svg" in (left / "report.html").read_text()
     checkpoint.load(left)
@@ -211,7 +209,7 @@ def test_demo(limner: Command, tmp_path: Path) -> None:
     (left / "mine.txt").write_text("not the demo's")
     limner("demo", "--out", left, "--budget", "2s")
     assert (left / "mine.txt").exists(), "done again, it clears away what is its own"
-    assert json.loads((left / "demo.json").read_text())["train_seconds"] < told["train_seconds"] + 1
+    assert json.loads((left / "demo.json").read_text())["train_seconds"] < shown["train_seconds"] + 1
 
 
 def test_from_python(images: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import pkgutil
 import re
 
 import pytest
 
-from limner import cli, config, families
+from limner import cli, commands, config, families
 from limner.cli import COMMANDS
 from limner.commands import sample
 from limner.commands.families import parse_families
@@ -79,19 +80,19 @@ def test_mistakes_are_one_sentence(argv, said):
 def test_unusable_flags_exit_with_2_and_name_what_is_near(flags, said, capsys):
     with pytest.raises(SystemExit) as exit:
         parse_train(["toy", "shapes", "--out", "x", *flags.split()])
-    told = capsys.readouterr()
-    assert exit.value.code == 2 and said in told.out + told.err
+    shown = capsys.readouterr()
+    assert exit.value.code == 2 and said in shown.out + shown.err
 
 
 def test_help_says_what_each_setting_does(capsys):
     with pytest.raises(SystemExit) as exit:
         parse_train(["toy", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
     assert exit.value.code == 0
-    assert "--model.width INT" in told and "channels of the first layer (default: 8)" in told
-    assert "--training.optimisers.generator.lr FLOAT" in told and "(default: 0.0002)" in told
-    assert "--data.flip" in told and "also show every training image mirrored" in told
-    assert "folder for the run" in told and "SOURCE..." in told
+    assert "--model.width INT" in shown and "channels of the first layer (default: 8)" in shown
+    assert "--training.optimisers.generator.lr FLOAT" in shown and "(default: 0.0002)" in shown
+    assert "--data.flip" in shown and "also show every training image mirrored" in shown
+    assert "folder for the run" in shown and "SOURCE..." in shown
 
 
 def test_resume_uses_the_saved_settings(toy, tmp_path):
@@ -157,6 +158,14 @@ def undocumented(help_text: str) -> list[str]:
             found.append(flag)
         flag, _, text = inner.partition("  ") if starts else ("", "", "")
     return found
+
+
+def test_the_overview_names_every_command_and_fits_the_terminal():
+    lines = cli.HELP.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(COMMANDS)
+    modules = {name.name.removesuffix("_") for name in pkgutil.iter_modules(commands.__path__)}
+    assert modules - {"options"} == set(COMMANDS)
 
 
 def test_undocumented_flags_are_found():
