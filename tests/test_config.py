@@ -1,13 +1,24 @@
 """Settings: to JSON and back, strictly; budgets and sizes."""
 
 import json
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from limner import families
-from limner.config import Budget, Run, from_json, parse_budget, parse_size, read_run, to_json
+from limner.config import (
+    INLINE,
+    Budget,
+    JsonResult,
+    Run,
+    from_json,
+    parse_budget,
+    parse_size,
+    read_run,
+    to_json,
+)
 from limner.settings import LimnerError, Optimiser, Training
 from tests.helpers import toy_run
 
@@ -95,6 +106,23 @@ def test_a_run_lacks_nothing(toy):
         Run.from_json(data)
     with pytest.raises(LimnerError, match="no family"):
         Run.from_json(toy_run(toy).to_json() | {"family": "tooy"})
+
+
+def test_results_leave_out_what_is_none_and_spread_inline_fields():
+    @dataclass(frozen=True)
+    class Inner(JsonResult):
+        class_: str
+        wrong: bool | None = None
+
+    @dataclass(frozen=True)
+    class Outer(JsonResult):
+        preset: str | None
+        inner: list[Inner]
+        spread: Inner | None = field(default=None, metadata=INLINE)
+
+    result = Outer(None, [Inner("cat", False)], Inner("dog"))
+    assert result.to_json() == {"preset": None, "inner": [{"class": "cat", "wrong": False}], "class": "dog"}
+    assert Outer("a", []).to_json() == {"preset": "a", "inner": []}
 
 
 def test_what_json_cannot_hold_is_refused():

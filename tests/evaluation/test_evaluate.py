@@ -199,6 +199,9 @@ def test_compare_ranks_reports_and_resumes(limner, tmp_path):
     said = limner(*arguments).stdout  # finished: nothing is trained again
     assert "memorised" in said and "KID" in said and "…" not in said
     assert "Look at" in said and (tmp_path / "to" / "vae" / "model.safetensors").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "to" / "report.json").read_text()) == report, (
+        "rows are read as they were written"
+    )
     done = limner(*arguments, "--seed", 1, ok=False)
     assert done.returncode == 2 and "other settings" in done.stderr
 
