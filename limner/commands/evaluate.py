@@ -24,7 +24,7 @@ RunOrImages = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DI
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EvaluateOptions, TrainingDataOptions, Generic[Sampling]):
+class Options(TrainingDataOptions, EvaluateOptions, Generic[Sampling]):
     """Measure a run, or a folder of images that any program made, against real images.
 
     To see the sampling options of a run's family too: limner evaluate RUN --help
@@ -88,8 +88,11 @@ def _as_training_data(given: Options, sampling: dict[str, Any]) -> TrainingDataS
         raise LimnerError("--as-training-data works in one process: call it without torchrun.")
     from limner.synthesis.training_data import as_training_data
 
-    options, to = select(TrainingDataOptions, given), given.to or None
-    return as_training_data(given.what, given.sources, options, to=to, quiet=given.json, **sampling)
+    options = select(TrainingDataOptions, given)
+    return as_training_data(
+        given.what, given.sources, options, n=given.n, seed=given.seed, to=given.to or None, quiet=given.json,
+        **sampling,
+    )  # fmt: skip
 
 
 def _show_training_data(scores: TrainingDataScores) -> None:

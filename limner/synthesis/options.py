@@ -30,9 +30,7 @@ class SynthesizeOptions:
 class TrainingDataOptions:
     """How classifiers are trained on real and on synthetic images."""
 
-    n: int | None = None  # synthetic images. Default: 1000, or the number of real training images if higher
-    classifier_family: str = families.CLASSIFIER  # family of that classifier
+    classifier_family: str = families.CLASSIFIER  # of the classifiers of --as-training-data
     classifier_preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     classifier_budget: str = "60kimg"  # of each training: the same for real, synthetic and both
     repeats: int = 1  # classifiers of each kind, each with its own seed
-    seed: int = 0  # of the first classifier, and of the first image drawn

@@ -99,6 +99,7 @@ class Experiment:
     test: TestImages
     options: TrainingDataOptions
     n: int  # synthetic images
+    seed: int
     budget: str
     folder: Path
     quiet: bool
@@ -109,42 +110,45 @@ def as_training_data(
     sources: Sequence[str],
     options: TrainingDataOptions = TrainingDataOptions(),
     *,
+    n: int | None = None,
+    seed: int = 0,
     to: str | Path | None = None,
     quiet: bool = False,
     **sampling: Any,
 ) -> TrainingDataScores:
     """Train classifiers on real and synthetic images and on both, and test them on held-out real images.
 
+    ``n`` synthetic images, from ``seed`` on: at least DEFAULT_N, and as many as the real ones, unless given.
     ``sampling`` holds fields of the family's Sampling. Writes the images and the classifiers into
     ``to``/training_data; a second call with the same settings resumes. Raises LimnerError.
     """
     folder = Path(to or checkpoint.folder_of(run) / "evaluation") / "training_data"
-    experiment = _open(Pipeline(run), sources, options, folder, quiet)
-    counts = {
-        "real": (1, 0),
-        "synthetic": (0, 1),
-        "both": balance(len(experiment.real.training), experiment.n),
-    }
+    pipeline = Pipeline(run)
+    real, test = _open(pipeline, sources, options, quiet)
+    budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
+    if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
+        budget = f"{math.ceil(length.amount)}img"
+    n = n or max(DEFAULT_N, len(real.training))
+    experiment = Experiment(pipeline, real, test, options, n, seed, budget, folder, quiet)
+    counts = {"real": (1, 0), "synthetic": (0, 1), "both": balance(len(real.training), n)}
     _prepare(experiment, sources, sampling)
     # With the source's own classes, of which the run may know more.
-    drawing = SynthesizeOptions(
-        n=experiment.n, label=experiment.real.training.spec.classes, seed=options.seed
-    )
+    drawing = SynthesizeOptions(n=n, label=real.training.spec.classes, seed=seed)
     synthesize(run, folder / "synthetic", drawing, quiet=quiet, **sampling)
     correct: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-    for seed in range(options.seed, options.seed + options.repeats):
+    for repeat in range(seed, seed + options.repeats):
         for kind, (reals, synthetics) in counts.items():
             parts = [str(folder / "real")] * reals + [str(folder / "synthetic")] * synthetics
-            out = folder / "classifiers" / f"{kind}-{seed}"
-            _train(experiment, parts, out, seed)
-            correct[kind].append(correct_predictions(out, experiment.test.data))
+            out = folder / "classifiers" / f"{kind}-{repeat}"
+            _train(experiment, parts, out, repeat)
+            correct[kind].append(correct_predictions(out, test.data))
     return _result(experiment, correct, counts["both"])
 
 
 def _open(
-    pipeline: Pipeline, sources: Sequence[str], options: TrainingDataOptions, folder: Path, quiet: bool
-) -> Experiment:
-    """Check all that can be checked before anything is drawn or trained."""
+    pipeline: Pipeline, sources: Sequence[str], options: TrainingDataOptions, quiet: bool
+) -> tuple[Real, TestImages]:
+    """The real images and those to test on. Raises LimnerError for all that can be wrong, before anything is drawn."""
     if not issubclass(families.load(options.classifier_family), Classifies):
         raise LimnerError(
             f"{options.classifier_family} does not classify: name a family that does, such as {families.CLASSIFIER}."
@@ -166,11 +170,7 @@ def _open(
             f"{len(test.data)} held-out images are too few to test a classifier on: give a source so large that "
             f"its held-out part ({data.holdout:.0%}) has at least {MIN_IMAGES}."
         )
-    n = options.n or max(DEFAULT_N, len(real.training))
-    budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
-    if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
-        budget = f"{math.ceil(length.amount)}img"
-    return Experiment(pipeline, real, test, options, n, budget, folder, quiet)
+    return real, test
 
 
 def _prepare(experiment: Experiment, sources: Sequence[str], sampling: dict[str, Any]) -> None:
@@ -178,7 +178,7 @@ def _prepare(experiment: Experiment, sources: Sequence[str], sampling: dict[str,
     training, options = experiment.real.training, experiment.options
     settings = {
         "run": experiment.pipeline.loaded.header["digest"], "sources": list(sources),
-        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": options.seed,
+        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": experiment.seed,
         "family": options.classifier_family, "preset": options.classifier_preset, "budget": experiment.budget,
         **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
     }  # fmt: skip

@@ -134,9 +134,9 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     assert forbid.made == ["real-4", "synthetic-4", "both-4"]
     # With other settings the images are made anew.
     options = TrainingDataOptions(
-        n=20, classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny"
+        classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny"
     )
-    training_data.as_training_data(run, [str(place / "images")], options, quiet=True)
+    training_data.as_training_data(run, [str(place / "images")], options, n=20, quiet=True)
     assert (
         len(list((folder / "synthetic").glob("*.png"))) == 20 and (folder / "classifiers" / "real-0").is_dir()
     )
