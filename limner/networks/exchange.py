@@ -18,22 +18,19 @@ from limner.networks.layers import level_sizes
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 from limner.networks.unets.shape import UNetShape
 
-PARTS = {  # inside a block, and inside attention: our names and theirs
+PARTS = {  # our names and theirs, in a block and in attention
     "norm1": "norm1", "conv1": "conv1", "embedding_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
     "shortcut": "conv_shortcut", "norm": "group_norm", "out": "to_out.0",
 }  # fmt: skip
-OLD = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}  # before 2023
+OLD = {  # their names before 2023 -> now
+    ".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0.",
+}  # fmt: skip
 
 # ---- weights
 
 
 def weight_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Their name for each of our weights; of queries, keys and values, which we have in one, the three."""
+    """Our weights' names -> theirs; three for our joint weight of queries, keys and values."""
     prefixes = _unet(network) if isinstance(network, DiffusionUNet) else _codec(network)
     found: dict[str, tuple[str, ...]] = {}
     for ours, their in prefixes:
@@ -45,7 +42,7 @@ def weight_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
                 found[f"{ours}.{name}"] = (".".join(filter(None, (their, PARTS.get(part, part), kind))),)
     left = {name for name, _ in network.named_parameters()} - found.keys()
     if left:
-        raise ValueError(f"it has no place for {', '.join(sorted(left)[:3])}")
+        raise ValueError(f"it has no counterpart of {', '.join(sorted(left)[:3])}")
     return found
 
 
@@ -88,7 +85,7 @@ def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _heads(network: nn.Module, qkv: str) -> tuple[int, bool]:
-    """How many heads a layer of queries, keys and values has; whether these three are what it is cut into first."""
+    """The number of heads of a ``qkv`` layer, and whether its order is split (see `split_heads`)."""
     attention = network.get_submodule(qkv.rpartition(".qkv.")[0])
     if isinstance(attention, Attention):
         if attention.order == "mixed":
@@ -104,7 +101,7 @@ def _current_name(name: str) -> str:
 
 
 def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
-    """(our submodule, their prefix)."""
+    """(Our submodule, their prefix) for all of its weights."""
     yield from (("time.0", "time_embedding.linear_1"), ("time.2", "time_embedding.linear_2"))
     yield from (("stem", "conv_in"), ("norm", "conv_norm_out"), ("head", "conv_out"))
     if unet.label is not None:
@@ -125,7 +122,7 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
 
 
 def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """As `_unet`, of a network with an encoder, a decoder, ``quant_conv`` and ``post_quant_conv``."""
+    """As `_unet`, of a `Codec`."""
     yield from (("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv"))
     for half, row, resample in (
         ("encoder", "down_blocks", "downsamplers"),
@@ -165,9 +162,9 @@ class UNetOptions:
     groups: int  # of the norms
 
 
-def unet_settings(unet: UNetOptions) -> dict[str, Any]:
+def unet_settings(options: UNetOptions) -> dict[str, Any]:
     """The settings of their UNet2DModel. Raises ValueError without a counterpart."""
-    s, head_width = unet.shape, unet.head_width
+    s, head_width = options.shape, options.head_width
     if any(side % 2 ** (len(s.widths) - 1) for side in s.size):
         raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
     for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head_width else ():
@@ -184,14 +181,14 @@ def unet_settings(unet: UNetOptions) -> dict[str, Any]:
         "down_block_types": ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in kinds],
         "up_block_types": ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(kinds)],
         "attention_head_dim": head_width or None,
-        "norm_num_groups": unet.groups,
-        "norm_eps": 1e-6 if unet.original else 1e-5,
-        "downsample_padding": 0 if unet.original else 1,
-        "flip_sin_to_cos": not unet.original,
-        "freq_shift": int(unet.original),
-        "resnet_time_scale_shift": "scale_shift" if unet.scale_shift else "default",
+        "norm_num_groups": options.groups,
+        "norm_eps": 1e-6 if options.original else 1e-5,
+        "downsample_padding": 0 if options.original else 1,
+        "flip_sin_to_cos": not options.original,
+        "freq_shift": int(options.original),
+        "resnet_time_scale_shift": "scale_shift" if options.scale_shift else "default",
         # of the middle, which would have no norm otherwise
-        "attn_norm_num_groups": unet.groups if unet.scale_shift else None,
+        "attn_norm_num_groups": options.groups if options.scale_shift else None,
         "num_class_embeds": s.classes or None,
         "dropout": s.dropout,
         **UNET_FIXED,
@@ -242,7 +239,7 @@ UNET_DEFAULTS = {  # of settings that a file may leave out
 }  # fmt: skip
 
 
-SCHEDULES = {  # Schedule -> their beta_schedule, and where it starts and ends
+SCHEDULES = {  # our schedule -> their beta_schedule, its start and end
     "linear": ("linear", 1e-4, 0.02), "cosine": ("squaredcos_cap_v2", None, None),
     "scaled_linear": ("scaled_linear", 0.0015, 0.0195),
 }  # fmt: skip
@@ -252,7 +249,7 @@ PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
 
 
 def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -> dict[str, Any]:
-    """Of their DDPMScheduler; ``predict`` is a key of PREDICTIONS."""
+    """The settings of their DDPMScheduler; ``predict`` is a key of PREDICTIONS."""
     if steps != 1000:
         raise ValueError(f"it takes {steps} steps, not 1000")
     name, start, end = SCHEDULES[schedule]
@@ -270,7 +267,7 @@ def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -
 
 
 def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]:
-    """The inverse of `scheduler_settings`; what is left out is as they have it."""
+    """The inverse of `scheduler_settings`: schedule, steps, what is predicted, whether the variance is learned."""
     require_equal(settings, num_train_timesteps=1000, trained_betas=None)
     their = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **settings}
     found = [ours for ours, (name, _, _) in SCHEDULES.items() if name == their["beta_schedule"]]
@@ -296,9 +293,9 @@ class CodecOptions:
     scaling: float = 1.0
 
 
-def codec_settings(codec: CodecOptions) -> dict[str, Any]:
+def codec_settings(options: CodecOptions) -> dict[str, Any]:
     """The settings of their AutoencoderKL. Raises ValueError without a counterpart."""
-    s = codec.shape
+    s = options.shape
     if any(side % s.factor for side in s.size):
         raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
     kinds = [level in s.attention for level in range(len(s.widths))]
@@ -311,9 +308,9 @@ def codec_settings(codec: CodecOptions) -> dict[str, Any]:
         "layers_per_block": s.blocks,
         "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in kinds],
         "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(kinds)],
-        "latent_channels": codec.latent,
-        "norm_num_groups": codec.groups,
-        "scaling_factor": codec.scaling,
+        "latent_channels": options.latent,
+        "norm_num_groups": options.groups,
+        "scaling_factor": options.scaling,
         "act_fn": "silu",
         **CODEC_FIXED,
     }
@@ -330,7 +327,7 @@ def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
     their = {"layers_per_block": 1, "norm_num_groups": 32, "scaling_factor": 0.18215, **settings}
     require(
         their, "in_channels", "block_out_channels", "down_block_types", "up_block_types", "latent_channels"
-    )
+    )  # fmt: skip
     require_equal(their, act_fn="silu", out_channels=their["in_channels"], **CODEC_FIXED)
     size = image_size(their["sample_size"])
     shape = CodecShape(
@@ -347,7 +344,7 @@ def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
 
 
 def require(settings: Mapping[str, Any], *names: str) -> None:
-    """Raise ValueError for what is left out."""
+    """Raises ValueError for a missing setting."""
     for name in names:
         if name not in settings:
             raise ValueError(f"its {name} is missing")
@@ -363,7 +360,7 @@ def image_size(size: int | Sequence[int] | None) -> tuple[int, int]:
 def attention_resolutions(
     their: Mapping[str, Any], size: tuple[int, int], plain: tuple[str, str]
 ) -> tuple[int, ...]:
-    """The resolutions at which their blocks attend; ``plain`` are the names of those that do not, down and up."""
+    """Where their blocks attend; ``plain`` are their types without attention, on the way down and up."""
     kinds, (down, up) = their["down_block_types"], plain
     for kind in kinds:
         if kind not in (down, f"Attn{down}"):
@@ -374,14 +371,14 @@ def attention_resolutions(
 
 
 def multiples(widths: Sequence[int]) -> tuple[int, ...]:
-    """The levels' widths in units of the first."""
+    """Channels by level in units of the first level's."""
     if any(width % widths[0] for width in widths):
-        raise ValueError(f"its widths {', '.join(map(str, widths))} are no multiples of the first")
+        raise ValueError(f"its widths {', '.join(map(str, widths))} are not multiples of the first")
     return tuple(width // widths[0] for width in widths)
 
 
 def norm_groups(network: nn.Module) -> int:
-    """How many groups its norms have. Raises ValueError where they differ."""
+    """The number of groups of all norms. Raises ValueError if they differ."""
     found = {part.num_groups for part in network.modules() if isinstance(part, nn.GroupNorm)}
     if len(found) != 1:
         raise ValueError(f"its norms have {min(found)} to {max(found)} groups")
@@ -389,7 +386,7 @@ def norm_groups(network: nn.Module) -> int:
 
 
 def require_equal(settings: Mapping[str, Any], **wanted: Any) -> None:
-    """Raise ValueError where a setting is another; one left out is as wanted."""
+    """Raises ValueError for a setting with another value; a missing one passes."""
     for name, value in wanted.items():
         if settings.get(name, value) != value:
             raise ValueError(f"its {name} is {settings[name]!r}, not {value!r}")

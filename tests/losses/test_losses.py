@@ -31,7 +31,7 @@ def test_gan_losses(name: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["hinge", "non_saturating", "least_squares", "wasserstein"])
-def test_players_pull_the_fake_scores_apart(name: str) -> None:
+def test_both_losses_move_fake_scores_in_opposite_directions(name: str) -> None:
     fake = torch.zeros(4, requires_grad=True)
     (down,) = torch.autograd.grad(getattr(adversarial, f"{name}_d")(torch.ones(4), fake), fake)
     (up,) = torch.autograd.grad(getattr(adversarial, f"{name}_g")(fake), fake)
@@ -55,7 +55,7 @@ def test_likelihoods_are_those_of_torch_distributions() -> None:
     torch.testing.assert_close(nll_bernoulli(drawn, 2 * ink - 1), -coin.log_prob(ink).flatten(1).sum(1))
 
 
-def test_fitted_sigma_is_the_best_sigma() -> None:
+def test_sigma_zero_is_the_optimal_sigma() -> None:
     drawn, image = torch.randn(3, 8), torch.randn(3, 8)
     fitted = nll_gaussian(drawn, image).mean()
     best = math.sqrt((drawn - image).square().mean())

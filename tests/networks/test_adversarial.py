@@ -16,7 +16,7 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_up_filter_down() -> None:
+def test_resampling_by_the_golden_filter() -> None:
     given, expected = golden("upfirdn2d_1331")
     taps = kernel(given["filter"].tolist(), like=given["x"])
     close(taps, expected["filter2d_taps"])
@@ -75,7 +75,7 @@ def test_equalised_convolution_of_stylegan2_and_of_progan() -> None:
     close(pixel_norm(leaky_relu(found, 1.0)), expected["act_pn"])
 
 
-def test_penalties_on_slopes() -> None:
+def test_gradient_penalties() -> None:
     given, expected = golden("gradient_penalties")
 
     def critic(x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_relativistic_scores_are_compared_pair_by_pair() -> None:
     "how", [{"up": 2, "pad": (2, 1, 2, 1), "gain": 4.0}, {"down": 2}, {"pad": (2, 2, 0, 3)}]
 )
 def test_matrices_filter_as_the_convolution_does(how: dict) -> None:
-    """The small way, taken on a CPU, and the general one; and their slopes."""
+    """The small way, taken on a CPU, and the general one; and their gradients."""
     x = torch.randn(2, 3, 12, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
     one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     found = resample2d(one, kernel(like=x), **how)

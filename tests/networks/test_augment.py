@@ -95,7 +95,7 @@ def test_geometry_is_the_inverse_of_the_papers_steps_in_their_order() -> None:
     close(found @ whole, torch.eye(3).double().expand(n, 3, 3), atol=2e-4)  # ours is in float32
 
 
-def test_each_change_comes_as_often_as_its_chance_says() -> None:
+def test_each_augmentation_has_its_probability() -> None:
     n, p = 40_000, 0.3
     torch.manual_seed(0)
     still = (A.geometry(n, WIDE, WIDE, p, mirror=True) == torch.eye(3)).flatten(1).all(1).double().mean()
@@ -106,7 +106,7 @@ def test_each_change_comes_as_often_as_its_chance_says() -> None:
     assert same.item() == pytest.approx((1 - p / 2) * (1 - p) ** 4, abs=0.008)
 
 
-def test_changes_are_as_large_as_published() -> None:
+def test_augmentations_are_as_strong_as_published() -> None:
     n = 40_000
     torch.manual_seed(1)
     g = A.geometry(n, 64, 64, 1.0, mirror=True).double()
@@ -140,7 +140,7 @@ def test_sym6_is_orthonormal_and_has_six_vanishing_moments() -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 16), (12, 20), (6, 6)])
-def test_seen_straight_an_image_is_what_it_was(size: tuple[int, int]) -> None:
+def test_the_identity_map_keeps_an_image(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     close(A.warp(x, torch.eye(3).expand(2, 3, 3)), x, atol=1e-9)
 
@@ -181,7 +181,7 @@ def test_colours_of_grey_and_of_alpha() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_without_a_chance_nothing_is_changed(channels: int) -> None:
+def test_probability_zero_changes_nothing(channels: int) -> None:
     x = smooth(4, channels, 16, 24)
     assert torch.equal(A.augment(x, 0.0), x)
     torch.manual_seed(0)
@@ -189,14 +189,14 @@ def test_without_a_chance_nothing_is_changed(channels: int) -> None:
     assert changed.shape == x.shape and changed.isfinite().all() and not torch.equal(changed, x)
 
 
-def test_only_the_images_that_a_change_meets_are_resampled() -> None:
+def test_images_without_geometric_augmentation_are_not_resampled() -> None:
     x = smooth(400, 1, 8, 8)
     torch.manual_seed(0)
     changed = (A.augment(x, 0.02) != x).flatten(1).any(1).double().mean().item()
     assert changed == pytest.approx(1 - (1 - 0.015) * (1 - 0.01) * (1 - 0.02) ** 7, abs=0.06)
 
 
-def test_slopes_of_slopes_reach_the_image() -> None:
+def test_second_derivatives_reach_the_image() -> None:
     x = smooth(2, 3, 6, 8).requires_grad_()
 
     def changed(x: Tensor) -> Tensor:
@@ -223,12 +223,12 @@ def test_bf16_around_it_changes_nothing() -> None:
     ("chance", "overfit", "expected"),
     [(0.2, 0.7, 0.3), (0.2, 0.5, 0.1), (0.2, 0.6, 0.2), (0.05, 0.1, 0.0), (0.78, 0.9, 0.8)],
 )
-def test_the_chance_follows_the_overfitting(chance: float, overfit: float, expected: float) -> None:
+def test_the_probability_follows_the_overfitting(chance: float, overfit: float, expected: float) -> None:
     found = A.adjusted(chance, overfit, images=100, target=0.6, period=1000.0, most=0.8)
     assert found == pytest.approx(expected)
 
 
-def test_the_controller_looks_at_four_batches_at_a_time() -> None:
+def test_the_controller_adapts_every_four_batches() -> None:
     controller = A.Controller(0.0, 0.6, 1000.0, 0.8)
     sure, unsure = torch.full((10,), 3.0), torch.full((10,), -1.0)
     chances = []
@@ -239,7 +239,7 @@ def test_the_controller_looks_at_four_batches_at_a_time() -> None:
     assert chances == [0.0] * 7 + [0.04] * 4 + [0.08] * 4 + [0.04]
 
 
-def test_the_controller_goes_on_from_what_was_saved() -> None:
+def test_the_controller_resumes_from_its_state() -> None:
     one, other = (A.Controller(0.3, 0.6, 1000.0, 0.8) for _ in range(2))
     for _ in range(6):
         one.follow(torch.ones(8))

@@ -26,7 +26,7 @@ def count(module: nn.Module) -> int:
 
 
 def stir(module: nn.Module) -> nn.Module:
-    """No weight is zero any more, or next to it."""
+    """Weights near 0 are replaced by random ones."""
     torch.manual_seed(1)
     for p in module.parameters():
         if p.abs().max() < 1e-2:
@@ -189,21 +189,21 @@ def test_where_attention_sits() -> None:
     ]
 
 
-def test_the_time_scales_and_shifts_or_is_added() -> None:
+def test_the_embedding_scales_and_shifts_or_is_added() -> None:
     torch.manual_seed(0)
-    told = torch.randn(1, 8)
+    embedding = torch.randn(1, 8)
     x = torch.randn(1, 4, 6, 6)
     for scale_shift in (True, False):
         block = Block(4, 4, 8, 1e-5, scale_shift, 0.0)
         nn.init.dirac_(block.conv2.weight)
         nn.init.zeros_(block.embedding_proj.bias)
         h = block.conv1(nn.functional.silu(block.norm1(x)))
-        y = block.embedding_proj(told)[:, :, None, None]
+        y = block.embedding_proj(embedding)[:, :, None, None]
         if scale_shift:
             h = block.norm2(h) * (1 + y[:, :4]) + y[:, 4:]
         else:
             h = block.norm2(h + y)
-        assert_close(block(x, told), x + nn.functional.silu(h))
+        assert_close(block(x, embedding), x + nn.functional.silu(h))
 
 
 def test_weights_of_karras() -> None:
@@ -229,7 +229,7 @@ def test_weights_of_ho_treat_queries_keys_and_values_as_three() -> None:
         assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 
 
-def test_the_network_of_karras_depends_on_all_that_it_is_told() -> None:
+def test_the_network_of_karras_depends_on_noise_label_and_augmentation() -> None:
     torch.manual_seed(0)
     unet = stir(SongUNet(replace(SMALL, classes=3), augment=2))
     x, noise = torch.randn(2, 3, 8, 8), torch.tensor([-1.0, 0.5])
@@ -256,7 +256,7 @@ def test_resolutions_name_the_nearest_level() -> None:
 # ---- interface
 
 
-def test_labels_and_tokens_matter_and_minus_one_is_no_label() -> None:
+def test_labels_and_tokens_change_the_output_and_label_minus_one_is_none() -> None:
     unet = stir(small(classes=3, context=6))
     x, t, tokens = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 4, 6)
     plain = unet(x, t, tokens=tokens)
@@ -265,7 +265,7 @@ def test_labels_and_tokens_matter_and_minus_one_is_no_label() -> None:
     assert not torch.allclose(unet(x, t, tokens=tokens + 1), plain, atol=1e-4)
 
 
-def test_padding_among_the_tokens_is_not_seen() -> None:
+def test_attention_ignores_padding() -> None:
     unet = stir(small(context=6))
     x, t, tokens = torch.randn(1, 3, 8, 8), torch.tensor([3.0]), torch.randn(1, 4, 6)
     mask = torch.tensor([[True, True, False, False]])
