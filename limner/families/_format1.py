@@ -21,7 +21,7 @@ _DIT = {**_BODY, "body.rotary": "body.rope", "body.gated": "body.swiglu"}
 # Dotted paths in the family's config: from -> to. A whole table may move too.
 SETTINGS: dict[str, dict[str, str]] = {
     "ddpm": {**_HEAD, **_DROPOUT, "bound": "bound_weight"},
-    "dino": {**_BODY},
+    "dino": {**_BODY, "locals": "local_views", "spread": "centering"},
     "dit": {**_TEXT, **_DIT, **_FLOW},
     "drifting": {
         **_TEXT,
@@ -48,7 +48,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "edm": {**_HEAD, **_DROPOUT, "spread": "sigma_data"},
     "flow": {**_HEAD, **_TEXT, **_FLOW},
     "latent": {**_HEAD, **_TEXT, **_DIT, **_FLOW},
-    "mae": {**_BODY},
+    "mae": {
+        **_BODY,
+        "hidden": "mask_ratio",
+        "normalise": "normalise_patches",
+        "surroundings": "augment",
+        "crop": "crop_area",
+    },
     "meanflow": {
         **_HEAD,
         **_TEXT,
@@ -68,7 +74,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         "target": "ada_target",
         "period": "ada_images",
     },
-    "vit": {**_BODY},
+    "vit": {**_BODY, "smoothing": "label_smoothing"},
 }
 
 _EMBEDDER = {
@@ -127,7 +133,12 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "edm": {**_UNET, **_PAPER_UNETS},
     "flow": {**_EMBEDDER, **_UNET},
     "latent": {**_EMBEDDER, **_PATCH_EMBED, **_CODEC, **_UNET, **_PAPER_UNETS},
-    "mae": {**_VIT},
+    "mae": {
+        **_VIT,
+        r"^network\.enter\.": "network.decoder_embed.",
+        r"^network\.missing$": "network.mask_token",
+        r"^network\.leave\.": "network.decoder_pred.",
+    },
     "meanflow": {**_EMBEDDER, **_PATCH_EMBED, **_UNET},
     "stylegan2": {r"\.around\.": ".shortcut."},
     "vit": {**_VIT},

@@ -7,6 +7,8 @@ from typing import Any
 
 from limner.core import Optimiser, Training
 
+IMAGENET = 1_281_167  # images for training in ImageNet-1k
+
 
 def training(optimiser: Optimiser, *submodules: str, **options: Any) -> Training:
     """``optimiser`` for each of ``submodules``; ``options`` are fields of Training."""

@@ -71,7 +71,7 @@ def test_mae_is_judged_by_what_it_did_not_see() -> None:
     shown = batch()
     image, places = shown.image, model.body.grid[0] * model.body.grid[1]
     torch.manual_seed(5)
-    loss = model.loss(shown)["hidden patches"]
+    loss = model.loss(shown)["masked patches"]
     torch.manual_seed(5)
     order = torch.rand(8, places).argsort(1)
     keep, hidden = order[:, : places // 4], order[:, places // 4 :]
@@ -142,10 +142,10 @@ def test_vit_cannot_start_from_what_has_no_transformer(limner, tmp_path: Path) -
 
 def test_mae_refuses_to_hide_nothing() -> None:
     spec = ImageSpec(3, 16, 16)
-    for config in (MAEConfig(hidden=0.0), MAEConfig(hidden=1.0), MAEConfig(PatchConfig(across=1))):
-        with pytest.raises(LimnerError, match="nothing to learn"):
+    for config in (MAEConfig(mask_ratio=0.0), MAEConfig(mask_ratio=1.0), MAEConfig(PatchConfig(across=1))):
+        with pytest.raises(LimnerError, match="nothing can be learned"):
             MAE(config, spec)
-    loss = MAE(MAEConfig(PatchConfig(across=2), hidden=0.01), spec).loss(
+    loss = MAE(MAEConfig(PatchConfig(across=2), mask_ratio=0.01), spec).loss(
         Batch(torch.randn(2, 3, 16, 16), Condition(2))
     )
-    assert loss["hidden patches"].isfinite()
+    assert loss["masked patches"].isfinite()
