@@ -46,7 +46,8 @@ def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
     ``options`` is generic in those. Raises LimnerError where the run does not come first.
     """
     if not argv or argv[0].startswith("-"):
-        parse(options[NoSampling], argv, command)  # --help ends here
+        if argv:
+            parse(options[NoSampling], argv, command)  # --help ends here
         raise LimnerError(f"The run comes first, then the options: limner {command} RUN [OPTIONS].")
     from limner import checkpoint
 
