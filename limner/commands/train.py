@@ -52,6 +52,7 @@ class Arguments(NamedTuple):
 
 def run(argv: Sequence[str]) -> int:
     given = parse_train(argv)
+    from limner.core import Generates
     from limner.evaluation import report
     from limner.training.journal import read_log
     from limner.training.run import train
@@ -70,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     if result.stopped:
         say(f"Stopped and saved: {summary} Resume: limner train {family} --out {out} --resume")
     else:
-        draws = hasattr(families.load(family), "sample")
+        draws = families.supports(family, Generates)
         following = f"draw: limner sample {out}" if draws else f"measure: limner evaluate {out} SOURCE"
         say(f"{summary}\nLook at {out / 'report.html'}, then {following}")
     return code

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from limner import families, files
 from limner.config import from_json, parse_budget, to_json
-from limner.core import LimnerError
+from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.fidelity import (
     compute_features,
@@ -48,7 +48,7 @@ def compare(
     """
     to = Path(to)
     for name in names:
-        if not hasattr(families.load(name), "sample"):
+        if not families.supports(name, Generates):
             raise LimnerError(
                 f"{name} draws no images to compare: leave it out, or measure it with limner evaluate."
             )

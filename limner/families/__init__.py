@@ -79,7 +79,7 @@ def load(name: str) -> type[Model]:
 def describe(name: str) -> FamilyInfo:
     """A family's own description."""
     family = load(name)
-    can = tuple(word for word, protocol in _capabilities().items() if _has_methods(family, protocol))
+    can = tuple(word for word, protocol in _capabilities().items() if supports(name, protocol))
     return FamilyInfo(
         family=name,
         about=family.about,
@@ -110,13 +110,17 @@ def _capabilities() -> dict[str, type]:
     }
 
 
+def supports(name: str, protocol: type) -> bool:
+    """Whether a family's class has all methods of a protocol of ``core``."""
+    family = load(name)
+    return all(
+        callable(getattr(family, method, None)) for method in vars(protocol) if not method.startswith("_")
+    )
+
+
 def supporting(protocol: type) -> list[str]:
-    """The families whose class has all methods of a protocol of ``core``."""
-    return [name for name in names() if _has_methods(load(name), protocol)]
-
-
-def _has_methods(family: type, protocol: type) -> bool:
-    return all(callable(getattr(family, name, None)) for name in vars(protocol) if not name.startswith("_"))
+    """The families that support a protocol of ``core``."""
+    return [name for name in names() if supports(name, protocol)]
 
 
 def build(name: str, config: Any, spec: ImageSpec) -> Model:
