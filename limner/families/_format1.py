@@ -91,7 +91,7 @@ _CODEC = {
 _PATCH_EMBED = {r"\bbody\.embed\.": "body.patch_embed."}
 _VIT = {**_PATCH_EMBED, r"\bbody\.token$": "body.class_token"}
 _SHORTCUT = {r"\.skip\.": ".shortcut."}
-_UNET = {  # networks.unets.unet, and drifting's decoder
+_UNET = {  # networks.unets.unet and networks.decoder
     r"\.look\.(\w+)\.place\.": r".attention.\1.key_value.",
     r"\.look\.": ".attention.",
     r"\.place\.": ".position.",

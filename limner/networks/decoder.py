@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.blocks import Attention, Block, norm
 from limner.networks.layers import Size, attention_levels, check_levels, level_sizes
-from limner.networks.unets.unet import Attention, Block, norm
 
 
 @dataclass(frozen=True)

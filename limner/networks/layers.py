@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from limner.networks.checks import SizeError
 
 Size = tuple[int, int]  # (height, width)
+Resample = Literal["", "up", "down"]
 
 
-class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`, written out for forward-mode derivatives, which PyTorch's lacks in channels_last."""
+def group_norm(width: int, eps: float, least: int = 2) -> nn.GroupNorm:
+    """32 groups, or fewer so that each has ``least`` channels: a norm of one would remove the time embedding."""
+    groups = next(g for g in range(max(1, min(32, width // least)), 0, -1) if width % g == 0)
+    return nn.GroupNorm(groups, width, eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or forward_ad.unpack_dual(x).tangent is None:
-            return super().forward(x)
-        grouped = x.unflatten(1, (self.num_groups, -1))  # [B, G, C/G, H, W]
-        variance, mean = torch.var_mean(grouped, (2, 3, 4), correction=0, keepdim=True)
-        h = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(1, 2)  # [B, C, H, W]
-        return torch.addcmul(self.bias[:, None, None], h, self.weight[:, None, None])
+
+def resample(x: Tensor, way: Resample) -> Tensor:
+    """Half the size by means of 2x2 pixels, twice the size by nearest neighbours, or as it is."""
+    if way == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2.0) if way == "up" else x
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:

@@ -130,7 +130,7 @@ def test_without_chance_images_are_mirrored_at_most() -> None:
     torch.manual_seed(0)
     x = smooth(64)
     found, numbers = told.augment(x, 0.0)
-    assert numbers.shape == (64, told.NUMBERS) and not numbers[:, 1:].any()
+    assert numbers.shape == (64, told.FEATURES) and not numbers[:, 1:].any()
     mirrored = numbers[:, 0] > 0
     assert 16 < mirrored.sum() < 48
     assert torch.equal(found[mirrored], x[mirrored].flip(3)) and torch.equal(found[~mirrored], x[~mirrored])

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import Order, attend, split_heads
 from limner.networks.checks import check_dropout
-from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids, zero_init
+from limner.networks.layers import (
+    Resample,
+    group_norm,
+    init_xavier_all,
+    pad_to_multiple,
+    resample,
+    sinusoids,
+    zero_init,
+)
 from limner.networks.unets.shape import UNetShape
-
-Resample = Literal["", "up", "down"]
-
-
-def norm(width: int, eps: float, least: int = 2) -> nn.GroupNorm:
-    """32 groups, or fewer so that each has ``least`` channels: a norm of one would remove the time embedding."""
-    groups = next(g for g in range(max(1, min(32, width // least)), 0, -1) if width % g == 0)
-    return nn.GroupNorm(groups, width, eps)
-
-
-def resampled(x: Tensor, way: Resample) -> Tensor:
-    """Half the size by means of 2x2 pixels, twice the size by nearest neighbours, or as it is."""
-    if way == "down":
-        return F.avg_pool2d(x, 2)
-    return F.interpolate(x, scale_factor=2.0) if way == "up" else x
 
 
 class Block(nn.Module):
@@ -42,14 +33,15 @@ class Block(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
-        self.norm1, self.conv1 = norm(inputs, eps), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = group_norm(inputs, eps), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embedding_proj = nn.Linear(embedding, outputs * (2 if scale_shift else 1))
-        self.norm2, self.conv2 = norm(outputs, eps), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.norm2 = group_norm(outputs, eps)
+        self.conv2 = zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.dropout = nn.Dropout(check_dropout(dropout))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = resampled(F.silu(self.norm1(x)), self.resample)  # [B, I, H', W']
+        h = resample(F.silu(self.norm1(x)), self.resample)  # [B, I, H', W']
         h = self.conv1(h)  # [B, O, H', W']
         modulation = self.embedding_proj(embedding)[:, :, None, None]  # [B, O or 2 O, 1, 1]
         if self.scale_shift:
@@ -58,7 +50,7 @@ class Block(nn.Module):
         else:
             h = self.norm2(h + modulation)  # [B, O, H', W']
         h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
-        return self.shortcut(resampled(x, self.resample)) + h  # [B, O, H', W']
+        return self.shortcut(resample(x, self.resample)) + h  # [B, O, H', W']
 
 
 class Down(nn.Module):
@@ -81,7 +73,7 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(resampled(x, "up"))  # [B, C, 2 H, 2 W]
+        return self.conv(resample(x, "up"))  # [B, C, 2 H, 2 W]
 
 
 class Attention(nn.Module):
@@ -90,7 +82,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, eps: float, order: Order):
         super().__init__()
         self.heads, self.order = heads, order
-        self.norm = norm(width, eps)
+        self.norm = group_norm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = zero_init(nn.Linear(width, width))
 
@@ -136,7 +128,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, width: int, heads: int, context: int):
         super().__init__()
-        self.norm = norm(width, 1e-6)
+        self.norm = group_norm(width, 1e-6)
         self.proj_in = nn.Linear(width, width)
         self.norm1, self.self_attention = nn.LayerNorm(width), MultiHeadAttention(width, heads)
         self.norm2, self.cross_attention = nn.LayerNorm(width), MultiHeadAttention(width, heads, context)
@@ -236,7 +228,7 @@ class DiffusionUNet(nn.Module):
             attentions = [attention(wide) for _ in row] if level in s.attention else []
             self.up.append(Level(True, row, attentions, join(wide, "up") if level else None))
             now = wide
-        self.norm = norm(now, eps)
+        self.norm = group_norm(now, eps)
         self.head = zero_init(nn.Conv2d(now, s.out, 3, padding=1))
         if original:
             init_xavier_all(self)

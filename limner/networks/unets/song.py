@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend, split_heads
 from limner.networks.checks import check_dropout
-from limner.networks.layers import init_xavier_all, pad_to_multiple, sinusoids
-from limner.networks.unets.diffusion import Resample, norm, resampled
+from limner.networks.layers import Resample, group_norm, init_xavier_all, pad_to_multiple, resample, sinusoids
 from limner.networks.unets.shape import UNetShape
 
 EPS = 1e-6
@@ -39,13 +38,13 @@ class SongBlock(nn.Module):
     ):
         super().__init__()
         self.resample = resample
-        self.norm1, self.conv1 = norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = group_norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embedding_proj = nn.Linear(embedding, outputs)
-        self.norm2, self.conv2 = norm(outputs, EPS, GROUP), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = group_norm(outputs, EPS, GROUP), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.dropout = nn.Dropout(check_dropout(dropout))
         projects = inputs != outputs or resample
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if projects else nn.Identity()
-        self.norm3 = norm(outputs, EPS, GROUP) if attends else None
+        self.norm3 = group_norm(outputs, EPS, GROUP) if attends else None
         init_xavier_all(self)
         small(self.conv2)
         if attends:
@@ -53,10 +52,10 @@ class SongBlock(nn.Module):
             self.out = small(nn.Linear(outputs, outputs))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(resampled(F.silu(self.norm1(x)), self.resample))  # [B, O, H', W']
+        h = self.conv1(resample(F.silu(self.norm1(x)), self.resample))  # [B, O, H', W']
         h = self.norm2(h + self.embedding_proj(embedding)[:, :, None, None])  # [B, O, H', W']
         h = self.conv2(self.dropout(F.silu(h)))  # [B, O, H', W']
-        x = (self.shortcut(resampled(x, self.resample)) + h) * HALF  # [B, O, H', W']
+        x = (self.shortcut(resample(x, self.resample)) + h) * HALF  # [B, O, H', W']
         if self.norm3 is None:
             return x
         h = self.qkv(self.norm3(x).flatten(2).transpose(1, 2))  # [B, HW, 3O]
@@ -100,7 +99,7 @@ class SongUNet(nn.Module):
                 row.append(block(skips.pop() + now, wide, i == s.blocks and level in s.attention))
                 now = wide
             self.up.append(nn.ModuleList(row))
-        self.norm = norm(now, EPS, GROUP)
+        self.norm = group_norm(now, EPS, GROUP)
         self.head = nn.Conv2d(now, s.out, 3, padding=1)
         for layer in (self.stem, self.time, self.label, self.augment):
             if layer is not None:

@@ -7,7 +7,6 @@ levels widen where they halve their side, and skips are added rather than concat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.attention import attend, head_count
-from limner.networks.checks import check_dropout
+from limner.networks.blocks import Attention, Block, norm
 from limner.networks.layers import (
-    GroupNorm,
     Size,
     attention_levels,
     check_levels,
@@ -39,57 +36,6 @@ class UNetLevels:
     patch: int = 2  # pixels a side that are folded into the channels first
     head_width: int = 64  # channels of an attention head
     dropout: float = 0.0  # inside the blocks
-
-
-def norm(width: int) -> GroupNorm:
-    return GroupNorm(math.gcd(8, width), width)
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions around a modulation by the embedding, added to their input."""
-
-    def __init__(self, width: int, embedding: int, dropout: float):
-        super().__init__()
-        self.modulation = nn.Linear(embedding, 2 * width)
-        self.norm1, self.conv1 = norm(width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm2, self.conv2 = norm(width), zero_init(nn.Conv2d(width, width, 3, padding=1))
-        self.dropout = nn.Dropout(check_dropout(dropout))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # 2 x [B, C, 1, 1]
-        h = self.conv1(F.silu(self.norm1(x)))  # [B, C, H, W]
-        h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, C, H, W]
-        return x + self.conv2(self.dropout(F.silu(h)))  # [B, C, H, W]
-
-
-class Attention(nn.Module):
-    """Self-attention over all positions and cross-attention to the tokens, in one softmax (Saharia 2022, Imagen).
-
-    Without ``self_attention`` it attends to the tokens alone, which is much cheaper at large sizes.
-    """
-
-    def __init__(self, width: int, size: Size, head_width: int, context: int, self_attention: bool = True):
-        super().__init__()
-        self.heads = head_count(width, head_width)
-        self.norm = norm(width)
-        self.position = nn.Parameter(0.1 * torch.randn(width, *size))
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width) if self_attention else None
-        self.context = nn.Linear(context, 2 * width) if context else None
-        self.out = zero_init(nn.Linear(width, width))
-
-    def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
-        h = (self.norm(x) + self.position).flatten(2).transpose(1, 2)  # [B, HW, C]
-        keys = []
-        if self.key_value is not None:
-            keys.append(self.key_value(h))  # [B, HW, 2C]
-        if self.context is not None and tokens is not None and mask is not None:
-            mask = F.pad(mask, (h.shape[1] if keys else 0, 0), value=True)[:, None, None]  # [B, 1, 1, keys]
-            keys.append(self.context(tokens))  # [B, L, 2C]
-        q, k, v = self.query(h), *torch.cat(keys, dim=1).chunk(2, dim=-1)  # [B, HW, C], 2 x [B, keys, C]
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # [B, h, ., C/h]
-        h = attend(q, k, v, mask).transpose(1, 2).flatten(2)  # [B, HW, C]
-        return x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
 
 
 class UNet(nn.Module):
