@@ -2,7 +2,7 @@
 
 from limner.data.check import Report, check
 from limner.data.dataset import Data, Selection, batches
-from limner.data.pack import open_data, open_like, open_picture, own_size
+from limner.data.open import open_data, open_like, open_picture, own_size
 from limner.data.sources import Oracle, Problem
 from limner.settings import BUILT_IN
 

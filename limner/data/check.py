@@ -16,7 +16,8 @@ from PIL import Image
 from limner.data import decode
 from limner.data.find import find
 from limner.data.given import partners_of
-from limner.data.pack import DEFAULTS, cache_folder, common_size, in_parallel, named
+from limner.data.open import named
+from limner.data.pack import DEFAULTS, cache_folder, common_size, in_parallel
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
 from limner.settings import DataOptions

@@ -26,16 +26,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
-from torch import Tensor
 
 from limner.core import ImageSpec
 from limner.data import decode
 from limner.data.dataset import Data
-from limner.data.find import find
-from limner.data.given import add_domain, add_pairs
 from limner.data.sources import Item, Listing, Problem, Source, printable
 from limner.progress import bar
-from limner.settings import BUILT_IN, DataOptions, LimnerError
+from limner.settings import DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
 VERSION = 1  # of the packing; another version ignores what is in the cache
@@ -47,88 +44,10 @@ R = TypeVar("R")
 Watch = Callable[[float], None]
 
 
-def open_data(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    size: tuple[int, int] | None = None,
-    options: DataOptions = DEFAULTS,
-    progress: bool = True,
-) -> Data:
-    """The images of one or more sources at `size` (height, width), packed now or found in the cache.
-
-    A source is a folder, image, zip, tar, webdataset shards ('a-{000..031}.tar'), parquet, 'hf:owner/name',
-    or a name of `BUILT_IN`. Without a size: the images' own, if all share one of 16 to 64 pixels a side, else
-    32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
-    """
-    cache = cache_folder(options)
-    found = tuple(find(os.fspath(s), cache) for s in named(sources))
-    say = Console(stderr=True, quiet=not progress)
-    plain, half = options.without_given(), options.side_by_side
-    data = _open(_Request(found, size, plain, _OTHER[half]), say)
-    if not options.gives:
-        return data
-    of_given = _Request(
-        found if half else (find(options.pairs or options.domain, cache),),
-        options.given_size or (data.spec.height, data.spec.width),
-        dataclasses.replace(plain, channels=options.given_channels, labels=False, captions=False, frames=1),
-        half,
-    )
-    given = _open(of_given, say)
-    if options.domain:
-        return add_domain(data, given)
-    joined = add_pairs(data, given)
-    if alone := joined.problems[len(data.problems) :]:
-        say.print(f"left out {len(alone):,} without a partner, such as {_few(alone, 1)}", markup=False)
-    return joined
-
-
-def open_like(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spec: ImageSpec,
-    options: DataOptions, progress: bool = True, **changes: Any,
-) -> Data:  # fmt: skip
-    """Sources at the size and channels of ``spec``, given pictures at those of ``spec.given``.
-
-    ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
-    """
-    if spec.given and options.gives:
-        size = spec.given.height, spec.given.width
-        changes = {"given_channels": spec.given.channels, "given_size": size, **changes}
-    options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
-    return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
-
-
-def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
-    """The height and width that all images of a source share; None where they differ."""
-    found = find(os.fspath(source), cache_folder(options))
-    headers = (header for _, header in in_parallel(_header, [] if found.drawn else found.listing().items))
-    sizes = {(header.height, header.width) for header in headers if not isinstance(header, Problem)}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
-    """One image file as a run's own images are read, [1, C, H, W] in [-1, 1]. Raises LimnerError."""
-    if not Path(path).is_file():
-        raise LimnerError(f"There is no picture {path}.")
-    options = options.without_given()
-    with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
-        data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)
-        if len(data) != 1:
-            raise LimnerError(f"{path} holds {len(data)} images: name a single picture.")
-        return data.batch(np.arange(1)).image
-
-
-def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    if not names:
-        raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
-    return [os.fspath(source) for source in names]
-
-
 def cache_folder(options: DataOptions) -> Path:
     return Path(options.cache or os.environ.get("LIMNER_CACHE") or "~/.cache/limner").expanduser()
 
 
-_OTHER = {"": "", "left": "right", "right": "left"}
 # Options that do not change what is packed from one source.
 _NOT_PACKED = (
     *("flip", "holdout", "per_class", "cache"),
@@ -137,7 +56,7 @@ _NOT_PACKED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Request:
+class Request:
     """What is to be packed."""
 
     sources: tuple[Source, ...]
@@ -156,7 +75,7 @@ class _Request:
         return cache_folder(self.options) / "packed" / key
 
 
-def _open(request: _Request, say: Console) -> Data:
+def packed(request: Request, say: Console) -> Data:
     """The images of a request, packed now or found in the cache."""
     size = request.size
     if size is not None and (min(size) < 1 or size[0] * size[1] > decode.MAX_PIXELS):
@@ -273,7 +192,7 @@ class _Row:
     coloured: bool
 
 
-def _pack(request: _Request, folder: Path, say: Console) -> None:
+def _pack(request: Request, folder: Path, say: Console) -> None:
     """Writes what the request names into the folder of the cache. Raises LimnerError."""
     started = time.perf_counter()
     options = request.options
@@ -302,10 +221,10 @@ def _pack(request: _Request, folder: Path, say: Console) -> None:
         ) from None
     say.print(f"packed {len(kept):,} images, {len(kept) / (time.perf_counter() - started):,.0f} images/s")
     if bad:
-        say.print(f"left out {len(bad):,} that cannot be read, such as {_few(bad, 1)}", markup=False)
+        say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
 
 
-def _plan(request: _Request, headers: Sequence[decode.Header]) -> _Plan:
+def _plan(request: Request, headers: Sequence[decode.Header]) -> _Plan:
     """The form of the rows: large enough in channels and bits for every image."""
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options = request.options
@@ -321,7 +240,7 @@ def _plan(request: _Request, headers: Sequence[decode.Header]) -> _Plan:
 
 
 def _scan(
-    request: _Request, listings: Sequence[Listing], say: Console
+    request: Request, listings: Sequence[Listing], say: Console
 ) -> tuple[list[list[Item]], list[decode.Header], list[Problem]]:
     """Each source's images to decode, the headers of those that are files, and the unreadable ones."""
     items: list[list[Item]] = []
@@ -333,7 +252,7 @@ def _scan(
             continue
         items.append([])
         with bar(f"scanning {printable(source.name)}", say.quiet) as watch:
-            for item, header in in_parallel(partial(_header, half=request.half), listing.items, watch):
+            for item, header in in_parallel(partial(header_of, half=request.half), listing.items, watch):
                 if isinstance(header, Problem):
                     bad.append(header)
                 else:
@@ -343,7 +262,7 @@ def _scan(
     return items, headers, bad
 
 
-def _header(item: Item, half: str = "") -> decode.Header:
+def header_of(item: Item, half: str = "") -> decode.Header:
     with item.image(0, 0) as source:
         return decode.read_header(source, half)
 
@@ -488,12 +407,12 @@ def _publish(scratch: Path, folder: Path) -> None:
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:
     if len(bad) > options.max_bad * total or len(bad) == total:
         raise LimnerError(
-            f"{len(bad):,} of {total:,} images cannot be read, such as {_few(bad, 3)}. "
+            f"{len(bad):,} of {total:,} images cannot be read, such as {examples(bad, 3)}. "
             "Fix or remove them (limner data check lists all), or raise --data.max-bad."
         )
 
 
-def _few(bad: Sequence[Problem], count: int) -> str:
+def examples(bad: Sequence[Problem], count: int) -> str:
     return ", ".join(f"{p.path!r} ({p.reason})" for p in bad[:count])
 
 
@@ -502,5 +421,5 @@ def _nothing(sources: Sequence[Source], listings: Sequence[Listing]) -> str:
     others = sum(listing.others for listing in listings)
     ignored = f", but {others:,} files of other kinds" if others else ""
     problems = [problem for listing in listings for problem in listing.skipped]
-    skipped = f", also {_few(problems, 1)}" if problems else ""
+    skipped = f", also {examples(problems, 1)}" if problems else ""
     return f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."

@@ -1,0 +1,101 @@
+"""What a person names -> data: packed now or found in the cache, with the pictures that rows are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+
+from limner.core import ImageSpec
+from limner.data.dataset import Data
+from limner.data.find import find
+from limner.data.given import add_domain, add_pairs
+from limner.data.pack import DEFAULTS, Request, cache_folder, examples, header_of, in_parallel, packed
+from limner.data.sources import Problem
+from limner.settings import BUILT_IN, DataOptions, LimnerError
+
+OTHER_HALF = {"": "", "left": "right", "right": "left"}
+
+
+def open_data(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    size: tuple[int, int] | None = None,
+    options: DataOptions = DEFAULTS,
+    progress: bool = True,
+) -> Data:
+    """The images of one or more sources at `size` (height, width), packed now or found in the cache.
+
+    A source is a folder, image, zip, tar, webdataset shards ('a-{000..031}.tar'), parquet, 'hf:owner/name',
+    or a name of `BUILT_IN`. Without a size: the images' own, if all share one of 16 to 64 pixels a side, else
+    32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
+    """
+    cache = cache_folder(options)
+    found = tuple(find(os.fspath(s), cache) for s in named(sources))
+    say = Console(stderr=True, quiet=not progress)
+    plain, half = options.without_given(), options.side_by_side
+    data = packed(Request(found, size, plain, OTHER_HALF[half]), say)
+    if not options.gives:
+        return data
+    of_given = Request(
+        found if half else (find(options.pairs or options.domain, cache),),
+        options.given_size or (data.spec.height, data.spec.width),
+        dataclasses.replace(plain, channels=options.given_channels, labels=False, captions=False, frames=1),
+        half,
+    )
+    given = packed(of_given, say)
+    if options.domain:
+        return add_domain(data, given)
+    joined = add_pairs(data, given)
+    if alone := joined.problems[len(data.problems) :]:
+        say.print(f"left out {len(alone):,} without a partner, such as {examples(alone, 1)}", markup=False)
+    return joined
+
+
+def open_like(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spec: ImageSpec,
+    options: DataOptions, progress: bool = True, **changes: Any,
+) -> Data:  # fmt: skip
+    """Sources at the size and channels of ``spec``, given pictures at those of ``spec.given``.
+
+    ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
+    """
+    if spec.given and options.gives:
+        size = spec.given.height, spec.given.width
+        changes = {"given_channels": spec.given.channels, "given_size": size, **changes}
+    options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
+    return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+
+
+def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
+    """The height and width that all images of a source share; None where they differ."""
+    found = find(os.fspath(source), cache_folder(options))
+    headers = (header for _, header in in_parallel(header_of, [] if found.drawn else found.listing().items))
+    sizes = {(header.height, header.width) for header in headers if not isinstance(header, Problem)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
+    """One image file as a run's own images are read, [1, C, H, W] in [-1, 1]. Raises LimnerError."""
+    if not Path(path).is_file():
+        raise LimnerError(f"There is no picture {path}.")
+    options = options.without_given()
+    with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
+        data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)
+        if len(data) != 1:
+            raise LimnerError(f"{path} holds {len(data)} images: name a single picture.")
+        return data.batch(np.arange(1)).image
+
+
+def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    if not names:
+        raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
+    return [os.fspath(source) for source in names]
