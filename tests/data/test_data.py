@@ -421,7 +421,7 @@ def test_16_bits_end_to_end(tmp_path):
     image = data.batch(np.array([0])).image[0]
     save_png(image, tmp_path / "back.png", bits=16)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "back.png")), noise(0, 16, 16, dtype=np.uint16))
-    folder.save(tmp_path / "drawn", folder.Drawn(image[None], [5], Condition(1), data.spec))
+    folder.save(tmp_path / "drawn", folder.ImageBatch(image[None], [5], Condition(1), data.spec))
     assert np.array_equal(read(tmp_path / "drawn").array, data.array), (
         "what a run of 16 bits draws keeps them"
     )
