@@ -18,7 +18,7 @@ from limner import checkpoint, families
 from limner.cli import run
 from limner.config import Run, find_preset, read_run
 from limner.core import DataOptions, LimnerError, Training
-from limner.evaluation.evaluate import evaluate
+from limner.evaluation.evaluate import EvaluateOptions, evaluate
 from limner.training import parents
 from limner.training import run as training_run
 from tests.helpers import paint
@@ -101,7 +101,14 @@ def test_the_checkpoint_stands_alone(pictures, parent, tmp_path):
     pipeline = toolkit.load(tmp_path / "run")
     drawn = pipeline.tensors(3, seed=1, steps=4)
     assert drawn.shape == (3, 3, 16, 16) and drawn.isfinite().all()
-    evaluate(tmp_path / "run", [str(pictures)], n=20, to=tmp_path / "evaluation", quiet=True, steps=2)
+    evaluate(
+        tmp_path / "run",
+        [str(pictures)],
+        EvaluateOptions(n=20),
+        to=tmp_path / "evaluation",
+        quiet=True,
+        steps=2,
+    )
     assert (tmp_path / "evaluation" / "evaluation.json").exists()
     train(pictures, tmp_path / "run", tmp_path / "ae", budget="64img", resume=True)
     assert checkpoint.read_model(tmp_path / "run")[0]["seen"] == 64
