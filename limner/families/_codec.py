@@ -16,18 +16,18 @@ class AutoencoderConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "adversarial_from")
 
     kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
-    patch: int = 2  # pixels a side that are folded into the channels first
+    patch: int = 2  # pixels a side of the patches that are folded into channels first
     width: int = 32  # channels of the first level
     # channels by level, in units of width; each but the last halves the size
     multiples: tuple[int, ...] = (1, 2)
     blocks: int = 1  # residual blocks a level; the decoder has one more
     attention_resolutions: tuple[int, ...] = ()  # shorter sides of the feature maps that attend, in patches
-    dropout: float = 0.0  # inside the blocks
+    dropout: float = 0.0  # dropout probability inside the blocks
     hidden: int = 4  # channels between encoder or decoder and the 1x1 convolution at the code
     latent: int = 4  # channels of the code
     codes: int = 512  # vq: entries of the codebook
     commitment: float = 0.25  # vq: weight of the commitment term, which draws codes to entries
-    standardise: bool = True  # vq: the code gets mean 0 and deviation 1 first, so that all entries are used
+    standardise: bool = True  # vq: scale the code to mean 0 and deviation 1, so that all entries are used
     legacy: bool = False  # vq: the weight is on the codebook term instead, as in published VQGANs
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image

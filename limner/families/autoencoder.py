@@ -1,20 +1,21 @@
-"""Autoencoders that keep what an image looks like in a small grid of vectors: KL and VQ, the first stage of others.
+"""Autoencoders from an image to a small grid of codes and back, KL and VQ: the first stage of latent models.
 
 Esser 2021, "Taming Transformers" (VQGAN), and Rombach 2022, "High-Resolution Image Synthesis with Latent Diffusion
-Models", appendices E and G: a pixel loss, a perceptual one, and a discriminator of patches that comes in later.
+Models", appendices E and G: a pixel loss, a perceptual loss, and later the adversarial loss of a patch discriminator.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Part, Preset, Training
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec, codec_shape
+from limner.families._presets import training
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
@@ -26,9 +27,9 @@ from limner.networks.random_vgg import RandomVGG, dead_leaves
 
 
 class Discriminator(nn.Module):
-    """Scores of patches; it knows whether it has come in, so that measuring agrees with training."""
+    """Logits of patches. ``present`` is a buffer, so that held-out losses have the terms that training reached."""
 
-    present: Tensor
+    present: Tensor  # 1 once the adversarial loss has begun, else 0
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__()
@@ -54,9 +55,9 @@ def perceptual_network(device: torch.device) -> RandomVGG:
 
 class Autoencoder(Model):
     Config = AutoencoderConfig
-    averaged: ClassVar[tuple[str, ...]] = ("autoencoder",)
-    paper: ClassVar[str] = "Esser 2021, Taming Transformers (VQGAN); Rombach 2022, Latent Diffusion Models"
-    about: ClassVar[str] = "image to a small grid of codes and back; KL or codebook"
+    averaged = ("autoencoder",)
+    paper = "Esser 2021, Taming Transformers (VQGAN); Rombach 2022, Latent Diffusion Models"
+    about = "image to a small grid of codes and back; KL or codebook"
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -170,15 +171,10 @@ def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, most: floa
     return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, most).detach()
 
 
-def adam(lr: float, **options: object) -> Training:
-    """Adam for the autoencoder and the discriminator."""
-    return Training(
-        optimisers={p: Optimiser("adam", lr=lr, betas=(0.5, 0.9)) for p in ("autoencoder", "discriminator")},
-        **options,  # type: ignore[arg-type]
-    )
+ADAM = Optimiser("adam", betas=(0.5, 0.9))
+PLAYERS = ("autoencoder", "discriminator")
 
-
-# Esser's ImageNet model: 1024 entries of 256 numbers, one for each 16 x 16 pixels.
+# Esser's ImageNet model: 1024 entries of dimension 256, one for each 16x16 pixels.
 VQGAN = AutoencoderConfig(
     kind="vq", patch=1, width=128, multiples=(1, 1, 2, 2, 4), blocks=2, attention_resolutions=(16,),
     hidden=256, latent=256, codes=1024, standardise=False, legacy=True, perceptual=1.0, adversarial=0.8,
@@ -186,27 +182,23 @@ VQGAN = AutoencoderConfig(
 )  # fmt: skip
 
 Autoencoder.presets = {
-    "tiny": Preset(
-        TINY,
-        adam(2e-3, batch=8, average=100.0),
-    ),
+    "tiny": Preset(TINY, training(replace(ADAM, lr=2e-3), *PLAYERS, batch=8, average=100.0)),
     "small": Preset(
         AutoencoderConfig(),
         Training(
             batch=32,
             optimisers={
                 "autoencoder": Optimiser("muon", lr=2e-3, matrix_lr=0.02),
-                "discriminator": Optimiser("adam", lr=5e-4, betas=(0.5, 0.9)),
+                "discriminator": replace(ADAM, lr=5e-4),
             },
             average=2_000.0,
-            precision="float32",  # narrow layers at many places: bf16 takes half as long again, even where it is quick
+            precision="float32",  # bf16 takes 1.5 times as long on a CPU: narrow layers at many positions
         ),
     ),
     "base": Preset(
-        BASE,
-        adam(1e-4, batch=32, average=50_000.0, warmup=10_000),
+        BASE, training(replace(ADAM, lr=1e-4), *PLAYERS, batch=32, average=50_000.0, warmup=10_000)
     ),
-    # KL-f8 of latent diffusion: 4 numbers for each 8 x 8 pixels.
+    # KL-f8 of latent diffusion: 4 channels for each 8x8 pixels.
     "paper": Preset(
         AutoencoderConfig(
             patch=1,
@@ -218,7 +210,7 @@ Autoencoder.presets = {
             discriminator_width=64,
             discriminator_layers=3,
         ),
-        adam(4.5e-6 * 12, batch=12, schedule="constant", average=0.0),
+        training(replace(ADAM, lr=4.5e-6 * 12), *PLAYERS, batch=12, schedule="constant", average=0.0),
         size=(256, 256),
         channels=3,
         parameters={"autoencoder": 83_653_863, "discriminator": 2_765_633},  # CompVis/latent-diffusion

@@ -1,4 +1,4 @@
-"""The variational autoencoder: an image and a Gaussian code for it, learnt together.
+"""The variational autoencoder: an encoder to a Gaussian latent and a decoder, trained together.
 
 Kingma and Welling 2014, "Auto-Encoding Variational Bayes".
 """
@@ -24,8 +24,8 @@ from limner.core import (
     Objective,
     Optimiser,
     Preset,
-    Training,
 )
+from limner.families._presets import training
 from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 
@@ -33,18 +33,18 @@ from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 @dataclass(frozen=True)
 class VAEConfig:
     architecture: Literal["convolution", "linear"] = "convolution"  # linear: one hidden layer, as the paper
-    latent: int = 64  # numbers in a code
-    width: int = 48  # convolution: feature maps at half the size; doubled at each halving
-    widest: int = 256  # convolution: most feature maps
-    hidden: int = 400  # linear: hidden units
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # of a pixel; bernoulli: ink on paper
-    sigma: float = 0.0  # gaussian: a pixel's deviation, pixels in [-1, 1]; 0: fitted (Rybkin 2021)
-    beta: float = 1.0  # weight of the KL term; above 1: simpler codes (Higgins 2017)
+    latent: int = 64  # latent dimension
+    width: int = 48  # convolution: feature maps at half the resolution; doubled at each further halving
+    widest: int = 256  # convolution: limit on the feature maps of a layer
+    hidden: int = 400  # linear: units in the hidden layer
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # of a pixel; bernoulli: for black and white
+    sigma: float = 0.0  # gaussian: standard deviation of a pixel in [-1, 1]; 0: fitted (Rybkin 2021)
+    beta: float = 1.0  # weight of the KL term; above 1: disentangled latents (Higgins 2017)
 
 
 @dataclass(frozen=True)
 class VAESampling:
-    temperature: float = 1.0  # deviation of the codes drawn; below 1: nearer to the average image
+    temperature: float = 1.0  # standard deviation of the latent; below 1: quality over diversity
 
 
 class Autoencoder(nn.Module):
@@ -53,20 +53,20 @@ class Autoencoder(nn.Module):
     def __init__(self, config: VAEConfig, spec: ImageSpec):
         super().__init__()
         size, pixels = (spec.height, spec.width), math.prod(spec.shape)
-        codes = 2 * config.latent  # a mean and a log-variance for each
+        outputs = 2 * config.latent  # a mean and a log-variance each
         if config.architecture == "linear":  # tanh units (Kingma 2014, appendix C)
-            self.encoder = nn.Sequential(nn.Flatten(), mlp([pixels, config.hidden, codes], "tanh"))
+            self.encoder = nn.Sequential(nn.Flatten(), mlp([pixels, config.hidden, outputs], "tanh"))
             self.decoder = nn.Sequential(
                 mlp([config.latent, config.hidden, pixels], "tanh"), nn.Unflatten(1, spec.shape)
             )
         else:
-            self.encoder = residual_encoder(spec.channels, size, config.width, config.widest, codes)
+            self.encoder = residual_encoder(spec.channels, size, config.width, config.widest, outputs)
             self.decoder = residual_decoder(config.latent, spec.channels, size, config.width, config.widest)
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The mean and the log-variance of q(z|x)."""
         mean, logvar = self.encoder(image).float().chunk(2, dim=1)  # [B, latent] each
-        return mean, logvar.clamp(-30, 20)  # beyond that exp() is no longer of use
+        return mean, logvar.clamp(-30, 20)  # exp() overflows or vanishes beyond
 
 
 class VAE(Model):
@@ -78,22 +78,23 @@ class VAE(Model):
     presets = {
         "tiny": Preset(
             VAEConfig(latent=4, width=4, widest=8),
-            Training(batch=8, optimisers={"autoencoder": Optimiser("adam", lr=3e-3)}, average=100.0),
+            training(Optimiser("adam", lr=3e-3), "autoencoder", batch=8, average=100.0),
         ),
         "small": Preset(
             VAEConfig(latent=64, width=48, widest=256),
-            Training(batch=64, optimisers={"autoencoder": Optimiser("adam", lr=2e-3)}, average=2_000.0),
+            training(Optimiser("adam", lr=2e-3), "autoencoder", batch=64, average=2_000.0),
         ),
         "base": Preset(
             VAEConfig(latent=256, width=128, widest=512),
-            Training(batch=128, optimisers={"autoencoder": Optimiser("adam", lr=1e-3)}),
+            training(Optimiser("adam", lr=1e-3), "autoencoder", batch=128),
         ),
-        # The counted 784-400-20 network on 28x28 ink; Adam in the place of the paper's Adagrad.
+        # 784-400-20 on 28x28 black and white images; Adam in place of the paper's Adagrad.
         "paper": Preset(
             VAEConfig(architecture="linear", latent=20, hidden=400, likelihood="bernoulli"),
-            Training(
+            training(
+                Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)),
+                "autoencoder",
                 batch=100,
-                optimisers={"autoencoder": Optimiser("adam", lr=1e-3, betas=(0.9, 0.999))},
                 schedule="constant",
                 average=0.0,
             ),
@@ -107,7 +108,7 @@ class VAE(Model):
         super().__init__(config, spec)
         if config.architecture == "convolution" and min(spec.height, spec.width) < 8:
             raise LimnerError(
-                f"vae's convolutions need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
+                f"the convolutions of vae need images of at least 8x8 pixels, not {spec.height}x{spec.width}: "
                 "choose a larger --size or --model.architecture linear."
             )
         self.autoencoder = Autoencoder(config, spec)
@@ -116,7 +117,7 @@ class VAE(Model):
         return [Objective("autoencoder", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Minus the evidence lower bound in nats an image (Kingma 2014, eq. 10 with one sample)."""
+        """Negative evidence lower bound in nats an image (Kingma 2014, eq. 10 with one sample)."""
         mean, logvar = self.autoencoder.posterior(batch.image)
         code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)  # [B, latent]
         drawn = self.autoencoder.decoder(code).float()  # [B, C, H, W]
@@ -140,7 +141,7 @@ class VAE(Model):
         return self.encode(image)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
-        """A code from the prior: [B, latent]."""
+        """[B, latent], from the prior."""
         return draws.normal(self.config.latent)
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
@@ -149,6 +150,6 @@ class VAE(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: VAESampling, draws: Draws) -> Iterator[Canvas]:
-        """One canvas: a code from the prior, decoded."""
+        """One canvas: a latent from the prior, decoded."""
         picture = self.paint(sampling.temperature * self.latent(condition, draws), condition)
         yield Canvas(1, 1, lambda: picture)
