@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes; a training stopped by a signal exits with 128 + its number
 
@@ -12,6 +14,13 @@ def say(text: str) -> None:
     from rich.console import Console
 
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a result, or anything else that ``config.to_json`` takes."""
+    from limner.config import to_json
+
+    print(json.dumps(to_json(value), ensure_ascii=False, indent=2))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = False) -> None:

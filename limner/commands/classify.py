@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import say, table
+from limner.commands import print_json, say, table
 from limner.commands.options import RunFolder, Sources, parse
 
 TABLE_ROWS = 20
@@ -30,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
 
     result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
     if given.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
+        print_json(result)
         return 0
     accuracy = result.accuracy
     table(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limner.commands import INTERRUPTED, say, table
+from limner.commands import INTERRUPTED, print_json, say, table
 from limner.commands.options import Sources, parse, select
 from limner.evaluation.options import CompareOptions
 from limner.settings import LimnerError
@@ -43,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         say("Stopped. Resume with the same command.")
         return INTERRUPTED
     if given.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
+        print_json(result)
     else:
         shown = [comparison_row(row) for row in ranked(result.rows) if not row.failed]
         table([*COMPARISON_SHORT], [[row[at] for at in COMPARISON_SHORT.values()] for row in shown])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limner.commands import MISTAKE, say
+from limner.commands import MISTAKE, print_json, say
 from limner.commands.options import Sources, parse
 from limner.config import parse_size
 from limner.settings import DataOptions, LimnerError, nearest
@@ -55,7 +54,10 @@ def _check(argv: Sequence[str]) -> int:
     from limner.data import check
 
     report = check(given.sources, given.data)
-    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if given.json else str(report))
+    if given.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
     return 0
 
 

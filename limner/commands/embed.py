@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import say
+from limner.commands import print_json, say
 from limner.commands.options import RunFolder, Sources, parse
 
 
@@ -27,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
 
     result = embed(given.run, given.sources, given.to, given.device, given.json)
     if given.json:
-        print(json.dumps(result.to_json(), indent=2))
+        print_json(result)
     else:
         say(f"{result.features} features of {result.n:,} images in {result.to}")
     return 0

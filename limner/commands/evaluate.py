@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic
 import tyro
 
 from limner import families
-from limner.commands import say, table
+from limner.commands import print_json, say, table
 from limner.commands.options import Sampling, Sources, parse, sampling_options, select
 from limner.evaluation.options import EvaluateOptions
 from limner.settings import LimnerError, NoSampling
@@ -58,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
         add_to_evaluation(scores, result.to)
         result = replace(result, training_data=scores)
     if given.json:
-        print(json.dumps(result.to_json(), indent=2))
+        print_json(result)
         return 0
     table(EVALUATION, evaluation_rows(result))
     if fidelity := result.fidelity:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import say
+from limner.commands import print_json, say
 from limner.commands.options import Repeated, RunFolder, parse, select
 from limner.inference.options import ExploreOptions
 
@@ -30,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     options = select(ExploreOptions, given)
     result = explore(given.run, given.to, options, device=given.device, quiet=given.json)
     if given.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
+        print_json(result)
     else:
         say(f"{len(result.sheets)} sheets in {result.to}")
     return 0

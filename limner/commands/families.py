@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import tyro
 
 from limner import config, families
-from limner.commands import say
+from limner.commands import print_json, say
 from limner.commands.options import flag_value, parse
 
 Config = TypeVar("Config")
@@ -66,10 +65,10 @@ def run(argv: Sequence[str]) -> int:
         for name, module in model.named_children()
     }
     if given.json:
-        print(json.dumps({"config": config.to_json(given.model), "parameters": parts}, indent=2))
+        print_json({"config": given.model, "parameters": parts})
         return 0
     say(f"{given.family} ({given.preset}): {family.about}\n{family.paper}\n")
-    print(json.dumps(config.to_json(given.model), indent=2))
+    print_json(given.model)
     say(f"\ntrainable parameters at {spec.channels} x {height} x {width}:")
     for name, count in [*parts.items(), ("total", sum(parts.values()))]:
         print(f"{count:>15,}  {name}")
@@ -80,7 +79,7 @@ def _list(as_json: bool) -> None:
     """One line of at most 80 columns per family, under each group that it belongs to."""
     listed = families.describe_families()
     if as_json:
-        print(json.dumps([info.to_json() for info in listed], indent=2))
+        print_json([info.to_json() for info in listed])
         return
     width = max(len(info.family) for info in listed)
     for group in families.GROUPS:

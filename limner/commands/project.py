@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import say
+from limner.commands import print_json, say
 from limner.commands.options import Picture, RunFolder, parse, select
 from limner.inference.options import ProjectOptions
 
@@ -29,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     options = select(ProjectOptions, given)
     result = project(given.run, given.picture, given.to, options, device=given.device, quiet=given.json)
     if given.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
+        print_json(result)
         return 0
     as_label = f" as {result.label}" if result.label else ""
     say(f"{result.psnr:.1f} dB{as_label} ({result.psnr_start:.1f} at the start): {result.to}")

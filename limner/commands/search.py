@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from limner.commands import say, table
+from limner.commands import print_json, say, table
 from limner.commands.options import Picture, RunFolder, parse
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -35,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
 
     result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)
     if given.json:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
+        print_json(result)
         return 0
     labelled = any(match.label for match in result.found)
     table(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner import config
-from limner.commands import say, table
+from limner.commands import print_json, say, table
 from limner.commands.options import RunFolder, parse
 
 
@@ -27,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     parts = {name: sum(p.numel() for p in m.parameters()) for name, m in loaded.model.named_children()}
     header = {**loaded.header, "parameters": parts}
     if given.json:
-        print(json.dumps(header, ensure_ascii=False, indent=2))
+        print_json(header)
         return 0
     spec, run = loaded.spec, loaded.run
     rows = {
@@ -45,5 +43,5 @@ def run(argv: Sequence[str]) -> int:
     }
     say("")
     table(["", ""], rows.items(), bold=True)
-    print(json.dumps(config.to_json(run.model), indent=2))
+    print_json(run.model)
     return 0
