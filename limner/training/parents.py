@@ -109,12 +109,13 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
         if parent.size:
             height, width = parent.size(run.model, spec)
             wanted = replace(spec, height=height, width=width)
-        if getattr(run.model, field):
-            if builds_on(path, out):
-                raise LimnerError(
-                    f"{out} cannot build on {path}, which is the same run or was built on it: name another run with "
-                    f"--model.{field}."
-                )
+        named = getattr(run.model, field)
+        if named and builds_on(path, out):
+            raise LimnerError(
+                f"{out} cannot build on {path}, which is the same run or was built on it: name another run with "
+                f"--model.{field}."
+            )
+        if named or (resume and checkpoint.exists(path)):
             models[field] = checkpoint.load(path, "meta").model
         else:
             first = first_run(run, field, out, spec, epoch, resume)

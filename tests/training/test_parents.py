@@ -342,6 +342,16 @@ def test_a_named_parent_and_one_below_it(nested, pictures, tmp_path):
     assert same(toolkit.load(tmp_path / "other").model.tokeniser.state_dict(), model.tokeniser.state_dict())
 
 
+def test_a_parent_under_training_needs_its_own_no_more(nested, pictures, tmp_path, monkeypatch):
+    ae = train_toy(pictures, tmp_path / "ae", family="toy_autoencoder", size=8).out
+    model = {"tokens": tokens(autoencoder=str(ae))}
+    with monkeypatch.context() as patch:
+        stop_at(patch, "toy_tokeniser", 8)
+        train_toy(pictures, tmp_path / "run", "100img", model=model)
+    shutil.rmtree(ae)
+    assert train_toy(pictures, tmp_path / "run", "100img", model=model, resume=True).seen >= 100
+
+
 def tokens(**settings: object):
     return dataclasses.replace(families.load("toy_prior").presets["tiny"].model.tokens, **settings)
 
