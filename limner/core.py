@@ -84,30 +84,28 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """One optimiser's turn in a step."""
+    """What one optimiser minimises in a step."""
 
-    trains: str  # the submodule it moves; also names its optimiser
+    trains: str  # the submodule that is trained; also the name of its optimiser
     loss: Callable[[Batch], dict[str, Tensor]]  # named scalar terms; those not in ``shown`` are summed
-    every: int = 1  # lazy regularisers: due when the step's number is a multiple of this
-    shown: tuple[str, ...] = ()  # terms that are logged and not lowered
+    every: int = 1  # steps between updates; above 1 for lazy regularisers
+    shown: tuple[str, ...] = ()  # terms that are logged and not minimised
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """What is lowered: the float32 sum of the terms that are not only shown."""
+        """The loss that is minimised: the float32 sum of the terms that are not only shown."""
         return torch.stack([value.float() for name, value in terms.items() if name not in self.shown]).sum()
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A family's named starting point, declared beside its Config."""
+    """A named starting point of a family: settings, and what they were published for."""
 
     model: Any  # the family's Config
     training: Training
-    size: tuple[int, int] | None = None  # (height, width) that a paper used; None: as the data has it
-    channels: int | None = None
-    classes: int = 0  # that a paper's network distinguishes, for its count
-    parameters: Mapping[str, int] | None = (
-        None  # trainable ones by submodule, as the public implementation has them
-    )
+    size: tuple[int, int] | None = None  # (height, width) in the paper; None: as the data has it
+    channels: int | None = None  # in the paper; None: as the data has it
+    classes: int = 0  # in the paper, where ``parameters`` depends on them
+    parameters: Mapping[str, int] | None = None  # trainable, by submodule, in the public implementation
 
 
 @dataclass(frozen=True)
@@ -206,14 +204,16 @@ def mix(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-Seed = int | tuple[int, int, float]  # of an image; or of two, and how far from the first to the second
+Seed = (
+    int | tuple[int, int, float]
+)  # of an image; or of two images, and how far from the first to the second, 0 to 1
 
 
 class Draws:
-    """One independent random stream per image, so no image depends on its neighbours in the batch.
+    """One independent random stream per image, so no image depends on the others of its batch.
 
-    Drawn on the CPU whatever the device, so a seed names the same noise everywhere. Between two seeds, normal
-    numbers lie on the quarter circle from the one's to the other's, which keeps them normal; all else is the first's.
+    Drawn on the CPU, so that a seed gives the same noise on every device. For a seed between two, normal numbers are
+    interpolated on a quarter circle, which keeps them normal; all other numbers are those of the first seed.
     """
 
     def __init__(self, seeds: Sequence[Seed], device: torch.device | str = "cpu"):
@@ -260,11 +260,11 @@ class Draws:
 
 
 class Model(nn.Module):
-    """What every family is: ``Model(config, spec)``, its objectives, and the capabilities it shows.
+    """The base class of every family: ``Model(config, spec)`` has objectives, and the capabilities of its methods.
 
-    Subclasses set the class attributes below and implement ``objectives``. A config or a spec that a
-    family cannot take is refused in ``__init__`` with a LimnerError of one sentence. Construction must
-    also work on the meta device.
+    Subclasses set the class attributes below and implement ``objectives``. ``__init__`` raises LimnerError, one
+    sentence, for a config or a spec that the family cannot take, or SizeError (networks/checks.py) for settings that
+    make no network; it must also work on the meta device.
     """
 
     Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
@@ -300,7 +300,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def advance(self, seen: int) -> None:
-        """Called before each step; must be a pure function of images seen (growth, ramps)."""
+        """Set what depends on the images seen so far (growth, ramps); called before each step."""
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -374,25 +374,25 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class Latent(Protocol):
-    """Draws an image from one point. ``sample`` is the two of these, with what its knobs change between.
+    """Draws an image from one latent vector. ``sample`` applies both methods, and its settings in between.
 
-    Where the model follows labels, the condition given here always has one an image.
+    If the model follows labels, the condition has one for each image.
     """
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
-        """[B, D], one point an image: noise, or what a mapping network makes of it; nothing truncated."""
+        """[B, D], one latent an image: noise, or the output of a mapping network; never truncated."""
         ...
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
-        """[B, D] -> [B, *spec.shape] in [-1, 1], differentiable; the same point gives the same image."""
+        """[B, D] -> [B, *spec.shape] in [-1, 1], differentiable and deterministic."""
         ...
 
 
 @runtime_checkable
 class Layered(Latent, Protocol):
-    """Each layer of the painter may be given a point of its own, so that images mix: coarse of one, fine of another.
+    """Each layer of the generator can take a latent of its own, so that images mix: coarse of one, fine of another.
 
-    Such points need not lie round their centre, as noise does.
+    Such latents need not have mean 0, unlike noise.
     """
 
     layers: int  # L, the coarsest first; ``paint`` also takes [B, L, D]
@@ -400,7 +400,7 @@ class Layered(Latent, Protocol):
 
 @runtime_checkable
 class Directed(Protocol):
-    """Knows from its weights along which directions an image changes most."""
+    """Has directions in its latent space, found from its weights, along which images change most."""
 
     def directions(self) -> Tensor:
         """[K, D] of length 1, the strongest first."""

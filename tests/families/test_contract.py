@@ -156,6 +156,9 @@ def test_declares_itself(family: type[Model]) -> None:
     assert family.reads <= {"given", *(f.name for f in dataclasses.fields(Condition))} - {"size"}
     assert dataclasses.is_dataclass(family.Config) and family.Config.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert dataclasses.is_dataclass(family.Sampling)
+    for config in configs_in(family.presets["tiny"].model):
+        optional = {*getattr(config, "may_be_zero", ()), *getattr(config, "may_be_negative", ())}
+        assert optional <= {field.name for field in dataclasses.fields(config)}
     family.Sampling()  # every knob has a default
     model = build(family)
     submodules = {name for name, _ in model.named_children()}
@@ -163,6 +166,14 @@ def test_declares_itself(family: type[Model]) -> None:
     assert not {*family.averaged} & {*model.frozen}
     for preset in family.presets.values():
         assert {o.trains for o in model.objectives()} == preset.training.optimisers.keys()
+
+
+def configs_in(config: Any) -> Iterator[Any]:
+    """The config and those inside it."""
+    yield config
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from configs_in(value)
 
 
 @every_family
