@@ -1,15 +1,23 @@
-"""Losses against numbers that the public implementations gave."""
+"""Losses, against numbers of public implementations."""
 
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from limner.losses import adversarial
+from limner.losses.adversarial import gradient_penalty, relativistic_d, relativistic_g, squared_gradient_norm
+from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
+from tests.helpers import golden
 
 REAL = torch.tensor([1.5, -0.3, 0.2, 2.1], dtype=torch.float64)
 FAKE = torch.tensor([-0.7, 0.4, 1.2, -2.0], dtype=torch.float64)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +69,56 @@ def test_sigma_zero_is_the_optimal_sigma() -> None:
     best = math.sqrt((drawn - image).square().mean())
     assert fitted.item() == pytest.approx(nll_gaussian(drawn, image, best).mean().item(), rel=1e-5)
     assert all(fitted < nll_gaussian(drawn, image, best * factor).mean() for factor in (0.9, 1.1))
+
+
+def test_self_distillation_is_dinos() -> None:
+    student = [[-0.038, -1.199, 0.722, 1.926, -0.291, 1.202], [0.886, -0.425, 0.64, -0.237, 1.177, 0.093],
+               [-0.34, 0.651, 1.156, 1.499, 0.551, -0.331], [0.585, 1.551, -0.35, 0.658, 0.53, 1.77],
+               [0.723, -1.085, 0.296, 0.74, 0.071, -0.621], [-1.299, -0.76, 0.228, 0.276, 0.062, 1.142],
+               [-1.21, 0.747, 2.468, -0.177, -0.152, -1.003], [2.649, -1.577, -1.357, -0.84, -1.419, 0.007],
+    ]  # fmt: skip
+    teacher = [[-0.875, -0.782, 1.215, 0.118, 0.542, -0.85], [-0.393, 0.059, 1.505, 1.281, 0.616, 0.17],
+               [0.976, 0.053, -0.152, 0.238, -0.489, -0.371], [1.872, 1.611, 0.037, 1.136, 0.41, 1.47]]  # fmt: skip
+    centre = torch.tensor([0.124, -0.054, -0.162, 0.102, 0.059, 0.063], dtype=torch.float64)
+    s = torch.tensor(student, dtype=torch.float64).unflatten(0, (4, 2))  # four views of two images
+    t = torch.tensor(teacher, dtype=torch.float64).unflatten(0, (2, 2))
+    assert self_distillation(s, centre_and_sharpen(t, centre, 0.04), 0.1).item() == pytest.approx(
+        14.099220227183844, rel=1e-9
+    )
+    moved = centre.lerp(t.flatten(0, 1).mean(0), 0.1)
+    expected = [0.1511, -0.025074999999999997, -0.08067500000000002, 0.161125, 0.08007500000000001, 0.067175]
+    torch.testing.assert_close(moved, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_sinkhorn_uses_prototypes_equally_often() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(2, 8, 4, dtype=torch.float64) + torch.tensor([3.0, 0, 0, 0])  # one is liked by all
+    says = sinkhorn(scores, temperature=0.5, rounds=50)
+    torch.testing.assert_close(says.sum(2), torch.ones(2, 8, dtype=torch.float64))
+    torch.testing.assert_close(says.sum((0, 1)), torch.full((4,), 4.0, dtype=torch.float64))
+    assert (says.flatten(0, 1).argmax(1).bincount(minlength=4) > 0).all()
+
+
+def test_gradient_penalties() -> None:
+    given, expected = golden("gradient_penalties")
+
+    def critic(x: Tensor) -> Tensor:
+        return (x * given["w"]).flatten(1).sum(1) + 0.5 * x.square().flatten(1).sum(1)
+
+    real, fake = given["real"].requires_grad_(), given["fake"].requires_grad_()
+    r1, r2 = squared_gradient_norm(critic(real), real), squared_gradient_norm(critic(fake), fake)
+    close(r1, expected["r1_per_sample"])
+    close(10 / 2 * r1.mean(), torch.tensor(expected["stylegan2_r1_gamma10"], dtype=torch.float64))
+    close(2 / 2 * (r1.mean() + r2.mean()), torch.tensor(expected["r3gan_gamma2"], dtype=torch.float64))
+    part = given["mix_alpha"][:, None, None, None]
+    mixed = real.lerp(fake, part).detach().requires_grad_()
+    found = 10 * gradient_penalty(critic(mixed), mixed)
+    close(found, torch.tensor(expected["wgangp_lambda10"], dtype=torch.float64))
+
+
+def test_relativistic_scores_are_compared_pair_by_pair() -> None:
+    given, expected = golden("gan_losses")
+    real, fake = given["real"], given["fake"]
+    assert relativistic_d(real, fake).item() == pytest.approx(expected["rpgan_d"], rel=1e-9)
+    assert relativistic_g(real, fake).item() == pytest.approx(expected["rpgan_g"], rel=1e-9)
+    assert relativistic_d(real, fake) != relativistic_d(real, fake.flip(0))
