@@ -106,11 +106,6 @@ def velocity(data: Tensor, x_t: Tensor, t: Tensor, sigma_floor: float = 0.0) -> 
     return (data - x_t) / (1 - expand_dims(t, x_t)).clamp(min=sigma_floor)
 
 
-def data(velocity: Tensor, x_t: Tensor, t: Tensor, sigma_floor: float = 0.0) -> Tensor:
-    """The inverse of `velocity`: x_t + (1 - t) v."""
-    return x_t + (1 - expand_dims(t, x_t)).clamp(min=sigma_floor) * velocity
-
-
 def stratified(n: int, device: torch.device | str = "cpu") -> Tensor:
     """[n] numbers in (0, 1), one at random from each nth part, in random order (after Kingma 2021, app. I.1).
 

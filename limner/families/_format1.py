@@ -132,7 +132,15 @@ WEIGHTS: dict[str, dict[str, str]] = {
     },
     "edm": {**_UNET, **_PAPER_UNETS},
     "flow": {**_EMBEDDER, **_UNET},
-    "latent": {**_EMBEDDER, **_PATCH_EMBED, **_CODEC, **_UNET, **_PAPER_UNETS},
+    "latent": {
+        r"^centre$": "latent_mean",
+        r"^rate$": "latent_scale",
+        **_EMBEDDER,
+        **_PATCH_EMBED,
+        **_CODEC,
+        **_UNET,
+        **_PAPER_UNETS,
+    },
     "mae": {
         **_VIT,
         r"^network\.enter\.": "network.decoder_embed.",

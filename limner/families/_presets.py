@@ -24,11 +24,6 @@ def gan_training(lr: float, betas: tuple[float, float], **options: Any) -> Train
 SMALL_UNET = training(Optimiser("muon", lr=2e-3, matrix_lr=0.008), "network", batch=32, samples=16, clip=1.0)
 TINY_UNET = replace(SMALL_UNET, batch=16)
 BASE_MUON = training(
-    Optimiser("muon", lr=5e-4, matrix_lr=0.01),
-    "network",
-    batch=256,
-    flat=0.5,
-    warmup=10_000,
-    clip=1.0,
+    Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, flat=0.5, warmup=10_000, clip=1.0,
     average=500_000.0,
-)
+)  # fmt: skip

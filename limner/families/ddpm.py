@@ -1,4 +1,4 @@
-"""Denoising diffusion in a thousand steps, unconditional or by label: a U-Net guesses the noise in an image.
+"""Denoising diffusion in a thousand steps, unconditional or by label: a U-Net predicts the noise in an image.
 
 Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models". By its config also Nichol and Dhariwal 2021
 (cosine schedule, learned variance, fewer steps) and Dhariwal and Nichol 2021 (network=adm).
@@ -28,14 +28,13 @@ from limner.core import (
     Optimiser,
     Part,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.objectives import Prediction, diffusion_denoised, diffusion_loss
 from limner.diffusion.paths import Schedule, Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
-from limner.families._presets import SMALL_UNET
+from limner.families._presets import SMALL_UNET, training
 from limner.networks import exchange
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
@@ -46,21 +45,21 @@ from limner.networks.unets.shape import UNetShape
 class DDPMConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "head_width")
 
-    network: Literal["quick", "ddpm", "adm"] = "quick"  # ddpm: as Ho 2020 has it; adm: Dhariwal 2021
+    network: Literal["quick", "ddpm", "adm"] = "quick"  # quick: for a CPU; ddpm: Ho 2020; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    # shorter sides of the feature maps that attend (quick: in patches)
+    # shorter sides of feature maps with attention (quick: in patches)
     attention_resolutions: tuple[int, ...] = (4,)
-    head_width: int = 64  # channels of an attention head; 0: one head of all
+    head_width: int = 64  # channels of an attention head; 0: a single head
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
-    scale_shift: bool = True  # adm: the time scales and shifts features, rather than being added to them
-    resample_blocks: bool = True  # adm: levels are joined by residual blocks
-    order: Literal["heads", "split"] = "heads"  # adm: of queries, keys and values; split: as at 64 pixels
+    scale_shift: bool = True  # adm: the time embedding scales and shifts features; false: it is added
+    resample_blocks: bool = True  # adm: residual blocks change the resolution
+    order: Literal["heads", "split"] = "heads"  # adm: layout of queries, keys and values; split: ADM at 64x64
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
-    steps: int = 1000  # from data to noise
+    steps: int = 1000  # diffusion steps from data to noise
     schedule: Schedule = "linear"  # noise schedule over the steps; cosine: Nichol 2021
     predict: Prediction = "noise"  # velocity: Salimans 2022; data: Li and He 2025
     learn_variance: bool = False  # learn the variance of the ancestral solver's steps (Nichol 2021)
@@ -98,8 +97,8 @@ class Network(nn.Module):
         self.shape = shape
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        share = t.float() / self.steps
-        return self.unet(x, share if self.quick else 1000 * share, label)  # [B, out, H, W]
+        time = t.float() / self.steps  # [B] in [0, 1)
+        return self.unet(x, time if self.quick else 1000 * time, label)  # [B, out, H, W]
 
 
 class DDPM(Model):
@@ -115,12 +114,13 @@ class DDPM(Model):
     def __init__(self, config: DDPMConfig, spec: ImageSpec):
         super().__init__(config, spec)
         if config.steps < 2:
-            raise LimnerError("ddpm needs two steps or more, such as --model.steps 1000.")
+            raise LimnerError(
+                f"--model.steps {config.steps} is out of range: ddpm needs 2 or more, such as 1000."
+            )
         with torch.device("cpu"):
             self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
         out = spec.channels * (2 if config.learn_variance else 1)
-        classes = choose_classes(self)
-        self.network = Network(config, spec.channels, out, (spec.height, spec.width), classes)
+        self.network = Network(config, spec.channels, out, (spec.height, spec.width), choose_classes(self))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
@@ -209,54 +209,30 @@ def halflife(decay: float, batch: int) -> float:
 
 
 DDPM.presets = {
-    "tiny": Preset(
-        DDPMConfig(width=16, multiples=(1, 2), head_width=16),
-        replace(SMALL_UNET, batch=16, average=100.0),
-    ),
-    # Velocity and cosine: after 10,000 digits a Frechet distance of 18 rather than 33 (see docs/log.md).
+    "tiny": Preset(DDPMConfig(width=16, multiples=(1, 2), head_width=16), replace(SMALL_UNET, batch=16, average=100.0)),
+    # Velocity and cosine: Frechet distance 18 instead of 33 after 10,000 digits (see docs/log.md).
     "small": Preset(DDPMConfig(predict="velocity", schedule="cosine"), SMALL_UNET),
     "base": Preset(
         DDPMConfig(
-            network="adm",
-            width=128,
-            multiples=(1, 2, 2, 3),
-            blocks=2,
-            attention_resolutions=(32, 16, 8),
-            dropout=0.1,
-            schedule="cosine",
-            learn_variance=True,
+            network="adm", width=128, multiples=(1, 2, 2, 3), blocks=2, attention_resolutions=(32, 16, 8), dropout=0.1,
+            schedule="cosine", learn_variance=True,
         ),
-        Training(
-            batch=128,
-            optimisers={"network": Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999))},
-            flat=0.5,
-            warmup=10_000,
-            clip=1.0,
+        training(
+            Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, flat=0.5, warmup=10_000, clip=1.0,
             average=500_000.0,
         ),
     ),
     # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip).
     "paper": Preset(
         DDPMConfig(
-            network="ddpm",
-            width=128,
-            multiples=(1, 2, 2, 2),
-            blocks=2,
-            attention_resolutions=(16,),
-            head_width=0,
+            network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(16,), head_width=0,
             dropout=0.1,
         ),
-        Training(
-            batch=128,
-            optimisers={"network": Optimiser("adam", lr=2e-4, betas=(0.9, 0.999))},
-            schedule="constant",
-            warmup=5000 * 128,
-            clip=1.0,
-            average=halflife(0.9999, 128),
-            average_rampup=0.0,
+        training(
+            Optimiser("adam", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, schedule="constant",
+            warmup=5000 * 128, clip=1.0, average=halflife(0.9999, 128), average_rampup=0.0,
         ),
-        size=(32, 32),
-        channels=3,
+        size=(32, 32), channels=3,
         parameters={"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
     ),
-}
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A transformer that denoises: diffusion or flow matching over patches, unconditional, by label or by text.
+"""A transformer on patches: diffusion or flow matching, unconditional, by label or by text.
 
 Peebles and Xie 2023, "Scalable Diffusion Models with Transformers": noise is predicted in 1000 steps, with each
 step's variance. Or along the straight path, its velocity (Ma 2024, SiT) or the clean image (Li and He 2025, JiT).
@@ -7,7 +7,7 @@ step's variance. Or along the straight path, its velocity (Ma 2024, SiT) or the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -26,7 +26,6 @@ from limner.core import (
     Objective,
     Optimiser,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.objectives import (
@@ -40,7 +39,7 @@ from limner.diffusion.objectives import (
 from limner.diffusion.paths import Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition
-from limner.families._presets import BASE_MUON, SMALL_UNET
+from limner.families._presets import BASE_MUON, training
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.text.encoder import TextConfig
 
@@ -139,13 +138,11 @@ class DiT(Model):
 DiT.presets = {
     "tiny": Preset(
         DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TextConfig(width=32, layers=1)),
-        Training(
-            batch=16, optimisers={"network": Optimiser("adamw", lr=4e-3, matrix_lr=0.01)}, average=100.0
-        ),
+        training(Optimiser("adamw", lr=4e-3, matrix_lr=0.01), "network", batch=16, average=100.0),
     ),
     "small": Preset(
         DiTConfig(body=DiTBlocks(width=192, heads=3, qk_norm=True, rope=True, swiglu=True)),
-        replace(SMALL_UNET, optimisers={"network": Optimiser("muon", lr=2e-3, matrix_lr=0.01)}),
+        training(Optimiser("muon", lr=2e-3, matrix_lr=0.01), "network", batch=32, samples=16, clip=1.0),
     ),
     "base": Preset(
         DiTConfig(
@@ -156,19 +153,12 @@ DiT.presets = {
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
     "paper": Preset(
-        DiTConfig(
-            body=DiTBlocks(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02
+        DiTConfig(body=DiTBlocks(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
+        training(
+            Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
+            average=1_774_000.0, average_rampup=0.0,
         ),
-        Training(
-            batch=256,
-            optimisers={"network": Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999))},
-            schedule="constant",
-            average=1_774_000.0,
-            average_rampup=0.0,
-        ),
-        size=(32, 32),
-        channels=4,
-        classes=1000,
+        size=(32, 32), channels=4,
         parameters={"network": 130_315_808},  # B/2 on 32x32x4 latents, facebookresearch/DiT
     ),
-}
+}  # fmt: skip

@@ -1,7 +1,7 @@
-"""Denoising at any level of noise, unconditional or by label: every choice of a diffusion model made on its own.
+"""Diffusion at continuous noise levels, unconditional or by label.
 
 Karras, Aittala, Aila and Laine 2022, "Elucidating the Design Space of Diffusion-Based Generative Models". The
-network sees images scaled to variance 1, guesses what lies between signal and noise, and heun's solver draws.
+network's input and target are scaled to variance 1 at every noise level, and Heun's solver draws.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from limner.core import (
     Objective,
     Optimiser,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
-from limner.families._presets import SMALL_UNET
+from limner.families._presets import SMALL_UNET, training
 from limner.networks.images import augment_conditioning
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
@@ -47,14 +46,16 @@ class EDMConfig:
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    # shorter sides of the feature maps that attend (quick: in patches)
+    # shorter sides of feature maps with attention (quick: in patches)
     attention_resolutions: tuple[int, ...] = (4,)
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     head_width: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
-    augment: float = 0.0  # chance that an image is turned, stretched and so on, of which the network is told
+    augment: float = (
+        0.0  # probability of each augmentation; the network is conditioned on them (appendix F.2)
+    )
     sigma_data: float = 0.5  # standard deviation of the data
     noise_mean: float = -1.2  # sigma in training is exp(normal): mean of the normal (P_mean)
     noise_std: float = 1.2  # standard deviation of that normal (P_std)
@@ -95,13 +96,15 @@ class Network(nn.Module):
         )  # fmt: skip
         self.unet = QuickUNet(shape, c.head_width, numbers) if self.quick else SongUNet(shape, numbers)
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None, done: Tensor | None = None) -> Tensor:
-        """``done`` [B, 9] tells what was done to an image."""
-        skip, out, into, noise = preconditioning(sigma, self.sigma_data)
+    def forward(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None, augmented: Tensor | None = None
+    ) -> Tensor:
+        """``augmented`` [B, 9]: the augmentations of each image; None or 0 for none."""
+        c_skip, c_out, c_in, noise = preconditioning(sigma, self.sigma_data)
         if self.quick:
             noise = (noise + 1.6) / 2.8  # from 0 at sigma = 0.0017 to 1 at 120
-        guess = self.unet(expand_dims(into, x) * x, noise, label, done)  # [B, C, H, W]
-        return expand_dims(skip, x) * x + expand_dims(out, x) * guess  # [B, C, H, W]
+        out = self.unet(expand_dims(c_in, x) * x, noise, label, augmented)  # [B, C, H, W]
+        return expand_dims(c_skip, x) * x + expand_dims(c_out, x) * out  # [B, C, H, W]
 
 
 class EDM(Model):
@@ -114,26 +117,24 @@ class EDM(Model):
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        classes = choose_classes(self)
-        self.network = Network(config, spec, classes)
+        self.network = Network(config, spec, choose_classes(self))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Karras 2022, eq. 2 and table 1, with one noise level from each nth part of its range."""
+        """Karras 2022, eq. 2 and table 1, with stratified noise levels."""
         c, data = self.config, batch.image
-        done = None
-        if c.augment and self.training:  # held-out images are measured as they are
-            data, done = augment_conditioning.augment(data, c.augment)
-        sigma = (
-            c.noise_mean + c.noise_std * paths.normal_from(paths.stratified(len(data), data.device))
-        ).exp()
+        augmented = None
+        if c.augment and self.training:  # not for the held-out loss
+            data, augmented = augment_conditioning.augment(data, c.augment)
+        normal = paths.normal_from(paths.stratified(len(data), data.device))
+        sigma = (c.noise_mean + c.noise_std * normal).exp()
         label = batch.condition.label
         if label is not None:
             label = torch.where(torch.rand(len(data), device=data.device) < c.condition_dropout, -1, label)
         x = data + expand_dims(sigma, data) * torch.randn_like(data)
-        error = self.network(x, sigma, label, done) - data  # [B, C, H, W]
+        error = self.network(x, sigma, label, augmented) - data  # [B, C, H, W]
         return {"image": (expand_dims(weight(sigma, c.sigma_data), data) * error.square()).mean()}
 
     def embed(self, condition: Condition) -> ConditionEmbedding:
@@ -160,51 +161,32 @@ class EDM(Model):
 
 EDM.presets = {
     "tiny": Preset(
-        EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1),
-        replace(SMALL_UNET, batch=16, average=100.0),
+        EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1), replace(SMALL_UNET, batch=16, average=100.0)
     ),
-    # More of the noise where shapes are decided: after 10,000 digits 11.4 rather than 15.1 (see docs/log.md).
+    # More training at the noise levels that decide shapes: Frechet distance 11.4 instead of 15.1 after 10,000 digits
+    # (see docs/log.md).
     "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4), SMALL_UNET),
     "base": Preset(
         EDMConfig(
-            network="song",
-            width=128,
-            multiples=(1, 2, 2, 2),
-            blocks=2,
-            attention_resolutions=(32, 16),
-            dropout=0.1,
+            network="song", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(32, 16), dropout=0.1,
             augment=0.1,
         ),
-        Training(
-            batch=256,
-            optimisers={"network": Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))},
-            flat=0.5,
-            warmup=100_000,
-            clip=1.0,
+        training(
+            Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, flat=0.5, warmup=100_000, clip=1.0,
             average=500_000.0,
         ),
     ),
     # CIFAR-10 without labels: 200 million images.
     "paper": Preset(
         EDMConfig(
-            network="song",
-            width=128,
-            multiples=(2, 2, 2),
-            blocks=4,
-            attention_resolutions=(16,),
-            dropout=0.13,
-            condition_dropout=0.0,
-            augment=0.12,
+            network="song", width=128, multiples=(2, 2, 2), blocks=4, attention_resolutions=(16,), dropout=0.13,
+            condition_dropout=0.0, augment=0.12,
         ),
-        Training(
-            batch=512,
-            optimisers={"network": Optimiser("adam", lr=1e-3, betas=(0.9, 0.999))},
-            schedule="constant",
-            warmup=10_000_000,
-            average=500_000.0,
+        training(
+            Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)), "network", batch=512, schedule="constant",
+            warmup=10_000_000, average=500_000.0,
         ),
-        size=(32, 32),
-        channels=3,
+        size=(32, 32), channels=3,
         parameters={"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
     ),
-}
+}  # fmt: skip

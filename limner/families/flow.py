@@ -25,13 +25,12 @@ from limner.core import (
     Objective,
     Optimiser,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition
-from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
+from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
@@ -47,11 +46,11 @@ class FlowConfig(FlowMatching):
     patch: int = 2  # pixels a side of a patch, folded into the channels
     widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
     blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
-    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
-    # of those that attend to the text alone, which costs less
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of feature maps with attention, in patches
+    # those with cross-attention to the text alone, which is cheaper
     cross_attention_resolutions: tuple[int, ...] = (8,)
     head_width: int = 64  # channels of an attention head
-    embedding: int = 128  # width of what the blocks are told of time and condition
+    embedding: int = 128  # width of the embedding of time and condition
     dropout: float = 0.0  # inside the blocks
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
@@ -135,25 +134,16 @@ class Flow(Model):
 Flow.presets = {
     "tiny": Preset(
         FlowConfig(
-            widths=(16, 32),
-            blocks=(1, 1),
-            attention_resolutions=(4,),
-            cross_attention_resolutions=(16,),
-            head_width=16,
-            embedding=32,
-            text=TextConfig(width=32, layers=1),
+            widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,),
+            head_width=16, embedding=32, text=TextConfig(width=32, layers=1),
         ),
         TINY_UNET,
     ),
     "small": Preset(FlowConfig(), SMALL_UNET),
     "base": Preset(
         FlowConfig(
-            widths=(128, 256, 512, 512),
-            blocks=(2, 2, 3, 3),
-            attention_resolutions=(8, 4),
-            cross_attention_resolutions=(16,),
-            embedding=512,
-            text=TextConfig(width=512, layers=6, length=512),
+            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
+            cross_attention_resolutions=(16,), embedding=512, text=TextConfig(width=512, layers=6, length=512),
             dropout=0.1,
         ),
         BASE_MUON,
@@ -161,18 +151,10 @@ Flow.presets = {
     # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
     "paper": Preset(
         FlowConfig(
-            patch=1,
-            widths=(256, 512, 512, 512),
-            blocks=(2, 2, 2, 2),
-            attention_resolutions=(16,),
-            cross_attention_resolutions=(16,),
-            time_uniform=1.0,
+            patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention_resolutions=(16,),
+            cross_attention_resolutions=(16,), time_uniform=1.0,
         ),
-        Training(
-            batch=256,
-            optimisers={"network": Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))},
-            warmup=45_000 * 256,
-        ),
+        training(Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, warmup=45_000 * 256),
         size=(32, 32),
     ),
-}
+}  # fmt: skip

@@ -1,7 +1,7 @@
-"""Latent diffusion: a network draws the code of an image, and a frozen autoencoder the image from its code.
+"""Latent diffusion: a network draws the latent of an image, and a frozen autoencoder decodes it.
 
 Rombach 2022, "High-Resolution Image Synthesis with Latent Diffusion Models": noise is predicted in 1000 steps. Or
-along the straight path, the velocity or the clean code.
+flow matching: the velocity or the clean latent is predicted along the straight path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from limner.core import (
     Optimiser,
     Parent,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.objectives import (
@@ -43,7 +42,7 @@ from limner.diffusion.paths import NoiseLevel
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition
-from limner.families._presets import BASE_MUON, SMALL_UNET
+from limner.families._presets import BASE_MUON, SMALL_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
@@ -60,10 +59,14 @@ with torch.device("cpu"):  # even where a model is laid out on another device
 class LatentConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
-    autoencoder: str = ""  # run of autoencoder whose codes are drawn; without it one is trained first
-    codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # its settings; or that run's
-    channelwise: bool = True  # each number of a code gets deviation 1, and mean 0; else all together
-    network: Literal["quick", "ldm", "dit"] = "quick"  # U-Nets, for a CPU or the paper's; a transformer
+    autoencoder: str = ""  # run of autoencoder whose latents are drawn; empty: one is trained first
+    codec: AutoencoderConfig = field(
+        default_factory=AutoencoderConfig
+    )  # settings of the autoencoder that is trained
+    channelwise: bool = True  # scale each latent channel to mean 0 and variance 1; false: one scale for all
+    network: Literal["quick", "ldm", "dit"] = (
+        "quick"  # U-Nets for a CPU (quick) or of the paper (ldm); dit: transformer
+    )
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
@@ -76,7 +79,7 @@ class LatentConfig(FlowMatching):
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(
         default_factory=TextConfig
-    )  # the text encoder; a label is a token as wide, for ldm
+    )  # text encoder; for ldm, a label is a token of its width
     time_mean: float = -0.4  # flow matching: training times are sigmoid(normal); mean of the normal
 
 
@@ -89,7 +92,7 @@ class LatentSampling(SamplingConfig):
 
 
 class Network(nn.Module):
-    """Noisy code [B, C, h, w], time [B] in [0, 1] and condition -> [B, C, h, w]; 0 at first."""
+    """Noisy latent [B, C, h, w], time [B] in [0, 1] and condition -> [B, C, h, w]; 0 at first."""
 
     def __init__(self, config: LatentConfig, shape: tuple[int, int, int], condition: str, classes: int):
         c, (channels, *sides) = config, shape
@@ -119,7 +122,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         tokens, mask = condition.tokens, condition.mask
-        if self.kind == "ldm":  # it is told by tokens alone
+        if self.kind == "ldm":  # conditioned by tokens alone
             if condition.embedding is not None:
                 first = condition.embedding[:, None]  # [B, 1, D]
                 tokens = first if tokens is None else torch.cat([first, tokens], dim=1)  # [B, 1 + L, D]
@@ -132,7 +135,7 @@ class Network(nn.Module):
 
 
 class LatentDiffusion(Model):
-    """Codes are drawn as if normal: shifted by ``centre`` and scaled by ``rate``, which the first batch tells."""
+    """The network sees latents less ``latent_mean``, times ``latent_scale``; both are measured on the first batch."""
 
     Config = LatentConfig
     Sampling = LatentSampling
@@ -151,14 +154,14 @@ class LatentDiffusion(Model):
     paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
     about: ClassVar[str] = "diffusion or flow matching in an autoencoder's latent space"
 
-    centre: Tensor
-    rate: Tensor
+    latent_mean: Tensor
+    latent_scale: Tensor
 
     def __init__(self, config: LatentConfig, spec: ImageSpec):
         super().__init__(config, spec)
         if min(spec.height, spec.width) < SMALLEST:
             raise LimnerError(
-                f"latent stands on an autoencoder of images of at least {SMALLEST}x{SMALLEST} pixels, and these have "
+                f"latent needs images of at least {SMALLEST}x{SMALLEST} pixels for its autoencoder, not "
                 f"{spec.height}x{spec.width}: choose a larger --size."
             )
         condition = choose_condition(self, "text", "label")
@@ -166,48 +169,51 @@ class LatentDiffusion(Model):
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))
         self.discrete = config.predict == "noise"  # rather than the straight path
-        self.register_buffer("centre", torch.zeros(self.shape[0], 1, 1))
-        self.register_buffer("rate", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
+        self.register_buffer("latent_mean", torch.zeros(self.shape[0], 1, 1))
+        self.register_buffer("latent_scale", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
-    # ---- codes
+    # ---- latents
 
     @torch.no_grad()
-    def measure(self, code: Tensor) -> None:
-        """Mean and deviation of codes (Rombach 2022, appendix G), from the first batch that is trained on."""
+    def measure_scale(self, latent: Tensor) -> None:
+        """Set the mean and scale of latents (Rombach 2022, appendix G) from the first batch of training."""
         if self.config.channelwise:
-            std, mean = torch.std_mean(code, (0, 2, 3))
+            std, mean = torch.std_mean(latent, (0, 2, 3))
         else:
-            std, mean = code.std().expand(len(self.rate)), torch.zeros_like(self.centre).flatten()
-        self.centre.copy_(mean[:, None, None])
-        self.rate.copy_(1 / std.clamp(min=1e-6)[:, None, None])
+            std, mean = (
+                latent.std().expand(len(self.latent_scale)),
+                torch.zeros_like(self.latent_mean).flatten(),
+            )
+        self.latent_mean.copy_(mean[:, None, None])
+        self.latent_scale.copy_(1 / std.clamp(min=1e-6)[:, None, None])
 
     def scale(self) -> Tensor:
-        return torch.where(self.rate > 0, self.rate, 1.0)
+        return torch.where(self.latent_scale > 0, self.latent_scale, 1.0)
 
     def encode(self, image: Tensor) -> Tensor:
-        """[B, C, H, W] in [-1, 1] -> [B, latent, h, w] of mean 0 and deviation 1."""
-        return (self.autoencoder.posterior(image)[0] - self.centre) * self.scale()
+        """[B, C, H, W] in [-1, 1] -> [B, latent, h, w] of mean 0 and variance 1."""
+        return (self.autoencoder.posterior(image)[0] - self.latent_mean) * self.scale()
 
-    def decode(self, code: Tensor) -> Tensor:
+    def decode(self, latent: Tensor) -> Tensor:
         """[B, latent, h, w] -> [B, C, H, W] in [-1, 1]."""
-        return self.autoencoder.decode(code / self.scale() + self.centre).clamp(-1, 1)
+        return self.autoencoder.decode(latent / self.scale() + self.latent_mean).clamp(-1, 1)
 
-    def codes(self, image: Tensor) -> Tensor:
-        """What is trained on: drawn from the posterior."""
-        with torch.no_grad():
-            code = self.autoencoder.sample(image)
-            if self.training and not self.rate.any():
-                self.measure(code)
-            return (code - self.centre) * self.scale()
+    @torch.no_grad()
+    def training_latents(self, image: Tensor) -> Tensor:
+        """As ``encode``, but drawn from the posterior."""
+        latent = self.autoencoder.sample(image)
+        if self.training and not self.latent_scale.any():
+            self.measure_scale(latent)
+        return (latent - self.latent_mean) * self.scale()
 
     # ---- training
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the noise (Rombach 2022, eq. 3), or of the velocity."""
-        c, data = self.config, self.codes(batch.image)
+        c, data = self.config, self.training_latents(batch.image)
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
@@ -229,26 +235,26 @@ class LatentDiffusion(Model):
             return diffusion_denoised("noise", x, self.network(x, time / DISCRETE.steps, rows), alpha, sigma)
         return flow_denoised(self.config.predict, x, self.network(x, time, rows), sigma)
 
-    def same_codes(self, other: LatentDiffusion) -> bool:
+    def same_latents(self, other: LatentDiffusion) -> bool:
         """Whether the other encodes and decodes as this one does."""
         one, two = self.autoencoder.state_dict(), other.autoencoder.state_dict()
         return (
             one.keys() == two.keys()
             and all(torch.equal(one[name], two[name]) for name in one)
-            and torch.allclose(self.centre, other.centre)
-            and torch.allclose(self.rate, other.rate)
+            and torch.allclose(self.latent_mean, other.latent_mean)
+            and torch.allclose(self.latent_scale, other.latent_scale)
         )
 
     def plan(self, sampling: LatentSampling) -> Plan:
         s = sampling
-        path: paths.Path = STRAIGHT
+        path: paths.Path = DISCRETE if self.discrete else STRAIGHT
         if not self.discrete:
             levels = STRAIGHT.levels(s.steps, s.shift)
         else:
-            path, levels = DISCRETE, ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
+            levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
         return Plan(
             path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode, decode=self.decode,
-            same_space=self.same_codes,
+            same_space=self.same_latents,
         )  # fmt: skip
 
     def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
@@ -266,61 +272,33 @@ def ddim_levels(steps: int) -> list[NoiseLevel]:
 LatentDiffusion.presets = {
     "tiny": Preset(
         LatentConfig(
-            codec=TINY,
-            width=16,
-            attention_resolutions=(2,),
-            head_width=16,
-            text=TextConfig(width=32, layers=1),
+            codec=TINY, width=16, attention_resolutions=(2,), head_width=16, text=TextConfig(width=32, layers=1),
         ),
-        Training(batch=16, optimisers={"network": Optimiser(lr=4e-3)}, average=100.0),
+        training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
     "small": Preset(LatentConfig(), SMALL_UNET),
     "base": Preset(
         LatentConfig(
-            codec=BASE,
-            network="dit",
-            body=DiTBlocks(
-                patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8
-            ),
-            text=TextConfig(width=512, layers=6, length=512),
+            codec=BASE, network="dit", text=TextConfig(width=512, layers=6, length=512),
+            body=DiTBlocks(patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
         ),
         BASE_MUON,
     ),
-    # FFHQ at 256x256, on VQ-f4: 3 numbers for each 4x4 pixels. The half-life is that of an average of 0.9999.
+    # FFHQ at 256x256, on VQ-f4: 3 latent dimensions for each 4x4 pixels. The half-life is that of a decay of 0.9999.
     "paper": Preset(
         LatentConfig(
             codec=AutoencoderConfig(
-                kind="vq",
-                patch=1,
-                width=128,
-                multiples=(1, 2, 4),
-                blocks=2,
-                hidden=3,
-                latent=3,
-                codes=8192,
-                standardise=False,
-                perceptual=1.0,
-                discriminator_width=64,
-                discriminator_layers=3,
+                kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3, codes=8192,
+                standardise=False, perceptual=1.0, discriminator_width=64, discriminator_layers=3,
             ),
-            channelwise=False,
-            network="ldm",
-            width=224,
-            multiples=(1, 2, 3, 4),
-            blocks=2,
-            attention_resolutions=(32, 16, 8),
-            head_width=32,
-            predict="noise",
+            channelwise=False, network="ldm", width=224, multiples=(1, 2, 3, 4), blocks=2,
+            attention_resolutions=(32, 16, 8), head_width=32, predict="noise",
         ),
-        Training(
-            batch=42,
-            optimisers={"network": Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01)},
-            schedule="constant",
-            average=291_000.0,
-            average_rampup=0.0,
+        training(
+            Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01), "network", batch=42, schedule="constant",
+            average=291_000.0, average_rampup=0.0,
         ),
-        size=(256, 256),
-        channels=3,
+        size=(256, 256), channels=3,
         parameters={"autoencoder": 55_322_782, "network": 274_056_163},  # CompVis/latent-diffusion
     ),
-}
+}  # fmt: skip

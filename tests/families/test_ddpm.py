@@ -1,4 +1,4 @@
-"""What only DDPM promises: its papers' numbers, its losses, its knobs; the rest is in test_families.py."""
+"""What only DDPM promises: its papers' numbers, its losses, its knobs; the rest is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ def test_refusals() -> None:
         build(ImageSpec(3, 8, 8, frames=4))
     with pytest.raises(LimnerError, match=r"ddpm.*labels"):
         build(condition="label")
-    with pytest.raises(LimnerError, match=r"ddpm.*steps"):
+    with pytest.raises(LimnerError, match=r"--model.steps 1 .*ddpm needs 2"):
         build(steps=1)
     assert build(PETS, condition="none").network.classes == 0
     assert build(PETS).network.classes == 2

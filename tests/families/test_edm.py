@@ -1,4 +1,4 @@
-"""What only EDM promises: its paper's formulas, its augmentation, its knobs; the rest is in test_families.py."""
+"""What only EDM promises: its paper's formulas, its augmentation, its knobs; the rest is in test_contract.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.diffusion import paths
 from limner.families.edm import EDM, EDMSampling, preconditioning, weight
-from limner.networks.images import augment_conditioning as told
+from limner.networks.images import augment_conditioning
 from limner.networks.unets.song import SongUNet
 from tests.helpers import golden
 
@@ -91,7 +91,7 @@ def test_an_untrained_network_guesses_the_scaled_image_and_has_a_loss_of_one() -
 def test_who_knows_the_answer_draws_it(solver: Any) -> None:
     model = build()
     data = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1
-    model.network.forward = lambda x, sigma, label, done=None: data.expand_as(x)  # type: ignore[method-assign]
+    model.network.forward = lambda x, sigma, label, augmented=None: data.expand_as(x)  # type: ignore[method-assign]
     assert model.loss(Batch(data.expand(8, -1, -1, -1), Condition(8)))["image"] < 1e-8
     drawn = sample(model, Condition(2), [1, 2], solver=solver)
     assert_close(drawn, data.expand_as(drawn), rtol=0, atol=1e-4)
@@ -129,8 +129,8 @@ def smooth(n: int, size: int = 16) -> Tensor:
 def test_without_chance_images_are_mirrored_at_most() -> None:
     torch.manual_seed(0)
     x = smooth(64)
-    found, numbers = told.augment(x, 0.0)
-    assert numbers.shape == (64, told.FEATURES) and not numbers[:, 1:].any()
+    found, numbers = augment_conditioning.augment(x, 0.0)
+    assert numbers.shape == (64, augment_conditioning.FEATURES) and not numbers[:, 1:].any()
     mirrored = numbers[:, 0] > 0
     assert 16 < mirrored.sum() < 48
     assert torch.equal(found[mirrored], x[mirrored].flip(3)) and torch.equal(found[~mirrored], x[~mirrored])
@@ -142,7 +142,7 @@ def test_the_numbers_tell_what_was_done() -> None:
     n, size = 400, 33
     down, right = torch.meshgrid(*[torch.arange(size) - size // 2.0] * 2, indexing="ij")
     blob = torch.exp(-((right / 3) ** 2 + (down / 1.5) ** 2) / 2).expand(n, 1, -1, -1)
-    found, numbers = told.augment(blob, 0.4)
+    found, numbers = augment_conditioning.augment(blob, 0.4)
     mass = found.sum((2, 3))[:, 0]
 
     def moment(a: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Diffusion among codes: their scale, what the network predicts, its levels, its conditions, pictures to start from."""
+"""Latent diffusion: the scale of latents, predictions, levels, conditions, pictures to start from."""
 
 import dataclasses
 
@@ -75,26 +75,28 @@ def test_the_class_conditional_network_has_the_published_size():
     assert network.embedder.label.weight.shape == (1001, 512)
 
 
-# ---- codes
+# ---- latents
 
 
 @pytest.mark.parametrize("channelwise", [True, False])
-def test_the_first_batch_tells_the_scale_of_codes(channelwise):
+def test_the_first_batch_sets_the_scale_of_latents(channelwise):
     model, shown = latent(channelwise=channelwise), batch(32)
     raw = model.autoencoder.posterior(shown.image)[0]
-    assert_close(model.codes(shown.image).mean(), raw.mean(), atol=0.05, rtol=0)  # not measured: as they are
-    assert not model.rate.any(), "measuring is for training"
+    assert_close(
+        model.training_latents(shown.image).mean(), raw.mean(), atol=0.05, rtol=0
+    )  # not measured: as they are
+    assert not model.latent_scale.any(), "measuring is for training"
     model.train()
-    codes = model.codes(shown.image)
+    latents = model.training_latents(shown.image)
     if channelwise:
-        assert_close(codes.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-        assert_close(codes.std((0, 2, 3)), torch.ones(3))
+        assert_close(latents.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+        assert_close(latents.std((0, 2, 3)), torch.ones(3))
     else:
-        assert_close(codes.std(), torch.tensor(1.0)) and not model.centre.any()
-        assert len(model.rate.unique()) == 1
-    before = model.rate.clone()
-    model.codes(3 * batch(8).image)
-    assert torch.equal(model.rate, before), "once for all"
+        assert_close(latents.std(), torch.tensor(1.0)) and not model.latent_mean.any()
+        assert len(model.latent_scale.unique()) == 1
+    before = model.latent_scale.clone()
+    model.training_latents(3 * batch(8).image)
+    assert torch.equal(model.latent_scale, before), "once for all"
     twin = latent(channelwise=channelwise)
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin.eval().encode(shown.image), model.eval().encode(shown.image)), "it is saved"
@@ -102,7 +104,7 @@ def test_the_first_batch_tells_the_scale_of_codes(channelwise):
 
 def test_encoding_and_decoding_are_the_autoencoders():
     model, image = latent(), batch().image
-    model.train().codes(image)
+    model.train().training_latents(image)
     model.eval()
     raw = model.autoencoder.posterior(image)[0]
     assert not torch.allclose(model.encode(image), raw, atol=0.1)
@@ -146,7 +148,7 @@ def test_the_loss_of_a_perfect_network_is_zero(predict, monkeypatch):
     model, shown = latent(predict=predict), batch()
     path = DISCRETE if predict == "noise" else STRAIGHT
     data = model.encode(shown.image)
-    monkeypatch.setattr(model, "codes", lambda image: data)
+    monkeypatch.setattr(model, "training_latents", lambda image: data)
 
     def perfect(x, t, told):
         t = (t * 1000).round().long() if predict == "noise" else t
@@ -163,7 +165,7 @@ def test_the_loss_of_a_perfect_network_is_zero(predict, monkeypatch):
     assert loss > 0.1
 
 
-def test_codes_are_not_clipped_and_the_picture_is(monkeypatch):
+def test_latents_are_not_clipped_and_the_picture_is(monkeypatch):
     model = latent()
     monkeypatch.setattr(model.network, "forward", lambda x, t, told: torch.full_like(x, 5.0))
     canvases = list(model.sample(Condition(2), LatentSampling(steps=3, solver="euler"), Draws([0, 1])))
@@ -288,15 +290,15 @@ def test_what_it_refuses():
         families.build("latent", config, SPEC)
     model, another, scaled = latent(), latent(), latent()
     another.autoencoder.decoder.last.bias.data += 1
-    scaled.rate += 1
+    scaled.latent_scale += 1
     for other in (latent(predict="noise"), another, scaled):
         with pytest.raises(LimnerError, match="same noise schedule and the same autoencoder"):
             list(model.sample(Condition(1), LatentSampling(steps=2, autoguidance=other), Draws([0])))
     list(model.sample(Condition(1), LatentSampling(steps=2, autoguidance=latent()), Draws([0])))
 
 
-def test_some_numbers_of_a_code_may_go_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the code of Peebles 2023 draws: of four numbers the last follows the condition as it was trained to."""
+def test_some_latent_channels_may_go_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the code of Peebles 2023 draws: of four channels the last follows the condition as it was trained to."""
     model = latent(dataclasses.replace(SPEC, classes=("a", "b")))
     monkeypatch.setattr(model, "decode", lambda code: code / 100)  # far from the ends of an image's range
     one = Condition(1, label=torch.tensor([0]))
