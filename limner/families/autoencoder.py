@@ -84,21 +84,21 @@ class Autoencoder(Model):
         Errors are summed over an image beside a KL term and averaged beside a VQ loss, as the papers' weights expect.
         """
         c, image = self.config, batch.image
-        found: Reconstruction = self.autoencoder(image)
-        drawn = found.image  # [B, C, H, W]
+        coded: Reconstruction = self.autoencoder(image)
+        output = coded.image  # [B, C, H, W]
         scale = image[0].numel() if c.kind == "kl" else 1
-        terms = {"pixels": scale * (drawn - image).abs().mean()}
+        terms = {"pixels": scale * (output - image).abs().mean()}
         if c.perceptual:
             network = perceptual_network(image.device)
-            features = network(with_channels(drawn, 3)), network(with_channels(image, 3))
+            features = network(with_channels(output, 3)), network(with_channels(image, 3))
             terms["perceptual"] = c.perceptual * scale * perceptual_distance(*features).mean()
         error = torch.stack(list(terms.values())).sum()
-        if found.logvar is not None:
-            terms["kl"] = c.kl * kl_gaussian(found.mean, found.logvar).mean()
-        if found.entry is not None:
-            terms["codebook"] = c.codebook * vq_loss(found.mean, found.entry, c.commitment, c.legacy)
-        if c.adversarial and self.discriminator.present and drawn.requires_grad:
-            adversarial = hinge_g(self.discriminator(drawn))
+        if coded.logvar is not None:
+            terms["kl"] = c.kl * kl_gaussian(coded.mean, coded.logvar).mean()
+        if coded.entry is not None:
+            terms["codebook"] = c.codebook * vq_loss(coded.mean, coded.entry, c.commitment, c.legacy)
+        if c.adversarial and self.discriminator.present and output.requires_grad:
+            adversarial = hinge_g(self.discriminator(output))
             weight = adaptive_weight(error, adversarial, self.autoencoder.decoder.last.weight)
             terms["adversarial"] = c.adversarial * weight * adversarial
         return terms
@@ -109,8 +109,8 @@ class Autoencoder(Model):
             nothing = torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
             return {"adversarial": 0.0 * nothing}
         with torch.no_grad():
-            drawn = self.autoencoder(batch.image).image
-        return {"adversarial": 0.5 * hinge_d(self.discriminator(batch.image), self.discriminator(drawn))}
+            output = self.autoencoder(batch.image).image
+        return {"adversarial": 0.5 * hinge_d(self.discriminator(batch.image), self.discriminator(output))}
 
     def encode(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, latent, h, w], the posterior's mean."""
@@ -163,12 +163,12 @@ class Autoencoder(Model):
         return model
 
 
-def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, most: float = 1e4) -> Tensor:
-    """Ratio of both losses' gradient norms by the decoder's last layer, at most ``most`` (Esser 2021, eq. 7)."""
+def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
+    """Ratio of both losses' gradient norms by the decoder's last layer, at most ``limit`` (Esser 2021, eq. 7)."""
     (by_error,), (by_adversarial,) = (
         torch.autograd.grad(loss, last, retain_graph=True) for loss in (error, adversarial)
     )
-    return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, most).detach()
+    return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, limit).detach()
 
 
 ADAM = Optimiser("adam", betas=(0.5, 0.9))

@@ -110,8 +110,8 @@ class Attention(nn.Module):
         key = F.max_pool2d(self.key(x), 2).flatten(2).mT  # [B, H W / 4, C / 8]
         value = F.max_pool2d(self.value(x), 2).flatten(2).mT  # [B, H W / 4, C / 2]
         weights = (query @ key.mT).float().softmax(2).to(value.dtype)  # [B, H W, H W / 4]
-        found = (weights @ value).mT.unflatten(2, x.shape[2:])  # [B, C / 2, H, W]
-        return x + self.gamma * self.out(found)  # [B, C, H, W]
+        attended = (weights @ value).mT.unflatten(2, x.shape[2:])  # [B, C / 2, H, W]
+        return x + self.gamma * self.out(attended)  # [B, C, H, W]
 
 
 class ConditionalNorm(nn.Module):
@@ -414,8 +414,8 @@ class BigGAN(Model):
             return
         weights = {id(p): p for p in self.generator.parameters()}
         with torch.inference_mode(False):  # so that an image can be differentiated by its latent later
-            twin = copy.deepcopy(self.generator, weights).eval()
-        for norm in twin.modules():
+            generator = copy.deepcopy(self.generator, weights).eval()
+        for norm in generator.modules():
             if isinstance(norm, nn.BatchNorm2d) and sampling.standing:
                 norm.reset_running_stats()
                 norm.train().momentum = None  # the mean over all passes
@@ -424,9 +424,9 @@ class BigGAN(Model):
             with torch.inference_mode(False), torch.no_grad():
                 draws, any_label = Draws(seeds, self.device), Condition(STANDING_BATCH)
                 z = truncate(self.latent(any_label, draws), sampling.truncation)
-                twin(z, with_labels(self, any_label, draws).label)
+                generator(z, with_labels(self, any_label, draws).label)
             yield i + 1
-        self.measured = {sampling: twin.eval()}
+        self.measured = {sampling: generator.eval()}
 
 
 def _training(
@@ -452,6 +452,7 @@ BigGAN.presets = {
         BigGANConfig(4, 4, (2, 2, 1), attention_resolutions=(8,), chunk=4, embedding=4, latent=8),
         _training((2e-3, 2e-3), 8, average=100.0),
     ),
+    # emoji, 20 minutes: recall 71%
     "small": Preset(
         BigGANConfig(16, 16, (16, 8, 4, 1), attention_resolutions=(16,), embedding=32),
         _training((4e-4, 8e-4), 64, average=5_000.0),

@@ -234,6 +234,7 @@ class ProGAN(Model):
             ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8),
             _training(1e-3, batch=8, average=100.0),
         ),
+        # emoji, 20 minutes: recall 57%
         "small": Preset(
             ProGANConfig(latent=128, maps=384, widest=192, bounded=True, stable=8_000, fade=8_000),
             _training(1e-3, batch=32, average=2_000.0, flat=0.5),

@@ -215,35 +215,26 @@ class R3GAN(Model):
 
     presets = {
         "tiny": Preset(
-            R3GANConfig(
-                latent=8, width=8, widest=8, blocks=1, group=4, gamma=0.1, gamma_end=0.01, burn_in=100
-            ),
+            R3GANConfig(8, width=8, widest=8, blocks=1, group=4, gamma=0.1, gamma_end=0.01, burn_in=100),
             _training(2e-3, batch=8, average=100.0),
         ),
+        # emoji, 20 minutes: recall 61%
         "small": Preset(
-            R3GANConfig(
-                width=24,
-                widest=128,
-                blocks=1,
-                group=16,
-                gamma=1.0,
-                gamma_end=0.2,
-                burn_in=50_000,
-                bounded=True,
-            ),
+            R3GANConfig(width=24, widest=128, blocks=1, gamma=1.0, burn_in=50_000, bounded=True),
             _training(1e-3, batch=32, average=2_000.0),
         ),
         "base": Preset(
             R3GANConfig(width=192, widest=384, gamma=1.0, gamma_end=0.1, burn_in=2_000_000),
             _training(2e-4, batch=256, average=50_000.0),
         ),
+        # FFHQ-64
         "paper": Preset(
             R3GANConfig(),
             _training(2e-4, batch=256, schedule="cosine", average=500_000.0),
             size=(64, 64),
             channels=3,
             parameters={"generator": 22_429_824, "discriminator": 22_381_440},  # brownvc/R3GAN
-        ),  # FFHQ-64
+        ),
     }
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec):

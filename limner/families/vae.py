@@ -120,11 +120,11 @@ class VAE(Model):
         """Negative evidence lower bound in nats an image (Kingma 2014, eq. 10 with one sample)."""
         mean, logvar = self.autoencoder.posterior(batch.image)
         code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)  # [B, latent]
-        drawn = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        output = self.autoencoder.decoder(code).float()  # [B, C, H, W]
         if self.config.likelihood == "bernoulli":
-            nll = nll_bernoulli(drawn, batch.image)
+            nll = nll_bernoulli(output, batch.image)
         else:
-            nll = nll_gaussian(drawn, batch.image, self.config.sigma)
+            nll = nll_gaussian(output, batch.image, self.config.sigma)
         return {"reconstruction": nll.mean(), "kl": self.config.beta * kl_gaussian(mean, logvar).mean()}
 
     def encode(self, image: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ class VAE(Model):
 
     def decode(self, code: Tensor) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1], the mean of the pixels."""
-        drawn = self.autoencoder.decoder(code).float()  # [B, C, H, W]
-        return 2 * drawn.sigmoid() - 1 if self.config.likelihood == "bernoulli" else drawn.clamp(-1, 1)
+        output = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        return 2 * output.sigmoid() - 1 if self.config.likelihood == "bernoulli" else output.clamp(-1, 1)
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, latent]."""
