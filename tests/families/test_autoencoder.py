@@ -73,7 +73,7 @@ def test_the_kl_term_agrees():
     assert_close(kl_gaussian(inputs["mu"], inputs["logvar"]), expected["per_sample"])
 
 
-def test_the_codebook_term_agrees_in_value_and_in_both_slopes():
+def test_the_codebook_term_agrees_in_value_and_both_gradients():
     inputs, expected = golden("vq_commitment")
     z, entries, beta = inputs["z"], inputs["codebook"], inputs["beta"]
     book = Codebook(len(entries), entries.shape[1]).double()
@@ -129,7 +129,7 @@ def test_any_channels_and_sides(kind, channels, height, width):
         loss.backward()
 
 
-def test_a_code_is_drawn_round_the_mean_as_widely_as_the_posterior_says():
+def test_a_code_is_sampled_from_the_posterior():
     codec = model().autoencoder
     image = batch().image[:1].expand(4000, -1, -1, -1)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_vq_draws_from_the_codebook_only():
     assert torch.equal(codec.codebook.nearest(code).flatten(), each.argmin(1))
 
 
-def test_standardised_codes_meet_most_of_the_codebook():
+def test_standardised_codes_use_most_of_the_codebook():
     """Without it a few entries near 0 get all vectors, and the others never move."""
     image = torch.cat([batch().image.roll(i, 3) * (1 - i / 20) for i in range(16)])
     used = {}
@@ -166,7 +166,7 @@ def test_standardised_codes_meet_most_of_the_codebook():
     assert_close(code.std((0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
 
 
-def test_the_slope_goes_straight_through_the_codebook():
+def test_the_gradient_passes_straight_through_the_codebook():
     x, entry = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
     out = straight_through(x, entry)
     assert_close(out, entry)
@@ -196,7 +196,7 @@ def test_errors_are_summed_beside_the_kl_term_and_averaged_beside_the_codebook()
             assert_close(terms["codebook"], vq_loss(mean, entry, TINY.commitment))
 
 
-def test_the_discriminator_comes_in_when_it_is_told_to():
+def test_the_adversarial_loss_begins_after_adversarial_from():
     one = model(adversarial_from=100)
     shown = batch()
     one.advance(99)
@@ -214,7 +214,7 @@ def test_the_discriminator_comes_in_when_it_is_told_to():
         )
 
 
-def test_a_discriminator_that_nobody_listens_to_learns_nothing():
+def test_without_weight_the_discriminator_is_not_trained():
     one = model(adversarial_from=0, adversarial=0.0)
     one.advance(100)
     assert one.discriminator_loss(batch())["adversarial"] == 0
@@ -227,7 +227,7 @@ def test_the_discriminators_loss_is_halved():
     assert_close(one.discriminator_loss(batch())["adversarial"], torch.tensor(0.5 * (0.75 + 1.25)))
 
 
-def test_the_discriminator_pulls_as_hard_as_the_error_does():
+def test_the_adaptive_weight_balances_both_gradients():
     """At the last layer of the decoder, whatever the scale of either (Esser 2021, eq. 7)."""
     last = torch.randn(5, requires_grad=True)
     error, opinion = 30 * last.square().sum(), last.sin().sum() / 7
@@ -246,7 +246,7 @@ def test_the_discriminator_pulls_as_hard_as_the_error_does():
     assert_close(pulls[1], 0.5 * pulls[0], rtol=0.2, atol=0)  # but for what keeps it from dividing by zero
 
 
-def test_the_perceptual_distance_is_zero_for_the_same_and_sees_blur_before_brightness():
+def test_the_perceptual_distance_is_zero_for_equal_images_and_larger_for_blur_than_brightness():
     see = perceptual_network(torch.device("cpu"))
     image = dead_leaves(32, torch.Generator().manual_seed(4))
     assert perceptual_distance(see(image), see(image)).abs().max() == 0
@@ -258,7 +258,7 @@ def test_the_perceptual_distance_is_zero_for_the_same_and_sees_blur_before_brigh
     assert far[0] > 1.2 * far[1]
 
 
-def test_what_the_distance_sees_with_disturbs_no_random_numbers_and_is_not_the_measure():
+def test_the_perceptual_network_leaves_the_generator_alone_and_differs_from_the_metric():
     torch.manual_seed(3)
     perceptual_network.cache_clear()
     perceptual_network(torch.device("cpu"))

@@ -68,7 +68,7 @@ def test_spectral_norm_is_one_power_iteration_a_call() -> None:
     torch.testing.assert_close(found, given["W"] / expected["true_sigma"], rtol=1e-9, atol=1e-9)
 
 
-def test_the_guess_moves_in_training_only() -> None:
+def test_the_singular_vector_is_updated_in_training_only() -> None:
     norm, weight = SpectralNorm(4), torch.randn(4, 3, 2, 2)
     norm.eval()
     before = norm.u.clone()
@@ -77,7 +77,7 @@ def test_the_guess_moves_in_training_only() -> None:
     assert not torch.equal(norm.u, before)
 
 
-def test_gradient_flows_through_the_value_and_not_through_the_guess() -> None:
+def test_gradient_flows_through_the_value_and_not_through_the_singular_vector() -> None:
     """d(W / s)/dW with s = u W v and u, v constant (Miyato 2018, eq. 12)."""
     norm, weight = SpectralNorm(3).double(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     ahead = torch.randn(3, 5, dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_hinge_sums_real_and_fake() -> None:
     assert float(hinge_g(given["fake"])) == pytest.approx(float(expected["hinge_g"]))
 
 
-def test_discriminator_turn_is_the_hinge_of_one_batch_of_real_and_fake() -> None:
+def test_discriminator_loss_is_the_hinge_of_one_batch_of_real_and_fake() -> None:
     model, given = build().eval(), batch()
     torch.manual_seed(5)
     found = model.discriminator_loss(given)["adversarial"]
@@ -163,7 +163,7 @@ def test_weights_start_orthogonal() -> None:
             torch.testing.assert_close(gram, torch.eye(len(gram)), atol=1e-4, rtol=0)
 
 
-def test_generator_may_take_fewer_turns() -> None:
+def test_the_generator_may_be_updated_less_often() -> None:
     first, second = build(discriminator_steps=2).objectives()
     assert (first.trains, first.every) == ("discriminator", 1)
     assert (second.trains, second.every) == ("generator", 2)
@@ -172,7 +172,7 @@ def test_generator_may_take_fewer_turns() -> None:
 # ---- layers
 
 
-def test_attention_by_hand_and_nothing_at_first() -> None:
+def test_attention_by_hand_and_zero_at_initialisation() -> None:
     torch.manual_seed(0)
     layer, x = Attention(16).double().eval(), torch.randn(2, 16, 4, 6, dtype=torch.float64)
     assert torch.equal(layer(x), x), "gamma starts at 0"
@@ -201,7 +201,7 @@ def test_gain_is_around_one() -> None:
     assert layer.gain.bias is None and layer.bias.bias is None
 
 
-def test_each_block_hears_its_own_chunk_and_the_shared_label() -> None:
+def test_each_block_depends_on_its_own_chunk_and_the_shared_label() -> None:
     model = build().eval()
     z, label = torch.randn(1, 3 * TINY.chunk), torch.tensor([1])
     heard: dict[int, torch.Tensor] = {}
@@ -225,7 +225,7 @@ def test_unlabelled_it_leaves_the_embedding_out() -> None:
         assert model.generator(torch.randn(2, model.generator.latent), None).shape == (2, 3, 16, 16)
 
 
-def test_label_enters_the_score_by_projection() -> None:
+def test_label_enters_the_logit_by_projection() -> None:
     model, image = build().eval(), batch().image
     d = model.discriminator
     features = d.layers(image).relu().sum((2, 3))
@@ -353,7 +353,7 @@ def test_doublings(size: tuple[int, int], times: int) -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (5, 7), (9, 40), (100, 100), (77, 130), (34, 33), (3, 500)], ids=str
 )
-def test_a_refused_size_comes_with_one_that_is_taken(size: tuple[int, int]) -> None:
+def test_the_error_for_a_size_names_one_that_works(size: tuple[int, int]) -> None:
     with pytest.raises(LimnerError, match="choose --size") as refusal:
         build(ImageSpec(3, *size))
     told = str(refusal.value).rpartition("--size ")[2].rstrip(".")
@@ -361,7 +361,7 @@ def test_a_refused_size_comes_with_one_that_is_taken(size: tuple[int, int]) -> N
     build(ImageSpec(3, height, width))
 
 
-def test_asking_for_labels_that_are_not_there_is_refused() -> None:
+def test_condition_label_without_labels_is_refused() -> None:
     with pytest.raises(LimnerError, match="the data has none"):
         build(ImageSpec(3, 16, 16), condition="label")
 
@@ -426,7 +426,7 @@ def test_standing_statistics_are_the_mean_over_passes_and_leave_the_model_alone(
     torch.testing.assert_close(first.running_var, variances, atol=1e-5, rtol=1e-4)
 
 
-def test_statistics_belong_to_their_truncation_and_are_measured_once() -> None:
+def test_statistics_are_measured_once_for_each_truncation() -> None:
     model = build().eval()
     canvases = [
         len(list(model.sample(Condition(1), BigGANSampling(t, 2), Draws([1])))) for t in (1.0, 1.0, 0.3)
@@ -449,7 +449,7 @@ def test_without_passes_the_statistics_are_those_of_training() -> None:
     assert torch.equal(last.picture(), model.generator(z, label))
 
 
-def test_truncation_narrows_what_the_statistics_of_training_leave_alone() -> None:
+def test_truncation_reduces_variety_with_the_statistics_of_training() -> None:
     """Standing statistics partly undo it where the generator has learnt no picture for the centre yet."""
     model = build().eval()
     label = torch.tensor([1, 1, 1, 1])
@@ -461,7 +461,7 @@ def test_truncation_narrows_what_the_statistics_of_training_leave_alone() -> Non
     assert pictures[1].std(0).mean() < pictures[0].std(0).mean() / 2
 
 
-def test_a_latent_is_painted_as_it_is_sampled_and_differentiable() -> None:
+def test_paint_equals_sample_and_is_differentiable() -> None:
     model = build().eval()
     condition = Condition(2, label=torch.tensor([0, 2]))
     with torch.inference_mode():  # which must leave nothing behind that gradients cannot pass

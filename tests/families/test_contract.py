@@ -348,7 +348,7 @@ def test_an_image_depends_on_its_own_seed_only(family: type[Model]) -> None:
 
 
 @generators
-def test_an_image_can_be_left_to_chance(family: type[Model]) -> None:
+def test_an_image_can_be_sampled_without_a_condition(family: type[Model]) -> None:
     """With labels and captions in its data, and none asked for."""
     model = trained(family)
     together = paint(model, Condition(3), [1, 2, 3])
@@ -370,7 +370,7 @@ def test_canvases_count_up_to_the_result(family: type[Model]) -> None:
 
 @generators
 @pytest.mark.parametrize("name", ["label", "text"])
-def test_what_it_reads_changes_the_picture_and_nothing_else_does(family: type[Model], name: str) -> None:
+def test_exactly_what_it_reads_changes_the_image(family: type[Model], name: str) -> None:
     spec = spec_for(family)
     spec = dataclasses.replace(spec, classes=CLASSES if name == "label" else (), captions=name == "text")
     model = trained(family, spec, steps=30)
@@ -406,7 +406,7 @@ def test_capabilities(family: type[Model]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if issubclass(families.load(name), Latent)])
-def test_a_point_is_an_image(name: str) -> None:
+def test_a_latent_determines_an_image(name: str) -> None:
     """What `limner explore` and `limner project` count on."""
     model = trained(families.load(name))
     condition = condition_for(model, 3)
@@ -550,7 +550,7 @@ def odd_settings(config: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield path, dataclasses.replace(config, **{field.name: number})
 
 
-def test_a_bug_is_no_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_reported_as_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a family's own checks blame the person; what PyTorch or Python raises inside it stays a traceback."""
     family = families.load("vae")
     settings, spec = family.presets["tiny"].model, ImageSpec(3, 16, 16)

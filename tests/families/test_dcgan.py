@@ -34,7 +34,7 @@ def build(spec: ImageSpec, config: DCGANConfig = TINY, **changes: object) -> DCG
     ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
 )
 @pytest.mark.parametrize("classes", [(), ("cat", "dog")], ids=["plain", "labelled"])
-def test_every_choice_trains_and_draws(changes: dict[str, object], classes: tuple[str, ...]) -> None:
+def test_every_variant_trains_and_samples(changes: dict[str, object], classes: tuple[str, ...]) -> None:
     model = build(ImageSpec(1, 14, 22, classes=classes), **changes)
     batch = Batch(
         torch.rand(4, 1, 14, 22), Condition(4, label=torch.tensor([0, 1, 0, 1]) if classes else None)
@@ -51,7 +51,7 @@ def test_every_choice_trains_and_draws(changes: dict[str, object], classes: tupl
 
 
 @pytest.mark.parametrize("size", [(28, 28), (8, 8), (9, 33), (50, 22), (100, 100)])
-def test_any_size_is_painted_and_judged(size: tuple[int, int]) -> None:
+def test_any_size_is_generated_and_scored(size: tuple[int, int]) -> None:
     model = build(ImageSpec(3, *size))
     image = model.generator(torch.randn(2, TINY.latent), None)
     assert image.shape == (2, 3, *size)
@@ -79,26 +79,26 @@ def test_weights_start_as_in_the_paper() -> None:
     assert norm.weight.mean().item() == pytest.approx(1, abs=0.02) and norm.bias.abs().max() == 0
 
 
-def test_the_critics_turn_leaves_the_painter_without_gradient() -> None:
+def test_the_discriminator_loss_leaves_the_generator_without_gradient() -> None:
     model = build(ImageSpec(3, 16, 16))
     sum(model.discriminator_loss(Batch(torch.rand(4, 3, 16, 16), Condition(4))).values()).backward()
     assert all(p.grad is None for p in model.generator.parameters())
 
 
 @pytest.mark.parametrize(("noise", "centre"), [("normal", 0.0), ("uniform", 0.5)])
-def test_truncation_zero_draws_the_centre(noise: str, centre: float) -> None:
+def test_truncation_zero_samples_the_mean(noise: str, centre: float) -> None:
     model = build(ImageSpec(3, 16, 16), noise=noise).eval()
     (canvas,) = model.sample(Condition(2), DCGANSampling(truncation=0.0), Draws([1, 2]))
     middle = model.generator(torch.full((2, TINY.latent), centre), None)
     torch.testing.assert_close(canvas.picture(), middle)
 
 
-def test_asking_for_labels_that_are_not_there_is_refused() -> None:
+def test_condition_label_without_labels_is_refused() -> None:
     with pytest.raises(LimnerError, match="the data has none"):
         build(ImageSpec(3, 16, 16), condition="label")
 
 
-def test_r1_is_the_squared_slope_where_images_are_real() -> None:
+def test_r1_is_the_squared_gradient_at_real_images() -> None:
     """gamma / 2 |grad|^2 (Mescheder 2018, eq. 9), 16 times as strong as it comes once in 16 steps."""
     assert len(build(ImageSpec(1, 8, 8)).objectives()) == 2
     model = build(ImageSpec(1, 8, 8), r1=3.0).eval()

@@ -68,7 +68,7 @@ def test_growth_without_a_phase() -> None:
     assert [growth(s, 1, 0, 4) for s in (0, 1, 4)] == [(0, 1), (1, 0.25), (1, 1)], "no standing"
 
 
-def test_real_images_grow_as_the_fakes_do() -> None:
+def test_real_images_have_the_resolution_and_blending_of_fakes() -> None:
     image = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     assert torch.equal(at_growth(image, 2, Growth(2, 1.0)), image)
     torch.testing.assert_close(at_growth(image, 2, Growth(0, 1.0)), downsample(downsample(image)))
@@ -77,7 +77,7 @@ def test_real_images_grow_as_the_fakes_do() -> None:
     torch.testing.assert_close(found, 0.75 * coarse + 0.25 * image)
 
 
-def test_a_level_fades_in_without_a_jump() -> None:
+def test_a_level_fades_in_continuously() -> None:
     """Both networks just after fading begins are what they were before it, and at its end what comes after."""
     model = build().double()
     noise = torch.randn(5, TINY.latent, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_each_loss_trains_at_every_point_of_growth(loss: Any, classes: tuple[str
                 assert name.startswith(objective.trains) or p.grad is None, name
 
 
-def test_sampling_paints_at_the_level_come_to_enlarged() -> None:
+def test_samples_are_enlarged_from_the_level_that_training_reached() -> None:
     model = build(stable=10, fade=10).eval()
     for seen, block in ((0, 4), (15, 2), (20, 2), (35, 1), (LATE, 1)):
         model.advance(seen)
@@ -205,7 +205,7 @@ def test_equalised_layers_have_the_papers_gains() -> None:
     assert not any(p.any() for n, p in model.named_parameters() if "bias" in n)
 
 
-def test_generator_normalises_noise_and_every_pixel() -> None:
+def test_generator_normalises_latents_and_every_pixel() -> None:
     """Both have mean square 1 over the channels."""
     model = build().double()
     noise = model.latent(Condition(3), Draws([1, 2, 3])).double()
@@ -216,7 +216,7 @@ def test_generator_normalises_noise_and_every_pixel() -> None:
     torch.testing.assert_close(kept[0].square().mean(1), torch.ones(3, 16, 16).double(), atol=1e-5, rtol=0)
 
 
-def test_discriminator_sees_variety_within_its_group() -> None:
+def test_discriminator_has_the_standard_deviation_within_a_group() -> None:
     model = build().double()
     image = torch.rand(1, 3, 16, 16, dtype=torch.float64).repeat(4, 1, 1, 1)
     alike = model.discriminator(image, None, Growth(2, 1.0))
@@ -260,7 +260,7 @@ def test_losses_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.item() == pytest.approx(expected["stylegan2_r1_gamma10"], rel=1e-9)
 
 
-def test_penalty_is_there_for_held_out_losses_too() -> None:
+def test_held_out_losses_include_the_penalty() -> None:
     model = build()
     with torch.no_grad():
         held_out = model.discriminator_loss(batch(model))
@@ -270,7 +270,7 @@ def test_penalty_is_there_for_held_out_losses_too() -> None:
     assert rough.dtype == torch.float32
 
 
-def test_penalty_moves_the_critic_towards_slope_one() -> None:
+def test_penalty_moves_the_gradient_norm_towards_one() -> None:
     model = build(ImageSpec(1, 16, 16))
     model.advance(LATE)
     optimiser = torch.optim.Adam(model.discriminator.requires_grad_(True).parameters(), 3e-3, (0.0, 0.99))
@@ -289,7 +289,7 @@ def test_penalty_moves_the_critic_towards_slope_one() -> None:
 # ---- its knobs
 
 
-def test_truncation_draws_images_together() -> None:
+def test_truncation_makes_images_more_alike() -> None:
     model = build(ImageSpec(3, 16, 16, classes=("cat", "dog")))
     model.generator.bias.normal_()
     model.advance(LATE)
@@ -346,7 +346,7 @@ def test_score_depends_on_the_label_by_projection() -> None:
         ((4, 4), None),
     ],
 )
-def test_sizes_that_come_of_doubling(size: tuple[int, int], expected: Any) -> None:
+def test_sizes_are_a_small_base_times_a_power_of_two(size: tuple[int, int], expected: Any) -> None:
     if expected is None:
         with pytest.raises(LimnerError, match="progan cannot double"):
             build(ImageSpec(3, *size))
@@ -370,7 +370,7 @@ def test_refusals(spec: ImageSpec, changes: dict[str, Any], words: str) -> None:
     assert "progan" in str(refusal.value)
 
 
-def test_the_command_trains_and_draws(limner: Any, images: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_samples(limner: Any, images: Path, tmp_path: Path) -> None:
     options = ["--preset", "tiny", "--budget", "64img", "--data.cache", tmp_path / "cache"]
     limner("train", "progan", images, "--out", tmp_path / "run", *options)
     limner("sample", tmp_path / "run", "--n", 2, "--truncation", 0.7, "--to", tmp_path / "new.png")

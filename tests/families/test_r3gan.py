@@ -102,7 +102,7 @@ def test_other_sizes_are_refused_by_the_command(
     assert not (tmp_path / "run").exists()
 
 
-def test_asking_for_labels_that_are_not_there_is_refused() -> None:
+def test_condition_label_without_labels_is_refused() -> None:
     with pytest.raises(LimnerError, match="the data has none"):
         build(ImageSpec(3, 16, 16), condition="label")
 
@@ -127,17 +127,17 @@ def test_weights_start_as_in_the_paper() -> None:
     assert model.discriminator.basis.std().item() == pytest.approx(1 / 4, rel=0.05)
 
 
-def test_the_activations_gain_keeps_the_square() -> None:
+def test_the_gain_keeps_the_variance() -> None:
     x = torch.randn(200_000, dtype=torch.float64)
     assert (GAIN * F.leaky_relu(x, 0.2)).square().mean().item() == pytest.approx(1, rel=0.02)
 
 
 @pytest.mark.parametrize(("group", "groups"), [(4, 4), (0, 1), (16, 1), (3, 16)])
-def test_groups_have_so_many_channels_if_that_divides(group: int, groups: int) -> None:
+def test_groups_have_that_many_channels_if_it_divides(group: int, groups: int) -> None:
     assert Block(8, dataclasses.replace(TINY, group=group), 1).mix.groups == groups
 
 
-def test_sizes_change_by_the_filter_of_stylegan() -> None:
+def test_resampling_uses_the_filter_of_stylegan() -> None:
     x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
     torch.testing.assert_close(Up(3, 3)(x), upsample2d(x, kernel(like=x)))
     torch.testing.assert_close(Down(3, 3)(x), downsample2d(x, kernel(like=x)))
@@ -196,7 +196,7 @@ def test_losses_and_their_gradients_are_the_papers(
         torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_the_generators_loss_is_the_same_game_from_the_other_side() -> None:
+def test_the_generators_loss_is_the_discriminators_with_both_swapped() -> None:
     model = build(ImageSpec(3, 16, 16))
     stir(model)
     model.discriminator.requires_grad_(False)
@@ -213,7 +213,7 @@ def test_the_generators_loss_is_the_same_game_from_the_other_side() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
 
 
-def test_lazy_penalties_come_rarely_and_weigh_as_much_more() -> None:
+def test_lazy_penalties_are_scaled_by_their_interval() -> None:
     """All in one step or apart: the same terms of the same images and noise."""
     tiny = R3GAN.presets["tiny"].model
     found = []
@@ -248,7 +248,7 @@ def test_held_out_losses_need_no_gradient() -> None:
         assert not value.requires_grad and value.item() == pytest.approx(trained[name].item(), rel=1e-6)
 
 
-def test_the_penalties_fall_along_a_cosine_and_then_stay() -> None:
+def test_gamma_falls_along_a_cosine_and_then_stays() -> None:
     assert [cosine_ramp(seen, 2.0, 0.2, 1000) for seen in (0, 500, 1000, 5000)] == pytest.approx(
         [2, 1.1, 0.2, 0.2]
     )
@@ -271,7 +271,7 @@ def test_the_penalties_fall_along_a_cosine_and_then_stay() -> None:
 # ---- what it draws
 
 
-def test_truncation_narrows_the_noise() -> None:
+def test_truncation_scales_the_latent() -> None:
     model = build(ImageSpec(3, 16, 16)).eval()
 
     def paint(psi: float) -> Tensor:
@@ -321,7 +321,7 @@ def test_a_convolution_and_both_its_derivatives(side: int, stride: int, padding:
     assert torch.autograd.gradgradcheck(convolved, inputs, fast_mode=True)
 
 
-def test_slopes_by_images_alone_are_the_same_and_leave_weights_out() -> None:
+def test_gradients_by_images_only_are_the_same_and_skip_weights() -> None:
     layer = convolve.Conv2d(2, 3, 3, padding=1)
     x = torch.randn(2, 2, 5, 5, requires_grad=True)
 
@@ -361,7 +361,7 @@ def test_a_bounded_generator_stays_within_black_and_white() -> None:
     assert model.generate_fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2))).abs().max() <= 1
 
 
-def test_augmentation_sets_in_over_the_burn_in_and_in_training_alone() -> None:
+def test_augmentation_rises_over_the_burn_in_and_only_in_training() -> None:
     config = dataclasses.replace(R3GAN.presets["tiny"].model, augment_probability=0.8, burn_in=100)
     model, images = R3GAN(config, ImageSpec(3, 16, 16)), torch.rand(16, 3, 16, 16)
     model.advance(0)

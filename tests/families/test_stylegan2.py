@@ -82,7 +82,7 @@ def test_scaling_inputs_and_outputs_equals_a_weight_for_each_image() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_features_have_unit_spread_whatever_the_style() -> None:
+def test_features_have_unit_variance_for_any_style() -> None:
     torch.manual_seed(0)
     x = modulated_conv2d(torch.randn(4, 64, 16, 16), torch.randn(32, 64, 3, 3), 5 * torch.randn(4, 64))
     assert x[:, :, 1:-1, 1:-1].std((2, 3)).mean().item() == pytest.approx(1, abs=0.1)
@@ -137,7 +137,7 @@ def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
         build(ImageSpec(3, *size))
 
 
-def test_labels_that_are_not_there_are_refused() -> None:
+def test_condition_label_without_labels_is_refused() -> None:
     with pytest.raises(LimnerError, match="the data has none"):
         build(condition="label")
 
@@ -183,7 +183,7 @@ def test_r1_against_finite_differences() -> None:
     assert found == pytest.approx(16 * 10 * 64 / 1024**2 / 2 * squared, rel=1e-3)
 
 
-def test_lazy_turns_and_their_rescaled_optimisers() -> None:
+def test_lazy_regularisers_and_their_corrected_optimisers() -> None:
     model = build()
     assert [(o.trains, o.every) for o in model.objectives()] == [
         ("discriminator", 1), ("generator", 1), ("discriminator", 16), ("generator", 4),
@@ -197,7 +197,7 @@ def test_lazy_turns_and_their_rescaled_optimisers() -> None:
     assert plain.lr == 0.0025 and plain.betas == (0.0, 0.99), "small has no path length"
 
 
-def test_turns_leave_the_other_player_without_gradient() -> None:
+def test_each_loss_leaves_the_other_network_without_gradient() -> None:
     model = build().requires_grad_(False)
     for objective in model.objectives():
         own = model.get_submodule(objective.trains).requires_grad_(True)
@@ -210,7 +210,7 @@ def test_turns_leave_the_other_player_without_gradient() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_any_batch_can_be_judged(size: int) -> None:
+def test_any_batch_size_can_be_scored(size: int) -> None:
     model = build(augment_probability=0.9, augment="fixed")
     for objective in model.objectives():
         assert all(value.isfinite() for value in objective.loss(batch_of(size)).values())
@@ -229,7 +229,7 @@ def test_mixing_takes_the_finer_layers_from_a_second_style(mixing: float) -> Non
         assert (changes.sum(1) == 1).all() and len(changes.nonzero()[:, 1].unique()) > 1
 
 
-def test_the_mean_style_follows_in_the_generators_turn_of_training() -> None:
+def test_the_mean_style_is_updated_by_the_generator_loss_in_training() -> None:
     model = build()
     model.discriminator_loss(batch_of(4))
     model.r1_loss(batch_of(4))
@@ -242,7 +242,7 @@ def test_the_mean_style_follows_in_the_generators_turn_of_training() -> None:
     torch.testing.assert_close(model.generator.mean, torch.full((TINY.style,), 2.0), atol=0.05, rtol=0)
 
 
-def test_truncation_draws_styles_to_their_mean() -> None:
+def test_truncation_moves_styles_towards_their_mean() -> None:
     model = build()
     model.generator.mean.normal_()
     middle = model.draw(model.generator.mean[None], None)
@@ -256,7 +256,7 @@ def test_truncation_draws_styles_to_their_mean() -> None:
     assert spread(0.0) < spread(0.5) < spread(1.0)
 
 
-def test_noise_adds_details_by_its_strength() -> None:
+def test_noise_scales_details() -> None:
     model = build()
     for name, p in model.generator.named_parameters():
         if name.endswith("strength"):
@@ -267,7 +267,7 @@ def test_noise_adds_details_by_its_strength() -> None:
     torch.testing.assert_close(model.paint(latent, Condition(1)), without)
 
 
-def test_a_latent_is_painted_with_a_slope_and_layers_take_styles_of_their_own() -> None:
+def test_paint_is_differentiable_and_takes_a_style_for_each_layer() -> None:
     model = build(ImageSpec(3, 16, 16, classes=("a", "b"))).eval()
     w = model.latent(Condition(2), Draws([3, 4])).detach().requires_grad_()
     model.paint(w, Condition(2)).sum().backward()
@@ -279,7 +279,7 @@ def test_a_latent_is_painted_with_a_slope_and_layers_take_styles_of_their_own() 
     torch.testing.assert_close(other, model.paint(w.detach(), Condition(2))[1])
 
 
-def test_the_discriminator_reads_labels_by_projection() -> None:
+def test_the_discriminator_uses_labels_by_projection() -> None:
     model = build(ImageSpec(3, 16, 16, classes=("a", "b"))).eval()
     image = batch_of(2).image
     scores = [model.discriminator(image, torch.full((2,), i)) for i in range(2)]
@@ -290,7 +290,7 @@ def test_the_discriminator_reads_labels_by_projection() -> None:
 # ---- augmentation
 
 
-def test_both_players_see_augmented_images_and_nobody_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_discriminator_sees_augmented_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
     def watch(x: Tensor, chance: float, mirror: bool) -> Tensor:
@@ -313,7 +313,7 @@ def test_both_players_see_augmented_images_and_nobody_else_does(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("how", ["adaptive", "fixed"])
-def test_only_the_adaptive_chance_moves_and_only_in_training(how: str) -> None:
+def test_only_the_adaptive_probability_changes_and_only_in_training(how: str) -> None:
     model = build(augment=how, augment_probability=0.1, ada_target=-2.0)  # always overfitting
     for _ in range(4):
         model.discriminator_loss(batch_of(4))
@@ -325,7 +325,9 @@ def test_only_the_adaptive_chance_moves_and_only_in_training(how: str) -> None:
     assert float(model.augment.chance) == kept
 
 
-def test_the_chance_survives_stopping(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_augmentation_probability_survives_a_resume(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two looks of the controller, too: the sums are kept."""
     options = {"training": {"batch": 8, "samples": 2}, "model": {"ada_target": -2.0, "ada_images": 100.0}}
 

@@ -40,7 +40,7 @@ def test_other_published_sizes_of_vit(width: int, depth: int, heads: int, millio
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.001)
 
 
-def test_vit_knows_nothing_at_first_and_smooths_only_in_training() -> None:
+def test_vit_starts_at_chance_and_smooths_labels_only_in_training() -> None:
     model = ViT(ViT.presets["tiny"].model, SPEC)
     assert not model.classify(batch().image).any()  # a head of zeros
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_vit_knows_nothing_at_first_and_smooths_only_in_training() -> None:
     assert model.train().loss(cats)["cross entropy"] > 1  # being sure costs
 
 
-def test_vit_refuses_what_it_cannot_learn() -> None:
+def test_vit_refuses_data_without_classes() -> None:
     with pytest.raises(LimnerError, match="one folder a class"):
         ViT(ViT.presets["tiny"].model, ImageSpec(3, 16, 16))
     with pytest.raises(LimnerError, match="patches of 16"):
@@ -65,7 +65,7 @@ def test_patches_are_row_by_row_with_channels_last() -> None:
     assert torch.equal(patches[1, 3, 3:6], image[1, :, 2, 1])  # within a patch columns go before rows
 
 
-def test_mae_is_judged_by_what_it_did_not_see() -> None:
+def test_mae_loss_is_on_masked_patches_only() -> None:
     torch.manual_seed(0)
     model = MAE(MAE.presets["tiny"].model, SPEC).eval()
     shown = batch()
@@ -82,7 +82,7 @@ def test_mae_is_judged_by_what_it_did_not_see() -> None:
     torch.testing.assert_close(loss, error.mean())
 
 
-def test_dinos_teacher_follows_once_a_step() -> None:
+def test_dino_updates_the_teacher_once_a_step() -> None:
     torch.manual_seed(0)
     model = DINO(DINO.presets["tiny"].model, SPEC).train()
     assert not list(model.teacher.parameters()), "no optimiser can move it"
@@ -103,7 +103,7 @@ def test_dinos_teacher_follows_once_a_step() -> None:
 
 
 @pytest.mark.parametrize("name", ["dino", "mae"])
-def test_vit_starts_from_what_was_learnt_without_labels(limner, tmp_path: Path, name: str) -> None:
+def test_vit_starts_from_a_run_trained_without_labels(limner, tmp_path: Path, name: str) -> None:
     for i, label in enumerate(("cat", "dog")):
         paint(tmp_path / "images" / label, 15, seed=i)
     tiny = ("--preset", "tiny", "--training.samples", 4, "--budget")
@@ -130,7 +130,7 @@ def test_vit_starts_from_what_was_learnt_without_labels(limner, tmp_path: Path, 
     assert done.returncode == 2 and "--data.channels" in done.stderr
 
 
-def test_vit_cannot_start_from_what_has_no_transformer(limner, tmp_path: Path) -> None:
+def test_vit_cannot_start_from_a_run_without_a_transformer(limner, tmp_path: Path) -> None:
     for i, label in enumerate(("cat", "dog")):
         paint(tmp_path / "images" / label, 15, seed=i)
     tiny = ("--preset", "tiny", "--training.samples", 4, "--budget", "16img")
@@ -140,7 +140,7 @@ def test_vit_cannot_start_from_what_has_no_transformer(limner, tmp_path: Path) -
     assert done.returncode == 2 and "dino, mae or vit" in done.stderr
 
 
-def test_mae_refuses_to_hide_nothing() -> None:
+def test_mae_refuses_to_mask_nothing_or_everything() -> None:
     spec = ImageSpec(3, 16, 16)
     for config in (MAEConfig(mask_ratio=0.0), MAEConfig(mask_ratio=1.0), MAEConfig(PatchConfig(across=1))):
         with pytest.raises(LimnerError, match="nothing can be learned"):

@@ -18,7 +18,7 @@ def build(spec: ImageSpec, config: VAEConfig = TINY, **changes: object) -> VAE:
 
 @pytest.mark.parametrize("architecture", ["convolution", "linear"])
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-def test_learns_to_redraw_what_it_was_shown(architecture: str, likelihood: str) -> None:
+def test_learns_to_reconstruct(architecture: str, likelihood: str) -> None:
     model = build(ImageSpec(1, 12, 20), architecture=architecture, likelihood=likelihood, hidden=32)
     image = torch.ones(4, 1, 12, 20)
     image[0, :, :6], image[1, :, :, 8:], image[2, :, 6:] = -1, -1, -1
@@ -48,7 +48,7 @@ def test_features_are_the_posterior_mean() -> None:
     torch.testing.assert_close(model.features(image), mean)
 
 
-def test_temperature_zero_draws_the_code_at_the_centre() -> None:
+def test_temperature_zero_decodes_the_prior_mean() -> None:
     model = build(ImageSpec(3, 16, 16))
     (canvas,) = model.sample(Condition(2), VAESampling(temperature=0.0), Draws([1, 2]))
     centre = model.decode(torch.zeros(1, TINY.latent))
