@@ -53,6 +53,7 @@ def supports(pipeline: Pipeline, protocol: type) -> bool:
 
 
 def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
+    """The error that says why a run does not support a protocol, and which do."""
     path, family = pipeline.loaded.path, pipeline.loaded.run.family
     able = families.supporting(protocol)
     if family in able:  # it needs labels

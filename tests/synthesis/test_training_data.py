@@ -125,13 +125,13 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     assert checkpoint.read_model(folder / "classifiers" / "both-3")[0]["spec"]["classes"] == ["blue", "red"]
 
     # Asked again with more repeats, what is there is not trained again; the figures are the same.
-    monkeypatch.setattr(api, "_train", forbid := Forbid(api._train))
+    monkeypatch.setattr(api, "train_run", recorder := Recorder(api.train_run))
     assert cli.run([*arguments, "--repeats", "2"]) == 0
     said = capsys.readouterr().out
     assert "held-out images" in said and "both, half and half" in said and "over repeats" in said
     again = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
     assert again["real"]["runs"][0] == report["real"]["runs"][0] and len(again["both"]["runs"]) == 2
-    assert forbid.made == ["real-4", "synthetic-4", "both-4"]
+    assert recorder.made == ["real-4", "synthetic-4", "both-4"]
     # With other settings the images are made anew.
     options = TrainingDataOptions(
         classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny"
@@ -143,8 +143,8 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     assert not (folder / "classifiers" / "real-3").exists()
 
 
-class Forbid:
-    """Notes which trainings are made."""
+class Recorder:
+    """Records which trainings are made."""
 
     def __init__(self, train):
         self.train, self.made = train, []
