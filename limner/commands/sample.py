@@ -11,11 +11,12 @@ import tyro
 
 from limner.commands import say
 from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options, select
+from limner.inference.options import SampleOptions
 from limner.settings import LimnerError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Generic[Sampling]):
+class Options(SampleOptions, Generic[Sampling]):
     """Draw new images from a run. To see the sampling options of its family too: limner sample RUN --help"""
 
     run: RunFolder  # folder of a run, or its model.safetensors
@@ -23,14 +24,8 @@ class Options(Generic[Sampling]):
     n: int | None = None
     prompt: Repeated = ()  # what the images should show
     label: Repeated = ()  # class that the images should show
-    seed: int = 0  # of the first image; each image has its own seed, which always gives the same image
-    # two seeds: interpolate from the image of the first to that of the second, in N images
-    between: tuple[int, int] | None = None
-    image: str = ""  # picture to start from, noised by --strength: draws variations of it
-    mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
     to: str = ""  # a .png for one sheet, or a folder for one file per image. Default: samples.png in RUN
     progress_to: str = ""  # .gif to write: how the images emerge from the noise
-    batch: int = 64  # images drawn at once
     device: str = "auto"  # auto, cpu, cuda
     sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
@@ -38,8 +33,8 @@ class Options(Generic[Sampling]):
 def run(argv: Sequence[str]) -> int:
     given = parse_for_run(Options, argv, "sample")
     from limner import checkpoint
-    from limner.inference.pipeline import Film, Pipeline, Request, captions_of
-    from limner.pictures.grid import grid, save_png, to_pil
+    from limner.inference.pipeline import Film, Pipeline, captions_of
+    from limner.pictures.grid import grid, save_png
     from limner.progress import bar
     from limner.synthesis import folder
 
@@ -54,25 +49,24 @@ def run(argv: Sequence[str]) -> int:
     if not to.suffix:
         folder.saved(to)  # a folder that cannot be used is refused before the drawing
     pipeline = Pipeline(given.run, given.device)
-    request = select(Request, given)
-    condition = pipeline.condition(n, request)
+    options = select(SampleOptions, given)
+    condition = pipeline.condition(n, options)
     captions = captions_of(pipeline.spec, condition)
     film = Film(captions)
     with bar(f"drawing {n} images") as watch:
         on_canvas = film if given.progress_to else None
-        options = sampling_options(given)
-        images = pipeline.tensors(n, watch=watch, on_canvas=on_canvas, **vars(request), **options)
+        sampling = sampling_options(given)
+        images = pipeline.tensors(n, watch=watch, on_canvas=on_canvas, **vars(options), **sampling)
     if given.progress_to:
         film.save(Path(given.progress_to))
     if not to.suffix:
-        folder.save(
-            to, folder.ImageBatch(images, range(given.seed, given.seed + n), condition, pipeline.spec)
-        )
+        seeds = range(given.seed, given.seed + n)
+        folder.save(to, folder.ImageBatch(images, seeds, condition, pipeline.spec))
     else:
         to.parent.mkdir(parents=True, exist_ok=True)
-        if n == 1 and to.suffix.lower() == ".png":
+        if n == 1:
             save_png(images[0], to, pipeline.spec.bits)
         else:
-            (to_pil(images[0]) if n == 1 else grid(images, captions)).save(to)
+            grid(images, captions).save(to)
     say(f"{n} images in {to}")
     return 0

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from limner.core import Seed
 
 By = Literal["auto", "pca", "jacobian", "weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """What to draw. Prompts and labels are used in turn."""
+
+    prompt: str | Sequence[str] = ()  # what the images should show
+    label: str | Sequence[str] = ()  # class that the images should show
+    seed: int = 0  # of the first image; each image has its own seed, which always gives the same image
+    # two seeds: interpolate from the image of the first to that of the second, in N images
+    between: tuple[int, int] | None = None
+    image: str = ""  # picture to start from, noised by --strength: draws variations of it
+    mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
+    batch: int = 64  # images drawn at once
+
+    def seeds(self, n: int) -> Sequence[Seed]:
+        """One for each of ``n`` images."""
+        if self.between:
+            return [(*self.between, i / max(n - 1, 1)) for i in range(n)]
+        return range(self.seed, self.seed + n)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
 from limner.data import Data, open_picture
 from limner.device import autocast, pick_device
+from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
 
 
@@ -103,27 +103,6 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
     return grid(images, captions_of(model.spec, condition))
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to draw. Prompts and labels are taken in turn, over and over."""
-
-    prompt: str | Sequence[str] = ()
-    label: str | Sequence[str] = ()
-    seed: int = 0  # of the first image; the next has seed + 1
-    between: tuple[int, int] | None = (
-        None  # two seeds: interpolate from the image of the first to that of the second
-    )
-    image: str | Path = ""  # picture to start from
-    mask: str | Path = ""  # picture that is white where ``image`` is drawn anew
-    batch: int = 64  # images in one network call
-
-    def seeds(self, n: int) -> Sequence[Seed]:
-        """One for each of ``n`` images."""
-        if self.between:
-            return [(*self.between, i / max(n - 1, 1)) for i in range(n)]
-        return range(self.seed, self.seed + n)
-
-
 class Pipeline:
     """A trained model, ready to draw. ``limner.load(run)`` gives one."""
 
@@ -147,16 +126,16 @@ class Pipeline:
     ) -> Tensor:
         """[N, C, H, W] in [-1, 1] on the CPU.
 
-        ``options`` are the fields of ``Request`` (prompt, label, seed, ...) and of the family's Sampling (steps,
+        ``options`` are the fields of ``SampleOptions`` (prompt, label, seed, ...) and of the family's Sampling (steps,
         guidance, ...). Raises LimnerError.
         """
         if n < 1:
             raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
-        names = [f.name for f in dataclasses.fields(Request) if f.name in options]
-        request = Request(**{name: options.pop(name) for name in names})
-        condition, sampling = self.condition(n, request), self.sampling(options)
+        names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
+        wanted = SampleOptions(**{name: options.pop(name) for name in names})
+        condition, sampling = self.condition(n, wanted), self.sampling(options)
         return generate(
-            self.model, condition, request.seeds(n), sampling, request.batch, watch, self.precision, on_canvas
+            self.model, condition, wanted.seeds(n), sampling, wanted.batch, watch, self.precision, on_canvas
         )
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
@@ -169,12 +148,12 @@ class Pipeline:
                 values[name] = checkpoint.load(value, self.model.device).model
         return self.model.Sampling(**values)
 
-    def condition(self, n: int, request: Request) -> Condition:
+    def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
         model, device = self.model, self.model.device
-        prompts, labels = _as_list(request.prompt), _as_list(request.label)
+        prompts, labels = _as_list(options.prompt), _as_list(options.label)
         condition = condition_for(model, n, prompts, labels, str(device))
-        image, mask = request.image, request.mask
+        image, mask = options.image, options.mask
         given = "given" in model.follows
         if not image:
             if given:
@@ -187,12 +166,12 @@ class Pipeline:
                 raise LimnerError(
                     f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
                 )
-        options = self.loaded.run.data
-        picture = open_picture(image, self.spec.given or self.spec, options).to(device).expand(n, -1, -1, -1)
+        data = self.loaded.run.data
+        picture = open_picture(image, self.spec.given or self.spec, data).to(device).expand(n, -1, -1, -1)
         region = None
         if mask:
             grey = dataclasses.replace(self.spec, channels=1)
-            region = (open_picture(mask, grey, options) > 0).float().to(device).expand(n, -1, -1, -1)
+            region = (open_picture(mask, grey, data) > 0).float().to(device).expand(n, -1, -1, -1)
             if not region.any():
                 raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
         return dataclasses.replace(condition, image=picture, mask=region)
