@@ -17,19 +17,14 @@ from torch import nn
 
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError, mix
 from limner.families.biggan import (
-    Attention,
     BigGAN,
     BigGANConfig,
     BigGANSampling,
-    ConditionalNorm,
-    DeepDown,
-    DeepUp,
-    Down,
-    Up,
     orthogonality,
     truncate,
 )
 from limner.losses.adversarial import hinge_d, hinge_g
+from limner.networks.gans.residual import Attention, ConditionalNorm, DeepDown, DeepUp, Down, Up
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, SpectralNorm
 from tests.helpers import golden, paint
 
