@@ -55,7 +55,7 @@ def _check(argv: Sequence[str]) -> int:
 
     report = check(given.sources, given.data)
     if given.json:
-        print_json(report.to_dict())
+        print_json(report.to_json())
     else:
         print(report)
     return 0

@@ -44,7 +44,7 @@ class Report:
     others: int  # files that are not images, ignored
     advice: list[str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:

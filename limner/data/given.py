@@ -43,29 +43,21 @@ def partners_of(
     """Indices [n] of names and [n] of given names that are equal without their extensions; the others as problems."""
     if list(names) == list(given):  # such as two halves of the same files
         return np.arange(len(names)), np.arange(len(names)), []
-    place: dict[str, int] = {}
-    problems = []
-    for i, name in enumerate(given):
-        if place.setdefault(_stem(name), i) != i:
-            problems.append(Problem(f"{origin}: {name}", f"has the name of {given[place[_stem(name)]]!r}"))
-    pairs = [(i, place[_stem(name)]) for i, name in enumerate(names) if _stem(name) in place]
-    stems = {_stem(name) for name in names}
-    problems += [
+    stems, given_stems = ([os.path.splitext(name)[0] for name in each] for each in (names, given))
+    place = {stem: i for i, stem in reversed(list(enumerate(given_stems)))}  # the first of several
+    problems = [
         Problem(name, f"has no partner of the same name in {origin}")
-        for name in names
-        if _stem(name) not in place
+        for name, stem in zip(names, stems, strict=True)
+        if stem not in place
     ]
-    problems += [
-        Problem(f"{origin}: {given[i]}", "has no partner among the images")
-        for stem, i in place.items()
-        if stem not in stems
-    ]
-    rows, partners = np.array(pairs, np.int64).reshape(-1, 2).T
-    return rows, partners, problems
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
+    known = set(stems)
+    for i, (name, stem) in enumerate(zip(given, given_stems, strict=True)):
+        if place[stem] != i:
+            problems.append(Problem(f"{origin}: {name}", f"has the name of {given[place[stem]]!r}"))
+        elif stem not in known:
+            problems.append(Problem(f"{origin}: {name}", "has no partner among the images"))
+    rows = [i for i, stem in enumerate(stems) if stem in place]
+    return np.array(rows, np.int64), np.array([place[stems[i]] for i in rows], np.int64), problems
 
 
 def _joined(data: Data, given: Data, paired: bool) -> Data:

@@ -488,7 +488,7 @@ def test_check_tells_what_there_is_and_how_to_mend_it(pets):
     (pets / "dog" / "bad.jpg").write_bytes(b"no image")
     write(pets / "dog" / "grey.png", noise(0, 200, 20, dtype=np.uint16))
     report = check([pets], progress=False)
-    told = json.loads(json.dumps(report.to_dict()))
+    told = json.loads(json.dumps(report.to_json()))
     assert told["images"] == 14 and told["formats"] == {"PNG": 14} and told["modes"] == {"RGB": 13, "I;16": 1}
     assert told["sizes"] == {"20x24": 13, "200x20": 1} and told["bits"] == {"8": 13, "16": 1}
     assert told["classes"] == {"dog": 9, "cat": 5}
