@@ -39,19 +39,9 @@ PATH = paths.Straight()
 
 
 @dataclass(frozen=True)
-class FlowConfig(FlowMatching):
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
-
+class FlowConfig(FlowMatching, UNetLevels):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    patch: int = 2  # pixels a side of a patch, folded into the channels
-    widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
-    blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
-    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of feature maps with attention, in patches
-    # those with cross-attention to the text alone, which is cheaper
-    cross_attention_resolutions: tuple[int, ...] = (8,)
-    head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of the embedding of time and condition
-    dropout: float = 0.0  # inside the blocks
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 
@@ -71,17 +61,8 @@ class Network(nn.Module):
         super().__init__()
         self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        levels = UNetLevels(
-            c.widths,
-            c.blocks,
-            c.attention_resolutions,
-            c.cross_attention_resolutions,
-            c.patch,
-            c.head_width,
-            c.dropout,
-        )
         context = c.text.width if condition == "text" else 0
-        self.unet = UNet(spec.channels, spec.channels, (spec.height, spec.width), width, levels, context)
+        self.unet = UNet(spec.channels, spec.channels, (spec.height, spec.width), width, c, context)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
         embedding = self.time(time_features(t, 64))  # [B, E]

@@ -113,10 +113,9 @@ class Network(nn.Module):
             self.body = DiffusionTransformer(c.body, channels, channels, size, tokens)
         else:
             self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-            widths = [c.width * m for m in c.multiples]
+            widths = tuple(c.width * m for m in c.multiples)
             levels = UNetLevels(
-                widths, [c.blocks] * len(widths), c.attention_resolutions, patch=1, head_width=c.head_width,
-                dropout=c.dropout,
+                widths, (c.blocks,) * len(widths), c.attention_resolutions, (), 1, c.head_width, c.dropout
             )  # fmt: skip
             self.body = UNet(channels, channels, size, embedding, levels, tokens)
 

@@ -46,21 +46,11 @@ from limner.text.encoder import TextConfig
 
 
 @dataclass(frozen=True)
-class MeanFlowConfig(FlowMatching):
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
-
+class MeanFlowConfig(FlowMatching, UNetLevels):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"  # unet: for a CPU; transformer: DiT
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
-    patch: int = 2  # of the U-Net, as the next seven: pixels a side of a patch, folded into the channels
-    widths: tuple[int, ...] = (48, 128, 192)  # channels by level; each level halves the side
-    blocks: tuple[int, ...] = (1, 1, 1)  # residual blocks by level, on the way down and again on the way up
-    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
-    # of those that attend to the text alone, which costs less
-    cross_attention_resolutions: tuple[int, ...] = (8,)
-    head_width: int = 64  # channels of an attention head
-    embedding: int = 128  # width of the embedding of times and condition
-    dropout: float = 0.0  # inside the blocks
+    embedding: int = 128  # U-Net: width of the embedding of times and condition
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     predict: Literal["data", "velocity"] = "data"  # data: Lu 2026; velocity: u itself, as Geng 2025
     objective: Literal["split", "jvp"] = "split"  # split: Guo 2025; jvp: the identity of Geng 2025
@@ -100,11 +90,7 @@ class Network(nn.Module):
         context = c.text.width if condition == "text" else 0
         self.body: nn.Module
         if c.network == "unet":
-            levels = UNetLevels(
-                c.widths, c.blocks, c.attention_resolutions, c.cross_attention_resolutions, c.patch, c.head_width,
-                c.dropout,
-            )  # fmt: skip
-            self.body = UNet(channels, channels, size, width, levels, context)
+            self.body = UNet(channels, channels, size, width, c, context)
         else:
             self.body = DiffusionTransformer(c.body, channels, channels, size, context)
 

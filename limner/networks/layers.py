@@ -58,8 +58,7 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int]) -> None:
     """Raises SizeError unless there is one width and one number of blocks for each level."""
     if len(widths) != len(blocks):
         raise SizeError(
-            f"--model.widths is for {len(widths)} levels and --model.blocks for {len(blocks)}: "
-            "give both one number a level"
+            f"widths is for {len(widths)} levels and blocks for {len(blocks)}: give both one number a level"
         )
 
 

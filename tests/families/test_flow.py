@@ -161,7 +161,7 @@ def test_without_a_condition_there_is_nothing_to_guide_to():
 
 
 def test_sizes_that_do_not_fit_are_one_sentence():
-    with pytest.raises(LimnerError, match=r"flow cannot be built: --model\.widths is for 1 levels"):
+    with pytest.raises(LimnerError, match=r"flow cannot be built: widths is for 1 levels"):
         families.build("flow", dataclasses.replace(TINY, widths=(16,)), SHAPES)
     odd = Flow(dataclasses.replace(TINY, widths=(16, 50), head_width=16), SHAPES)  # 50 = 2 heads of 25
     list(odd.sample(Condition(1), FlowSampling(steps=1), Draws([0])))

@@ -88,7 +88,7 @@ def test_derivatives_through_the_unet_are_those_of_finite_differences(layout):
     """GroupNorm, patches and attention in forward mode, in float64, with the same values and gradients."""
     torch.manual_seed(0)
     unet = (
-        UNet(3, 3, (12, 20), 8, UNetLevels((16, 32), (1, 1), (3,), head_width=16))
+        UNet(3, 3, (12, 20), 8, UNetLevels((16, 32), (1, 1), (3,), (), head_width=16))
         .double()
         .to(memory_format=layout)
     )

@@ -23,8 +23,8 @@ class QuickUNet(nn.Module):
         self.label = nn.Embedding(s.classes, embedding) if s.classes else None
         self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
         levels = UNetLevels(
-            s.widths, [s.blocks] * len(s.widths), s.attention_resolutions, patch=s.patch, head_width=head_width,
-            dropout=s.dropout,
+            tuple(s.widths), (s.blocks,) * len(s.widths), tuple(s.attention_resolutions), (), s.patch, head_width,
+            s.dropout,
         )  # fmt: skip
         self.unet = UNet(s.channels, s.out, s.size, embedding, levels)
 

@@ -7,8 +7,8 @@ levels widen where they halve their side, and skips are added rather than concat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,17 @@ from limner.networks.layers import (
 
 @dataclass(frozen=True)
 class UNetLevels:
-    """The feature maps of a `UNet` by level; each level but the first halves their size."""
+    """The feature maps of a `UNet` by level, a part of a family's Config. Each level but the first halves the size."""
 
-    widths: Sequence[int]  # channels
-    blocks: Sequence[int]  # residual blocks, on the way down and again on the way up
-    attention_resolutions: Sequence[int]  # shorter sides of the feature maps that attend, in patches
-    cross_attention_resolutions: Sequence[int] = ()  # the same, for attention to the tokens alone
-    patch: int = 2  # pixels a side that are folded into the channels first
-    head_width: int = 64  # channels of an attention head
-    dropout: float = 0.0  # inside the blocks
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
+
+    widths: tuple[int, ...] = (48, 128, 192)  # U-Net: channels by level
+    blocks: tuple[int, ...] = (1, 1, 1)  # U-Net: residual blocks by level, going down and again going up
+    attention_resolutions: tuple[int, ...] = (4,)  # U-Net: shorter sides of maps with attention, in patches
+    cross_attention_resolutions: tuple[int, ...] = (8,)  # U-Net: the same, for attention to the tokens alone
+    patch: int = 2  # U-Net: pixels a side that are folded into the channels first
+    head_width: int = 64  # U-Net: channels of an attention head
+    dropout: float = 0.0  # U-Net: inside the blocks
 
 
 class UNet(nn.Module):
