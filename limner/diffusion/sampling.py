@@ -69,7 +69,7 @@ def check_strength(strength: float) -> None:
         raise LimnerError(f"--strength {strength:g} is out of range: choose above 0, up to 1.")
 
 
-def same(x: Tensor) -> Tensor:
+def identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -83,11 +83,10 @@ class Plan:
     clip: float = 0.0  # guesses are clipped to [-clip, clip]; 0: not
     variance: float = 0.0  # of the ancestral solver, where the network does not learn it
     guided_channels: int = 0  # channels that guidance applies to, counted from the first; 0: all
-    encode: Callable[[Tensor], Tensor] = same  # [B, C, H, W] in [-1, 1] -> [B, *shape]
-    decode: Callable[[Tensor], Tensor] = same  # [B, *shape] -> [B, C, H, W]
-    same_space: Callable[[Any], bool] = lambda other: (
-        True
-    )  # whether another model has the same encode and decode
+    encode: Callable[[Tensor], Tensor] = identity  # [B, C, H, W] in [-1, 1] -> [B, *shape]
+    decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
+    # whether another model has the same encode and decode
+    same_space: Callable[[Any], bool] = lambda other: True
 
 
 class Diffusion(Denoises, Protocol):
@@ -109,13 +108,29 @@ class Call:
     rows: ConditionEmbedding  # of B images
 
 
+CPU_PLACES = 2**16  # images times height times width of x in one call: a CPU is slower above (docs/log.md)
+
+
 def evaluate(calls: Sequence[Call]) -> list[Denoised]:
-    """The guess for each call. Calls of the same model share one call of its network."""
+    """The guess for each call. Calls of the same model share a call of its network, on a CPU up to `CPU_PLACES`."""
+    groups: list[list[int]] = []
+    for i, call in enumerate(calls):
+        group = next((group for group in groups if _fits(call, [calls[k] for k in group])), None)
+        if group is None:
+            groups.append([i])
+        else:
+            group.append(i)
     guesses: dict[int, Denoised] = {}
-    for model in {id(call.model): call.model for call in calls}.values():
-        part = {i: call for i, call in enumerate(calls) if call.model is model}
-        guesses |= zip(part, _together(model, list(part.values())), strict=True)
+    for group in groups:
+        guesses.update(zip(group, _together(calls[group[0]].model, [calls[i] for i in group]), strict=True))
     return [guesses[i] for i in range(len(calls))]
+
+
+def _fits(call: Call, group: Sequence[Call]) -> bool:
+    """Whether a call shares a network call with the others."""
+    images = sum(len(other.x) for other in (call, *group))
+    places = images * call.x[0, 0].numel()
+    return call.model is group[0].model and (call.x.device.type != "cpu" or places <= CPU_PLACES)
 
 
 def _together(model: Diffusion, calls: Sequence[Call]) -> list[Denoised]:

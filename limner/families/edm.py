@@ -53,9 +53,7 @@ class EDMConfig:
     head_width: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
-    augment: float = (
-        0.0  # probability of each augmentation; the network is conditioned on them (appendix F.2)
-    )
+    augment: float = 0.0  # probability of each augmentation, which the network gets as a condition
     sigma_data: float = 0.5  # standard deviation of the data
     noise_mean: float = -1.2  # sigma in training is exp(normal): mean of the normal (P_mean)
     noise_std: float = 1.2  # standard deviation of that normal (P_std)

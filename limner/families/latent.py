@@ -60,13 +60,11 @@ class LatentConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     autoencoder: str = ""  # run of autoencoder whose latents are drawn; empty: one is trained first
-    codec: AutoencoderConfig = field(
-        default_factory=AutoencoderConfig
-    )  # settings of the autoencoder that is trained
+    # settings of the autoencoder that is trained
+    codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     channelwise: bool = True  # scale each latent channel to mean 0 and variance 1; false: one scale for all
-    network: Literal["quick", "ldm", "dit"] = (
-        "quick"  # U-Nets for a CPU (quick) or of the paper (ldm); dit: transformer
-    )
+    # U-Nets for a CPU (quick) or of the paper (ldm); dit: transformer
+    network: Literal["quick", "ldm", "dit"] = "quick"
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
@@ -77,9 +75,8 @@ class LatentConfig(FlowMatching):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Prediction = "data"  # noise: diffusion; the others: flow matching
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
-    text: TextConfig = field(
-        default_factory=TextConfig
-    )  # text encoder; for ldm, a label is a token of its width
+    # text encoder; for ldm, a label is a token of its width
+    text: TextConfig = field(default_factory=TextConfig)
     time_mean: float = -0.4  # flow matching: training times are sigmoid(normal); mean of the normal
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from limner.core import Condition, Draws, ImageSpec
+from limner.diffusion import sampling
 from limner.diffusion.paths import Straight
 from limner.diffusion.sampling import Diffusion, Drawing, SamplingConfig, evaluate
 from limner.diffusion.solvers import Query
@@ -151,3 +152,15 @@ def test_a_drawing_alone_equals_the_drawing_in_a_batch(solver):
     *_, both = model.sample(Condition(2), config, Draws([3, 4]))
     *_, second = model.sample(Condition(1), config, Draws([4]))
     assert torch.equal(both.picture()[1:], second.picture())
+
+
+def test_a_cpu_shares_calls_up_to_a_size(monkeypatch):
+    monkeypatch.setattr(sampling, "CPU_PLACES", 3 * 36)
+    model = Gaussian(Straight(), gap=0.5)
+    config = SamplingConfig(steps=1, guidance=2.0)
+    for size, rows in ((1, [2]), (2, [2, 2]), (4, [4, 4])):
+        model.calls.clear()
+        label = torch.zeros(size, dtype=torch.long)
+        *_, canvas = model.sample(Condition(size, label=label), config, Draws(range(size)))
+        assert [len(row) for row, _ in model.calls] == rows
+        assert canvas.picture().shape == (size, 1, 6, 6)
