@@ -20,6 +20,7 @@ from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
 from limner.networks import exchange
+from limner.networks.checks import SizeError, check_settings
 from limner.networks.codec import Reconstruction
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.images.channels import with_channels
@@ -129,13 +130,13 @@ class Autoencoder(Model):
         c, spec = self.config, self.spec
         try:
             if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent:
-                raise ValueError(
+                raise exchange.ExchangeError(
                     "it is not of kind kl with patches of 1 and equal hidden and latent channels"
                 )
             groups = exchange.norm_groups(self.autoencoder)
             options = exchange.CodecOptions(codec_shape(c, spec), c.latent, groups)
             return [Part("", exchange.codec_settings(options), exchange.export_weights(self.autoencoder))]
-        except ValueError as error:
+        except exchange.ExchangeError as error:
             raise LimnerError(
                 f"autoencoder cannot be written for diffusers, for {error}: train the preset base or paper."
             ) from None
@@ -153,12 +154,13 @@ class Autoencoder(Model):
                 patch=1, width=shape.width, multiples=tuple(shape.multiples), blocks=shape.blocks,
                 attention_resolutions=tuple(shape.attention_resolutions), hidden=latent, latent=latent,
             )  # fmt: skip
+            check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size))
             exchange.require_equal(
                 {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.autoencoder)
             )
             exchange.import_weights(model.autoencoder, found[0].weights)
-        except ValueError as error:
+        except (exchange.ExchangeError, SizeError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model
 

@@ -36,6 +36,7 @@ from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.networks import exchange
+from limner.networks.checks import SizeError, check_settings
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
@@ -157,7 +158,7 @@ class DDPM(Model):
         c, unet = self.config, self.network.unet
         try:
             if not isinstance(unet, DiffusionUNet):
-                raise ValueError("it has no network of that kind")
+                raise exchange.ExchangeError("it has no network of that kind")
             options = exchange.UNetOptions(
                 self.network.shape, c.head_width, c.network == "ddpm", c.network == "adm" and c.scale_shift,
                 exchange.norm_groups(unet),
@@ -165,7 +166,7 @@ class DDPM(Model):
             settings = exchange.unet_settings(options)
             scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
             unet_part = Part("unet", settings, exchange.export_weights(unet))
-        except ValueError as error:
+        except exchange.ExchangeError as error:
             raise LimnerError(
                 f"ddpm cannot be written for diffusers, for {error}: train with --model.network ddpm."
             ) from None
@@ -183,7 +184,7 @@ class DDPM(Model):
             shape, original = options.shape, options.original
             schedule, steps, predict, variance = exchange.scheduler_options(scheduler)
             if shape.out != shape.channels * (2 if variance else 1):
-                raise ValueError(f"it gives {shape.out} channels for {shape.channels}")
+                raise exchange.ExchangeError(f"it gives {shape.out} channels for {shape.channels}")
             config = DDPMConfig(
                 network="ddpm" if original else "adm", width=shape.width, multiples=tuple(shape.multiples),
                 blocks=shape.blocks, attention_resolutions=tuple(shape.attention_resolutions),
@@ -193,12 +194,13 @@ class DDPM(Model):
                 steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
             )  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
+            check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
             exchange.require_equal(
                 {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.network.unet)
             )
             exchange.import_weights(model.network.unet, found["UNet2DModel"].weights)
-        except ValueError as error:
+        except (exchange.ExchangeError, SizeError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model
 

@@ -1,6 +1,6 @@
 """Our networks by the weight names and settings of diffusers, and back.
 
-A network or a setting without a counterpart raises a ValueError that names it.
+A network or a setting without a counterpart raises an ExchangeError that names it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from limner.networks.codec import CodecShape
 from limner.networks.layers import level_sizes
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 from limner.networks.unets.shape import UNetShape
+
+
+class ExchangeError(ValueError):
+    """What has no counterpart in the other library. The message says what, without a full stop."""
+
 
 PARTS = {  # our names and theirs, in a block and in attention
     "norm1": "norm1", "conv1": "conv1", "embedding_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
@@ -42,7 +47,7 @@ def weight_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
                 found[f"{ours}.{name}"] = (".".join(filter(None, (their, PARTS.get(part, part), kind))),)
     left = {name for name, _ in network.named_parameters()} - found.keys()
     if left:
-        raise ValueError(f"it has no counterpart of {', '.join(sorted(left)[:3])}")
+        raise ExchangeError(f"it has no counterpart of {', '.join(sorted(left)[:3])}")
     return found
 
 
@@ -64,19 +69,19 @@ def export_weights(network: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Fill our network from weights by their names. Raises ValueError for what is missing, left over or misshapen."""
+    """Fill our network from weights by their names. Raises ExchangeError for missing, unknown or misshapen ones."""
     weights = {_current_name(name): value for name, value in weights.items()}
     table = weight_names(network)
     wanted = {name for names in table.values() for name in names}
     for what, odd in (("lacks", wanted - weights.keys()), ("has besides", weights.keys() - wanted)):
         if odd:
-            raise ValueError(f"it {what} {len(odd)} weights, such as {min(odd)}")
+            raise ExchangeError(f"it {what} {len(odd)} weights, such as {min(odd)}")
     for ours, names in table.items():
         values = [weights[name].float() for name in names]
         parameter = network.get_parameter(ours)
         if sum(value.numel() for value in values) != parameter.numel():
             shape = "x".join(map(str, values[0].shape))
-            raise ValueError(f"its {names[0]} of {shape} does not fit the settings")
+            raise ExchangeError(f"its {names[0]} of {shape} does not fit the settings")
         if len(names) == 3:
             heads, split = _heads(network, ours)
             stacked = torch.stack([value.unflatten(0, (heads, -1)) for value in values], 0 if split else 1)
@@ -89,7 +94,7 @@ def _heads(network: nn.Module, qkv: str) -> tuple[int, bool]:
     attention = network.get_submodule(qkv.rpartition(".qkv.")[0])
     if isinstance(attention, Attention):
         if attention.order == "mixed":
-            raise ValueError("it mixes queries, keys and values")
+            raise ExchangeError("it mixes queries, keys and values")
         return attention.heads, attention.order == "split"
     return 1, True
 
@@ -115,7 +120,7 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
                 yield f"{ours}.{i}.attentions.{j}", f"{their}.{i}.attentions.{j}"
             if level.resample is not None:
                 if not hasattr(level.resample, "conv"):
-                    raise ValueError("its levels are joined by residual blocks")
+                    raise ExchangeError("its levels are joined by residual blocks")
                 yield f"{ours}.{i}.resample.conv", f"{their}.{i}.{resample}.0.conv"
     yield from (("middle.0", "mid_block.resnets.0"), ("middle.2", "mid_block.resnets.1"))
     yield "middle.1", "mid_block.attentions.0"
@@ -163,13 +168,13 @@ class UNetOptions:
 
 
 def unet_settings(options: UNetOptions) -> dict[str, Any]:
-    """The settings of their UNet2DModel. Raises ValueError without a counterpart."""
+    """The settings of their UNet2DModel. Raises ExchangeError without a counterpart."""
     s, head_width = options.shape, options.head_width
     if any(side % 2 ** (len(s.widths) - 1) for side in s.size):
-        raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
+        raise ExchangeError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
     for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head_width else ():
         if wide % head_width:
-            raise ValueError(f"{wide} channels do not divide into heads of {head_width}")
+            raise ExchangeError(f"{wide} channels do not divide into heads of {head_width}")
     kinds = [level in s.attention for level in range(len(s.widths))]
     return {
         "_class_name": "UNet2DModel",
@@ -215,7 +220,7 @@ def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
     if scale_shift:
         require_equal(their, attn_norm_num_groups=their["norm_num_groups"])
     if original and scale_shift:
-        raise ValueError("its resnet_time_scale_shift is scale_shift, but its times are those of Ho 2020")
+        raise ExchangeError("its resnet_time_scale_shift is scale_shift, but its times are those of Ho 2020")
     size = image_size(their["sample_size"])
     shape = UNetShape(
         channels=their["in_channels"],
@@ -251,7 +256,7 @@ PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
 def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -> dict[str, Any]:
     """The settings of their DDPMScheduler; ``predict`` is a key of PREDICTIONS."""
     if steps != 1000:
-        raise ValueError(f"it takes {steps} steps, not 1000")
+        raise ExchangeError(f"it takes {steps} steps, not 1000")
     name, start, end = SCHEDULES[schedule]
     return {
         "_class_name": "DDPMScheduler",
@@ -272,14 +277,14 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]
     their = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **settings}
     found = [ours for ours, (name, _, _) in SCHEDULES.items() if name == their["beta_schedule"]]
     if not found:
-        raise ValueError(f"its beta_schedule is {their['beta_schedule']!r}")
+        raise ExchangeError(f"its beta_schedule is {their['beta_schedule']!r}")
     _, start, end = SCHEDULES[found[0]]
     if start is not None:
         require_equal(their, beta_start=start, beta_end=end)
     kind = their.get("prediction_type", "epsilon")
     predict = next((ours for ours, theirs in PREDICTIONS.items() if theirs == kind), None)
     if predict is None:
-        raise ValueError(f"its prediction_type is {kind!r}")
+        raise ExchangeError(f"its prediction_type is {kind!r}")
     return found[0], 1000, predict, their.get("variance_type") == "learned_range"
 
 
@@ -294,10 +299,10 @@ class CodecOptions:
 
 
 def codec_settings(options: CodecOptions) -> dict[str, Any]:
-    """The settings of their AutoencoderKL. Raises ValueError without a counterpart."""
+    """The settings of their AutoencoderKL. Raises ExchangeError without a counterpart."""
     s = options.shape
     if any(side % s.factor for side in s.size):
-        raise ValueError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
+        raise ExchangeError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
     kinds = [level in s.attention for level in range(len(s.widths))]
     return {
         "_class_name": "AutoencoderKL",
@@ -344,16 +349,16 @@ def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
 
 
 def require(settings: Mapping[str, Any], *names: str) -> None:
-    """Raises ValueError for a missing setting."""
+    """Raises ExchangeError for a missing setting."""
     for name in names:
         if name not in settings:
-            raise ValueError(f"its {name} is missing")
+            raise ExchangeError(f"its {name} is missing")
 
 
 def image_size(size: int | Sequence[int] | None) -> tuple[int, int]:
     """(height, width) of their sample_size."""
     if size is None:
-        raise ValueError("its sample_size is missing")
+        raise ExchangeError("its sample_size is missing")
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -364,7 +369,7 @@ def attention_resolutions(
     kinds, (down, up) = their["down_block_types"], plain
     for kind in kinds:
         if kind not in (down, f"Attn{down}"):
-            raise ValueError(f"its blocks are {kind}")
+            raise ExchangeError(f"its blocks are {kind}")
     require_equal(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
     sizes = level_sizes(size, len(kinds))
     return tuple(min(sizes[level]) for level, kind in enumerate(kinds) if kind != down)
@@ -373,20 +378,20 @@ def attention_resolutions(
 def multiples(widths: Sequence[int]) -> tuple[int, ...]:
     """Channels by level in units of the first level's."""
     if any(width % widths[0] for width in widths):
-        raise ValueError(f"its widths {', '.join(map(str, widths))} are not multiples of the first")
+        raise ExchangeError(f"its widths {', '.join(map(str, widths))} are not multiples of the first")
     return tuple(width // widths[0] for width in widths)
 
 
 def norm_groups(network: nn.Module) -> int:
-    """The number of groups of all norms. Raises ValueError if they differ."""
+    """The number of groups of all norms. Raises ExchangeError if they differ."""
     found = {part.num_groups for part in network.modules() if isinstance(part, nn.GroupNorm)}
     if len(found) != 1:
-        raise ValueError(f"its norms have {min(found)} to {max(found)} groups")
+        raise ExchangeError(f"its norms have {min(found)} to {max(found)} groups")
     return found.pop()
 
 
 def require_equal(settings: Mapping[str, Any], **wanted: Any) -> None:
-    """Raises ValueError for a setting with another value; a missing one passes."""
+    """Raises ExchangeError for a setting with another value; a missing one passes."""
     for name, value in wanted.items():
         if settings.get(name, value) != value:
-            raise ValueError(f"its {name} is {settings[name]!r}, not {value!r}")
+            raise ExchangeError(f"its {name} is {settings[name]!r}, not {value!r}")
