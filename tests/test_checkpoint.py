@@ -275,7 +275,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
     assert read_model(path)[0]["padding"] == padding
 
 
-def test_weights_of_others_are_told_from_damage(tmp_path):
+def test_weights_of_others_are_distinguished_from_damage(tmp_path):
     path = tmp_path / "theirs.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(3)}, path)
     with pytest.raises(LimnerError, match="no Limner header") as error:
@@ -337,9 +337,9 @@ def test_weights_that_do_not_fit_are_listed(model):
     wrong["generator.0.weight"] = torch.zeros(4, 3, 5, 5)
     with pytest.raises(LimnerError) as error:
         load_weights(model, wrong, "x.safetensors")
-    said = str(error.value)
-    assert "1 missing: discriminator.bias" in said and "1 unexpected: extra.weight" in said
-    assert "generator.0.weight (4x3x5x5, not 4x3x3x3)" in said and "x.safetensors" in said
+    message = str(error.value)
+    assert "1 missing: discriminator.bias" in message and "1 unexpected: extra.weight" in message
+    assert "generator.0.weight (4x3x5x5, not 4x3x3x3)" in message and "x.safetensors" in message
     same(before, dict(model.state_dict()))  # nothing was loaded by half
     load_weights(model, {name: tensor + 1 for name, tensor in before.items()})
     assert torch.equal(model.discriminator.bias, before["discriminator.bias"] + 1)
@@ -533,9 +533,9 @@ def test_killed_at_random(tmp_path, run, model):
         time.sleep(rng.uniform(0, 0.06))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        told = os.read(reader, 8 * 10_000)
+        received = os.read(reader, 8 * 10_000)
         os.close(reader)
-        acknowledged = struct.unpack("<q", told[-8:])[0] if told else seen + 1
+        acknowledged = struct.unpack("<q", received[-8:])[0] if received else seen + 1
         seen = check(checkpoint.resume(tmp_path), model)
         assert seen >= acknowledged
         assert read_model(tmp_path)[0]["seen"] in (seen, seen - 1)

@@ -121,16 +121,16 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     """Drawing, describing and probing are shared; the first measures, writes and speaks, once."""
     for seed, name in enumerate(("cat", "dog")):
         paint(tmp_path / "images" / name, 41, seed=seed)
-    run, told = tmp_path / "run", []
+    run, results = tmp_path / "run", []
     train(1, tmp_path / "images", run, "--budget", "64img", "--data.holdout", 0.3)
     for processes in (1, 2):
         out = tmp_path / f"of {processes}"
-        said = launch(
+        printed = launch(
             processes, "evaluate", run, tmp_path / "images", "--n", 33, "--to", out, "--json"
         ).stdout
-        told.append(json.loads(said))  # one JSON, so only one spoke
-        assert told[-1] == json.loads((out / "evaluation.json").read_text()) | {"to": str(out)}
-    one, two = ({k: v for k, v in figures(one).items() if k != "to"} for one in told)
+        results.append(json.loads(printed))  # one JSON, so only one printed
+        assert results[-1] == json.loads((out / "evaluation.json").read_text()) | {"to": str(out)}
+    one, two = ({k: v for k, v in figures(one).items() if k != "to"} for one in results)
     assert (
         one.keys() == two.keys()
         and {"kid/value", "probe_accuracy/value", "reconstruction/psnr"} <= one.keys()
@@ -143,9 +143,9 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     assert "without torchrun" in done.stderr
 
 
-def figures(told: dict[str, Any], above: str = "") -> dict[str, Any]:
+def figures(result: dict[str, Any], above: str = "") -> dict[str, Any]:
     """What is nested as one table."""
     flat: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in result.items():
         flat |= figures(value, f"{above}{name}/") if isinstance(value, dict) else {above + name: value}
     return flat

@@ -162,8 +162,8 @@ def lazy_loop() -> Loop:
 
 def test_a_lazy_regulariser_takes_its_own_steps() -> None:
     loop = lazy_loop()
-    told = [loop.take_step(0.0) for _ in range(4)]
-    assert [sorted(terms) for terms in told[:2]] == [
+    reports = [loop.take_step(0.0) for _ in range(4)]
+    assert [sorted(terms) for terms in reports[:2]] == [
         ["first 2/gradient", "first 2/size", "first/gradient", "first/size"],
         ["first/gradient", "first/size"],
     ]
@@ -205,9 +205,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(accumulate: int) -> 
         each.model.eval()
         player = each.players[1]
         terms = each.accumulate_gradients(player, each.data.select(0, 4, 0))
-        each.told = (terms["abs"], [p.grad.clone() for p in player.parameters])  # type: ignore[attr-defined]
-    torch.testing.assert_close(loop.told[0], whole.told[0])  # type: ignore[attr-defined]
-    torch.testing.assert_close(loop.told[1], whole.told[1])  # type: ignore[attr-defined]
+        each.outcome = (terms["abs"], [p.grad.clone() for p in player.parameters])  # type: ignore[attr-defined]
+    torch.testing.assert_close(loop.outcome[0], whole.outcome[0])  # type: ignore[attr-defined]
+    torch.testing.assert_close(loop.outcome[1], whole.outcome[1])  # type: ignore[attr-defined]
 
 
 def test_schedules() -> None:
@@ -269,11 +269,13 @@ def test_what_is_shown_and_measured_is_of_all_classes(monkeypatch: pytest.Monkey
     loop.average.one = lambda batch: (seen.extend(batch.condition.label.tolist()), player(batch))[1]  # type: ignore
     loop.held_out_losses(sorted_by_class)
     assert len(seen) == 256 and 96 < sum(seen) < 160
-    asked: list[list[str] | None] = []
-    monkeypatch.setattr("limner.inference.pipeline.grid", lambda images, captions: asked.append(captions))
+    captions_seen: list[list[str] | None] = []
+    monkeypatch.setattr(
+        "limner.inference.pipeline.grid", lambda images, captions: captions_seen.append(captions)
+    )
     tiny = families.load("flow").presets["tiny"]
     sample_grid(families.load("flow")(tiny.model, spec), sorted_by_class, 16)
-    assert set(asked[0] or ()) == {"cat", "dog"}
+    assert set(captions_seen[0] or ()) == {"cat", "dog"}
 
 
 def test_batches_must_divide() -> None:
@@ -478,13 +480,13 @@ def test_sheets_and_held_out_losses_show_all_classes(tmp_path: Path) -> None:
     for label in ("a", "b", "c", "d"):
         paint(tmp_path / "images" / label, 40, seed=ord(label))
     data = open_data(str(tmp_path / "images"), size=(16, 16), progress=False)
-    asked: list[int] = []
+    labels: list[int] = []
 
     class Asked(families.load("dcgan")):  # type: ignore[misc]
         def sample(self, condition, sampling, draws):
-            asked.extend(condition.label.tolist())
+            labels.extend(condition.label.tolist())
             yield Canvas(1, 1, lambda: torch.zeros(condition.size, *self.spec.shape))
 
     model = Asked(find_preset(families.load("dcgan"), "tiny").model, data.spec)
-    assert sample_grid(model, data, 12) is not None and len(set(asked)) == 4
+    assert sample_grid(model, data, 12) is not None and len(set(labels)) == 4
     assert sample_grid(model, data, 0) is None

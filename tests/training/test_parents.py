@@ -42,7 +42,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def parent(pictures, tmp_path_factory) -> Path:
-    """A run of autoencoder with a shape of its own, so that it is told from the tiny preset."""
+    """A run of autoencoder with a shape of its own, unlike the tiny preset's."""
     out = tmp_path_factory.mktemp("parent") / "ae"
     model = {"width": 16, "latent": 2, "adversarial": 0.0}
     toolkit.train("autoencoder", pictures, out, budget="80img", model=model, **QUIET)
@@ -65,11 +65,11 @@ def same(one: dict, other: dict) -> bool:
 def test_a_named_parent_is_copied_in_and_never_changes(pictures, parent, tmp_path):
     train(pictures, tmp_path / "run", parent)
     header, weights = checkpoint.read_model(tmp_path / "run")
-    told, taken = checkpoint.read_model(parent)
-    assert codec(weights) and same(codec(weights), codec(taken)), "bit for bit"
+    parent_header, parent_weights = checkpoint.read_model(parent)
+    assert codec(weights) and same(codec(weights), codec(parent_weights)), "bit for bit"
     live = checkpoint.resume(tmp_path / "run").live_tensors
     assert same(codec(weights), codec({name.removeprefix("model/"): value for name, value in live.items()}))
-    assert header["parents"] == {"autoencoder": told["digest"]}
+    assert header["parents"] == {"autoencoder": parent_header["digest"]}
     settings = read_run(tmp_path / "run").model
     assert settings.codec == read_run(parent).model and settings.codec.width == 16
     assert not any("discriminator" in name for name in weights), "what only its training needs stays behind"
@@ -121,24 +121,24 @@ def test_the_checkpoint_stands_alone(pictures, parent, tmp_path):
 def test_without_a_name_one_is_trained_first(pictures, tmp_path):
     result = train(pictures, tmp_path / "run", budget="80img")
     assert result.seen == 80
-    first, told = read_run(tmp_path / "run" / "autoencoder"), read_run(tmp_path / "run")
+    first, second = read_run(tmp_path / "run" / "autoencoder"), read_run(tmp_path / "run")
     assert first.family == "autoencoder" and first.preset == "tiny" and first.budget == "20img"
-    assert first.model == told.model.codec == find_preset(families.load("autoencoder"), "tiny").model
+    assert first.model == second.model.codec == find_preset(families.load("autoencoder"), "tiny").model
     assert first.training.save_every == "1h" and first.training.optimisers.keys() == {
         "autoencoder",
         "discriminator",
     }
     assert (first.sources, first.size, first.seed, first.data) == (
-        told.sources,
-        told.size,
-        told.seed,
-        told.data,
+        second.sources,
+        second.size,
+        second.seed,
+        second.data,
     )
-    assert told.model.autoencoder == "" and told.budget == "80img"
+    assert second.model.autoencoder == "" and second.budget == "80img"
     header, weights = checkpoint.read_model(tmp_path / "run")
-    other, taken = checkpoint.read_model(tmp_path / "run" / "autoencoder")
-    assert header["parents"] == {"autoencoder": other["digest"]} and other["seen"] >= 20
-    assert same(codec(weights), codec(taken))
+    parent_header, parent_weights = checkpoint.read_model(tmp_path / "run" / "autoencoder")
+    assert header["parents"] == {"autoencoder": parent_header["digest"]} and parent_header["seen"] >= 20
+    assert same(codec(weights), codec(parent_weights))
     toolkit.load(tmp_path / "run" / "autoencoder")  # a run like any other
 
 
@@ -231,19 +231,21 @@ def test_what_the_model_refuses_shows_before_the_parent_is_trained(pictures, tmp
 def test_the_command_says_so_and_goes_on(pictures, tmp_path, capsys):
     def command(*arguments: object) -> str:
         assert run(list(map(str, arguments))) == 0
-        told = capsys.readouterr()
-        return " ".join((told.out if arguments[0] == "show" else told.err).split())
+        printed = capsys.readouterr()
+        return " ".join((printed.out if arguments[0] == "show" else printed.err).split())
 
     tiny = ("--preset", "tiny", "--training.samples", 2)
-    said = command("train", "latent", pictures, "--out", tmp_path / "run", *tiny, "--budget", "64img")
-    assert "training one first" in said and "--model.autoencoder" in said and "16img of 64img" in said
+    printed = command("train", "latent", pictures, "--out", tmp_path / "run", *tiny, "--budget", "64img")
+    assert (
+        "training one first" in printed and "--model.autoencoder" in printed and "16img of 64img" in printed
+    )
     command("train", "latent", "--out", tmp_path / "run", "--resume", "--budget", "96img")
-    told = json.loads(command("show", tmp_path / "run", "--json"))
-    assert told["seen"] >= 96 and told["parents"].keys() == {"autoencoder"}
+    shown = json.loads(command("show", tmp_path / "run", "--json"))
+    assert shown["seen"] >= 96 and shown["parents"].keys() == {"autoencoder"}
     parent = tmp_path / "run" / "autoencoder"
     other = ("--out", tmp_path / "other", "--budget", "32img", "--model.autoencoder", parent)
     assert "training one first" not in command("train", "latent", pictures, *tiny, *other)
-    assert checkpoint.read_model(tmp_path / "other")[0]["parents"] == told["parents"]
+    assert checkpoint.read_model(tmp_path / "other")[0]["parents"] == shown["parents"]
     assert not (tmp_path / "other" / "autoencoder").exists()
 
 
@@ -259,9 +261,9 @@ def test_two_processes_train_both(pictures, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     header, weights = checkpoint.read_model(tmp_path / "run")
-    other, taken = checkpoint.read_model(tmp_path / "run" / "autoencoder")
-    assert header["seen"] == 64 and header["parents"] == {"autoencoder": other["digest"]}
-    assert same(codec(weights), codec(taken))
+    parent_header, parent_weights = checkpoint.read_model(tmp_path / "run" / "autoencoder")
+    assert header["seen"] == 64 and header["parents"] == {"autoencoder": parent_header["digest"]}
+    assert same(codec(weights), codec(parent_weights))
 
 
 # ---- a prior on a tokeniser on an autoencoder: toy families, the tokeniser's images of half the side
