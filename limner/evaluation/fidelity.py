@@ -20,7 +20,7 @@ from limner.inference.understand import over_data
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
-from limner.pictures.grid import grid
+from limner.pictures.grid import save_grid
 
 HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
@@ -197,5 +197,5 @@ def nearest_pairs(
 def save_sheets(folder: Path, samples: Samples, real: Real, sets: FeatureSets) -> None:
     """nearest.png, with the images nearest to training images, and drawn.png."""
     images, captions = nearest_pairs(samples, real, sets)
-    grid(images, captions, columns=8).save(folder / "nearest.png")
-    grid(samples.images[:64], samples.captions[:64] if samples.captions else None).save(folder / "drawn.png")
+    save_grid(folder / "nearest.png", images, captions, columns=8)
+    save_grid(folder / "drawn.png", samples.images[:64], samples.captions[:64] if samples.captions else None)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,7 +31,7 @@ from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
 from limner.inference.pipeline import Pipeline, condition_for
 from limner.metrics.pixels import psnr, pyramid
-from limner.pictures.grid import grid
+from limner.pictures.grid import grid, save_grid
 from limner.progress import bar
 from limner.settings import join_words
 
@@ -183,7 +182,7 @@ def interpolations(anchors: Anchors, path: Path, watch: Watch) -> None:
         ends = [", ".join(filter(None, (name, label))) for name in anchors.names[row : row + 2]]
         captions += [ends[0], *[""] * (columns - 2), ends[1]]
         watch((row + 1) / rows)
-    _save(grid(torch.cat(images), captions, columns), path)
+    save_grid(path, torch.cat(images), captions, columns)
 
 
 def loop(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -208,7 +207,7 @@ def plane(anchors: Anchors, path: Path, watch: Watch) -> None:
     captions = [""] * side**2
     for at, name in zip((0, side - 1, side**2 - side, side**2 - 1), anchors.names[:4], strict=True):
         captions[at] = ", ".join(filter(None, (name, label)))
-    _save(grid(anchors.paint(points.flatten(0, 1), label, watch), captions, side), path)
+    save_grid(path, anchors.paint(points.flatten(0, 1), label, watch), captions, side)
 
 
 def mixing(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -222,7 +221,7 @@ def mixing(anchors: Anchors, path: Path, watch: Watch) -> None:
         for coarse, name in zip(points, anchors.names, strict=False):
             mixed += [torch.cat([coarse[:cross], fine[cross:]]) for fine in points]
             captions += [f"{name} to layer {cross}, then {other}" for other in anchors.names[:4]]
-    _save(grid(anchors.paint(torch.stack(mixed), label, watch), captions, 4), path)
+    save_grid(path, anchors.paint(torch.stack(mixed), label, watch), captions, 4)
 
 
 def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -239,7 +238,7 @@ def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
         for k in range(len(vectors))
         for sigma in SIGMAS
     ]
-    _save(grid(anchors.paint(point + moves, label), captions, len(SIGMAS)), path)
+    save_grid(path, anchors.paint(point + moves, label), captions, len(SIGMAS))
     tensors = {"directions": vectors, "sigmas": sigmas, "centre": space.centre}
     _save_tensors(path.with_suffix(".safetensors"), tensors, {"run": space.digest})
 
@@ -319,11 +318,6 @@ def check_labels(space: Space, labels: Sequence[str]) -> None:
         raise LimnerError("This run draws the same image for every label: leave --label out.")
 
 
-def _save(sheet: Image.Image, path: Path) -> None:
-    with files.atomic(path) as unfinished:
-        sheet.save(unfinished, "PNG")
-
-
 # The point of a picture ---------------------------------------------------------------------------------
 
 
@@ -384,7 +378,7 @@ def project(
         difference[:, 3] = 1.0
     found = ", ".join(filter(None, (f"found: {psnr_end:.1f} dB", label)))
     captions = [picture.name, f"start: {psnr_start:.1f} dB", found, "difference"]
-    _save(grid(torch.cat([target, start, image, difference]), captions, 4), to)
+    save_grid(to, torch.cat([target, start, image, difference]), captions, 4)
     beside = to.with_suffix(".safetensors")
     _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": label, "picture": str(picture)})
     return Projection(

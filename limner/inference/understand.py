@@ -25,7 +25,7 @@ from limner.distributed import ALONE, Ranks
 from limner.inference.pipeline import Pipeline
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
-from limner.pictures.grid import grid
+from limner.pictures.grid import save_grid
 from limner.progress import bar
 from limner.settings import join_words
 
@@ -319,8 +319,7 @@ def _draw_predictions(data: Data, predictions: list[Prediction], to: Path) -> No
     rows = np.sort(data.order(0, min(SHEET, len(data)), 0))
     shown = [predictions[i] for i in rows]
     images, captions = data.batch(rows).image, [p.caption() for p in shown]
-    with files.atomic(to) as unfinished:
-        grid(images, captions, marked=[p.wrong for p in shown]).save(unfinished, "PNG")
+    save_grid(to, images, captions, marked=[p.wrong for p in shown])
 
 
 def _write_csv(path: Path, predictions: list[Prediction]) -> None:
@@ -381,9 +380,7 @@ def search(
     labels = class_names(data)
     found = [Match(data.names[i], labels[i], float(similarity[i])) for i in order.tolist()]
     captions = [f"query: {query.name}", *(f"{match.path} {match.similarity:.3f}" for match in found)]
-    with files.atomic(to) as unfinished:
-        images = torch.cat([picture, data.batch(order.numpy()).image])
-        grid(images, captions, marked=[True]).save(unfinished, "PNG")
+    save_grid(to, torch.cat([picture, data.batch(order.numpy()).image]), captions, marked=[True])
     return Matches(str(query), len(data), str(to), found)
 
 

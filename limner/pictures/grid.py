@@ -7,12 +7,14 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from limner import files
 from limner.settings import LimnerError
 
 Picture = Tensor | np.ndarray | Image.Image
@@ -102,6 +104,18 @@ def grid(
             at = left + (width - _length(words, size)) / 2
             _write(pen, (at, top + height + 4 + k * line + size), words, size, ink)
     return sheet
+
+
+def save_grid(
+    path: Path,
+    images: Tensor | np.ndarray | Sequence[Picture],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    marked: Sequence[bool] = (),
+) -> None:
+    """Write a ``grid`` as a PNG, whole or not at all."""
+    with files.atomic(path) as unfinished:
+        grid(images, captions, columns, marked=marked).save(unfinished, "PNG")
 
 
 def _picture(image: Picture) -> Image.Image:

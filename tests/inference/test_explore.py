@@ -174,8 +174,7 @@ def test_mixing_takes_coarse_layers_of_one_and_fine_ones_of_another(tmp_path: Pa
     options = ExploreOptions(rows=1, columns=5, directions=2)
     anchors = explore.Anchors(space, options, ("",), ("mine", "a", "b", "c", "d"), given, range(4))
     painted = []
-    monkeypatch.setattr(explore, "grid", lambda images, words, columns: painted.append((images, words)))
-    monkeypatch.setattr(explore, "_save", lambda sheet, path: None)
+    monkeypatch.setattr(explore, "save_grid", lambda path, images, words, _: painted.append((images, words)))
     explore.mixing(anchors, tmp_path / "mixing.png", lambda share: None)
     images, words = painted[0]
     assert len(images) == 3 * 16 and words[1] == "mine to layer 1, then a"
