@@ -158,7 +158,7 @@ DiT.presets = {
             Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
             average=1_774_000.0, average_rampup=0.0,
         ),
-        size=(32, 32), channels=4,
+        size=(32, 32), channels=4, classes=1000,
         parameters={"network": 130_315_808},  # B/2 on 32x32x4 latents, facebookresearch/DiT
     ),
 }  # fmt: skip
