@@ -263,8 +263,8 @@ class Model(nn.Module):
     """The base class of every family: ``Model(config, spec)`` has objectives, and the capabilities of its methods.
 
     Subclasses set the class attributes below and implement ``objectives``. ``__init__`` raises LimnerError, one
-    sentence, for a config or a spec that the family cannot take, or SizeError (networks/checks.py) for settings that
-    make no network; it must also work on the meta device.
+    sentence, for a config or a spec that the family cannot take, or SettingsError (networks/checks.py) for settings
+    that make no network; it must also work on the meta device.
     """
 
     Config: ClassVar[type]  # plain frozen dataclass, above the class that reads it
@@ -326,7 +326,7 @@ class Resizes(Protocol):
     """A network that also takes the weights of one that was trained on images of another size."""
 
     def load_resized(self, other: Any) -> None:
-        """Raises SizeError for weights that do not fit."""
+        """Raises SettingsError for weights that do not fit."""
         ...
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from limner.networks.checks import SizeError, check_settings
+from limner.networks.checks import SettingsError, check_settings
 from limner.settings import LimnerError, nearest
 
 if TYPE_CHECKING:
@@ -129,5 +129,5 @@ def build(name: str, config: Any, spec: ImageSpec) -> Model:
     try:
         check_settings(config)
         return family(config, spec)
-    except SizeError as error:  # any other error is a bug, not a setting
+    except SettingsError as error:  # any other error is a bug, not a setting
         raise LimnerError(f"{name} cannot be built: {error}; change its --model settings.") from None

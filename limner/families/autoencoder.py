@@ -20,7 +20,7 @@ from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
 from limner.networks import exchange
-from limner.networks.checks import SizeError, check_settings
+from limner.networks.checks import SettingsError, check_settings
 from limner.networks.codec import Reconstruction
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.images.channels import with_channels
@@ -160,7 +160,7 @@ class Autoencoder(Model):
                 {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.autoencoder)
             )
             exchange.import_weights(model.autoencoder, found[0].weights)
-        except (exchange.ExchangeError, SizeError) as error:
+        except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model
 

@@ -36,7 +36,7 @@ from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.networks import exchange
-from limner.networks.checks import SizeError, check_settings
+from limner.networks.checks import SettingsError, check_settings
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.shape import UNetShape
@@ -200,7 +200,7 @@ class DDPM(Model):
                 {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.network.unet)
             )
             exchange.import_weights(model.network.unet, found["UNet2DModel"].weights)
-        except (exchange.ExchangeError, SizeError) as error:
+        except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Preset
 from limner.families._presets import IMAGENET, training
 from limner.networks.attention import sincos
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
 from limner.networks.transformers.patch import Layer, PatchConfig, PatchTransformer
@@ -42,7 +42,7 @@ class Network(nn.Module):
         c = config
         self.body = PatchTransformer(c.body, spec.channels, (spec.height, spec.width), positions="sincos")
         if c.decoder_width % c.decoder_heads or c.decoder_width % 4:
-            raise SizeError(
+            raise SettingsError(
                 f"a decoder of width {c.decoder_width} does not divide into {c.decoder_heads} heads and 4"
             )
         self.decoder_embed = nn.Linear(c.body.width, c.decoder_width)

@@ -1,4 +1,4 @@
-"""Checks of a network's settings. A SizeError is the person's mistake; any other error of a constructor is a bug."""
+"""Checks of a network's settings. A SettingsError is the user's mistake; other errors of a constructor are bugs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 LARGEST = 2**20  # of a width, a depth, a count of anything that is not images
 
 
-class SizeError(ValueError):
+class SettingsError(ValueError):
     """Settings that make no network. The message says what is wrong, without a full stop."""
 
 
 def check_dropout(probability: float) -> float:
-    """The probability. Raises SizeError for one above 1."""
+    """The probability. Raises SettingsError for one above 1."""
     if probability > 1:
-        raise SizeError(f"a dropout of {probability:g} is above 1")
+        raise SettingsError(f"a dropout of {probability:g} is above 1")
     return probability
 
 
 def check_settings(config: Any, where: str = "--model") -> None:
-    """Raises SizeError for a number in ``config``, or in a dataclass in it, that no network can have.
+    """Raises SettingsError for a number in ``config``, or in a dataclass in it, that no network can have.
 
     Integers are at least 1, or at least 0 where that is the default or the field is in ``config.may_be_zero``, which
     also says which tuples may be empty. Floats are finite, and negative only where the default is or the field is in
@@ -42,18 +42,18 @@ def check_settings(config: Any, where: str = "--model") -> None:
                 isinstance(field.default, float) and field.default < 0
             )
             if not math.isfinite(value) or (value < 0 and not negative):
-                raise SizeError(
+                raise SettingsError(
                     f"{name} is {value}, but must be finite{'' if negative else ' and at least 0'}"
                 )
 
 
 def _check_counts(name: str, value: int | tuple[int, ...], optional: bool) -> None:
-    """Raises SizeError for a count, or one of several, that is out of bounds; ``optional``: 0 and none are not."""
+    """Raises SettingsError for a count, or one of several, that is out of bounds; ``optional``: 0 and none are not."""
     numbers = value if isinstance(value, tuple) else (value,)
     if not numbers and not optional:
-        raise SizeError(f"{name} is empty, but needs at least one number")
+        raise SettingsError(f"{name} is empty, but needs at least one number")
     for number in numbers:
         if number < (least := 0 if optional else 1):
-            raise SizeError(f"{name} is {number}, but must be at least {least}")
+            raise SettingsError(f"{name} is {number}, but must be at least {least}")
         if number > LARGEST and not optional:
-            raise SizeError(f"{name} is {number}, but must be at most {LARGEST}")
+            raise SettingsError(f"{name} is {number}, but must be at most {LARGEST}")

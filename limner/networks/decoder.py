@@ -31,7 +31,7 @@ class DecoderConfig:
 class Decoder(nn.Module):
     """Latent [B, D], embedding [B, E], and perhaps tokens [B, L, T] with their mask [B, L] -> image [B, C, H, W].
 
-    Raises SizeError for levels that do not match.
+    Raises SettingsError for levels that do not match.
     """
 
     def __init__(self, config: DecoderConfig, channels: int, size: Size, context: int = 0):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 
 Size = tuple[int, int]  # (height, width)
 Resample = Literal["", "up", "down"]
@@ -55,9 +55,9 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    """Raises SizeError unless there is one width and one number of blocks for each level."""
+    """Raises SettingsError unless there is one width and one number of blocks for each level."""
     if len(widths) != len(blocks):
-        raise SizeError(
+        raise SettingsError(
             f"widths is for {len(widths)} levels and blocks for {len(blocks)}: give both one number a level"
         )
 
@@ -76,10 +76,10 @@ def level_sizes(size: Size, levels: int, patch: int = 1) -> list[Size]:
 def attention_levels(resolutions: Sequence[int], sizes: Sequence[Size]) -> tuple[int, ...]:
     """The levels at which a network attends: for each resolution the level whose shorter side is nearest by ratio.
 
-    A resolution is the shorter side of feature maps, as ``sizes`` has them by level. Raises SizeError for one below 1.
+    A resolution is the shorter side of feature maps, as in ``sizes``, by level. Raises SettingsError for one below 1.
     """
     if any(resolution < 1 for resolution in resolutions):
-        raise SizeError(f"attention resolutions are sides of 1 or more, not {min(resolutions)}")
+        raise SettingsError(f"attention resolutions are sides of 1 or more, not {min(resolutions)}")
     sides = [min(size) for size in sizes]
     ratios = [[max(side / r, r / side) for side in sides] for r in resolutions]  # resolutions x levels
     return tuple(sorted({row.index(min(row)) for row in ratios}))

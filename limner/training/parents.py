@@ -20,7 +20,7 @@ from limner.config import Budget, Run, parse_budget
 from limner.core import ImageSpec, LimnerError, Model, Parent, Resizes
 from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 from limner.training.loop import check_objectives
 
 MOST = 0.5  # of a budget, for all the parents of one run that are trained first
@@ -212,7 +212,7 @@ def adopt(model: Model, models: Mapping[str, Model], run: Run, out: Path) -> Non
             continue
         try:
             own.load_resized(network)
-        except SizeError as error:
+        except SettingsError as error:
             raise LimnerError(
                 f"{run.family} cannot build on {path}: {error}; name another run with "
                 f"--model.{field}, or set --data.channels and --size as it was trained with."

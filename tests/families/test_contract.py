@@ -42,7 +42,7 @@ from limner.core import (
     Objective,
     Training,
 )
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 
 FAMILIES = families.names()
 CLASSES = ("cat", "dog", "owl")
@@ -565,7 +565,7 @@ def test_a_bug_is_not_reported_as_a_bad_setting(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(family, "__init__", broken(bug))
         with pytest.raises(type(bug), match=str(bug)):
             families.build("vae", settings, spec)
-    monkeypatch.setattr(family, "__init__", broken(SizeError("a width of 3 is odd")))
+    monkeypatch.setattr(family, "__init__", broken(SettingsError("a width of 3 is odd")))
     with pytest.raises(
         LimnerError, match=r"^vae cannot be built: a width of 3 is odd; change its --model settings\.$"
     ):

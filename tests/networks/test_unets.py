@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from limner.networks.attention import attend, split_heads
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 from limner.networks.layers import attention_levels, level_sizes, sinusoids
 from limner.networks.unets.diffusion import Attention, Block, DiffusionUNet, Down, SpatialTransformer
 from limner.networks.unets.shape import UNetShape
@@ -249,7 +249,7 @@ def test_resolutions_name_the_nearest_level() -> None:
     assert attention_levels((24, 6), sizes) == (1, 3)
     assert attention_levels((16, 17, 200, 1), sizes) == (0, 1, 2, 3), "12 and 24 lie either side of 17"
     assert attention_levels((12, 13), sizes) == (2,) and attention_levels((), sizes) == ()
-    with pytest.raises(SizeError, match="1 or more, not 0"):
+    with pytest.raises(SettingsError, match="1 or more, not 0"):
         attention_levels((8, 0), sizes)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import apply_rope, attend, rope_angles, sincos
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 from limner.networks.layers import init_xavier, pad_to_multiple, sinusoids, zero_init
 
 
@@ -86,7 +86,7 @@ class DiffusionTransformer(nn.Module):
     """Image, embedding [B, W] after its activation, perhaps tokens [B, N, D] with their mask [B, N] -> an image.
 
     The tokens join the patches in every block. Images are of ``size``; sides that do not divide into patches
-    are padded inside and cropped again. Raises SizeError for widths that do not divide.
+    are padded inside and cropped again. Raises SettingsError for widths that do not divide.
     """
 
     position: Tensor
@@ -97,7 +97,9 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         c = config
         if c.width % (4 * c.heads):
-            raise SizeError(f"a width of {c.width} does not divide into {c.heads} heads of a multiple of 4")
+            raise SettingsError(
+                f"a width of {c.width} does not divide into {c.heads} heads of a multiple of 4"
+            )
         self.patch, self.out = c.patch, out
         self.grid = (math.ceil(size[0] / c.patch), math.ceil(size[1] / c.patch))
         self.patch_embed = zero_init(nn.Conv2d(channels, c.width, c.patch, stride=c.patch))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import sincos
-from limner.networks.checks import SizeError
+from limner.networks.checks import SettingsError
 from limner.networks.layers import init_xavier
 
 
@@ -52,19 +52,19 @@ class Layer(nn.Module):
 
 
 def patch_size(config: PatchConfig, size: tuple[int, int]) -> int:
-    """The side of a patch in pixels. Raises SizeError where it does not divide the image."""
+    """The side of a patch in pixels. Raises SettingsError where it does not divide the image."""
     patch = config.patch
     if not patch:
         about = patch = max(1, min(size) // max(1, config.across))
         while size[0] % patch or size[1] % patch:
             patch -= 1
         if 2 * patch < about:  # rather than many tiny patches
-            raise SizeError(
+            raise SettingsError(
                 f"images of {size[0]}x{size[1]} do not divide into patches of about {about} pixels, as those of a "
                 f"--size of multiples of {about} do"
             )
     if size[0] % patch or size[1] % patch:
-        raise SizeError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
+        raise SettingsError(f"images of {size[0]}x{size[1]} do not divide into patches of {patch}")
     return patch
 
 
@@ -72,7 +72,7 @@ class PatchTransformer(nn.Module):
     """Image [B, C, H, W] -> the class token and one token a patch [B, 1 + H/p W/p, width], after a norm.
 
     Positions are ``learned``, then resized to other sizes of image (bicubic with antialiasing), or fixed
-    ``sincos``. Raises SizeError for sizes that do not divide.
+    ``sincos``. Raises SettingsError for sizes that do not divide.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class PatchTransformer(nn.Module):
         super().__init__()
         c = config
         if c.width % c.heads:
-            raise SizeError(f"a width of {c.width} does not divide into {c.heads} heads")
+            raise SettingsError(f"a width of {c.width} does not divide into {c.heads} heads")
         if c.width % 4:
-            raise SizeError(f"a width of {c.width} is not a multiple of 4")
+            raise SettingsError(f"a width of {c.width} is not a multiple of 4")
         self.patch = patch_size(c, size)
         self.config = replace(c, patch=self.patch)
         self.grid = (size[0] // self.patch, size[1] // self.patch)
@@ -145,14 +145,14 @@ class PatchTransformer(nn.Module):
 
     @torch.no_grad()
     def load_resized(self, other: PatchTransformer) -> None:
-        """Load another's weights, its positions resized to this image size. Raises SizeError if patches differ."""
+        """Load another's weights, its positions resized to this image size. Raises SettingsError if patches differ."""
         state = other.state_dict()
         state.pop("position", None)
         if self.position is not None:
             state["position"] = other.positions(self.grid)
         if state["patch_embed.weight"].shape != self.patch_embed.weight.shape:
             theirs, here = other.patch_embed, self.patch_embed
-            raise SizeError(
+            raise SettingsError(
                 f"it reads patches of {theirs.in_channels} x {other.patch} x {other.patch}, not of "
                 f"{here.in_channels} x {self.patch} x {self.patch}"
             )

@@ -43,7 +43,7 @@ class UNetLevels:
 class UNet(nn.Module):
     """Image [B, channels, H, W], embedding [B, E], perhaps tokens [B, L, context] and mask [B, L] -> [B, out, H, W].
 
-    ``size`` is (H, W); sides that do not divide are padded inside and cropped again. Raises SizeError for levels
+    ``size`` is (H, W); sides that do not divide are padded inside and cropped again. Raises SettingsError for levels
     that do not fit together.
     """
 
