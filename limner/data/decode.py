@@ -153,10 +153,7 @@ def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -
     if fit == "crop":
         scale = max(width / image.width, height / image.height)
         spare = image.width - width / scale, image.height - height / scale
-        margin = (
-            max(0.0, spare[0] / 2),
-            max(0.0, spare[1] / 2),
-        )  # against rounding below 0
+        margin = (max(0.0, spare[0] / 2), max(0.0, spare[1] / 2))  # against rounding below 0
         box = (margin[0], margin[1], image.width - margin[0], image.height - margin[1])
 
     shrinks = box[2] - box[0] >= width

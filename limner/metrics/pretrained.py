@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,143 +16,94 @@ from limner.metrics.features import Features, resize, with_channels
 from limner.settings import LimnerError
 
 Side = int | tuple[int, int]
+_AVERAGE = nn.AvgPool2d(3, 1, 1, count_include_pad=False)  # the FID's network leaves padding out of its means
+_MAX, _HALVING = nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(3, 2)
+# Kernel, stride and padding: 3x3, and lines of 3 and 7.
+_SQUARE = (3, 1, 1)
+_ACROSS_3, _DOWN_3 = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
+_ACROSS_7, _DOWN_7 = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
 
 
 def _conv(wide: int, out: int, kernel: Side = 1, stride: int = 1, padding: Side = 0) -> nn.Sequential:
-    """Convolution, batch norm and ReLU, under the names conv and bn."""
-    block = nn.Sequential()
-    block.add_module("conv", nn.Conv2d(wide, out, kernel, stride, padding, bias=False))
-    block.add_module("bn", nn.BatchNorm2d(out, eps=0.001))
-    block.add_module("relu", nn.ReLU())
-    return block
+    conv = nn.Conv2d(wide, out, kernel, stride, padding, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out, eps=0.001), relu=nn.ReLU()))
 
 
 class Mixed(nn.Module):
-    """Branches over one input, concatenated. A branch is a chain of names; a tuple ends it in several outputs."""
+    """Branches over one input [B, wide, H, W], concatenated.
 
-    def __init__(self, chains: Sequence[Sequence[Any]], convolutions: Mapping[str, nn.Module], pool: str):
+    A branch is a chain of convolutions: of each the channels out, kernel, stride and padding, or a table of several
+    by the ends of their names, whose outputs are concatenated. The branch `_pool` begins with ``pool``.
+    """
+
+    def __init__(self, wide: int, pool: nn.Module, branches: dict[str, list[Any]]):
         super().__init__()
-        self.chains, self.pool = chains, pool
-        for name, convolution in convolutions.items():
-            self.add_module(name, convolution)
+        self.pool = pool
+        self.chains: list[list[list[str]]] = []  # the layers of each link of each branch
+        for branch, links in branches.items():
+            chain, channels = [["pool"]] if branch == "_pool" else [], wide
+            for i, link in enumerate(links, 1):
+                name = f"branch{branch}_{i}" if len(links) > 1 else f"branch{branch}"
+                ends = link if isinstance(link, dict) else {"": link}
+                layers = {name + end: convolution for end, convolution in ends.items()}
+                for layer, convolution in layers.items():
+                    self.add_module(layer, _conv(channels, *convolution))
+                chain.append(list(layers))
+                channels = sum(out for out, *_ in layers.values())
+            self.chains.append(chain)
 
     def forward(self, x: Tensor) -> Tensor:
         branches = []
         for chain in self.chains:
             h = x
-            for link in chain:
-                if isinstance(link, tuple):
-                    h = torch.cat([self.get_submodule(name)(h) for name in link], dim=1)
-                elif link == "pool":
-                    h = self._pooled(h)
-                else:
-                    h = self.get_submodule(link)(h)
+            for layers in chain:
+                h = torch.cat([self.get_submodule(layer)(h) for layer in layers], dim=1)
             branches.append(h)
         return torch.cat(branches, dim=1)
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        if self.pool == "average":  # the FID's network leaves padding out of its means
-            return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        return F.max_pool2d(x, 3, 1, 1) if self.pool == "max" else F.max_pool2d(x, 3, 2)
-
 
 def _mixed_a(wide: int, pooled: int) -> Mixed:
-    parts = {
-        "branch1x1": _conv(wide, 64),
-        "branch5x5_1": _conv(wide, 48), "branch5x5_2": _conv(48, 64, 5, 1, 2),
-        "branch3x3dbl_1": _conv(wide, 64), "branch3x3dbl_2": _conv(64, 96, 3, 1, 1),
-        "branch3x3dbl_3": _conv(96, 96, 3, 1, 1), "branch_pool": _conv(wide, pooled),
-    }  # fmt: skip
-    chains: list[list[Any]] = [
-        ["branch1x1"],
-        ["branch5x5_1", "branch5x5_2"],
-        ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"],
-        ["pool", "branch_pool"],
-    ]
-    return Mixed(chains, parts, "average")
-
-
-def _mixed_b(wide: int) -> Mixed:
-    parts = {
-        "branch3x3": _conv(wide, 384, 3, 2), "branch3x3dbl_1": _conv(wide, 64),
-        "branch3x3dbl_2": _conv(64, 96, 3, 1, 1), "branch3x3dbl_3": _conv(96, 96, 3, 2),
-    }  # fmt: skip
-    return Mixed(
-        [["branch3x3"], ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"], ["pool"]], parts, "halving"
-    )
+    double = [(64,), (96, *_SQUARE), (96, *_SQUARE)]
+    branches = {"1x1": [(64,)], "5x5": [(48,), (64, 5, 1, 2)], "3x3dbl": double, "_pool": [(pooled,)]}
+    return Mixed(wide, _AVERAGE, branches)
 
 
 def _mixed_c(wide: int, inner: int) -> Mixed:
-    across, down = ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
-    parts = {
-        "branch1x1": _conv(wide, 192),
-        "branch7x7_1": _conv(wide, inner), "branch7x7_2": _conv(inner, inner, *across),
-        "branch7x7_3": _conv(inner, 192, *down),
-        "branch7x7dbl_1": _conv(wide, inner), "branch7x7dbl_2": _conv(inner, inner, *down),
-        "branch7x7dbl_3": _conv(inner, inner, *across), "branch7x7dbl_4": _conv(inner, inner, *down),
-        "branch7x7dbl_5": _conv(inner, 192, *across), "branch_pool": _conv(wide, 192),
-    }  # fmt: skip
-    chains: list[list[Any]] = [
-        ["branch1x1"],
-        [f"branch7x7_{i}" for i in (1, 2, 3)],
-        [f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)],
-        ["pool", "branch_pool"],
-    ]
-    return Mixed(chains, parts, "average")
+    across, down = (inner, *_ACROSS_7), (inner, *_DOWN_7)
+    once = [(inner,), across, (192, *_DOWN_7)]
+    twice = [(inner,), down, across, down, (192, *_ACROSS_7)]
+    return Mixed(wide, _AVERAGE, {"1x1": [(192,)], "7x7": once, "7x7dbl": twice, "_pool": [(192,)]})
 
 
-def _mixed_d(wide: int) -> Mixed:
-    parts = {
-        "branch3x3_1": _conv(wide, 192), "branch3x3_2": _conv(192, 320, 3, 2),
-        "branch7x7x3_1": _conv(wide, 192), "branch7x7x3_2": _conv(192, 192, (1, 7), 1, (0, 3)),
-        "branch7x7x3_3": _conv(192, 192, (7, 1), 1, (3, 0)), "branch7x7x3_4": _conv(192, 192, 3, 2),
-    }  # fmt: skip
-    chains = [["branch3x3_1", "branch3x3_2"], [f"branch7x7x3_{i}" for i in (1, 2, 3, 4)], ["pool"]]
-    return Mixed(chains, parts, "halving")
+def _mixed_e(wide: int, pool: nn.Module) -> Mixed:
+    fork = {"a": (384, *_ACROSS_3), "b": (384, *_DOWN_3)}
+    branches = {"3x3": [(384,), fork], "3x3dbl": [(448,), (384, *_SQUARE), fork]}
+    return Mixed(wide, pool, {"1x1": [(320,)], **branches, "_pool": [(192,)]})
 
 
-def _mixed_e(wide: int, pool: str) -> Mixed:
-    across, down = ((1, 3), 1, (0, 1)), ((3, 1), 1, (1, 0))
-    parts = {
-        "branch1x1": _conv(wide, 320), "branch3x3_1": _conv(wide, 384),
-        "branch3x3_2a": _conv(384, 384, *across), "branch3x3_2b": _conv(384, 384, *down),
-        "branch3x3dbl_1": _conv(wide, 448), "branch3x3dbl_2": _conv(448, 384, 3, 1, 1),
-        "branch3x3dbl_3a": _conv(384, 384, *across), "branch3x3dbl_3b": _conv(384, 384, *down),
-        "branch_pool": _conv(wide, 192),
-    }  # fmt: skip
-    chains: list[list[Any]] = [
-        ["branch1x1"],
-        ["branch3x3_1", ("branch3x3_2a", "branch3x3_2b")],
-        ["branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")],
-        ["pool", "branch_pool"],
-    ]
-    return Mixed(chains, parts, pool)
-
-
-class Inception(nn.Module):
+class Inception(nn.Sequential):
     """Inception v3 (Szegedy 2016) as the FID takes it: [B, 3, 299, 299] in [-1, 1] -> [B, 2048].
 
     The names of its weights are those of the file that pytorch-fid uses.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        layers: dict[str, nn.Module] = {
-            "Conv2d_1a_3x3": _conv(3, 32, 3, 2), "Conv2d_2a_3x3": _conv(32, 32, 3),
-            "Conv2d_2b_3x3": _conv(32, 64, 3, 1, 1), "pool_1": nn.MaxPool2d(3, 2),
-            "Conv2d_3b_1x1": _conv(64, 80), "Conv2d_4a_3x3": _conv(80, 192, 3), "pool_2": nn.MaxPool2d(3, 2),
-            "Mixed_5b": _mixed_a(192, 32), "Mixed_5c": _mixed_a(256, 64), "Mixed_5d": _mixed_a(288, 64),
-            "Mixed_6a": _mixed_b(288), "Mixed_6b": _mixed_c(768, 128), "Mixed_6c": _mixed_c(768, 160),
-            "Mixed_6d": _mixed_c(768, 160), "Mixed_6e": _mixed_c(768, 192), "Mixed_7a": _mixed_d(768),
-            "Mixed_7b": _mixed_e(1280, "average"), "Mixed_7c": _mixed_e(2048, "max"),
-        }  # fmt: skip
-        for name, layer in layers.items():
-            self.add_module(name, layer)
+        halving_b = {"3x3": [(384, 3, 2)], "3x3dbl": [(64,), (96, *_SQUARE), (96, 3, 2)], "_pool": []}
+        lines = [(192,), (192, *_ACROSS_7), (192, *_DOWN_7), (192, 3, 2)]
+        halving_d = {"3x3": [(192,), (320, 3, 2)], "7x7x3": lines, "_pool": []}
+        layers = OrderedDict(
+            Conv2d_1a_3x3=_conv(3, 32, 3, 2), Conv2d_2a_3x3=_conv(32, 32, 3),
+            Conv2d_2b_3x3=_conv(32, 64, *_SQUARE), pool_1=nn.MaxPool2d(3, 2),
+            Conv2d_3b_1x1=_conv(64, 80), Conv2d_4a_3x3=_conv(80, 192, 3), pool_2=nn.MaxPool2d(3, 2),
+            Mixed_5b=_mixed_a(192, 32), Mixed_5c=_mixed_a(256, 64), Mixed_5d=_mixed_a(288, 64),
+            Mixed_6a=Mixed(288, _HALVING, halving_b), Mixed_6b=_mixed_c(768, 128), Mixed_6c=_mixed_c(768, 160),
+            Mixed_6d=_mixed_c(768, 160), Mixed_6e=_mixed_c(768, 192), Mixed_7a=Mixed(768, _HALVING, halving_d),
+            Mixed_7b=_mixed_e(1280, _AVERAGE), Mixed_7c=_mixed_e(2048, _MAX),
+        )  # fmt: skip
+        super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.children():
-            x = layer(x)
-        return x.mean((2, 3))  # [B, 2048]
+        return super().forward(x).mean((2, 3))  # [B, 2048]
 
 
 def inception(path: str | Path) -> Features:
@@ -193,40 +145,38 @@ def inception(path: str | Path) -> Features:
 
 def clip(folder: str | Path = "") -> Features:
     """CLIP's image features (Radford 2021) through transformers, from a local folder or its cache."""
-    model, digest = _hub(folder or "openai/clip-vit-base-patch32", "CLIPVisionModelWithProjection")
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    return Features(
-        "clip", digest, "bicubic to 224x224", _normalised(lambda x: model(x).image_embeds, mean, std)
-    )
+    model, digest = _hub(folder or "openai/clip-vit-base-patch32", "CLIPVisionModelWithProjection")
+    return _normalised("clip", digest, lambda x: model(x).image_embeds, mean, std)
 
 
 def dinov2(folder: str | Path = "") -> Features:
     """DINOv2's features (Oquab 2023) through transformers, from a local folder or its cache."""
-    model, digest = _hub(folder or "facebook/dinov2-small", "Dinov2Model")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Features(
-        "dinov2", digest, "bicubic to 224x224", _normalised(lambda x: model(x).pooler_output, mean, std)
-    )
+    model, digest = _hub(folder or "facebook/dinov2-small", "Dinov2Model")
+    return _normalised("dinov2", digest, lambda x: model(x).pooler_output, mean, std)
 
 
-def _normalised(network: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+def _normalised(
+    name: str, digest: str, network: Any, mean: Sequence[float], std: Sequence[float]
+) -> Features:
     def extract(image: Tensor) -> Tensor:
         image = resize(with_channels(image, 3), 224, 224) / 2 + 0.5
         centre, scale = (image.new_tensor(v)[:, None, None] for v in (mean, std))
         return network((image - centre) / scale)
 
-    return extract
+    return Features(name, digest, "bicubic to 224x224", extract)
 
 
 def _hub(name: str | Path, kind: str) -> tuple[Any, str]:
+    """A network of transformers from files on this machine, and a hash of its weights. Raises LimnerError."""
     try:
         import transformers
     except ImportError:
         raise LimnerError("These features need transformers: pip install 'limner[hf]'.") from None
     try:
-        model = getattr(transformers, kind).from_pretrained(
-            str(name), local_files_only=True, use_safetensors=True
-        )
+        load = getattr(transformers, kind).from_pretrained
+        model = load(str(name), local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise LimnerError(
             f"The weights of {name} are not here, and Limner downloads nothing: fetch them with "
