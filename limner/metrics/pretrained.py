@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Mixed(nn.Module):
     by the ends of their names, whose outputs are concatenated. The branch `_pool` begins with ``pool``.
     """
 
-    def __init__(self, wide: int, pool: nn.Module, branches: dict[str, list[Any]]):
+    def __init__(self, wide: int, pool: nn.Module, branches: Mapping[str, Any]):
         super().__init__()
         self.pool = pool
         self.chains: list[list[list[str]]] = []  # the layers of each link of each branch
