@@ -108,7 +108,8 @@ class Call:
     rows: ConditionEmbedding  # of B images
 
 
-CPU_PLACES = 2**16  # images times height times width of x in one call: a CPU is slower above (docs/log.md)
+# images times height times width of x in one call; with more, a CPU gains nothing (docs/log.md)
+CPU_PLACES = 2**13
 
 
 def evaluate(calls: Sequence[Call]) -> list[Denoised]:
