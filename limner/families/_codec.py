@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limner.core import ImageSpec
-from limner.networks.codec import Codec, CodecShape
+from limner.networks.codec import Codec
+from limner.networks.shape import FeatureShape
 
 SMALLEST = 8  # pixels: on a shorter side the discriminator has no patch
 
@@ -48,11 +49,11 @@ BASE = AutoencoderConfig(
 )  # fmt: skip
 
 
-def codec_shape(config: AutoencoderConfig, spec: ImageSpec) -> CodecShape:
+def codec_shape(config: AutoencoderConfig, spec: ImageSpec) -> FeatureShape:
     c = config
-    return CodecShape(
-        spec.channels, (spec.height, spec.width), c.width, c.multiples, c.blocks, c.attention_resolutions, c.patch,
-        c.dropout,
+    return FeatureShape(
+        spec.channels, spec.channels, (spec.height, spec.width), c.width, c.multiples, c.blocks,
+        c.attention_resolutions, c.patch, dropout=c.dropout,
     )  # fmt: skip
 
 

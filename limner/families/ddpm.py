@@ -37,9 +37,9 @@ from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.networks import exchange
 from limner.networks.checks import SettingsError, check_settings
+from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.quick import QuickUNet
-from limner.networks.unets.shape import UNetShape
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Network(nn.Module):
         super().__init__()
         c = config
         self.quick, self.steps, self.classes = c.network == "quick", c.steps, classes
-        shape = UNetShape(
+        shape = FeatureShape(
             channels, out, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
             c.patch if self.quick else 1, classes, c.dropout,
         )  # fmt: skip

@@ -33,8 +33,8 @@ from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.networks.images import augment_conditioning
+from limner.networks.shape import FeatureShape
 from limner.networks.unets.quick import QuickUNet
-from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.song import SongUNet
 
 
@@ -88,7 +88,7 @@ class Network(nn.Module):
         c, channels, size = config, spec.channels, (spec.height, spec.width)
         self.sigma_data, self.classes, self.quick = c.sigma_data, classes, c.network == "quick"
         numbers = augment_conditioning.FEATURES if c.augment else 0
-        shape = UNetShape(
+        shape = FeatureShape(
             channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
             c.patch if self.quick else 1, classes, c.dropout,
         )  # fmt: skip

@@ -44,9 +44,9 @@ from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, Conf
 from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET, training
 from limner.networks.layers import time_features
+from limner.networks.shape import FeatureShape
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
-from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.text.encoder import TextConfig
 
@@ -101,7 +101,7 @@ class Network(nn.Module):
         self.kind = c.network
         self.body: nn.Module
         if c.network == "ldm":
-            unet = UNetShape(
+            unet = FeatureShape(
                 channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions, dropout=c.dropout
             )  # fmt: skip
             self.body = DiffusionUNet(unet, head_width=c.head_width, context=tokens)

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-EXCLUDED = (
-    -1e9
-)  # logit of a pair that does not count; finite, so that a softmax over such pairs alone is defined
+EXCLUDED = -1e9  # logit of a pair that does not count; finite, so that a softmax over such pairs is defined
 
 
 class Drift(NamedTuple):
@@ -38,13 +36,10 @@ def pairs_by_class(sample: Tensor, image: Tensor, guidance: Tensor | None = None
     distribution minus alpha - 1 times theirs (Deng 2026, A.7). This is exact for two classes a step. With more,
     samples of several classes share the same negative images, so guidance is weaker than in the paper.
     """
-    same, rival, images = (
-        one[:, None] == other for one, other in ((sample, image), (sample, sample), (image, image))
-    )
-    rival, images = rival.fill_diagonal_(False), images.fill_diagonal_(False)
-    parts = [
-        torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, EXCLUDED) for mask in (same, rival)
-    ]
+    same = sample[:, None] == image  # [N, P]
+    rival = (sample[:, None] == sample).fill_diagonal_(False)  # [N, N]
+    images = (image[:, None] == image).fill_diagonal_(False)  # [P, P]
+    parts = [torch.where(mask, 0.0, EXCLUDED) for mask in (same, rival)]
     if guidance is not None:
         others, rivals = (~same).sum(1), rival.sum(1)  # how many of each a sample has, [N]
         weight = (guidance - 1).clamp(min=0) * rivals / others.clamp(min=1)  # of one image, [N]
@@ -101,8 +96,7 @@ def drift(x: Tensor, real: Tensor, pairs: Pairs, temperatures: Sequence[float]) 
         others = torch.cat([real, x, real] if bias.shape[1] > p + n else [real, x], dim=-2)  # [L, M, D]
         distance = torch.cdist(x, others)  # [L, N, M]
         counts = (bias > EXCLUDED / 2).float()
-        scale = (distance * counts).sum() / (counts.sum() * len(x))  # the mean distance
-        scale = scale.clamp(min=1e-6)
+        scale = ((distance * counts).sum() / (counts.sum() * len(x))).clamp(min=1e-6)  # the mean distance
         units = x.shape[-1] ** 0.5
         total = torch.zeros_like(x)
         for temperature in temperatures:
@@ -136,10 +130,9 @@ def compared_features(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     """
     features = [image.flatten(1)[:, :, None]]  # [B, CHW, 1]
     for x in maps:
-        features.append(x.flatten(2))  # [B, D, hw]
-        flat = x.flatten(2)
-        features.append(flat.mean(2, keepdim=True))  # [B, D, 1]
-        features.append(flat.var(2, keepdim=True, correction=0).add(1e-4).sqrt())
+        flat = x.flatten(2)  # [B, D, hw]
+        std = flat.var(2, keepdim=True, correction=0).add(1e-4).sqrt()  # [B, D, 1]
+        features += [flat, flat.mean(2, keepdim=True), std]
         if min(x.shape[-2:]) > 2:
             mean = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, D, h/2, w/2]
             square = F.avg_pool2d(x.square(), 2, ceil_mode=True)

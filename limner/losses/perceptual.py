@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -13,9 +14,8 @@ def perceptual_distance(one: Sequence[Tensor], other: Sequence[Tensor], eps: flo
     The squared difference of vectors normalised to length 1, summed over channels, averaged over positions, summed
     over layers (Zhang 2018, LPIPS, eq. 1, with all channel weights 1).
     """
-    total: Tensor | float = 0.0
+    total = one[0].new_zeros(len(one[0]), dtype=torch.float32)
     for a, b in zip(one, other, strict=True):
         a, b = (x.float() / (x.float().square().sum(1, keepdim=True) + eps).sqrt() for x in (a, b))
         total = total + (a - b).square().sum(1).mean((1, 2))
-    assert isinstance(total, Tensor)
     return total

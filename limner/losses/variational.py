@@ -24,10 +24,8 @@ def nll_gaussian(mean: Tensor, image: Tensor, sigma: float = 0.0) -> Tensor:
     no tuning.
     """
     error = (image - mean).square()  # [B, ...]
-    if sigma:
-        variance = error.new_tensor(sigma**2)
-    else:
-        variance = error.mean().clamp(min=1e-6)  # a perfect reconstruction would make it 0
+    # A perfect reconstruction would make the optimum 0.
+    variance = error.new_tensor(sigma**2) if sigma else error.mean().clamp(min=1e-6)
     return 0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).flatten(1).sum(1)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,38 +12,9 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend
 from limner.networks.checks import check_dropout
-from limner.networks.layers import Size, attention_levels, level_sizes, pad_to_multiple
+from limner.networks.layers import Down, Up, pad_to_multiple
 from limner.networks.quantise import Codebook, straight_through
-
-
-@dataclass(frozen=True)
-class CodecShape:
-    """The images and the feature maps of an encoder and its decoder; each level but the last halves the size."""
-
-    channels: int  # of an image
-    size: Size  # (height, width) of an image
-    width: int  # channels of the feature maps of the first level
-    multiples: Sequence[int]  # channels by level, in units of that width
-    blocks: int  # residual blocks a level; the decoder has one more
-    attention_resolutions: Sequence[int] = ()  # shorter sides of the feature maps that attend, in patches
-    patch: int = 1  # pixels a side that are folded into the channels first
-    dropout: float = 0.0  # inside the blocks
-
-    @property
-    def widths(self) -> list[int]:
-        return [self.width * multiple for multiple in self.multiples]
-
-    @property
-    def attention(self) -> tuple[int, ...]:
-        """The levels that attend."""
-        return attention_levels(
-            self.attention_resolutions, level_sizes(self.size, len(self.multiples), self.patch)
-        )
-
-    @property
-    def factor(self) -> int:
-        """Pixels a side of one position of the code."""
-        return self.patch * 2 ** (len(self.multiples) - 1)
+from limner.networks.shape import FeatureShape
 
 
 def norm(width: int) -> nn.GroupNorm:
@@ -82,47 +51,30 @@ class Attention(nn.Module):
         return x + self.out(h.transpose(1, 2).unflatten(2, x.shape[2:]))  # [B, C, H, W]
 
 
-class Down(nn.Module):
-    """A 3x3 convolution of stride 2, padded at the right and below only."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # [B, C, H/2, W/2]
-
-
-class Up(nn.Module):
-    """Nearest-neighbour upsampling by 2, and a 3x3 convolution."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0))  # [B, C, 2H, 2W]
-
-
 def middle(width: int, dropout: float) -> list[nn.Module]:
     return [Block(width, width, dropout), Attention(width), Block(width, width, dropout)]
+
+
+def blocks(before: int, width: int, count: int, attends: bool, dropout: float) -> list[nn.Module]:
+    """The blocks of one level, with attention after each or none."""
+    layers: list[nn.Module] = []
+    for inputs in [before, *[width] * (count - 1)]:
+        layers += [Block(inputs, width, dropout), *([Attention(width)] if attends else [])]
+    return layers
 
 
 class Encoder(nn.Module):
     """[B, channels, H, W] -> [B, out, h, w]; sides that do not divide are padded at the right and below."""
 
-    def __init__(self, shape: CodecShape, out: int):
+    def __init__(self, shape: FeatureShape, out: int):
         super().__init__()
         s, widths = shape, shape.widths
         self.patch, self.factor = s.patch, s.factor
         layers: list[nn.Module] = [nn.Conv2d(s.channels * s.patch**2, widths[0], 3, padding=1)]
         for level, (before, width) in enumerate(pairwise([widths[0], *widths])):
-            for _ in range(s.blocks):
-                layers += [Block(before, width, s.dropout)]
-                layers += [Attention(width)] if level in s.attention else []
-                before = width
+            layers += blocks(before, width, s.blocks, level in s.attention, s.dropout)
             if level + 1 < len(widths):
-                layers.append(Down(width))
+                layers.append(Down(width, original=True))
         self.layers = nn.Sequential(*layers, *middle(widths[-1], s.dropout))
         self.norm, self.last = norm(widths[-1]), nn.Conv2d(widths[-1], out, 3, padding=1)
 
@@ -138,21 +90,19 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """[B, code, h, w] -> [B, channels, H, W]: the encoder in reverse, with one block more at each level."""
 
-    def __init__(self, shape: CodecShape, code: int):
+    def __init__(self, shape: FeatureShape, code: int):
         super().__init__()
         s, widths = shape, shape.widths
         self.patch, before = s.patch, widths[-1]
         layers: list[nn.Module] = [nn.Conv2d(code, before, 3, padding=1), *middle(before, s.dropout)]
         for level in reversed(range(len(widths))):
             width = widths[level]
-            for _ in range(s.blocks + 1):
-                layers += [Block(before, width, s.dropout)]
-                layers += [Attention(width)] if level in s.attention else []
-                before = width
+            layers += blocks(before, width, s.blocks + 1, level in s.attention, s.dropout)
+            before = width
             if level:
                 layers.append(Up(width))
         self.layers, self.norm = nn.Sequential(*layers), norm(widths[0])
-        self.last = nn.Conv2d(widths[0], s.channels * s.patch**2, 3, padding=1)
+        self.last = nn.Conv2d(widths[0], s.out * s.patch**2, 3, padding=1)
 
     def forward(self, code: Tensor) -> Tensor:
         x = self.last(F.silu(self.norm(self.layers(code))))  # [B, channels patch^2, H/patch, W/patch]
@@ -176,7 +126,7 @@ class Codec(nn.Module):
     """
 
     def __init__(
-        self, shape: CodecShape, hidden: int, latent: int, codes: int = 0, standardise: bool = False
+        self, shape: FeatureShape, hidden: int, latent: int, codes: int = 0, standardise: bool = False
     ):
         super().__init__()
         self.size = shape.size
@@ -205,9 +155,9 @@ class Codec(nn.Module):
 
     def decode(self, code: Tensor) -> Tensor:
         """[B, latent, h, w], quantised first with a codebook -> image of any range [B, C, H, W]."""
-        return self._decode(
-            code if self.codebook is None else self.codebook.lookup(self.codebook.nearest(code))
-        )
+        if self.codebook is not None:
+            code = self.codebook.lookup(self.codebook.nearest(code))
+        return self._decode(code)
 
     def _decode(self, code: Tensor) -> Tensor:
         height, width = self.size

@@ -19,12 +19,9 @@ Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "silu"]
 def activation(name: Activation) -> nn.Module:
     """The nonlinearity of that name; leaky relu has slope 0.2, as GANs do."""
     return {
-        "relu": nn.ReLU(),
-        "leaky_relu": nn.LeakyReLU(0.2),
-        "tanh": nn.Tanh(),
-        "sigmoid": nn.Sigmoid(),
+        "relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh(), "sigmoid": nn.Sigmoid(),
         "silu": nn.SiLU(),
-    }[name]
+    }[name]  # fmt: skip
 
 
 def halvings(size: Size, smallest: int = 4) -> int:
@@ -76,20 +73,17 @@ class Crop(nn.Module):
         return x[..., top : top + h, left : left + w]  # [B, C, h, w]
 
 
+def normalised(channels: int) -> list[nn.Module]:
+    return [nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU()]
+
+
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, added to the input (He 2016)."""
 
     def __init__(self, channels: int):
         super().__init__()
-        groups = math.gcd(8, channels)
-        self.layers = nn.Sequential(
-            nn.GroupNorm(groups, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(groups, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        half = [[*normalised(channels), nn.Conv2d(channels, channels, 3, padding=1)] for _ in range(2)]
+        self.layers = nn.Sequential(*half[0], *half[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)  # [B, C, H, W]
@@ -111,13 +105,8 @@ def residual_encoder(channels: int, size: Size, width: int, widest: int, out: in
     for i, o in pairwise([channels, *maps]):
         layers += [nn.Conv2d(i, o, 3, stride=2, padding=1), ResidualBlock(o)]  # [B, o, ceil(H/2), ceil(W/2)]
     h, w = ceil_sizes(size, levels)[-1]
-    return nn.Sequential(
-        *layers,
-        nn.GroupNorm(math.gcd(8, maps[-1]), maps[-1]),
-        nn.SiLU(),
-        nn.Flatten(),  # [B, maps * h * w]
-        nn.Linear(maps[-1] * h * w, out),  # [B, out]
-    )
+    head = nn.Linear(maps[-1] * h * w, out)
+    return nn.Sequential(*layers, *normalised(maps[-1]), nn.Flatten(), head)
 
 
 def residual_decoder(latent: int, channels: int, size: Size, width: int, widest: int) -> nn.Sequential:
@@ -125,18 +114,9 @@ def residual_decoder(latent: int, channels: int, size: Size, width: int, widest:
     levels = halvings(size)
     maps = widths(width, widest, levels)[::-1]
     h, w = ceil_sizes(size, levels)[-1]
-    layers: list[nn.Module] = [
-        nn.Linear(latent, maps[0] * h * w),
-        nn.Unflatten(1, (maps[0], h, w)),  # [B, maps, h, w]
-        ResidualBlock(maps[0]),
-    ]
+    stem = nn.Linear(latent, maps[0] * h * w)
+    layers = [stem, nn.Unflatten(1, (maps[0], h, w)), ResidualBlock(maps[0])]  # [B, maps, h, w]
     for i, o in pairwise(maps):
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1), ResidualBlock(o)]
-    return nn.Sequential(
-        *layers,
-        nn.GroupNorm(math.gcd(8, maps[-1]), maps[-1]),
-        nn.SiLU(),
-        nn.Conv2d(maps[-1], 4 * channels, 3, padding=1),
-        nn.PixelShuffle(2),
-        Crop(size),  # [B, channels, H, W]
-    )
+    head = nn.Conv2d(maps[-1], 4 * channels, 3, padding=1)
+    return nn.Sequential(*layers, *normalised(maps[-1]), head, nn.PixelShuffle(2), Crop(size))

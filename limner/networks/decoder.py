@@ -55,13 +55,8 @@ class Decoder(nn.Module):
         self.norm = norm(c.widths[0])
         full = c.full_size_width
         self.head = nn.Conv2d(c.widths[0], full, 3, padding=1)
-        self.refine = nn.Sequential(
-            norm(full),
-            nn.SiLU(),
-            nn.Conv2d(full, full, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(full, channels, 3, padding=1),
-        )
+        conv, last = nn.Conv2d(full, full, 3, padding=1), nn.Conv2d(full, channels, 3, padding=1)
+        self.refine = nn.Sequential(norm(full), nn.SiLU(), conv, nn.SiLU(), last)
 
     def forward(
         self, latent: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None

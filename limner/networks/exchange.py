@@ -5,7 +5,7 @@ A network or a setting without a counterpart raises an ExchangeError that names 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,40 +13,38 @@ import torch
 from torch import Tensor, nn
 
 from limner.networks import codec
-from limner.networks.codec import CodecShape
 from limner.networks.layers import level_sizes
+from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
-from limner.networks.unets.shape import UNetShape
 
 
 class ExchangeError(ValueError):
     """What has no counterpart in the other library. The message says what, without a full stop."""
 
 
-PARTS = {  # our names and theirs, in a block and in attention
-    "norm1": "norm1", "conv1": "conv1", "embedding_proj": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-    "shortcut": "conv_shortcut", "norm": "group_norm", "out": "to_out.0",
-}  # fmt: skip
-OLD = {  # their names before 2023 -> now
-    ".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0.",
-}  # fmt: skip
+# Our names -> theirs, in a block and in attention, where they differ; their names before 2023 -> now.
+PARTS = {
+    "embedding_proj": "time_emb_proj",
+    "shortcut": "conv_shortcut",
+    "norm": "group_norm",
+    "out": "to_out.0",
+}
+OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 # ---- weights
 
 
 def weight_names(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """Our weights' names -> theirs; three for our joint weight of queries, keys and values."""
-    prefixes = _unet(network) if isinstance(network, DiffusionUNet) else _codec(network)
     found: dict[str, tuple[str, ...]] = {}
-    for ours, their in prefixes:
+    for ours, their in _unet(network) if isinstance(network, DiffusionUNet) else _codec(network):
         for name, _ in network.get_submodule(ours).named_parameters():
             part, _, kind = name.rpartition(".")
             if part == "qkv":
                 found[f"{ours}.{name}"] = tuple(f"{their}.to_{one}.{kind}" for one in "qkv")
             else:
                 found[f"{ours}.{name}"] = (".".join(filter(None, (their, PARTS.get(part, part), kind))),)
-    left = {name for name, _ in network.named_parameters()} - found.keys()
-    if left:
+    if left := dict(network.named_parameters()).keys() - found.keys():
         raise ExchangeError(f"it has no counterpart of {', '.join(sorted(left)[:3])}")
     return found
 
@@ -70,7 +68,8 @@ def export_weights(network: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Fill our network from weights by their names. Raises ExchangeError for missing, unknown or misshapen ones."""
-    weights = {_current_name(name): value for name, value in weights.items()}
+    for old, new in OLD.items():
+        weights = {name.replace(old, new): value for name, value in weights.items()}
     table = weight_names(network)
     wanted = {name for names in table.values() for name in names}
     for what, odd in (("lacks", wanted - weights.keys()), ("has besides", weights.keys() - wanted)):
@@ -92,23 +91,20 @@ def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def _heads(network: nn.Module, qkv: str) -> tuple[int, bool]:
     """The number of heads of a ``qkv`` layer, and whether its order is split (see `split_heads`)."""
     attention = network.get_submodule(qkv.rpartition(".qkv.")[0])
-    if isinstance(attention, Attention):
-        if attention.order == "mixed":
-            raise ExchangeError("it mixes queries, keys and values")
-        return attention.heads, attention.order == "split"
-    return 1, True
-
-
-def _current_name(name: str) -> str:
-    for old, new in OLD.items():
-        name = name.replace(old, new)
-    return name
+    if not isinstance(attention, Attention):
+        return 1, True
+    if attention.order == "mixed":
+        raise ExchangeError("it mixes queries, keys and values")
+    return attention.heads, attention.order == "split"
 
 
 def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
     """(Our submodule, their prefix) for all of its weights."""
-    yield from (("time.0", "time_embedding.linear_1"), ("time.2", "time_embedding.linear_2"))
-    yield from (("stem", "conv_in"), ("norm", "conv_norm_out"), ("head", "conv_out"))
+    yield from {
+        "time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2", "stem": "conv_in",
+        "norm": "conv_norm_out", "head": "conv_out", "middle.0": "mid_block.resnets.0",
+        "middle.1": "mid_block.attentions.0", "middle.2": "mid_block.resnets.1",
+    }.items()  # fmt: skip
     if unet.label is not None:
         yield "label", "class_embedding"
     for ours, their, resample in (("down", "down_blocks", "downsamplers"), ("up", "up_blocks", "upsamplers")):
@@ -116,14 +112,12 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
             assert isinstance(level, Level)
             for j in range(len(level.blocks)):
                 yield f"{ours}.{i}.blocks.{j}", f"{their}.{i}.resnets.{j}"
-            for j in range(len(level.attentions)):
-                yield f"{ours}.{i}.attentions.{j}", f"{their}.{i}.attentions.{j}"
+                if level.attentions:
+                    yield f"{ours}.{i}.attentions.{j}", f"{their}.{i}.attentions.{j}"
             if level.resample is not None:
                 if not hasattr(level.resample, "conv"):
                     raise ExchangeError("its levels are joined by residual blocks")
                 yield f"{ours}.{i}.resample.conv", f"{their}.{i}.{resample}.0.conv"
-    yield from (("middle.0", "mid_block.resnets.0"), ("middle.2", "mid_block.resnets.1"))
-    yield "middle.1", "mid_block.attentions.0"
 
 
 def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
@@ -142,8 +136,7 @@ def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
             if i == 0:
                 yield ours, f"{half}.conv_in"
             elif middle <= i < middle + 3:
-                kinds = ("resnets.0", "attentions.0", "resnets.1")
-                yield ours, f"{half}.mid_block.{kinds[i - middle]}"
+                yield ours, f"{half}.mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[i - middle]}"
             elif isinstance(layer, codec.Down | codec.Up):
                 yield f"{ours}.conv", f"{half}.{row}.{level}.{resample}.0.conv"
                 level, counts = level + 1, {"resnets": 0, "attentions": 0}
@@ -160,57 +153,52 @@ def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
 class UNetOptions:
     """The options of a `DiffusionUNet` that has a counterpart."""
 
-    shape: UNetShape
+    shape: FeatureShape
     head_width: int  # channels of an attention head; 0: one head of all channels
     original: bool
     scale_shift: bool
     groups: int  # of the norms
 
 
-def unet_settings(options: UNetOptions) -> dict[str, Any]:
-    """The settings of their UNet2DModel. Raises ExchangeError without a counterpart."""
-    s, head_width = options.shape, options.head_width
-    if any(side % 2 ** (len(s.widths) - 1) for side in s.size):
-        raise ExchangeError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
-    for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head_width else ():
-        if wide % head_width:
-            raise ExchangeError(f"{wide} channels do not divide into heads of {head_width}")
-    kinds = [level in s.attention for level in range(len(s.widths))]
-    return {
-        "_class_name": "UNet2DModel",
-        "in_channels": s.channels,
-        "out_channels": s.out,
-        "sample_size": s.size[0] if s.size[0] == s.size[1] else list(s.size),
-        "block_out_channels": s.widths,
-        "layers_per_block": s.blocks,
-        "down_block_types": ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in kinds],
-        "up_block_types": ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(kinds)],
-        "attention_head_dim": head_width or None,
-        "norm_num_groups": options.groups,
-        "norm_eps": 1e-6 if options.original else 1e-5,
-        "downsample_padding": 0 if options.original else 1,
-        "flip_sin_to_cos": not options.original,
-        "freq_shift": int(options.original),
-        "resnet_time_scale_shift": "scale_shift" if options.scale_shift else "default",
-        # of the middle, which would have no norm otherwise
-        "attn_norm_num_groups": options.groups if options.scale_shift else None,
-        "num_class_embeds": s.classes or None,
-        "dropout": s.dropout,
-        **UNET_FIXED,
-    }
-
-
+# What every file must say.
+SHAPE = ("sample_size", "block_out_channels", "down_block_types", "up_block_types")
+UNET = ("DownBlock2D", "UpBlock2D")  # their blocks without attention
 UNET_FIXED = {  # settings of their U-Net that all of ours have
     "act_fn": "silu", "add_attention": True, "center_input_sample": False, "class_embed_type": None,
     "downsample_type": "conv", "mid_block_scale_factor": 1, "time_embedding_type": "positional",
     "upsample_type": "conv",
 }  # fmt: skip
+UNET_DEFAULTS = {  # of settings that a file may leave out
+    "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "attention_head_dim": 8, "norm_num_groups": 32,
+    "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "dropout": 0.0,
+    "resnet_time_scale_shift": "default", "attn_norm_num_groups": None, "num_class_embeds": None,
+}  # fmt: skip
+
+
+def unet_settings(options: UNetOptions) -> dict[str, Any]:
+    """The settings of their UNet2DModel. Raises ExchangeError without a counterpart."""
+    s, head_width, original = options.shape, options.head_width, options.original
+    shape = _shape_settings(s, UNET)
+    for wide in {s.widths[-1], *(s.widths[level] for level in s.attention)} if head_width else ():
+        if wide % head_width:
+            raise ExchangeError(f"{wide} channels do not divide into heads of {head_width}")
+    return {
+        "_class_name": "UNet2DModel", **shape,
+        "sample_size": s.size[0] if s.size[0] == s.size[1] else list(s.size),
+        "attention_head_dim": head_width or None, "norm_num_groups": options.groups,
+        "norm_eps": 1e-6 if original else 1e-5, "downsample_padding": 0 if original else 1,
+        "flip_sin_to_cos": not original, "freq_shift": int(original),
+        "resnet_time_scale_shift": "scale_shift" if options.scale_shift else "default",
+        # of the middle, which would have no norm otherwise
+        "attn_norm_num_groups": options.groups if options.scale_shift else None,
+        "num_class_embeds": s.classes or None, "dropout": s.dropout, **UNET_FIXED,
+    }  # fmt: skip
 
 
 def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
     """The inverse of `unet_settings`."""
     their = {**UNET_DEFAULTS, **settings}
-    require(their, "block_out_channels", "down_block_types", "up_block_types")
+    require(their, *SHAPE)
     require_equal(their, **UNET_FIXED)
     original = not their["flip_sin_to_cos"]
     require_equal(
@@ -221,35 +209,15 @@ def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
         require_equal(their, attn_norm_num_groups=their["norm_num_groups"])
     if original and scale_shift:
         raise ExchangeError("its resnet_time_scale_shift is scale_shift, but its times are those of Ho 2020")
-    size = image_size(their["sample_size"])
-    shape = UNetShape(
-        channels=their["in_channels"],
-        out=their["out_channels"],
-        size=size,
-        width=their["block_out_channels"][0],
-        multiples=multiples(their["block_out_channels"]),
-        blocks=their["layers_per_block"],
-        attention_resolutions=attention_resolutions(their, size, ("DownBlock2D", "UpBlock2D")),
-        classes=their["num_class_embeds"] or 0,
-        dropout=float(their["dropout"]),
-    )
-    groups = their["norm_num_groups"]
-    return UNetOptions(shape, their["attention_head_dim"] or 0, original, scale_shift, groups)
-
-
-UNET_DEFAULTS = {  # of settings that a file may leave out
-    "in_channels": 3, "out_channels": 3, "sample_size": None, "layers_per_block": 2, "attention_head_dim": 8,
-    "norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,
-    "resnet_time_scale_shift": "default", "attn_norm_num_groups": None, "num_class_embeds": None, "dropout": 0.0,
-}  # fmt: skip
+    shape = _shape(their, UNET, classes=their["num_class_embeds"] or 0, dropout=float(their["dropout"]))
+    head_width, groups = their["attention_head_dim"] or 0, their["norm_num_groups"]
+    return UNetOptions(shape, head_width, original, scale_shift, groups)
 
 
 SCHEDULES = {  # our schedule -> their beta_schedule, its start and end
     "linear": ("linear", 1e-4, 0.02), "cosine": ("squaredcos_cap_v2", None, None),
     "scaled_linear": ("scaled_linear", 0.0015, 0.0195),
 }  # fmt: skip
-
-
 PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
 
 
@@ -259,16 +227,10 @@ def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -
         raise ExchangeError(f"it takes {steps} steps, not 1000")
     name, start, end = SCHEDULES[schedule]
     return {
-        "_class_name": "DDPMScheduler",
-        "num_train_timesteps": steps,
-        "beta_schedule": name,
-        "beta_start": start or 1e-4,
-        "beta_end": end or 0.02,
-        "prediction_type": PREDICTIONS[predict],
-        "variance_type": "learned_range" if learned else "fixed_large",
-        "clip_sample": True,
-        "trained_betas": None,
-    }
+        "_class_name": "DDPMScheduler", "num_train_timesteps": steps, "beta_schedule": name,
+        "beta_start": start or 1e-4, "beta_end": end or 0.02, "prediction_type": PREDICTIONS[predict],
+        "variance_type": "learned_range" if learned else "fixed_large", "clip_sample": True, "trained_betas": None,
+    }  # fmt: skip
 
 
 def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]:
@@ -292,94 +254,74 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]
 class CodecOptions:
     """The options of a `Codec` that has a counterpart."""
 
-    shape: CodecShape
+    shape: FeatureShape
     latent: int
     groups: int  # of the norms
     scaling: float = 1.0
 
 
+CODEC = ("DownEncoderBlock2D", "UpDecoderBlock2D")  # their blocks without attention
+CODEC_FIXED = {  # settings of their codec that all of ours have
+    "act_fn": "silu", "latents_mean": None, "latents_std": None, "mid_block_add_attention": True,
+    "shift_factor": None, "use_post_quant_conv": True, "use_quant_conv": True,
+}  # fmt: skip
+
+
 def codec_settings(options: CodecOptions) -> dict[str, Any]:
     """The settings of their AutoencoderKL. Raises ExchangeError without a counterpart."""
-    s = options.shape
-    if any(side % s.factor for side in s.size):
-        raise ExchangeError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
-    kinds = [level in s.attention for level in range(len(s.widths))]
     return {
-        "_class_name": "AutoencoderKL",
-        "in_channels": s.channels,
-        "out_channels": s.channels,
-        "sample_size": max(s.size),
-        "block_out_channels": s.widths,
-        "layers_per_block": s.blocks,
-        "down_block_types": ["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in kinds],
-        "up_block_types": ["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in reversed(kinds)],
-        "latent_channels": options.latent,
-        "norm_num_groups": options.groups,
-        "scaling_factor": options.scaling,
-        "act_fn": "silu",
-        **CODEC_FIXED,
-    }
-
-
-CODEC_FIXED = {
-    "latents_mean": None, "latents_std": None, "mid_block_add_attention": True, "shift_factor": None,
-    "use_post_quant_conv": True, "use_quant_conv": True,
-}  # fmt: skip
+        "_class_name": "AutoencoderKL", **_shape_settings(options.shape, CODEC),
+        "sample_size": max(options.shape.size), "latent_channels": options.latent,
+        "norm_num_groups": options.groups, "scaling_factor": options.scaling, **CODEC_FIXED,
+    }  # fmt: skip
 
 
 def codec_options(settings: Mapping[str, Any]) -> CodecOptions:
     """The inverse of `codec_settings`."""
     their = {"layers_per_block": 1, "norm_num_groups": 32, "scaling_factor": 0.18215, **settings}
-    require(
-        their, "in_channels", "block_out_channels", "down_block_types", "up_block_types", "latent_channels"
+    require(their, "in_channels", "latent_channels", *SHAPE)
+    their.setdefault("out_channels", their["in_channels"])
+    require_equal(their, out_channels=their["in_channels"], **CODEC_FIXED)
+    scaling = float(their["scaling_factor"])
+    return CodecOptions(_shape(their, CODEC), their["latent_channels"], their["norm_num_groups"], scaling)
+
+
+def _shape_settings(shape: FeatureShape, plain: tuple[str, str]) -> dict[str, Any]:
+    """The settings of channels and levels; ``plain`` are their blocks without attention, going down and up."""
+    s, (down, up) = shape, plain
+    if any(side % s.factor for side in s.size):
+        raise ExchangeError(f"images of {s.size[0]}x{s.size[1]} do not halve {len(s.widths) - 1} times")
+    attends = ["Attn" if level in s.attention else "" for level in range(len(s.widths))]
+    return {
+        "in_channels": s.channels, "out_channels": s.out, "block_out_channels": s.widths, "layers_per_block": s.blocks,
+        "down_block_types": [f"{kind}{down}" for kind in attends],
+        "up_block_types": [f"{kind}{up}" for kind in reversed(attends)],
+    }  # fmt: skip
+
+
+def _shape(their: Mapping[str, Any], plain: tuple[str, str], **others: Any) -> FeatureShape:
+    """The inverse of `_shape_settings`; ``others`` are fields of the shape."""
+    size, widths, kinds = their["sample_size"], their["block_out_channels"], their["down_block_types"]
+    size, (down, up) = (size, size) if isinstance(size, int) else (size[0], size[1]), plain
+    for kind in kinds:
+        if kind not in (down, f"Attn{down}"):
+            raise ExchangeError(f"its blocks are {kind}")
+    require_equal(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
+    if any(width % widths[0] for width in widths):
+        raise ExchangeError(f"its widths {', '.join(map(str, widths))} are not multiples of the first")
+    sizes = level_sizes(size, len(kinds))
+    attention = tuple(min(side) for side, kind in zip(sizes, kinds, strict=True) if kind != down)
+    return FeatureShape(
+        their["in_channels"], their["out_channels"], size, widths[0], tuple(width // widths[0] for width in widths),
+        their["layers_per_block"], attention, **others,
     )  # fmt: skip
-    require_equal(their, act_fn="silu", out_channels=their["in_channels"], **CODEC_FIXED)
-    size = image_size(their["sample_size"])
-    shape = CodecShape(
-        channels=their["in_channels"],
-        size=size,
-        width=their["block_out_channels"][0],
-        multiples=multiples(their["block_out_channels"]),
-        blocks=their["layers_per_block"],
-        attention_resolutions=attention_resolutions(their, size, ("DownEncoderBlock2D", "UpDecoderBlock2D")),
-    )
-    return CodecOptions(
-        shape, their["latent_channels"], their["norm_num_groups"], float(their["scaling_factor"])
-    )
 
 
 def require(settings: Mapping[str, Any], *names: str) -> None:
     """Raises ExchangeError for a missing setting."""
     for name in names:
-        if name not in settings:
+        if settings.get(name) is None:
             raise ExchangeError(f"its {name} is missing")
-
-
-def image_size(size: int | Sequence[int] | None) -> tuple[int, int]:
-    """(height, width) of their sample_size."""
-    if size is None:
-        raise ExchangeError("its sample_size is missing")
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def attention_resolutions(
-    their: Mapping[str, Any], size: tuple[int, int], plain: tuple[str, str]
-) -> tuple[int, ...]:
-    """Where their blocks attend; ``plain`` are their types without attention, on the way down and up."""
-    kinds, (down, up) = their["down_block_types"], plain
-    for kind in kinds:
-        if kind not in (down, f"Attn{down}"):
-            raise ExchangeError(f"its blocks are {kind}")
-    require_equal(their, up_block_types=[up if kind == down else f"Attn{up}" for kind in reversed(kinds)])
-    sizes = level_sizes(size, len(kinds))
-    return tuple(min(sizes[level]) for level, kind in enumerate(kinds) if kind != down)
-
-
-def multiples(widths: Sequence[int]) -> tuple[int, ...]:
-    """Channels by level in units of the first level's."""
-    if any(width % widths[0] for width in widths):
-        raise ExchangeError(f"its widths {', '.join(map(str, widths))} are not multiples of the first")
-    return tuple(width // widths[0] for width in widths)
 
 
 def norm_groups(network: nn.Module) -> int:

@@ -29,6 +29,29 @@ def resample(x: Tensor, way: Resample) -> Tensor:
     return F.interpolate(x, scale_factor=2.0) if way == "up" else x
 
 
+class Down(nn.Module):
+    """A 3x3 convolution of stride 2. ``original``: padded at the right and below only (Ho 2020)."""
+
+    def __init__(self, width: int, original: bool):
+        super().__init__()
+        self.original = original
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if original else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.original else x)  # [B, C, H/2, W/2]
+
+
+class Up(nn.Module):
+    """Nearest-neighbour upsampling by 2, and a 3x3 convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(resample(x, "up"))  # [B, C, 2 H, 2 W]
+
+
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     """The layer with weights and bias 0, so that its output begins as 0."""
     for parameter in layer.parameters():

@@ -13,8 +13,8 @@ from limner.families.autoencoder import VQGAN, Autoencoder, adaptive_weight, per
 from limner.losses.perceptual import perceptual_distance
 from limner.losses.variational import kl_gaussian, vq_loss
 from limner.metrics.features import random_vgg
-from limner.networks.codec import Down
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
+from limner.networks.layers import Down
 from limner.networks.quantise import Codebook, straight_through
 from limner.networks.random_vgg import dead_leaves
 from tests.helpers import golden
@@ -105,7 +105,7 @@ def test_random_features_are_the_figures_of_before():
 
 
 def test_down_pads_at_the_right_and_below_only():
-    down = Down(1)
+    down = Down(1, original=True)
     nn.init.ones_(down.conv.weight)
     nn.init.zeros_(down.conv.bias)
     x = torch.zeros(1, 1, 4, 4)

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from limner.networks.attention import attend, split_heads
 from limner.networks.checks import SettingsError
 from limner.networks.layers import attention_levels, level_sizes, sinusoids
+from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import Attention, Block, DiffusionUNet, Down, SpatialTransformer
-from limner.networks.unets.shape import UNetShape
 from limner.networks.unets.song import SongBlock, SongUNet
 from tests.helpers import golden
 
@@ -34,9 +34,9 @@ def stir(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-EDM = UNetShape(3, 3, (32, 32), 128, (2, 2, 2), 4, (16,))
-CIFAR = UNetShape(3, 3, (32, 32), 128, (1, 2, 2, 2), 2, (16,))
-SMALL = UNetShape(3, 3, (8, 8), 16, (1, 2), 1, (4,))
+EDM = FeatureShape(3, 3, (32, 32), 128, (2, 2, 2), 4, (16,))
+CIFAR = FeatureShape(3, 3, (32, 32), 128, (1, 2, 2, 2), 2, (16,))
+SMALL = FeatureShape(3, 3, (8, 8), 16, (1, 2), 1, (4,))
 
 
 def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
@@ -53,25 +53,25 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
         (DiffusionUNet, CIFAR, {"original": True, "heads": 1}, 35_746_307),  # DDPM, CIFAR-10
         (
             DiffusionUNet,
-            UNetShape(3, 6, (64, 64), 192, (1, 2, 3, 4), 3, (32, 16, 8), classes=1000),
+            FeatureShape(3, 6, (64, 64), 192, (1, 2, 3, 4), 3, (32, 16, 8), classes=1000),
             {"order": "split", **ADM},
             295_904_454,
         ),  # ADM, ImageNet at 64 pixels
         (
             DiffusionUNet,
-            UNetShape(3, 6, (256, 256), 256, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8)),
+            FeatureShape(3, 6, (256, 256), 256, (1, 1, 2, 2, 4, 4), 2, (32, 16, 8)),
             ADM,
             552_814_086,
         ),  # ADM, ImageNet at 256 pixels, without labels
         (
             DiffusionUNet,
-            UNetShape(3, 3, (64, 64), 224, (1, 2, 3, 4), 2, (32, 16, 8)),
+            FeatureShape(3, 3, (64, 64), 224, (1, 2, 3, 4), 2, (32, 16, 8)),
             {"head_width": 32},
             274_056_163,
         ),  # latent diffusion, FFHQ
         (
             DiffusionUNet,
-            UNetShape(4, 4, (64, 64), 320, (1, 2, 4, 4), 2, (64, 32, 16)),
+            FeatureShape(4, 4, (64, 64), 320, (1, 2, 4, 4), 2, (64, 32, 16)),
             {"heads": 8, "context": 768},
             859_520_964,
         ),  # Stable Diffusion 1
@@ -80,7 +80,7 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
     ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm"],
 )
 def test_published_sizes(
-    network: type[nn.Module], shape: UNetShape, arguments: dict[str, Any], expected: int
+    network: type[nn.Module], shape: FeatureShape, arguments: dict[str, Any], expected: int
 ) -> None:
     with torch.device("meta"):
         assert count(network(shape, **arguments)) == expected
@@ -88,7 +88,7 @@ def test_published_sizes(
 
 def test_the_golden_tiny_size() -> None:
     inputs, expected = golden("adm_tiny_params")
-    shape = UNetShape(
+    shape = FeatureShape(
         3, inputs["out_channels"], (8, 8), inputs["model_channels"], (1, 2), inputs["num_res_blocks"], (4,)
     )
     unet = DiffusionUNet(shape, heads=inputs["num_heads"], **ADM)
@@ -165,7 +165,7 @@ def test_halving_pads_below_and_right_or_all_round(original: bool, corners: tupl
     down = Down(1, original)
     nn.init.ones_(down.conv.weight)
     nn.init.zeros_(down.conv.bias)
-    found = down(torch.ones(1, 1, 6, 8), torch.zeros(1, 4))
+    found = down(torch.ones(1, 1, 6, 8))
     assert found.shape == (1, 1, 3, 4)
     assert (found[0, 0, 0, 0], found[0, 0, -1, -1]) == corners
 
@@ -224,7 +224,7 @@ def test_weights_of_karras() -> None:
 
 def test_weights_of_ho_treat_queries_keys_and_values_as_three() -> None:
     torch.manual_seed(0)
-    unet = DiffusionUNet(UNetShape(3, 3, (8, 8), 64, (1,), 1, (8,)), heads=1, original=True)
+    unet = DiffusionUNet(FeatureShape(3, 3, (8, 8), 64, (1,), 1, (8,)), heads=1, original=True)
     for weight in unet.down[0].attentions[0].qkv.weight.chunk(3):
         assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 

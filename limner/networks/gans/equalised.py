@@ -30,8 +30,7 @@ def minibatch_stddev(x: Tensor, group: int = 4, features: int = 1) -> Tensor:
         group -= 1
     y = x.reshape(group, size // group, features, channels // features, height, width)
     y = y.to(torch.promote_types(x.dtype, torch.float32))
-    y = y - y.mean(0)
-    y = (y.square().mean(0) + 1e-8).sqrt()  # [M, F, c, H, W], the biased deviation
+    y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt()  # [M, F, c, H, W], the biased deviation
     y = y.mean((2, 3, 4))  # [M, F]
     y = y.repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width).to(x.dtype)
     return torch.cat([x, y], dim=1)
@@ -44,14 +43,9 @@ class EqualLinear(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        bias: bool = True,
-        lr_multiplier: float = 1.0,
-        gain: float = 1.0,
+        self, inputs: int, outputs: int, bias: bool = True, lr_multiplier: float = 1.0, gain: float = 1.0,
         bias_init: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier)) if bias else None

@@ -50,9 +50,7 @@ class Mapping(nn.Module):
         self.classes = classes
         self.embed = EqualLinear(classes, style) if classes else None
         units = [latent + (style if classes else 0), *[style] * layers]
-        self.layers = nn.ModuleList(
-            EqualLinear(i, o, lr_multiplier=lr_multiplier) for i, o in pairwise(units)
-        )
+        self.layers = nn.ModuleList(EqualLinear(i, o, True, lr_multiplier) for i, o in pairwise(units))
 
     def forward(self, z: Tensor | None, label: Tensor | None) -> Tensor:
         parts = [] if z is None else [pixel_norm(z)]
@@ -116,10 +114,7 @@ class SkipGenerator(nn.Module):
         super().__init__()
         self.bounded = bounded
         self.first = nn.Parameter(torch.randn(maps[0], *base))
-        inputs, outputs = [maps[0], *maps[:-1]], maps
-        self.before = nn.ModuleList(
-            StyledConv(i, o, style, True) for i, o in zip(inputs[1:], outputs[1:], strict=True)
-        )
+        self.before = nn.ModuleList(StyledConv(i, o, style, True) for i, o in pairwise(maps))
         self.after = nn.ModuleList(StyledConv(o, o, style) for o in maps)
         self.images = nn.ModuleList(ToImage(o, channels, style) for o in maps)
         self.register_buffer("up", kernel(), persistent=False)
@@ -168,8 +163,7 @@ class ResidualDiscriminator(nn.Module):
         self, channels: int, base: tuple[int, int], maps: Sequence[int], classes: int, layers: int, group: int
     ):
         super().__init__()
-        fine = list(reversed(maps))
-        wide = fine[-1]
+        fine, wide = maps[::-1], maps[0]
         self.group, self.scale = group, wide**-0.5
         self.read = EqualConv2d(channels, fine[0], 1)
         self.blocks = nn.ModuleList(ResidualDown(i, o) for i, o in pairwise(fine))

@@ -13,25 +13,19 @@ BINOMIAL = (1, 3, 3, 1)
 SMALL = 64  # largest side in pixels of an image that a CPU filters by matrices
 
 
+Padding = tuple[int, int, int, int]  # (left, right, top, bottom)
+
+
 def kernel(taps: Sequence[float] = BINOMIAL, like: Tensor | None = None) -> Tensor:
     """[n, n], the separable filter with sum 1."""
-    row = torch.tensor(taps, dtype=torch.float32 if like is None else like.dtype)
-    row = row if like is None else row.to(like.device)
+    row = torch.tensor(taps, dtype=torch.float32) if like is None else like.new_tensor(taps)
     return torch.outer(row, row) / row.sum() ** 2
 
 
 def upfirdn2d(
-    x: Tensor,
-    filter: Tensor,
-    up: int = 1,
-    down: int = 1,
-    pad: tuple[int, int, int, int] = (0, 0, 0, 0),
-    gain: float = 1.0,
+    x: Tensor, filter: Tensor, up: int = 1, down: int = 1, pad: Padding = (0, 0, 0, 0), gain: float = 1.0
 ) -> Tensor:
-    """[B, C, H, W]: ``up`` - 1 zeros after each pixel, padding, convolution, every ``down``-th pixel.
-
-    ``pad`` is (left, right, top, bottom).
-    """
+    """[B, C, H, W]: ``up`` - 1 zeros after each pixel, padding, convolution, every ``down``-th pixel."""
     size, channels, height, width = x.shape
     if up > 1:
         x = F.pad(x[:, :, :, None, :, None], (0, up - 1, 0, 0, 0, up - 1))
@@ -56,12 +50,7 @@ def downsample2d(x: Tensor, filter: Tensor) -> Tensor:
 
 
 def resample2d(
-    x: Tensor,
-    filter: Tensor,
-    up: int = 1,
-    down: int = 1,
-    pad: tuple[int, int, int, int] = (0, 0, 0, 0),
-    gain: float = 1.0,
+    x: Tensor, filter: Tensor, up: int = 1, down: int = 1, pad: Padding = (0, 0, 0, 0), gain: float = 1.0
 ) -> Tensor:
     """``upfirdn2d`` for a filter that `kernel` gave, faster for small images on a CPU.
 

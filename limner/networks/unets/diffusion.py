@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from limner.networks.attention import Order, attend, split_heads
 from limner.networks.checks import check_dropout
 from limner.networks.layers import (
+    Down,
     Resample,
+    Up,
     group_norm,
     init_xavier_all,
     pad_to_multiple,
@@ -17,7 +19,7 @@ from limner.networks.layers import (
     sinusoids,
     zero_init,
 )
-from limner.networks.unets.shape import UNetShape
+from limner.networks.shape import FeatureShape
 
 
 class Block(nn.Module):
@@ -53,29 +55,6 @@ class Block(nn.Module):
         return self.shortcut(resample(x, self.resample)) + h  # [B, O, H', W']
 
 
-class Down(nn.Module):
-    """A 3x3 convolution of stride 2. ``original``: padded at the right and below only (Ho 2020)."""
-
-    def __init__(self, width: int, original: bool):
-        super().__init__()
-        self.original = original
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if original else 1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.original else x)  # [B, C, H/2, W/2]
-
-
-class Up(nn.Module):
-    """Nearest-neighbour upsampling by 2, and a 3x3 convolution."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(resample(x, "up"))  # [B, C, 2 H, 2 W]
-
-
 class Attention(nn.Module):
     """Self-attention over all positions."""
 
@@ -105,9 +84,7 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.query(h), self.key(context), self.value(context)  # [B, HW, C], 2 x [B, L, C]
-        q, k, v = (
-            y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v)
-        )  # [B, heads, ., C/heads]
+        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))  # [B, h, ., C/h]
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))  # [B, HW, C]
 
 
@@ -171,7 +148,10 @@ class Level(nn.Module):
             if not self.up:
                 skips.append(x)
         if self.resample is not None:
-            x = self.resample(x, embedding)  # [B, C, H/2, W/2] or [B, C, 2 H, 2 W]
+            joins = isinstance(self.resample, Block)
+            x = (
+                self.resample(x, embedding) if joins else self.resample(x)
+            )  # [B, C, H/2, W/2] or [B, C, 2 H, 2 W]
             if not self.up:
                 skips.append(x)
         return x
@@ -189,7 +169,7 @@ class DiffusionUNet(nn.Module):
     """
 
     def __init__(
-        self, shape: UNetShape, *, head_width: int = 64, heads: int = 0, order: Order = "heads", context: int = 0,
+        self, shape: FeatureShape, *, head_width: int = 64, heads: int = 0, order: Order = "heads", context: int = 0,
         original: bool = False, scale_shift: bool = False, resample_blocks: bool = False,
     ):  # fmt: skip
         super().__init__()
@@ -238,13 +218,9 @@ class DiffusionUNet(nn.Module):
                         nn.init.xavier_uniform_(weight)
 
     def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        label: Tensor | None = None,
-        tokens: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+        self, x: Tensor, t: Tensor, label: Tensor | None = None,
+        tokens: Tensor | None = None, mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], False at padding."""
         height, width = x.shape[-2:]
         embedding = self.time(sinusoids(t, self.width, self.original))  # [B, E]

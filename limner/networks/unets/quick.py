@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.layers import time_features
-from limner.networks.unets.shape import UNetShape
+from limner.networks.shape import FeatureShape
 from limner.networks.unets.unet import UNet, UNetLevels
 
 
@@ -16,7 +16,7 @@ class QuickUNet(nn.Module):
     ``head_width``: channels of an attention head. ``augment``: numbers that describe an image's augmentation; 0: none.
     """
 
-    def __init__(self, shape: UNetShape, head_width: int = 64, augment: int = 0):
+    def __init__(self, shape: FeatureShape, head_width: int = 64, augment: int = 0):
         super().__init__()
         s, embedding = shape, 2 * shape.width
         self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))

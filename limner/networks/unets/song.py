@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from limner.networks.attention import attend, split_heads
 from limner.networks.checks import check_dropout
 from limner.networks.layers import Resample, group_norm, init_xavier_all, pad_to_multiple, resample, sinusoids
-from limner.networks.unets.shape import UNetShape
+from limner.networks.shape import FeatureShape
 
 EPS = 1e-6
 GROUP = 4  # least channels in a group of a norm
@@ -28,14 +28,9 @@ class SongBlock(nn.Module):
     """Two 3x3 convolutions, the embedding added between, and optionally self-attention with one head."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        dropout: float,
-        attends: bool = False,
+        self, inputs: int, outputs: int, embedding: int, dropout: float, attends: bool = False,
         resample: Resample = "",
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.resample = resample
         self.norm1, self.conv1 = group_norm(inputs, EPS, GROUP), nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -70,11 +65,10 @@ class SongUNet(nn.Module):
     that describe an image's augmentation; 0: none. Any height and width: padded inside and cropped again.
     """
 
-    def __init__(self, shape: UNetShape, augment: int = 0):
+    def __init__(self, shape: FeatureShape, augment: int = 0):
         super().__init__()
         s, width = shape, shape.width
-        self.width, self.classes = width, s.classes
-        self.multiple = 2 ** (len(s.multiples) - 1)
+        self.width, self.classes, self.multiple = width, s.classes, 2 ** (len(s.multiples) - 1)
         embedding = 4 * width
         self.label = nn.Linear(s.classes, width) if s.classes else None
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
@@ -101,9 +95,8 @@ class SongUNet(nn.Module):
             self.up.append(nn.ModuleList(row))
         self.norm = group_norm(now, EPS, GROUP)
         self.head = nn.Conv2d(now, s.out, 3, padding=1)
-        for layer in (self.stem, self.time, self.label, self.augment):
-            if layer is not None:
-                init_xavier_all(layer)
+        for layer in filter(None, (self.stem, self.time, self.label, self.augment)):
+            init_xavier_all(layer)
         small(self.head)
 
     def forward(
@@ -113,10 +106,8 @@ class SongUNet(nn.Module):
         height, width = x.shape[-2:]
         embedding = sinusoids(noise, self.width, original=True)  # [B, W]
         if self.label is not None:
-            known = torch.arange(self.classes, device=x.device)
-            chosen = torch.zeros(len(x), self.classes, device=x.device)  # [B, classes]
-            if label is not None:
-                chosen = (label[:, None] == known).float()
+            chosen = torch.full((len(x),), -1, device=x.device) if label is None else label  # [B]
+            chosen = (chosen[:, None] == torch.arange(self.classes, device=x.device)).float()  # [B, classes]
             embedding = embedding + self.label(chosen * math.sqrt(self.classes))
         if self.augment is not None and augment is not None:
             embedding = embedding + self.augment(augment)  # [B, W]
