@@ -58,19 +58,13 @@ class Condition:
     mask: Tensor | None = None  # [B, 1, h, w] in {0, 1}: 1 = repaint
 
     def to(self, device: torch.device | str) -> Condition:
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device)
-
-        return Condition(self.size, move(self.label), self.text, move(self.image), move(self.mask))
+        label, image, mask = (x if x is None else x.to(device) for x in (self.label, self.image, self.mask))
+        return Condition(self.size, label, self.text, image, mask)
 
     def __getitem__(self, rows: slice) -> Condition:
         """The condition of a run of images."""
-
-        def cut(value: Any) -> Any:
-            return None if value is None else value[rows]
-
-        count = len(range(self.size)[rows])
-        return Condition(count, cut(self.label), cut(self.text), cut(self.image), cut(self.mask))
+        fields: tuple[Any, ...] = (self.label, self.text, self.image, self.mask)
+        return Condition(len(range(self.size)[rows]), *(None if x is None else x[rows] for x in fields))
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class Parent:
     family: str = ""  # trained first if the field is empty; "": then there is no parent
     frozen: bool = True  # never trained, and shared with the average
     size: Callable[[Any, ImageSpec], tuple[int, int]] | None = (
-        None  # (config, spec) -> its image size; None: the same
+        None  # (config, spec) -> image size; None: same
     )
     share: float = 0.25  # of the budget, if it is trained first
 
@@ -204,9 +198,8 @@ def mix(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-Seed = (
-    int | tuple[int, int, float]
-)  # of an image; or of two images, and how far from the first to the second, 0 to 1
+# Of an image; or of two images, and how far from the first to the second, 0 to 1.
+Seed = int | tuple[int, int, float]
 
 
 class Draws:
@@ -242,8 +235,9 @@ class Draws:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """[B, *shape], uniform in {0, ..., high - 1}."""
-        drawn = [torch.randint(high, shape, generator=g) for g, *_ in self.streams]
-        return torch.stack(drawn).to(self.device)
+        return torch.stack([torch.randint(high, shape, generator=g) for g, *_ in self.streams]).to(
+            self.device
+        )
 
     def choose(self, probabilities: Tensor) -> Tensor:
         """[B, K] weights, not all 0 in a row -> [B] indices of {0, ..., K - 1}, one drawn by each row's weights.
@@ -275,9 +269,7 @@ class Model(nn.Module):
     follows: frozenset[str]  # those of them that this model uses, by its settings and its data
     video: ClassVar[bool] = False  # whether it takes more than one frame
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
-    parents: ClassVar[
-        dict[str, Parent]
-    ] = {}  # other runs that it builds on, by the config field that names one
+    parents: ClassVar[dict[str, Parent]] = {}  # runs that it builds on, by the config field that names one
     presets: ClassVar[dict[str, Preset]] = {}
     paper: ClassVar[str] = ""  # author, year, title
     about: ClassVar[str] = ""  # a phrase for `limner families`
@@ -291,8 +283,7 @@ class Model(nn.Module):
         self.config = config
         self.spec = spec
         has = {"label": bool(spec.classes), "text": spec.captions, "given": spec.given is not None}
-        missing = {name for name, present in has.items() if not present}
-        self.follows = self.reads - missing
+        self.follows = frozenset(field for field in self.reads if has.get(field, True))
         if spec.frames > 1 and not self.video:
             raise LimnerError(f"{self.family} takes still images, not video: set --data.frames to 1.")
 
@@ -305,10 +296,11 @@ class Model(nn.Module):
     @property
     def frozen(self) -> tuple[str, ...]:
         """The submodules that hold the weights of frozen parents: neither trained nor averaged."""
-        parents = [
-            (parent, parent.family or getattr(self.config, name)) for name, parent in self.parents.items()
-        ]
-        return tuple(parent.weights for parent, present in parents if present and parent.frozen)
+        return tuple(
+            parent.weights
+            for name, parent in self.parents.items()
+            if parent.frozen and (parent.family or getattr(self.config, name))
+        )
 
     def train(self, mode: bool = True) -> Model:
         super().train(mode)
@@ -327,7 +319,6 @@ class Resizes(Protocol):
 
     def load_resized(self, other: Any) -> None:
         """Raises SettingsError for weights that do not fit."""
-        ...
 
 
 # Capabilities are Protocols, never base classes: a model can do what it has methods for.
@@ -348,7 +339,6 @@ class Denoises(Protocol):
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
     ) -> Denoised:
         """x = alpha data + sigma noise [B, ...], its time [B], alpha and sigma [B, 1, ...], B rows."""
-        ...
 
 
 @runtime_checkable
@@ -362,14 +352,12 @@ class Autoencodes(Protocol):
 class Describes(Protocol):
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, D]."""
-        ...
 
 
 @runtime_checkable
 class Classifies(Protocol):
     def classify(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, K] logits."""
-        ...
 
 
 @runtime_checkable
@@ -381,11 +369,9 @@ class Latent(Protocol):
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """[B, D], one latent an image: noise, or the output of a mapping network; never truncated."""
-        ...
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
         """[B, D] -> [B, *spec.shape] in [-1, 1], differentiable and deterministic."""
-        ...
 
 
 @runtime_checkable
@@ -404,7 +390,6 @@ class Directed(Protocol):
 
     def directions(self) -> Tensor:
         """[K, D] of length 1, the strongest first."""
-        ...
 
 
 @runtime_checkable
@@ -415,15 +400,12 @@ class Tokenises(Protocol):
 
     def tokenise(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, h, w] integers in {0, ..., codes - 1}."""
-        ...
 
     def detokenise(self, tokens: Tensor) -> Tensor:
         """[B, h, w] integers -> [B, C, H, W] in [-1, 1]."""
-        ...
 
     def codebook(self) -> Tensor:
         """[codes, D], the vector of each integer."""
-        ...
 
 
 @runtime_checkable
@@ -435,7 +417,6 @@ class Translates(Protocol):
 
     def translate(self, image: Tensor, condition: Condition, draws: Draws) -> Tensor:
         """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
-        ...
 
 
 @runtime_checkable
@@ -444,7 +425,6 @@ class ScoresText(Protocol):
 
     def score_text(self, image: Tensor, texts: Sequence[str]) -> Tensor:
         """[B, C, H, W] in [-1, 1] and B texts -> [B], cosine similarities; larger fits better."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -462,9 +442,7 @@ class Exchanges(Protocol):
 
     def to_diffusers(self) -> list[Part]:
         """Raises LimnerError for what has no counterpart there."""
-        ...
 
     @classmethod
     def from_diffusers(cls, parts: Sequence[Part]) -> Model | None:
         """The model that these are; None where they are something else. Raises LimnerError as above."""
-        ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from limner.core import Optimiser, Training
+from limner.settings import Optimiser, Training
 
 IMAGENET = 1_281_167  # images for training in ImageNet-1k
 

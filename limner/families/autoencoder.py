@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from limner.core import Batch, ImageSpec, LimnerError, Model, Objective, Optimiser, Part, Preset, Training
+from limner.core import Batch, ImageSpec, Model, Objective, Part, Preset
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec, codec_shape
 from limner.families._presets import training
 from limner.losses.adversarial import hinge_d, hinge_g
@@ -25,6 +25,7 @@ from limner.networks.codec import Reconstruction
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.images.channels import with_channels
 from limner.networks.random_vgg import RandomVGG, dead_leaves
+from limner.settings import LimnerError, Optimiser, Training
 
 
 class Discriminator(nn.Module):
@@ -71,10 +72,8 @@ class Autoencoder(Model):
         self.discriminator = Discriminator(config, spec)
 
     def objectives(self) -> list[Objective]:
-        return [
-            Objective("autoencoder", self.autoencoder_loss),
-            Objective("discriminator", self.discriminator_loss),
-        ]
+        autoencoder = Objective("autoencoder", self.autoencoder_loss)
+        return [autoencoder, Objective("discriminator", self.discriminator_loss)]
 
     def advance(self, seen: int) -> None:
         self.discriminator.present.fill_(float(seen >= self.config.adversarial_from))
@@ -130,9 +129,8 @@ class Autoencoder(Model):
         c, spec = self.config, self.spec
         try:
             if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent:
-                raise exchange.ExchangeError(
-                    "it is not of kind kl with patches of 1 and equal hidden and latent channels"
-                )
+                fault = "it is not of kind kl with patches of 1 and equal hidden and latent channels"
+                raise exchange.ExchangeError(fault)
             groups = exchange.norm_groups(self.autoencoder)
             options = exchange.CodecOptions(codec_shape(c, spec), c.latent, groups)
             return [Part("", exchange.codec_settings(options), exchange.export_weights(self.autoencoder))]
@@ -144,11 +142,11 @@ class Autoencoder(Model):
     @classmethod
     def from_diffusers(cls, parts: Sequence[Part]) -> Autoencoder | None:
         """An AutoencoderKL; the discriminator is a new one."""
-        found = [part for part in parts if part.settings["_class_name"] == "AutoencoderKL"]
-        if not found:
+        part = next((part for part in parts if part.settings["_class_name"] == "AutoencoderKL"), None)
+        if part is None:
             return None
         try:
-            options = exchange.codec_options(found[0].settings)
+            options = exchange.codec_options(part.settings)
             shape, latent = options.shape, options.latent
             config = AutoencoderConfig(
                 patch=1, width=shape.width, multiples=tuple(shape.multiples), blocks=shape.blocks,
@@ -156,10 +154,9 @@ class Autoencoder(Model):
             )  # fmt: skip
             check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size))
-            exchange.require_equal(
-                {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.autoencoder)
-            )
-            exchange.import_weights(model.autoencoder, found[0].weights)
+            groups = exchange.norm_groups(model.autoencoder)
+            exchange.require_equal({"norm_num_groups": options.groups}, norm_num_groups=groups)
+            exchange.import_weights(model.autoencoder, part.weights)
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model
@@ -167,14 +164,14 @@ class Autoencoder(Model):
 
 def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
     """Ratio of both losses' gradient norms by the decoder's last layer, at most ``limit`` (Esser 2021, eq. 7)."""
-    (by_error,), (by_adversarial,) = (
-        torch.autograd.grad(loss, last, retain_graph=True) for loss in (error, adversarial)
-    )
+    (by_error,) = torch.autograd.grad(error, last, retain_graph=True)
+    (by_adversarial,) = torch.autograd.grad(adversarial, last, retain_graph=True)
     return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, limit).detach()
 
 
 ADAM = Optimiser("adam", betas=(0.5, 0.9))
 PLAYERS = ("autoencoder", "discriminator")
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
 
 # Esser's ImageNet model: 1024 entries of dimension 256, one for each 16x16 pixels.
 VQGAN = AutoencoderConfig(
@@ -188,33 +185,19 @@ Autoencoder.presets = {
     "small": Preset(
         AutoencoderConfig(),
         Training(
-            batch=32,
-            optimisers={
-                "autoencoder": Optimiser("muon", lr=2e-3, matrix_lr=0.02),
-                "discriminator": replace(ADAM, lr=5e-4),
-            },
-            average=2_000.0,
-            precision="float32",  # bf16 takes 1.5 times as long on a CPU: narrow layers at many positions
+            batch=32, optimisers={"autoencoder": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
+            precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions
         ),
     ),
-    "base": Preset(
-        BASE, training(replace(ADAM, lr=1e-4), *PLAYERS, batch=32, average=50_000.0, warmup=10_000)
-    ),
+    "base": Preset(BASE, training(replace(ADAM, lr=1e-4), *PLAYERS, batch=32, average=50_000.0, warmup=10_000)),
     # KL-f8 of latent diffusion: 4 channels for each 8x8 pixels.
     "paper": Preset(
         AutoencoderConfig(
-            patch=1,
-            width=128,
-            multiples=(1, 2, 4, 4),
-            blocks=2,
-            perceptual=1.0,
-            adversarial_from=50_001 * 12,
-            discriminator_width=64,
-            discriminator_layers=3,
+            patch=1, width=128, multiples=(1, 2, 4, 4), blocks=2, perceptual=1.0, adversarial_from=50_001 * 12,
+            discriminator_width=64, discriminator_layers=3,
         ),
         training(replace(ADAM, lr=4.5e-6 * 12), *PLAYERS, batch=12, schedule="constant", average=0.0),
-        size=(256, 256),
-        channels=3,
+        size=(256, 256), channels=3,
         parameters={"autoencoder": 83_653_863, "discriminator": 2_765_633},  # CompVis/latent-diffusion
     ),
-}
+}  # fmt: skip

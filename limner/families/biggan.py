@@ -17,26 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-    Training,
-    mix,
-)
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset, mix
 from limner.families._conditioning import choose_classes, with_labels
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.convnets import base_size
 from limner.networks.gans.residual import Attention, DeepDown, DeepUp, Down, Up
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 from limner.networks.layers import attention_levels, level_sizes
+from limner.settings import LimnerError, Optimiser, Training
 
 STANDING_BATCH = 32  # images in each pass that measures standing statistics
 LONGEST_BASE = 15  # pixels: limit on the shorter side of the base size
@@ -79,10 +67,8 @@ def truncate(z: Tensor, mass: float) -> Tensor:
     Brock's threshold is then sqrt(2) erfinv(mass): 0.954 corresponds to a threshold of 2, 0.683 to 1, 0.383 to 0.5.
     The latent of a seed changes continuously with the mass, which resampling would not give.
     """
-    if mass == 1:
-        return z
     root = 2**0.5
-    return (root * torch.erfinv(mass * torch.erf(z.double() / root))).to(z.dtype)
+    return z if mass == 1 else (root * torch.erfinv(mass * torch.erf(z.double() / root))).to(z.dtype)
 
 
 def orthogonality(weight: Tensor) -> Tensor:
@@ -113,14 +99,11 @@ class Generator(nn.Module):
         super().__init__()
         base, levels = base_size((spec.height, spec.width))
         maps, attention = feature_maps(config, config.generator_width, levels), attention_at(config, spec)
-        self.chunks = 1 if config.deep else levels + 1
-        self.latent = config.latent if config.deep else config.chunk * self.chunks
+        self.chunks, chunk = (1, config.latent) if config.deep else (levels + 1, config.chunk)
+        self.latent = chunk * self.chunks
         self.shared = nn.Embedding(classes, config.embedding) if classes else None
-        embedding = config.embedding if classes else 0
-        inputs = embedding + (config.latent if config.deep else config.chunk)  # of a condition
-
-        first = inputs if config.deep else config.chunk
-        self.linear = SpectralLinear(first, maps[0] * base[0] * base[1])
+        inputs = chunk + (config.embedding if classes else 0)  # of a condition
+        self.linear = SpectralLinear(inputs if config.deep else chunk, maps[0] * base[0] * base[1])
         self.start = nn.Unflatten(1, (maps[0], *base))
         self.blocks = nn.ModuleList()
         for level, (i, o) in enumerate(pairwise(maps), 1):
@@ -135,12 +118,10 @@ class Generator(nn.Module):
         self.out = SpectralConv2d(maps[-1], spec.channels, 3)
 
     def forward(self, z: Tensor, label: Tensor | None) -> Tensor:
-        chunks = z.chunk(self.chunks, dim=1)  # [B, chunk] each
-        conditions = list(chunks)
+        conditions = chunks = z.chunk(self.chunks, dim=1)  # [B, chunk] each
         if self.shared is not None:
-            assert label is not None
             embedded = self.shared(label)  # [B, embedding]
-            conditions = [torch.cat([embedded, chunk], dim=1) for chunk in chunks]
+            conditions = tuple(torch.cat([embedded, chunk], dim=1) for chunk in chunks)
         if self.chunks == 1:  # deep: the whole latent for each block
             first, each = conditions[0], iter(conditions * len(self.blocks))
         else:
@@ -161,21 +142,20 @@ class Discriminator(nn.Module):
         super().__init__()
         _, levels = base_size((spec.height, spec.width))
         maps = feature_maps(config, config.discriminator_width, levels)[::-1]
-        attention = attention_at(config, spec)
-        layers: list[nn.Module]
+        attention, layers = attention_at(config, spec), nn.Sequential()
         if config.deep:
-            layers = [SpectralConv2d(spec.channels, maps[0], 3)]  # [B, maps, H, W]
+            layers.append(SpectralConv2d(spec.channels, maps[0], 3))  # [B, maps, H, W]
         else:
-            layers = [Down(spec.channels, maps[0], first=True)]  # [B, maps, H/2, W/2]
-            layers += [Attention(maps[0])] if 1 in attention else []
+            layers.append(Down(spec.channels, maps[0], first=True))  # [B, maps, H/2, W/2]
+            layers.extend([Attention(maps[0])] if 1 in attention else [])
         for level, (i, o) in enumerate(pairwise(maps), 1 if config.deep else 2):
             if config.deep:
-                layers += [DeepDown(i, o, downsample=True)]
-                layers += [DeepDown(o, o, downsample=False) for _ in range(config.depth - 1)]
+                layers.append(DeepDown(i, o, downsample=True))
+                layers.extend(DeepDown(o, o, downsample=False) for _ in range(config.depth - 1))
             else:
-                layers += [Down(i, o, downsample=level <= levels)]
-            layers += [Attention(o)] if level in attention else []
-        self.layers = nn.Sequential(*layers)
+                layers.append(Down(i, o, downsample=level <= levels))
+            layers.extend([Attention(o)] if level in attention else [])
+        self.layers = layers
         self.head = SpectralLinear(maps[-1], 1)
         self.embed = SpectralEmbedding(classes, maps[-1]) if classes else None
 
@@ -183,7 +163,6 @@ class Discriminator(nn.Module):
         features = F.relu(self.layers(image)).sum((2, 3))  # [B, maps]
         score = self.head(features).squeeze(1)  # [B]
         if self.embed is not None:
-            assert label is not None
             score = score + (self.embed(label) * features).sum(1)  # [B]
         return score.float()
 
@@ -214,9 +193,8 @@ class BigGAN(Model):
                 nn.init.orthogonal_(module.weight)
                 if isinstance(bias := getattr(module, "bias", None), Tensor):
                     nn.init.zeros_(bias)
-        self.measured: dict[
-            BigGANSampling, Generator
-        ] = {}  # with standing statistics, by what they were measured for
+        # With standing statistics, by what they were measured for.
+        self.measured: dict[BigGANSampling, Generator] = {}
 
     def train(self, mode: bool = True) -> BigGAN:
         self.measured = {}  # statistics of weights that training may change
@@ -226,10 +204,8 @@ class BigGAN(Model):
     # ---- training
 
     def objectives(self) -> list[Objective]:
-        return [
-            Objective("discriminator", self.discriminator_loss),
-            Objective("generator", self.generator_loss, every=self.config.discriminator_steps),
-        ]
+        discriminator = Objective("discriminator", self.discriminator_loss)
+        return [discriminator, Objective("generator", self.generator_loss, self.config.discriminator_steps)]
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -240,9 +216,8 @@ class BigGAN(Model):
         return {"adversarial": hinge_d(*score.chunk(2))}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        terms = {
-            "adversarial": hinge_g(self.discriminator(self.generate_fakes(batch), batch.condition.label))
-        }
+        score = self.discriminator(self.generate_fakes(batch), batch.condition.label)  # [B]
+        terms = {"adversarial": hinge_g(score)}
         if self.config.orthogonal:
             layers = [m for m in self.generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
             with torch.autocast(batch.image.device.type, enabled=False):
@@ -314,9 +289,7 @@ class BigGAN(Model):
         self.measured = {sampling: generator.eval()}
 
 
-def _training(
-    lr: tuple[float, float], batch: int, schedule: Literal["constant", "linear"] = "linear", **options: Any
-) -> Training:
+def _training(lr: tuple[float, float], batch: int, **options: Any) -> Training:
     """Adam without momentum; ``lr`` is that of the generator and that of the discriminator.
 
     The preset paper has those of the authors' PyTorch code for one discriminator step; Brock 2019, appendix C, has
@@ -324,34 +297,27 @@ def _training(
     """
     adam = Optimiser("adam", betas=(0.0, 0.999), eps=1e-6)
     players = {"generator": replace(adam, lr=lr[0]), "discriminator": replace(adam, lr=lr[1])}
-    return Training(batch=batch, optimisers=players, schedule=schedule, **options)
+    return Training(batch=batch, optimisers=players, **options)
 
 
 # For 256x256 the paper's widths are (16, 16, 8, 8, 4, 2, 1), for 512x512 with one more 1.
 # The average decays by 0.9999 a step.
 _PAPER = _training(
-    (1e-4, 4e-4), 2048, "constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
+    (1e-4, 4e-4), 2048, schedule="constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
 )
 BigGAN.presets = {
     "tiny": Preset(
         BigGANConfig(4, 4, (2, 2, 1), attention_resolutions=(8,), chunk=4, embedding=4, latent=8),
         _training((2e-3, 2e-3), 8, average=100.0),
     ),
-    # emoji, 20 minutes: recall 71%
     "small": Preset(
         BigGANConfig(16, 16, (16, 8, 4, 1), attention_resolutions=(16,), embedding=32),
         _training((4e-4, 8e-4), 64, average=5_000.0),
     ),
-    "base": Preset(
-        BigGANConfig(64, 64, attention_resolutions=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)
-    ),
+    "base": Preset(BigGANConfig(64, 64, attention_resolutions=(32,)), _training((1e-4, 4e-4), 256, average=100_000.0)),
     "paper": Preset(
-        BigGANConfig(),
-        _PAPER,
-        size=(128, 128),
-        channels=3,
-        classes=1000,
+        BigGANConfig(), _PAPER, size=(128, 128), channels=3, classes=1000,
         parameters={"generator": 70_433_988, "discriminator": 87_982_370},  # ajbrock/BigGAN-PyTorch
     ),
     "deep": Preset(BigGANConfig(128, 128, deep=True), _PAPER, size=(128, 128), channels=3),
-}
+}  # fmt: skip

@@ -16,21 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Preset,
-)
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
+from limner.settings import LimnerError
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid"]
 
@@ -160,19 +151,14 @@ class DCGAN(Model):
     about = "the convolutional GAN; quick to train and to sample"
 
     presets = {
-        "tiny": Preset(
-            DCGANConfig(latent=8, width=4, widest=8, embedding=4), _training(1e-3, batch=8, average=100.0)
-        ),
+        "tiny": Preset(DCGANConfig(latent=8, width=4, widest=8, embedding=4), _training(1e-3, batch=8, average=100.0)),
         "small": Preset(DCGANConfig(), _training(4e-4, batch=32, average=2_000.0)),
         "base": Preset(DCGANConfig(width=128, widest=1024), _training(2e-4, batch=128)),
         "paper": Preset(
-            DCGANConfig(),
-            _training(2e-4, batch=128, schedule="constant", average=0.0),
-            size=(64, 64),
-            channels=3,
+            DCGANConfig(), _training(2e-4, batch=128, schedule="constant", average=0.0), size=(64, 64), channels=3,
             parameters={"generator": 3_576_704, "discriminator": 2_765_568},  # pytorch/examples
         ),
-    }
+    }  # fmt: skip
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -187,12 +173,9 @@ class DCGAN(Model):
         init_normal(self, 0.02)
 
     def objectives(self) -> list[Objective]:
+        discriminator = Objective("discriminator", self.discriminator_loss)
         lazy = [Objective("discriminator", self.r1_loss, every=R1_EVERY)] if self.config.r1 else []
-        return [
-            Objective("discriminator", self.discriminator_loss),
-            Objective("generator", self.generator_loss),
-            *lazy,
-        ]
+        return [discriminator, Objective("generator", self.generator_loss), *lazy]
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -227,9 +210,8 @@ class DCGAN(Model):
 
     def directions(self) -> Tensor:
         """[K, latent]: eigenvectors of A A^T, A the first layer's weights (Shen and Zhou 2021, eq. 4)."""
-        first = next(
-            m for m in self.generator.layers.modules() if isinstance(m, nn.ConvTranspose2d | nn.Linear)
-        )
+        layers = self.generator.layers.modules()
+        first = next(layer for layer in layers if isinstance(layer, nn.ConvTranspose2d | nn.Linear))
         weight = first.weight.T if isinstance(first, nn.Linear) else first.weight.flatten(1)
         return torch.linalg.svd(weight[: self.config.latent].float(), full_matrices=False).U.T
 

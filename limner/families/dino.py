@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, ImageSpec, Model, Objective, Optimiser, Preset
+from limner.core import Batch, ImageSpec, Model, Objective, Preset
 from limner.families._presets import IMAGENET, training
 from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
+from limner.settings import Optimiser
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,9 @@ class Network(nn.Module):
         super().__init__()
         c = config
         self.body = PatchTransformer(c.body, spec.channels, (spec.height, spec.width), c.drop_path)
-        self.head = nn.Sequential(
-            nn.Linear(c.body.width, c.hidden), nn.GELU(), nn.Linear(c.hidden, c.hidden), nn.GELU(),
-            nn.Linear(c.hidden, c.bottleneck),
-        )  # fmt: skip
-        self.prototypes = nn.Parameter(
-            torch.empty(c.prototypes, c.bottleneck)
-        )  # only their direction matters
+        first, second = nn.Linear(c.body.width, c.hidden), nn.Linear(c.hidden, c.hidden)
+        self.head = nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Linear(c.hidden, c.bottleneck))
+        self.prototypes = nn.Parameter(torch.empty(c.prototypes, c.bottleneck))  # only their direction counts
         self.standardise = c.standardise
         init_xavier(self.head)
         nn.init.trunc_normal_(self.prototypes, std=0.02)
@@ -92,17 +89,15 @@ class DINO(Model):
     paper = "Caron 2021, Emerging Properties in Self-Supervised Vision Transformers"
     about = "learns features without labels, by self-distillation"
 
-    centre: Tensor
-    followed: Tensor
+    centre: Tensor  # [prototypes], moving average of the teacher's logits
+    followed: Tensor  # images seen at the teacher's last update
 
     def __init__(self, config: DINOConfig, spec: ImageSpec):
         super().__init__(config, spec)
         self.student = Network(config, spec)
         self.teacher = as_buffers(copy.deepcopy(self.student)).eval()
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.register_buffer(
-            "followed", torch.zeros((), dtype=torch.int64)
-        )  # images seen at the teacher's last update
+        self.register_buffer("followed", torch.zeros((), dtype=torch.int64))
         self.seen = 0
 
     @property
@@ -124,11 +119,10 @@ class DINO(Model):
         """Move the teacher towards the student, once a step, however many microbatches a step has."""
         if int(self.followed) >= self.seen:
             return
-        c = self.config
-        momentum = c.momentum
-        if c.momentum_images:
-            progress = min(1.0, self.seen / c.momentum_images)
-            momentum = 1 - (1 - c.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        momentum, images = self.config.momentum, self.config.momentum_images
+        if images:
+            progress = min(1.0, self.seen / images)
+            momentum = 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
         own = dict(self.teacher.named_buffers())
         for name, parameter in self.student.named_parameters():
             own[name].lerp_(parameter.detach(), 1 - momentum)
@@ -143,14 +137,13 @@ class DINO(Model):
         """Two global views [B, C, H, W], and the local views."""
         c, patch = self.config, self.body.patch
         size = (x.shape[2], x.shape[3])
-        local = tuple(max(1, round(side * c.local_side / patch)) * patch for side in size)
+        h, w = (max(1, round(side * c.local_side / patch)) * patch for side in size)
         global_views = [self.augment(views.crop(x, size, *c.global_area)) for _ in range(2)]
         if c.occlude:
             global_views = [views.occlude(view) for view in global_views]
-        local_views = [
-            self.augment(views.crop(x, (local[0], local[1]), *c.local_area)) for _ in range(c.local_views)
+        return global_views, [
+            self.augment(views.crop(x, (h, w), *c.local_area)) for _ in range(c.local_views)
         ]
-        return global_views, local_views
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy between the teacher and the student on different views (eq. 2)."""
@@ -161,9 +154,7 @@ class DINO(Model):
             global_views, local_views = self.crops(batch.image)
             logits = self.teacher(torch.cat(global_views))  # [2B, K]
         frozen = self.training and self.seen < c.freeze_images
-        scores = [self.student(torch.cat(global_views), frozen)]
-        if local_views:
-            scores.append(self.student(torch.cat(local_views), frozen))
+        scores = [self.student(torch.cat(same), frozen) for same in (global_views, local_views) if same]
         student = torch.cat(scores).unflatten(0, (-1, len(batch.image)))  # [V, B, K]
         teacher = logits.unflatten(0, (2, -1))  # [2, B, K]
         if c.centering == "sinkhorn":
@@ -202,8 +193,7 @@ DINO.presets = {
             freeze_images=IMAGENET,
         ),
         _training(replace(ADAMW, lr=2e-3, decay=0.04), "student", batch=1024, warmup=10 * IMAGENET),
-        size=(224, 224),
-        channels=3,
+        size=(224, 224), channels=3,
         parameters={"student": 21_665_664 + 22_286_592, "teacher": 0},  # backbone and head, facebookresearch/dino
     ),
 }  # fmt: skip

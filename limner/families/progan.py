@@ -17,23 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Preset,
-)
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
 from limner.networks.gans.convolve import conv2d, no_weight_gradients
 from limner.networks.gans.equalised import EqualConv2d, EqualLinear, minibatch_stddev, pixel_norm
+from limner.settings import LimnerError
 
 HE = 2**0.5  # gain of a layer before a leaky ReLU (He 2015)
 LONGEST = 16  # pixels: limit on the longer side at level 0
@@ -79,9 +70,7 @@ class Growth(NamedTuple):
 
 def growth(seen: int, last: int, stable: int, fade: int) -> Growth:
     """Each level alone for ``stable`` images, then the next fades in over ``fade`` (Karras 2018, appendix A)."""
-    if stable + fade == 0:
-        return Growth(last, 1.0)
-    level, within = divmod(seen, stable + fade)
+    level, within = divmod(seen, stable + fade) if stable + fade else (last, 0)
     if level >= last:
         return Growth(last, 1.0)
     if within > stable:
@@ -106,6 +95,12 @@ def at_growth(image: Tensor, last: int, grown: Growth) -> Tensor:
 
 
 # ---- networks
+
+
+def layout(config: ProGANConfig, spec: ImageSpec) -> tuple[tuple[int, int], list[int]]:
+    """The size of level 0, and the paper's nf(0), nf(1), ...: of the features before the logit, then by level."""
+    coarsest, last = base_size((spec.height, spec.width))
+    return coarsest, [max(1, min(config.maps >> i, config.widest)) for i in range(last + 2)]
 
 
 def four_taps(weight: Tensor) -> Tensor:
@@ -143,10 +138,9 @@ class Generator(nn.Module):
 
     seen: Tensor  # images seen; a buffer, so that a loaded model draws at the level that training reached
 
-    def __init__(
-        self, config: ProGANConfig, channels: int, coarsest: tuple[int, int], maps: list[int], classes: int
-    ):
+    def __init__(self, config: ProGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
+        coarsest, (_, *maps) = layout(config, spec)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.bounded = config.bounded
         self.embed = nn.Embedding(classes, config.latent) if classes else None
@@ -157,7 +151,7 @@ class Generator(nn.Module):
         self.first = EqualConv2d(maps[0], maps[0], 3, gain=HE)
         self.up = nn.ModuleList(UpConv2d(i, o, 3, gain=HE) for i, o in pairwise(maps))
         self.conv = nn.ModuleList(EqualConv2d(o, o, 3, gain=HE) for o in maps[1:])
-        self.to_rgb = nn.ModuleList(EqualConv2d(m, channels, 1) for m in maps)
+        self.to_rgb = nn.ModuleList(EqualConv2d(m, spec.channels, 1) for m in maps)
 
     def forward(self, latent: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
         x = latent if self.embed is None else torch.cat([latent, pixel_norm(self.embed(label))], dim=1)
@@ -182,18 +176,11 @@ class Discriminator(nn.Module):
     The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
     """
 
-    def __init__(
-        self,
-        config: ProGANConfig,
-        channels: int,
-        coarsest: tuple[int, int],
-        maps: list[int],
-        features: int,
-        classes: int,
-    ):
+    def __init__(self, config: ProGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
+        coarsest, (features, *maps) = layout(config, spec)
         self.group = config.group
-        self.from_rgb = nn.ModuleList(EqualConv2d(channels, m, 1, gain=HE) for m in maps)
+        self.from_rgb = nn.ModuleList(EqualConv2d(spec.channels, m, 1, gain=HE) for m in maps)
         self.conv = nn.ModuleList(EqualConv2d(m, m, 3, gain=HE) for m in maps[1:])
         self.down = nn.ModuleList(DownConv2d(i, o, 3, gain=HE) for o, i in pairwise(maps))
         self.last = EqualConv2d(maps[0] + 1, maps[0], 3, gain=HE)
@@ -231,26 +218,20 @@ class ProGAN(Model):
 
     presets = {
         "tiny": Preset(
-            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8),
-            _training(1e-3, batch=8, average=100.0),
+            ProGANConfig(latent=8, maps=192, widest=24, stable=4, fade=8), _training(1e-3, batch=8, average=100.0),
         ),
-        # emoji, 20 minutes: recall 57%
         "small": Preset(
             ProGANConfig(latent=128, maps=384, widest=192, bounded=True, stable=8_000, fade=8_000),
             _training(1e-3, batch=32, average=2_000.0, flat=0.5),
         ),
         "base": Preset(
-            ProGANConfig(latent=256, maps=4096, widest=256, stable=100_000, fade=100_000),
-            _training(1e-3, batch=64),
+            ProGANConfig(latent=256, maps=4096, widest=256, stable=100_000, fade=100_000), _training(1e-3, batch=64),
         ),
         "paper": Preset(
-            ProGANConfig(),
-            _training(1e-3, batch=16, schedule="constant"),
-            size=(1024, 1024),
-            channels=3,
+            ProGANConfig(), _training(1e-3, batch=16, schedule="constant"), size=(1024, 1024), channels=3,
             parameters={"generator": 23_079_115, "discriminator": 23_087_249},  # its authors' code
         ),
-    }
+    }  # fmt: skip
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -261,10 +242,8 @@ class ProGAN(Model):
                 "choose a --size that is a power of two times sides of 3 to 16, such as 32 or 64x48."
             )
         classes = choose_classes(self)
-        # The paper's nf(1), nf(2), ... by level, and nf(0) for the features before the logit.
-        features, *maps = (max(1, min(config.maps >> i, config.widest)) for i in range(self.last + 2))
-        self.generator = Generator(config, spec.channels, coarsest, maps, classes)
-        self.discriminator = Discriminator(config, spec.channels, coarsest, maps, features, classes)
+        self.generator = Generator(config, spec, classes)
+        self.discriminator = Discriminator(config, spec, classes)
 
     def advance(self, seen: int) -> None:
         self.generator.seen.fill_(seen)
@@ -274,10 +253,8 @@ class ProGAN(Model):
         return growth(int(self.generator.seen), self.last, self.config.stable, self.config.fade)
 
     def objectives(self) -> list[Objective]:
-        return [
-            Objective("discriminator", self.discriminator_loss),
-            Objective("generator", self.generator_loss),
-        ]
+        discriminator = Objective("discriminator", self.discriminator_loss)
+        return [discriminator, Objective("generator", self.generator_loss)]
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         label, grown = batch.condition.label, self.grown
@@ -285,8 +262,7 @@ class ProGAN(Model):
         with torch.no_grad():
             fake = self.generate_fakes(batch, grown)
         score = self.discriminator(real, label, grown)
-        adversarial_loss = LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))
-        terms = {"adversarial": adversarial_loss}
+        terms = {"adversarial": LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))}
         if self.config.penalty:
             terms["penalty"] = self.penalty(real, fake, label, grown)
         if self.config.loss == "wgan_gp" and self.config.drift:

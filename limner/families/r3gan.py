@@ -16,17 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Preset,
-)
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
 from limner.losses.adversarial import relativistic_d, relativistic_g, squared_gradient_norm
@@ -34,6 +24,7 @@ from limner.networks.convnets import base_size, widths
 from limner.networks.gans.convolve import Conv2d, conv2d, no_weight_gradients
 from limner.networks.images.augment import augment
 from limner.networks.images.resample import kernel
+from limner.settings import LimnerError
 
 LONGEST = 16  # pixels: limit on the longer side of the base size
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -120,9 +111,8 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.change(x)  # [B, outputs, H, W]
-        return F.conv_transpose2d(
-            x, 4 * filter_taps(x), stride=2, padding=1, groups=x.shape[1]
-        )  # [B, outputs, 2H, 2W]
+        taps = 4 * filter_taps(x)
+        return F.conv_transpose2d(x, taps, stride=2, padding=1, groups=len(taps))  # [B, outputs, 2H, 2W]
 
 
 class Down(nn.Module):
@@ -140,11 +130,10 @@ class Down(nn.Module):
 class Generator(nn.Module):
     """A latent [B, latent], and a label [B] if there are classes, to an image of any range."""
 
-    def __init__(
-        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
-    ):
+    def __init__(self, config: R3GANConfig, spec: ImageSpec, classes: int):
         super().__init__()
         self.bounded = config.bounded
+        base, doublings = base_size((spec.height, spec.width))
         maps = widths(config.width, config.widest, doublings + 1)[::-1]  # coarse to fine
         depth = config.blocks * len(maps)
         self.embed = nn.Embedding(classes, config.latent) if classes else None
@@ -153,10 +142,10 @@ class Generator(nn.Module):
         inputs = config.latent * (2 if classes else 1)
         self.basis = nn.Parameter(torch.randn(maps[0], *base))
         self.weigh = init_he(nn.Linear(inputs, maps[0], bias=False))
-        layers: list[nn.Module] = [Block(maps[0], config, depth) for _ in range(config.blocks)]
+        self.layers = nn.Sequential(*(Block(maps[0], config, depth) for _ in range(config.blocks)))
         for i, o in pairwise(maps):
-            layers += [Up(i, o), *(Block(o, config, depth) for _ in range(config.blocks))]
-        self.layers = nn.Sequential(*layers, init_he(Conv2d(maps[-1], channels, 1, bias=False)))
+            self.layers.extend([Up(i, o), *(Block(o, config, depth) for _ in range(config.blocks))])
+        self.layers.append(init_he(Conv2d(maps[-1], spec.channels, 1, bias=False)))
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
@@ -175,17 +164,15 @@ class Discriminator(nn.Module):
 
     gamma: Tensor
 
-    def __init__(
-        self, config: R3GANConfig, channels: int, base: tuple[int, int], doublings: int, classes: int
-    ):
+    def __init__(self, config: R3GANConfig, spec: ImageSpec, classes: int):
         super().__init__()
+        base, doublings = base_size((spec.height, spec.width))
         maps = widths(config.width, config.widest, doublings + 1)  # fine to coarse
         depth = config.blocks * len(maps)
-        layers: list[nn.Module] = [init_he(Conv2d(channels, maps[0], 1, bias=False))]
+        self.layers = nn.Sequential(init_he(Conv2d(spec.channels, maps[0], 1, bias=False)))
         for i, o in pairwise(maps):
-            layers += [*(Block(i, config, depth) for _ in range(config.blocks)), Down(i, o)]
-        layers += [Block(maps[-1], config, depth) for _ in range(config.blocks)]
-        self.layers = nn.Sequential(*layers)
+            self.layers.extend([*(Block(i, config, depth) for _ in range(config.blocks)), Down(i, o)])
+        self.layers.extend(Block(maps[-1], config, depth) for _ in range(config.blocks))
         self.basis = nn.Parameter(torch.randn(maps[-1], *base) / math.sqrt(math.prod(base)))
         features = maps[-1] if classes else 1
         self.head = init_he(nn.Linear(maps[-1], features, bias=False))
@@ -218,7 +205,6 @@ class R3GAN(Model):
             R3GANConfig(8, width=8, widest=8, blocks=1, group=4, gamma=0.1, gamma_end=0.01, burn_in=100),
             _training(2e-3, batch=8, average=100.0),
         ),
-        # emoji, 20 minutes: recall 61%
         "small": Preset(
             R3GANConfig(width=24, widest=128, blocks=1, gamma=1.0, burn_in=50_000, bounded=True),
             _training(1e-3, batch=32, average=2_000.0),
@@ -229,13 +215,10 @@ class R3GAN(Model):
         ),
         # FFHQ-64
         "paper": Preset(
-            R3GANConfig(),
-            _training(2e-4, batch=256, schedule="cosine", average=500_000.0),
-            size=(64, 64),
-            channels=3,
+            R3GANConfig(), _training(2e-4, batch=256, schedule="cosine", average=500_000.0), size=(64, 64), channels=3,
             parameters={"generator": 22_429_824, "discriminator": 22_381_440},  # brownvc/R3GAN
         ),
-    }
+    }  # fmt: skip
 
     def __init__(self, config: R3GANConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -247,17 +230,14 @@ class R3GAN(Model):
             )
         classes = choose_classes(self)
         self.augment_probability = 0.0
-        self.generator = Generator(config, spec.channels, base, doublings, classes)
-        self.discriminator = Discriminator(config, spec.channels, base, doublings, classes)
+        self.generator = Generator(config, spec, classes)
+        self.discriminator = Discriminator(config, spec, classes)
 
     def objectives(self) -> list[Objective]:
         every = self.config.lazy
         lazy = [Objective("discriminator", self.penalty_loss, every=every)] if every > 1 else []
-        return [
-            Objective("discriminator", self.discriminator_loss),
-            Objective("generator", self.generator_loss),
-            *lazy,
-        ]
+        discriminator = Objective("discriminator", self.discriminator_loss)
+        return [discriminator, Objective("generator", self.generator_loss), *lazy]
 
     def advance(self, seen: int) -> None:
         c = self.config
@@ -275,10 +255,8 @@ class R3GAN(Model):
 
     def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
         """R1 and R2, scaled by ``lazy`` because they run only every ``lazy`` steps."""
-        return {
-            name: self.config.lazy * term
-            for name, term in self.penalties(*self.real_and_fake(batch))[1].items()
-        }
+        _, penalties = self.penalties(*self.real_and_fake(batch))
+        return {name: self.config.lazy * penalty for name, penalty in penalties.items()}
 
     def real_and_fake(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Real images and fakes, augmented, [2B, C, H, W], and their labels [2B]."""

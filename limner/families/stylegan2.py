@@ -15,24 +15,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-    Training,
-)
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
 from limner.networks.gans.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
 from limner.networks.images.augment import Controller, augment
+from limner.settings import LimnerError, Optimiser, Training
 
 R1_EVERY, PATH_EVERY = 16, 4  # steps between updates by the lazy regularisers (Karras 2020, appendix B)
 LARGEST_BASE = 128  # pixels: limit on height times width of the coarsest features
@@ -86,16 +75,14 @@ def sizes(config: StyleGAN2Config, spec: ImageSpec) -> tuple[tuple[int, int], li
 class Generator(nn.Module):
     """A latent z, and a label if there are classes, to a style w; styles to an image."""
 
-    mean: Tensor
+    mean: Tensor  # moving average of the styles [style], for truncation
 
     def __init__(self, config: StyleGAN2Config, spec: ImageSpec, classes: int):
         super().__init__()
         base, maps = sizes(config, spec)
         self.mapping = Mapping(config.latent, classes, config.style, config.mapping)
         self.synthesis = SkipGenerator(spec.channels, base, maps, config.style, config.bounded)
-        self.register_buffer(
-            "mean", torch.zeros(config.style)
-        )  # moving average of the styles, for truncation
+        self.register_buffer("mean", torch.zeros(config.style))
 
     @torch.no_grad()
     def update_mean(self, w: Tensor) -> None:
@@ -137,23 +124,16 @@ class StyleGAN2(Model):
         base, maps = sizes(config, spec)
         classes = choose_classes(self)
         self.generator = Generator(config, spec, classes)
-        self.discriminator = ResidualDiscriminator(
-            spec.channels, base, maps, classes, config.mapping, config.group
-        )
+        c = config
+        self.discriminator = ResidualDiscriminator(spec.channels, base, maps, classes, c.mapping, c.group)
         self.path = PathLength()
-        self.augment = Controller(
-            config.augment_probability, config.ada_target, config.ada_images, config.augment_limit
-        )
+        self.augment = Controller(c.augment_probability, c.ada_target, c.ada_images, c.augment_limit)
 
     def objectives(self) -> list[Objective]:
-        lazy = [Objective("discriminator", self.r1_loss, every=R1_EVERY)] if self.config.r1 else []
-        if self.config.path:
-            lazy.append(Objective("generator", self.path_loss, every=PATH_EVERY))
-        main = [
-            Objective("discriminator", self.discriminator_loss),
-            Objective("generator", self.generator_loss),
-        ]
-        return main + lazy
+        discriminator = Objective("discriminator", self.discriminator_loss)
+        r1 = [Objective("discriminator", self.r1_loss, every=R1_EVERY)] if self.config.r1 else []
+        path = [Objective("generator", self.path_loss, every=PATH_EVERY)] if self.config.path else []
+        return [discriminator, Objective("generator", self.generator_loss), *r1, *path]
 
     # ---- the losses
 
@@ -204,10 +184,10 @@ class StyleGAN2(Model):
         if self.config.mixing:
             other = mapping(torch.randn(n, self.config.latent, device=like.device), label)
             mixes = torch.rand(n, 1, device=like.device) < self.config.mixing
-            first = torch.randint(
+            other_from = torch.randint(
                 1, layers, (n, 1), device=like.device
-            )  # the first layer with the other style
-            mixes = mixes & (torch.arange(layers, device=like.device) >= first)  # [n, layers]
+            )  # the first layer with that style
+            mixes = mixes & (torch.arange(layers, device=like.device) >= other_from)  # [n, layers]
             w = torch.where(mixes[:, :, None], other[:, None], w)
         return w
 
@@ -263,13 +243,11 @@ def _training(lr: float, path: bool = True, **options: Any) -> Training:
 
 StyleGAN2.presets = {
     "tiny": Preset(
-        StyleGAN2Config(
-            latent=16, style=16, mapping=2, channel_base=64, channel_max=16, r1=1e-4, ada_images=2_000.0
-        ),
+        StyleGAN2Config(latent=16, style=16, mapping=2, channel_base=64, channel_max=16, r1=1e-4, ada_images=2_000.0),
         _training(0.003, batch=8, average=100.0),
     ),
     # No mixing and no path length, which gain nothing at 32x32 (Karras 2020b, appendix C: CIFAR-10). With R1 as weak
-    # as there, a network this small draws one image a class: see docs/log.md. Emoji, 20 minutes: recall 81%.
+    # as there, a network this small draws one image a class: see docs/log.md.
     "small": Preset(
         StyleGAN2Config(
             latent=128, style=128, mapping=2, channel_base=1024, channel_max=128, mixing=0.0, path=0.0,
@@ -277,16 +255,13 @@ StyleGAN2.presets = {
         ),
         _training(0.0025, path=False, batch=32, average=2_000.0, flat=0.5),
     ),
-    "base": Preset(
-        StyleGAN2Config(mapping=2), _training(0.0025, batch=32, schedule="constant")
-    ),
+    "base": Preset(StyleGAN2Config(mapping=2), _training(0.0025, batch=32, schedule="constant")),
     # Configuration F on FFHQ, whose data is mirrored: --data.flip;
     # with --model.channel_base 16384 --size 256 the smaller networks of Karras 2020b.
     "paper": Preset(
         StyleGAN2Config(channel_base=32768, r1=10 / 1024**2, augment="none", mirror=True),
         _training(0.002, batch=32, schedule="constant", average_rampup=0.0),
-        size=(1024, 1024),
-        channels=3,
+        size=(1024, 1024), channels=3,
         parameters={"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},
     ),
 }  # fmt: skip

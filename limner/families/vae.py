@@ -8,26 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-)
-from limner.families._presets import training
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
+from limner.settings import LimnerError, Optimiser, Training
 
 
 @dataclass(frozen=True)
@@ -55,10 +44,9 @@ class Autoencoder(nn.Module):
         size, pixels = (spec.height, spec.width), math.prod(spec.shape)
         outputs = 2 * config.latent  # a mean and a log-variance each
         if config.architecture == "linear":  # tanh units (Kingma 2014, appendix C)
+            decoder = mlp([config.latent, config.hidden, pixels], "tanh")
             self.encoder = nn.Sequential(nn.Flatten(), mlp([pixels, config.hidden, outputs], "tanh"))
-            self.decoder = nn.Sequential(
-                mlp([config.latent, config.hidden, pixels], "tanh"), nn.Unflatten(1, spec.shape)
-            )
+            self.decoder = nn.Sequential(decoder, nn.Unflatten(1, spec.shape))
         else:
             self.encoder = residual_encoder(spec.channels, size, config.width, config.widest, outputs)
             self.decoder = residual_decoder(config.latent, spec.channels, size, config.width, config.widest)
@@ -69,6 +57,10 @@ class Autoencoder(nn.Module):
         return mean, logvar.clamp(-30, 20)  # exp() overflows or vanishes beyond
 
 
+def _training(lr: float, betas: tuple[float, float] = (0.9, 0.99), **options: Any) -> Training:
+    return Training(optimisers={"autoencoder": Optimiser("adam", lr=lr, betas=betas)}, **options)
+
+
 class VAE(Model):
     Config = VAEConfig
     Sampling = VAESampling
@@ -76,33 +68,16 @@ class VAE(Model):
     paper = "Kingma and Welling 2014, Auto-Encoding Variational Bayes"
     about = "variational autoencoder: soft but quick; encodes and decodes"
     presets = {
-        "tiny": Preset(
-            VAEConfig(latent=4, width=4, widest=8),
-            training(Optimiser("adam", lr=3e-3), "autoencoder", batch=8, average=100.0),
-        ),
-        "small": Preset(
-            VAEConfig(latent=64, width=48, widest=256),
-            training(Optimiser("adam", lr=2e-3), "autoencoder", batch=64, average=2_000.0),
-        ),
-        "base": Preset(
-            VAEConfig(latent=256, width=128, widest=512),
-            training(Optimiser("adam", lr=1e-3), "autoencoder", batch=128),
-        ),
+        "tiny": Preset(VAEConfig(latent=4, width=4, widest=8), _training(3e-3, batch=8, average=100.0)),
+        "small": Preset(VAEConfig(), _training(2e-3, batch=64, average=2_000.0)),
+        "base": Preset(VAEConfig(latent=256, width=128, widest=512), _training(1e-3, batch=128)),
         # 784-400-20 on 28x28 black and white images; Adam in place of the paper's Adagrad.
         "paper": Preset(
-            VAEConfig(architecture="linear", latent=20, hidden=400, likelihood="bernoulli"),
-            training(
-                Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)),
-                "autoencoder",
-                batch=100,
-                schedule="constant",
-                average=0.0,
-            ),
-            size=(28, 28),
-            channels=1,
-            parameters={"autoencoder": 652_824},  # 784-400-20, pytorch/examples
+            VAEConfig("linear", latent=20, hidden=400, likelihood="bernoulli"),
+            _training(1e-3, betas=(0.9, 0.999), batch=100, schedule="constant", average=0.0),
+            size=(28, 28), channels=1, parameters={"autoencoder": 652_824},  # pytorch/examples
         ),
-    }
+    }  # fmt: skip
 
     def __init__(self, config: VAEConfig, spec: ImageSpec):
         super().__init__(config, spec)
