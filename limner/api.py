@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from limner import config, families
-from limner.config import Run, from_json, to_json
-from limner.core import DataOptions, LimnerError, nearest
+from limner.config import from_json, preset_run, to_json
 from limner.data import open_data
 from limner.inference.pipeline import Pipeline as load
+from limner.settings import LimnerError, nearest
 from limner.training.run import Result
 from limner.training.run import train as train_run
 
@@ -24,7 +24,7 @@ class TrainSettings(TypedDict, total=False):
     budget: str  # 90s, 20m, 1.5h, 200kimg or 50epochs; default: 10m
     size: (
         int | tuple[int, int] | None
-    )  # one side, or (height, width), in pixels; default: the preset's or the data's
+    )  # side or (height, width) in pixels; default: the preset's or the data's
     seed: int  # default: 0
     resume: bool  # resume from the newest checkpoint in ``out``
     quiet: bool  # print nothing
@@ -46,24 +46,15 @@ def train(
     known = TrainSettings.__annotations__
     for name in settings.keys() - known:
         raise LimnerError(f"train() has no keyword {name!r}.{nearest(name, known)}")
-    preset_name = settings.get("preset") or config.default_preset()
-    preset = config.find_preset(families.load(family), preset_name)
-    size = settings.get("size") or preset.size
+    run = preset_run(family, settings.get("preset"))
     sources = [sources] if isinstance(sources, (str, Path)) else sources
-    run = Run(
-        family=family,
-        sources=tuple(map(str, sources)),
-        preset=preset_name,
-        size=(size, size) if isinstance(size, int) else size,
-        budget=settings.get("budget", "10m"),
-        seed=settings.get("seed", 0),
-        model=_changed(preset.model, settings.get("model"), "model"),
-        training=_changed(preset.training, settings.get("training"), "training"),
-        data=_changed(DataOptions(channels=preset.channels), settings.get("data"), "data"),  # type: ignore[arg-type]
-    )
+    size = settings.get("size") or run.size
+    changed: dict[str, Any] = {
+        name: from_json(type(value), to_json(value) | to_json(settings.get(name) or {}), name)
+        for name, value in (("model", run.model), ("training", run.training), ("data", run.data))
+    }
+    run = replace(
+        run, sources=tuple(map(str, sources)), size=(size, size) if isinstance(size, int) else size,
+        budget=settings.get("budget", run.budget), seed=settings.get("seed", run.seed), **changed,
+    )  # fmt: skip
     return train_run(run, out, resume=settings.get("resume", False), quiet=settings.get("quiet", False))
-
-
-def _changed(settings: Any, changes: dict[str, Any] | None, where: str) -> Any:
-    """``settings`` with some fields changed. Raises LimnerError for unknown fields and values of another type."""
-    return from_json(type(settings), to_json(settings) | to_json(changes or {}), where)

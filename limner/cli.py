@@ -7,7 +7,6 @@ import keyword
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 
 from limner.commands import INTERRUPTED, MISTAKE
 from limner.settings import BUILT_IN, LimnerError, nearest
@@ -44,7 +43,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0 if argv else MISTAKE
@@ -56,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if argv[0] not in COMMANDS:
         raise LimnerError(f"There is no command {argv[0]!r}.{nearest(argv[0], COMMANDS)} See limner --help.")
     module = argv[0] + "_" * keyword.iskeyword(argv[0])
-    return importlib.import_module(f"limner.commands.{module}").run(argv[1:])
+    return importlib.import_module(f"limner.commands.{module}").run(argv[1:]) or 0
 
 
 def main() -> None:

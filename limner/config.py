@@ -263,8 +263,12 @@ def find_preset(family: type[Model], name: str) -> Preset:
     return family.presets[name]
 
 
-def default_preset() -> str:
-    """'small' on a CPU, 'base' on a GPU."""
-    import torch
+def preset_run(family: str, name: str | None = None) -> Run:
+    """A run of a family with the settings of a preset: by default 'small' on a CPU, 'base' on a GPU."""
+    if not name:
+        import torch
 
-    return "base" if torch.cuda.is_available() else "small"
+        name = "base" if torch.cuda.is_available() else "small"
+    preset = find_preset(families.load(family), name)
+    data = from_json(DataOptions, {"channels": preset.channels}, "data")
+    return Run(family, (), name, preset.size, "10m", 0, preset.model, preset.training, data)

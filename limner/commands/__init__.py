@@ -1,4 +1,4 @@
-"""The commands, one file each, by name: ``run(argv)`` returns an exit code; its help does not import torch."""
+"""The commands, one file each, by name: ``run(argv)`` returns an exit code, or None for 0; help needs no torch."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(to_json(value), ensure_ascii=False, indent=2))
 
 
+def print_result(result: Any, as_json: bool, summary: str) -> None:
+    """Print a result as JSON, or the summary of it."""
+    if as_json:
+        print_json(result)
+    else:
+        say(summary)
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = False) -> None:
     """Print a table; cells may be file names, so brackets in them are not markup."""
     from rich.console import Console
@@ -33,5 +41,5 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = Fals
     for i, head in enumerate(heads):
         drawn.add_column(head, style="bold" if bold and i == 0 else None)
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*map(Text, row))
     Console(highlight=False).print(drawn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
@@ -23,14 +22,14 @@ class Options:
     json: bool = False  # print JSON, with the three most probable classes
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "classify")
     from limner.inference.understand import classify
 
     result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
     if given.json:
         print_json(result)
-        return 0
+        return
     accuracy = result.accuracy
     table(
         ["image", "predicted", "probability", *(["label"] if accuracy else [])],
@@ -47,4 +46,3 @@ def run(argv: Sequence[str]) -> int:
         if result.trained_on_these:
             say("It was trained on most of these: limner evaluate measures the accuracy on held-out images.")
     say(f"All predictions are in {result.to}; look at {result.sheet}.")
-    return 0

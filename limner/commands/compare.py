@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ class Options(CompareOptions):
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     own, extra = list(argv), []
     if "--" in own:
         own, extra = own[: own.index("--")], own[own.index("--") + 1 :]

@@ -39,7 +39,7 @@ class ShowOptions:
     data: DataOptions = field(default_factory=DataOptions)
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "show": _show}
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)

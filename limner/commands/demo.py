@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from limner import config, families, files
 from limner.commands import say
 from limner.commands.options import parse
 from limner.config import JsonResult, Run
-from limner.settings import DataOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +55,7 @@ class Result(JsonResult):
     seed: int
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     given = parse(Options, argv, "demo")
     from limner import checkpoint
     from limner.training.run import train
@@ -66,18 +65,10 @@ def run(argv: Sequence[str]) -> int:
         for name in WRITTEN:
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    preset = config.find_preset(families.load(families.DEFAULT), "small")
-    training_run = Run(
-        family=families.DEFAULT,
-        sources=("shapes",),
-        preset="small",
-        size=(SIZE, SIZE),
-        budget=given.budget,
-        seed=given.seed,
-        model=preset.model,
-        training=preset.training,
-        data=DataOptions(),
-    )
+    training_run = replace(
+        config.preset_run(families.DEFAULT, "small"),
+        sources=("shapes",), size=(SIZE, SIZE), budget=given.budget, seed=given.seed,
+    )  # fmt: skip
     trained = train(training_run, out, resume=checkpoint.exists(out))
     if trained.stopped:
         return 128 + trained.stopped

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import print_json, say
+from limner.commands import print_result
 from limner.commands.options import RunFolder, Sources, parse
 
 
@@ -20,13 +19,9 @@ class Options:
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "embed")
     from limner.inference.understand import embed
 
     result = embed(given.run, given.sources, given.to, given.device, given.json)
-    if given.json:
-        print_json(result)
-    else:
-        say(f"{result.features} features of {result.n:,} images in {result.to}")
-    return 0
+    print_result(result, given.json, f"{result.features} features of {result.n:,} images in {result.to}")

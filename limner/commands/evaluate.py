@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Generic
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from limner import families
 from limner.commands import print_json, say, table
-from limner.commands.options import Sampling, Sources, parse, sampling_options, select
+from limner.commands.options import RunOrImages, Sampling, SamplingOptions, Sources, parse, select
 from limner.evaluation.options import EvaluateOptions
 from limner.settings import LimnerError, NoSampling
 from limner.synthesis.options import TrainingDataOptions
@@ -19,11 +17,9 @@ from limner.synthesis.options import TrainingDataOptions
 if TYPE_CHECKING:
     from limner.synthesis.training_data import TrainingDataScores
 
-RunOrImages = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DIR")]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TrainingDataOptions, EvaluateOptions, Generic[Sampling]):
+class Options(TrainingDataOptions, EvaluateOptions, SamplingOptions[Sampling]):
     """Measure a run, or a folder of images that any program made, against real images.
 
     To see the sampling options of a run's family too: limner evaluate RUN --help
@@ -35,22 +31,20 @@ class Options(TrainingDataOptions, EvaluateOptions, Generic[Sampling]):
     # also measure: does a classifier learn from the run's images what it learns from real ones
     as_training_data: bool = False
     json: bool = False  # print JSON
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options[_sampling(argv)], argv, "evaluate")  # type: ignore[misc]
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner.evaluation.evaluate import evaluate
     from limner.evaluation.tables import EVALUATION, evaluation_rows
 
-    sampling = sampling_options(given)
-    scores = _as_training_data(given, sampling) if given.as_training_data else None
+    scores = _as_training_data(given) if given.as_training_data else None
     options, to = select(EvaluateOptions, given), given.to or None
-    result = evaluate(given.what, given.sources, options, to=to, quiet=given.json, **sampling)
+    result = evaluate(given.what, given.sources, options, to=to, quiet=given.json, **vars(given.sampling))
     if not result:  # of several processes only the first reports
-        return 0
+        return
     if scores and result.to:
         from limner.synthesis.training_data import add_to_evaluation
 
@@ -58,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
         result = replace(result, training_data=scores)
     if given.json:
         print_json(result)
-        return 0
+        return
     table(EVALUATION, evaluation_rows(result))
     if fidelity := result.fidelity:
         features = f"{fidelity.features} {fidelity.features_hash}, {fidelity.resize}"
@@ -68,7 +62,6 @@ def run(argv: Sequence[str]) -> int:
     if scores:
         _show_training_data(scores)
     say(f"Look at {result.to}.")
-    return 0
 
 
 def _sampling(argv: Sequence[str]) -> type:
@@ -82,7 +75,7 @@ def _sampling(argv: Sequence[str]) -> type:
     return NoSampling
 
 
-def _as_training_data(given: Options, sampling: dict[str, Any]) -> TrainingDataScores:
+def _as_training_data(given: Options[Any]) -> TrainingDataScores:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise LimnerError("--as-training-data works in one process: call it without torchrun.")
     from limner.synthesis.training_data import as_training_data
@@ -90,7 +83,7 @@ def _as_training_data(given: Options, sampling: dict[str, Any]) -> TrainingDataS
     options = select(TrainingDataOptions, given)
     return as_training_data(
         given.what, given.sources, options, n=given.n, seed=given.seed, to=given.to or None, quiet=given.json,
-        **sampling,
+        **vars(given.sampling),
     )  # fmt: skip
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import print_json, say
+from limner.commands import print_result
 from limner.commands.options import Repeated, RunFolder, parse, select
 from limner.inference.options import ExploreOptions
 
@@ -22,14 +21,10 @@ class Options(ExploreOptions):
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "explore")
     from limner.inference.explore import explore
 
     options = select(ExploreOptions, given)
     result = explore(given.run, given.to, options, device=given.device, quiet=given.json)
-    if given.json:
-        print_json(result)
-    else:
-        say(f"{len(result.sheets)} sheets in {result.to}")
-    return 0
+    print_result(result, given.json, f"{len(result.sheets)} sheets in {result.to}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ class Options:
     out: str = ""  # a new folder. Default: a folder of the library's name in RUN
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "export")
     from limner import checkpoint
     from limner.inference import exchange
@@ -28,4 +27,3 @@ def run(argv: Sequence[str]) -> int:
     out = Path(given.out or checkpoint.folder_of(given.run) / given.to)
     parts = exchange.to_diffusers(given.run, out)
     say(f"{', '.join(str(part.settings['_class_name']) for part in parts)} in {out}")
-    return 0

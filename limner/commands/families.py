@@ -45,11 +45,11 @@ def parse_families(argv: Sequence[str]) -> Any:
     return parse(FamilyOptions[family.Config], argv[1:], f"families {argv[0]}", default)  # type: ignore[name-defined]
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse_families(argv)
     if not given.family:
         _list(given.json)
-        return 0
+        return
     import torch
 
     from limner.core import ImageSpec
@@ -66,13 +66,12 @@ def run(argv: Sequence[str]) -> int:
     }
     if given.json:
         print_json({"config": given.model, "parameters": parts})
-        return 0
+        return
     say(f"{given.family} ({given.preset}): {family.about}\n{family.paper}\n")
     print_json(given.model)
     say(f"\ntrainable parameters at {spec.channels} x {height} x {width}:")
     for name, count in [*parts.items(), ("total", sum(parts.values()))]:
         print(f"{count:>15,}  {name}")
-    return 0
 
 
 def _list(as_json: bool) -> None:

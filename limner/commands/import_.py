@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from limner.commands import say
-from limner.commands.options import parse
+from limner.commands.options import Folder, parse
 from limner.config import parse_size
 from limner.settings import LimnerError
-
-Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
 @dataclass(frozen=True)
@@ -25,7 +19,7 @@ class Options:
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as in the folder
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "import")
     if not given.out:
         raise LimnerError("Name the folder for the run: --out runs/NAME.")
@@ -34,4 +28,3 @@ def run(argv: Sequence[str]) -> int:
     size = parse_size(given.size) if given.size else None
     family = exchange.from_diffusers(given.folder, given.out, size)
     say(f"A run of {family} is in {given.out}. Look: limner show {given.out}")
-    return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
@@ -24,8 +24,18 @@ Selected = TypeVar("Selected")
 HIDDEN = tyro.conf.arg(help_behavior_hint="")  # no "(default: ...)"
 Sources = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE..."), HIDDEN]
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunOrImages = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DIR")]
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Picture = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions(Generic[Sampling]):
+    """Adds the sampling options of the run's family to those of a command."""
+
+    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
 def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
@@ -53,11 +63,6 @@ def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
 
     family = families.load(checkpoint.family_of(argv[0]))
     return parse(options[family.Sampling], argv, command)
-
-
-def sampling_options(given: Any) -> dict[str, Any]:
-    """The family's sampling options by name, of what ``parse_for_run`` returns."""
-    return {f.name: getattr(given.sampling, f.name) for f in dataclasses.fields(given.sampling)}
 
 
 def select(options: type[Selected], given: Any) -> Selected:

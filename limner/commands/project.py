@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limner.commands import print_json, say
+from limner.commands import print_result
 from limner.commands.options import Picture, RunFolder, parse, select
 from limner.inference.options import ProjectOptions
 
@@ -21,16 +20,13 @@ class Options(ProjectOptions):
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "project")
     from limner.inference.explore import project
 
     options = select(ProjectOptions, given)
     result = project(given.run, given.picture, given.to, options, device=given.device, quiet=given.json)
-    if given.json:
-        print_json(result)
-        return 0
     as_label = f" as {result.label}" if result.label else ""
-    say(f"{result.psnr:.1f} dB{as_label} ({result.psnr_start:.1f} at the start): {result.to}")
-    say(f"The point is in {result.latent}: limner explore {given.run} --start {result.latent}")
-    return 0
+    found = f"{result.psnr:.1f} dB{as_label} ({result.psnr_start:.1f} at the start): {result.to}"
+    following = f"The point is in {result.latent}: limner explore {given.run} --start {result.latent}"
+    print_result(result, given.json, f"{found}\n{following}")

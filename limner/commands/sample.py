@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
-
-import tyro
 
 from limner.commands import say
-from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options, select
+from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.inference.options import SampleOptions
 from limner.settings import LimnerError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SampleOptions, Generic[Sampling]):
+class Options(SampleOptions, SamplingOptions[Sampling]):
     """Draw new images from a run. To see the sampling options of its family too: limner sample RUN --help"""
 
     run: RunFolder  # folder of a run, or its model.safetensors
@@ -27,10 +23,9 @@ class Options(SampleOptions, Generic[Sampling]):
     to: str = ""  # a .png for one sheet, or a folder for one file per image. Default: samples.png in RUN
     progress_to: str = ""  # .gif to write: how the images emerge from the noise
     device: str = "auto"  # auto, cpu, cuda
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse_for_run(Options, argv, "sample")
     from limner import checkpoint
     from limner.inference.pipeline import Film, Pipeline, captions_of
@@ -55,8 +50,9 @@ def run(argv: Sequence[str]) -> int:
     film = Film(captions)
     with bar(f"drawing {n} images") as watch:
         on_canvas = film if given.progress_to else None
-        sampling = sampling_options(given)
-        images = pipeline.tensors(n, watch=watch, on_canvas=on_canvas, **vars(options), **sampling)
+        images = pipeline.tensors(
+            n, watch=watch, on_canvas=on_canvas, **vars(options), **vars(given.sampling)
+        )
     if given.progress_to:
         film.save(Path(given.progress_to))
     if not to.suffix:
@@ -69,4 +65,3 @@ def run(argv: Sequence[str]) -> int:
         else:
             grid(images, captions).save(to)
     say(f"{n} images in {to}")
-    return 0

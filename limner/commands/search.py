@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from limner.commands import print_json, say, table
-from limner.commands.options import Picture, RunFolder, parse
-
-Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+from limner.commands.options import Picture, RunFolder, Source, parse
 
 
 @dataclass(frozen=True)
@@ -19,8 +13,7 @@ class Options:
     """Find the images of a source that resemble a picture most, by the features of a run."""
 
     run: RunFolder  # folder of a run that describes images
-    # images to search: a folder, archive, parquet file or built-in set
-    source: Source
+    source: Source  # images to search: a folder, archive, parquet file or built-in set
     query: Picture  # the picture
     n: int = 16  # images to find
     to: str = "search.png"  # sheet to write
@@ -28,18 +21,17 @@ class Options:
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "search")
     from limner.inference.understand import search
 
     result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)
     if given.json:
         print_json(result)
-        return 0
+        return
     labelled = any(match.label for match in result.found)
     table(
         ["image", "similarity", *(["label"] if labelled else [])],
         [[m.path, f"{m.similarity:.4f}", *([m.label] if labelled else [])] for m in result.found],
     )
     say(f"The most similar of {result.n:,} images are in {result.to}.")
-    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
@@ -17,7 +16,7 @@ class Options:
     json: bool = False  # print JSON
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> None:
     given = parse(Options, argv, "show")
     from limner import checkpoint
 
@@ -26,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     header = {**loaded.header, "parameters": parts}
     if given.json:
         print_json(header)
-        return 0
+        return
     spec, run = loaded.spec, loaded.run
     rows = {
         "family": f"{run.family} ({run.preset}): {type(loaded.model).about}",
@@ -44,4 +43,3 @@ def run(argv: Sequence[str]) -> int:
     say("")
     table(["", ""], rows.items(), bold=True)
     print_json(run.model)
-    return 0

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
-
-import tyro
 
 from limner.commands import INTERRUPTED, say
-from limner.commands.options import Repeated, RunFolder, Sampling, parse_for_run, sampling_options, select
+from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.settings import LimnerError
 from limner.synthesis.options import SynthesizeOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SynthesizeOptions, Generic[Sampling]):
+class Options(SynthesizeOptions, SamplingOptions[Sampling]):
     """Make a folder of labelled or captioned images that limner train reads; the same command resumes it.
 
     Without --label or --prompt every class gets the same number of images, or the captions of --prompts-from
@@ -29,18 +25,17 @@ class Options(SynthesizeOptions, Generic[Sampling]):
     label: Repeated = ()  # draw only this class
     prompt: Repeated = ()  # what the images should show
     device: str = "auto"  # auto, cpu, cuda
-    sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "synthesize")
     if not given.to:
         raise LimnerError("Name the folder for the images: --to DIR.")
     from limner.synthesis.synthesize import report, synthesize
 
-    options, sampling = select(SynthesizeOptions, given), sampling_options(given)
+    options = select(SynthesizeOptions, given)
     try:
-        result = synthesize(given.run, given.to, options, device=given.device, **sampling)
+        result = synthesize(given.run, given.to, options, device=given.device, **vars(given.sampling))
     except KeyboardInterrupt:
         about = Path(given.to) / "provenance.json"
         kept = json.loads(about.read_text("utf-8"))["kept"] if about.exists() else 0

@@ -8,16 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from limner import config, families, files
 from limner.commands import say
 from limner.commands.options import Sources, flag_value, parse
 from limner.config import Run
 from limner.settings import DataOptions, LimnerError, Training
-
-if TYPE_CHECKING:
-    from limner.core import Model
 
 Config = TypeVar("Config")
 
@@ -50,7 +47,7 @@ class Arguments(NamedTuple):
     resume: bool
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     given = parse_train(argv)
     from limner.core import Generates
     from limner.evaluation import report
@@ -83,7 +80,8 @@ def parse_train(argv: Sequence[str]) -> Arguments:
         parse(Options, argv, "train FAMILY")  # --help ends here
         raise LimnerError("The family comes first, then the images: limner train FAMILY SOURCE... --out RUN.")
     family = families.load(argv[0])
-    start = _saved_run(argv) if "--resume" in argv else _preset_run(family, argv)
+    preset = flag_value(argv, "--preset")
+    start = _saved_run(argv, preset) if "--resume" in argv else config.preset_run(argv[0], preset)
     values = {f.name: getattr(start, f.name) for f in dataclasses.fields(Run) if f.name != "family"}
     values["size"] = "x".join(map(str, start.size)) if start.size else ""
     options: Any = FamilyOptions
@@ -100,32 +98,15 @@ def parse_train(argv: Sequence[str]) -> Arguments:
     return Arguments(Run(family=argv[0], **values), given.out, given.resume)
 
 
-def _preset_run(family: type[Model], argv: Sequence[str]) -> Run:
-    name = flag_value(argv, "--preset") or config.default_preset()
-    preset = config.find_preset(family, name)
-    return Run(
-        family=argv[0],
-        sources=(),
-        preset=name,
-        size=preset.size,
-        budget=Options.budget,
-        seed=Options.seed,
-        model=preset.model,
-        training=preset.training,
-        data=config.from_json(DataOptions, {"channels": preset.channels}, "data"),
-    )
-
-
-def _saved_run(argv: Sequence[str]) -> Run:
+def _saved_run(argv: Sequence[str], preset: str | None) -> Run:
     """The run that --resume continues; flags change single settings."""
     out = flag_value(argv, "--out")
     if not out:
         raise LimnerError("Name the run to resume: --out RUN --resume.")
     saved = config.read_run(out)
-    preset = flag_value(argv, "--preset") or saved.preset
-    if (argv[0], preset) != (saved.family, saved.preset):
+    if (argv[0], preset or saved.preset) != (saved.family, saved.preset):
         raise LimnerError(
             f"{out} is a run of {saved.family} from the preset {saved.preset}, so it cannot resume as "
-            f"{argv[0]} from {preset}: name those, or choose another --out."
+            f"{argv[0]} from {preset or saved.preset}: name those, or choose another --out."
         )
     return saved
