@@ -3,8 +3,7 @@
 ``SETTINGS`` and ``WEIGHTS`` are by family, ``CHANGED`` holds what is more than another name.
 """
 
-from __future__ import annotations
-
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ _FLOW = {**_DROPOUT, "nearest": "sigma_floor"}
 _BODY = {"body.ratio": "body.mlp_ratio"}
 _HEAD = {"head": "head_width"}
 _DIT = {**_BODY, "body.rotary": "body.rope", "body.gated": "body.swiglu"}
+_DECODER = ("latent", "patch", "widths", "blocks", "attention_resolutions", "embedding")
 
 # Dotted paths in the family's config: from -> to. A whole table may move too.
 SETTINGS: dict[str, dict[str, str]] = {
@@ -24,133 +24,79 @@ SETTINGS: dict[str, dict[str, str]] = {
     "dino": {**_BODY, "locals": "local_views", "spread": "centering"},
     "dit": {**_TEXT, **_DIT, **_FLOW},
     "drifting": {
-        **_TEXT,
-        **_DIT,
-        "seer.ratio": "seer.mlp_ratio",
-        **{
-            name: f"decoder.{name}"
-            for name in ("latent", "patch", "widths", "blocks", "attention_resolutions", "embedding")
-        },
-        "head": "decoder.head_width",
-        "fine": "decoder.full_size_width",
-        "styles": "style_tokens",
-        "codes": "style_codes",
-        "features": "feature_widths",
-        "edges": "edge_gain",
-        "seer": "feature_encoder",
-        "places": "feature_positions",
-        "draws": "samples_per_step",
-        "together": "classes_per_step",
-        "each": "samples_per_text",
+        **_TEXT, **_DIT, **_DROPOUT, "seer.ratio": "seer.mlp_ratio", "seer": "feature_encoder",
+        **{name: f"decoder.{name}" for name in _DECODER},
+        "head": "decoder.head_width", "fine": "decoder.full_size_width", "styles": "style_tokens",
+        "codes": "style_codes", "features": "feature_widths", "edges": "edge_gain", "places": "feature_positions",
+        "draws": "samples_per_step", "together": "classes_per_step", "each": "samples_per_text",
         "alike": "text_temperature",
-        **_DROPOUT,
     },
     "edm": {**_HEAD, **_DROPOUT, "spread": "sigma_data"},
     "flow": {**_HEAD, **_TEXT, **_FLOW},
     "latent": {**_HEAD, **_TEXT, **_DIT, **_FLOW},
     "mae": {
-        **_BODY,
-        "hidden": "mask_ratio",
-        "normalise": "normalise_patches",
-        "surroundings": "augment",
+        **_BODY, "hidden": "mask_ratio", "normalise": "normalise_patches", "surroundings": "augment",
         "crop": "crop_area",
     },
     "meanflow": {
-        **_HEAD,
-        **_TEXT,
-        **_DIT,
-        **_FLOW,
-        "predicts": "predict",
-        "learn": "objective",
-        "still": "flow_matching_share",
-        "emphasis": "average_weight",
-        "adaptive": "adaptive_power",
+        **_HEAD, **_TEXT, **_DIT, **_FLOW, "predicts": "predict", "learn": "objective",
+        "still": "flow_matching_share", "emphasis": "average_weight", "adaptive": "adaptive_power",
         "guided": "guided_share",
     },
     "r3gan": {"augment": "augment_probability"},
     "stylegan2": {
-        "chance": "augment_probability",
-        "most": "augment_limit",
-        "target": "ada_target",
-        "period": "ada_images",
+        "chance": "augment_probability", "most": "augment_limit", "target": "ada_target", "period": "ada_images",
     },
     "vit": {**_BODY, "smoothing": "label_smoothing"},
-}
+}  # fmt: skip
 
+_AROUND = {r"\.around\.": ".shortcut."}
+_SHORTCUT = {r"\.skip\.": ".shortcut."}
 _EMBEDDER = {
     r"^(network|generator)\.(label|text)\.": r"\1.embedder.\2.",
-    r"^(network|generator)\.pooled\.": r"\1.embedder.pooled_projection.",
-    r"\.text\.slots$": ".text.queries",
-}
+    r"^(network|generator)\.pooled\.": r"\1.embedder.pooled_projection.", r"\.text\.slots$": ".text.queries",
+}  # fmt: skip
 _CODEC = {
-    r"^autoencoder\.into\.": "autoencoder.quant_conv.",
-    r"^autoencoder\.out_of\.": "autoencoder.post_quant_conv.",
-    r"^autoencoder\.even\.": "autoencoder.code_norm.",
-    r"\.around\.": ".shortcut.",
-}
+    r"^autoencoder\.into\.": "autoencoder.quant_conv.", r"^autoencoder\.out_of\.": "autoencoder.post_quant_conv.",
+    r"^autoencoder\.even\.": "autoencoder.code_norm.", **_AROUND,
+}  # fmt: skip
 _PATCH_EMBED = {r"\bbody\.embed\.": "body.patch_embed."}
 _VIT = {**_PATCH_EMBED, r"\bbody\.token$": "body.class_token"}
-_SHORTCUT = {r"\.skip\.": ".shortcut."}
 _UNET = {  # networks.unets.unet and networks.decoder
-    r"\.look\.(\w+)\.place\.": r".attention.\1.key_value.",
-    r"\.look\.": ".attention.",
-    r"\.place\.": ".position.",
-    r"\.shrink\.": ".downsample.",
-    r"\.grow\.": ".upsample.",
-}
+    r"\.look\.(\w+)\.place\.": r".attention.\1.key_value.", r"\.look\.": ".attention.",
+    r"\.place\.": ".position.", r"\.shrink\.": ".downsample.", r"\.grow\.": ".upsample.",
+}  # fmt: skip
 _PAPER_UNETS = {  # networks.unets.diffusion and song
     **_SHORTCUT,
     r"(\.blocks\.\d+|\.middle\.\d+|\.resample|\.(?:down|up)\.\d+\.\d+)\.embed\.": r"\1.embedding_proj.",
-    r"\.looks\.": ".attentions.",
-    r"\.enter\.": ".proj_in.",
-    r"\.leave\.": ".proj_out.",
-    r"\.places\.": ".self_attention.",
-    r"\.tokens\.": ".cross_attention.",
-    r"\.feed\.widen\.": ".feed_forward.up.",
-    r"\.feed\.out\.": ".feed_forward.down.",
-}
+    r"\.looks\.": ".attentions.", r"\.enter\.": ".proj_in.", r"\.leave\.": ".proj_out.",
+    r"\.places\.": ".self_attention.", r"\.tokens\.": ".cross_attention.",
+    r"\.feed\.widen\.": ".feed_forward.up.", r"\.feed\.out\.": ".feed_forward.down.",
+}  # fmt: skip
 
 # Regular expressions for names of weights: pattern -> replacement, in this order.
 WEIGHTS: dict[str, dict[str, str]] = {
-    "autoencoder": {**_CODEC},
-    "biggan": {**_SHORTCUT},
-    "ddpm": {**_UNET, **_PAPER_UNETS},
-    "dino": {**_VIT},
+    "autoencoder": _CODEC, "biggan": _SHORTCUT, "ddpm": {**_UNET, **_PAPER_UNETS}, "dino": _VIT,
     "dit": {**_EMBEDDER, **_PATCH_EMBED},
     "drifting": {
-        **_EMBEDDER,
-        **_PATCH_EMBED,
-        **_UNET,
-        r"^generator\.start\.": "generator.body.stem.",
-        r"^generator\.narrow\.": "generator.body.head.",
+        **_EMBEDDER, **_PATCH_EMBED, **_UNET,
+        r"^generator\.start\.": "generator.body.stem.", r"^generator\.narrow\.": "generator.body.head.",
         r"^generator\.draw\.": "generator.body.refine.",
         r"^generator\.(position|blocks|upsample|attention|norm)\.": r"generator.body.\1.",
-        r"^encoder\.": "random_features.",
-        r"^seer\.embed\.": "seer.patch_embed.",
-        r"^seer\.token$": "seer.class_token",
-        r"^seer\.": "feature_encoder.",
+        r"^encoder\.": "random_features.", r"^seer\.embed\.": "seer.patch_embed.",
+        r"^seer\.token$": "seer.class_token", r"^seer\.": "feature_encoder.",
     },
-    "edm": {**_UNET, **_PAPER_UNETS},
-    "flow": {**_EMBEDDER, **_UNET},
+    "edm": {**_UNET, **_PAPER_UNETS}, "flow": {**_EMBEDDER, **_UNET},
     "latent": {
-        r"^centre$": "latent_mean",
-        r"^rate$": "latent_scale",
-        **_EMBEDDER,
-        **_PATCH_EMBED,
-        **_CODEC,
-        **_UNET,
-        **_PAPER_UNETS,
+        r"^centre$": "latent_mean", r"^rate$": "latent_scale",
+        **_EMBEDDER, **_PATCH_EMBED, **_CODEC, **_UNET, **_PAPER_UNETS,
     },
     "mae": {
-        **_VIT,
-        r"^network\.enter\.": "network.decoder_embed.",
-        r"^network\.missing$": "network.mask_token",
+        **_VIT, r"^network\.enter\.": "network.decoder_embed.", r"^network\.missing$": "network.mask_token",
         r"^network\.leave\.": "network.decoder_pred.",
     },
-    "meanflow": {**_EMBEDDER, **_PATCH_EMBED, **_UNET},
-    "stylegan2": {r"\.around\.": ".shortcut."},
-    "vit": {**_VIT},
-}
+    "meanflow": {**_EMBEDDER, **_PATCH_EMBED, **_UNET}, "stylegan2": _AROUND, "vit": _VIT,
+}  # fmt: skip
 
 Size = tuple[int, int]
 
@@ -160,10 +106,7 @@ def _resolutions(model: Settings, size: Size, levels: str, patch: int = 1) -> No
     count = len(model.get(levels) or [1])
     multiple = max(1, patch) * 2 ** (count - 1)
     side = min(-(-length // multiple) * multiple // max(1, patch) for length in size)
-    for old, new in {
-        "attention": "attention_resolutions",
-        "reading": "cross_attention_resolutions",
-    }.items():
+    for old, new in ("attention", "attention_resolutions"), ("reading", "cross_attention_resolutions"):
         if old in model:
             model[new] = [side >> level for level in model.pop(old) if 0 <= level < count]
 
@@ -200,42 +143,30 @@ def _biggan(model: Settings, spec: Mapping[str, Any]) -> None:
 def _meanflow(model: Settings, spec: Mapping[str, Any]) -> None:
     """Other names of choices."""
     _widths(model, spec)
-    for name, choices in {
-        "predicts": {"image": "data"},
-        "learn": {"derivative": "jvp"},
+    choices = {
+        "predicts": {"image": "data"}, "learn": {"derivative": "jvp"},
         "tangent": {"own": "predicted", "data": "conditional"},
-    }.items():
-        if name in model:
-            model[name] = choices.get(model[name], model[name])
+    }  # fmt: skip
+    for name in choices.keys() & model.keys():
+        model[name] = choices[name].get(model[name], model[name])
 
 
 # (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
 CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {
-    "autoencoder": _multiples,
-    "biggan": _biggan,
-    "ddpm": _multiples,
-    "drifting": _widths,
-    "edm": _multiples,
-    "flow": _widths,
-    "latent": _latent,
-    "meanflow": _meanflow,
-}
-
-# Dotted paths in the run itself, for every family: training, data.
-RUN: dict[str, str] = {}
+    "autoencoder": _multiples, "biggan": _biggan, "ddpm": _multiples, "drifting": _widths, "edm": _multiples,
+    "flow": _widths, "latent": _latent, "meanflow": _meanflow,
+}  # fmt: skip
 
 
 def settings(run: Mapping[str, Any], spec: Mapping[str, Any]) -> Settings:
     """A run's JSON of format 1 -> of format 2; what is unknown stays, for the reader to refuse by name."""
-    changed: Settings = _copy(run)
+    changed: Settings = copy.deepcopy(dict(run))
     family, model = changed.get("family"), changed.get("model")
     if isinstance(model, dict):
         if family in CHANGED:
             CHANGED[family](model, spec)
         for old, new in SETTINGS.get(str(family), {}).items():
             _move(model, old, new)
-    for old, new in RUN.items():
-        _move(changed, old, new)
     return changed
 
 
@@ -244,12 +175,6 @@ def weight(family: str, name: str) -> str:
     for pattern, new in WEIGHTS.get(family, {}).items():
         name = re.sub(pattern, new, name)
     return name
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(entry) for key, entry in value.items()}
-    return [_copy(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _move(table: Settings, old: str, new: str) -> None:

@@ -1,7 +1,5 @@
 """Self-distillation: a student predicts its teacher's prototype probabilities for other views of an image."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -3,8 +3,6 @@
 N samples are compared with P images at L positions of a space of D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,21 +62,15 @@ def pairs_by_similarity(similarity: Tensor, sample: Tensor, keep: Tensor, temper
     return Pairs(torch.cat([to_images, rivals], dim=1), log.exp().fill_diagonal_(0))
 
 
-def kernel_weights(
-    distance: Tensor, positives: int, temperature: float, bias: Tensor | None = None
-) -> Tensor:
+def kernel_weights(distance: Tensor, positives: int, temperature: float, bias: Tensor) -> Tensor:
     """[..., N, P + M] distances to P positives and then M negatives -> signed weights of the same shape.
 
     The kernel exp(-distance / temperature) is normalised along both axes, the geometric mean of two softmaxes,
     and each side is weighted by the other's sum, so that a row sums to 0 (Deng 2026, eq. 11 and algorithm 2).
     ``bias`` is added to the logits: the logarithm of a pair's weight, or ``EXCLUDED``.
     """
-    logits = -distance / temperature
-    if bias is not None:
-        logits = logits + bias
-    kernel = (logits.softmax(-1) * logits.softmax(-2)).sqrt()
-    if bias is not None:
-        kernel = kernel * (bias > EXCLUDED / 2)
+    logits = bias - distance / temperature
+    kernel = (logits.softmax(-1) * logits.softmax(-2)).sqrt() * (bias > EXCLUDED / 2)
     attract, repel = kernel[..., :positives], kernel[..., positives:]
     attract, repel = attract * repel.sum(-1, keepdim=True), repel * attract.sum(-1, keepdim=True)
     return torch.cat([attract, -repel], dim=-1)

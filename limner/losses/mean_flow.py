@@ -1,7 +1,5 @@
 """Regression targets for an average velocity u(x_t, t, s), and the weights of their errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

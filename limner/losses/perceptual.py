@@ -1,7 +1,5 @@
 """A perceptual distance between images, from the feature maps of a fixed network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

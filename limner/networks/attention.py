@@ -1,7 +1,5 @@
 """Scaled dot-product attention, how channels split into heads, and position embeddings."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """A residual and an attention block that are quick on a CPU, for `unets.unet` and `decoder`."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Checks of a network's settings. A SettingsError is the user's mistake; other errors of a constructor are bugs."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import typing

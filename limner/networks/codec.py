@@ -1,7 +1,5 @@
 """The convolutional autoencoder of VQGAN and of latent diffusion (Esser 2021, table 7; Rombach 2022, app. E)."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import NamedTuple

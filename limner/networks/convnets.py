@@ -3,8 +3,6 @@
 Image sizes are arbitrary: downsampling halves and rounds, upsampling doubles and crops.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 from typing import Literal

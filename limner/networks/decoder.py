@@ -1,7 +1,5 @@
 """A convolutional generator that is quick on a CPU: a latent vector -> an image, from the smallest level up."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

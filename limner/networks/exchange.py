@@ -3,8 +3,6 @@
 A network or a setting without a counterpart raises an ExchangeError that names it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Layers, initialisations, sizes of feature maps and time features that several networks share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

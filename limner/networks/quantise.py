@@ -1,7 +1,5 @@
 """Vector quantisation: each vector becomes the nearest entry of a codebook (van den Oord 2017)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """A fixed random convolutional network whose feature maps images are compared in."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn
@@ -20,9 +18,8 @@ class RandomFeatures(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList()
         for wide in widths:
-            self.stages.append(
-                nn.ModuleList([nn.Conv2d(channels, wide, 3, padding=1), nn.Conv2d(wide, wide, 3, padding=1)])
-            )
+            pair = [nn.Conv2d(inputs, wide, 3, padding=1) for inputs in (channels, wide)]
+            self.stages.append(nn.ModuleList(pair))
             channels = wide
         layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
         for layer in layers:

@@ -1,7 +1,5 @@
 """The sizes of a convolutional network's images and feature maps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Text encoders: a tokeniser (texts -> integer pieces) and a network (pieces -> tokens) that belong together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

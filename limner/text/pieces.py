@@ -1,7 +1,5 @@
 """Texts -> pieces: UTF-8 bytes, grouped by word."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

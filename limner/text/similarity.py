@@ -1,7 +1,5 @@
 """How similar texts are, without a model."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -33,10 +33,11 @@ PLAIN = ImageSpec(3, 16, 16)
 CAPTIONED = ImageSpec(3, 16, 16, captions=True)
 LABELLED = ImageSpec(3, 16, 16, classes=("cat", "dog"))
 ONE = torch.zeros(200, dtype=torch.long)  # all of one class
+NO_BIAS = torch.zeros(())
 
 
 def field(
-    x: Tensor, positive: Tensor, negative: Tensor, temperature: float, bias: Tensor | None = None
+    x: Tensor, positive: Tensor, negative: Tensor, temperature: float, bias: Tensor = NO_BIAS
 ) -> Tensor:
     """V(x) [..., N, D]: towards ``positive`` [..., P, D], away from ``negative`` [..., M, D]."""
     others = torch.cat([positive, negative], dim=-2)
@@ -71,7 +72,12 @@ def test_the_field_turns_round_when_both_sides_are_exchanged():
     x, one, other = (torch.randn(n, 3) for n in (4, 5, 5))
     assert_close(field(x, one, other, 0.5), -field(x, other, one, 0.5))
     assert_close(field(x, one, one, 0.5), torch.zeros_like(x), atol=1e-6, rtol=0)
-    assert_close(kernel_weights(torch.rand(4, 10), 5, 0.5).sum(1), torch.zeros(4), atol=1e-6, rtol=0)
+    assert_close(
+        kernel_weights(torch.rand(4, 10), 5, 0.5, torch.zeros(4, 10)).sum(1),
+        torch.zeros(4),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_it_points_to_the_data_and_away_from_other_samples():

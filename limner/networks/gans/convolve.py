@@ -4,8 +4,6 @@ PyTorch's formula convolves images with images, group by group. Here the gradien
 own, whose derivatives are again a convolution and its gradient (as in the code of Karras 2020b).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Options = tuple[int, int, int]  # stride, padding, groups
 _weight_gradients = True
 
 
@@ -29,8 +28,8 @@ def no_weight_gradients() -> Iterator[None]:
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, options: tuple[int, int, int], wanted: list[bool]
-) -> list[Tensor | None]:
+    grad: Tensor, x: Tensor, weight: Tensor, options: Options, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of the convolution by x, weight and bias, where ``wanted``."""
     stride, padding, groups = options
     return torch.ops.aten.convolution_backward(
@@ -40,9 +39,7 @@ def _gradients(
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[int, int, int]
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options = options
         return F.conv2d(x, weight, bias, options[0], options[1], 1, options[2])
@@ -53,21 +50,19 @@ class _Convolution(torch.autograd.Function):
         by_x, by_weight, by_bias = ctx.needs_input_grad[:3]
         by_weight, by_bias = by_weight and _weight_gradients, by_bias and _weight_gradients
         if not torch.is_grad_enabled():  # no further derivatives: all at once
-            first, second, third = _gradients(grad, x, weight, ctx.options, [by_x, by_weight, by_bias])
-            return first, second, third, None
+            return *_gradients(grad, x, weight, ctx.options, [by_x, by_weight, by_bias]), None
         return (
             _ByInput.apply(grad, weight, x, ctx.options) if by_x else None,
             _gradients(grad, x, weight, ctx.options, [False, True, False])[1] if by_weight else None,
-            grad.sum((0, 2, 3)) if by_bias else None,
-            None,
-        )
+            grad.sum((0, 2, 3)) if by_bias else None, None,
+        )  # fmt: skip
 
 
 class _ByInput(torch.autograd.Function):
     """The gradient of a convolution by x; it depends on the shape of x only."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, options: tuple[int, int, int]) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, options: Options) -> Tensor:
         ctx.save_for_backward(grad, weight)
         ctx.options = options
         by_x = _gradients(grad, x, weight, options, [True, False, False])[0]
@@ -77,14 +72,12 @@ class _ByInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
         grad, weight = ctx.saved_tensors
+        by_grad, by_weight = ctx.needs_input_grad[:2]
         return (
-            conv2d(change, weight, None, *ctx.options) if ctx.needs_input_grad[0] else None,
-            _gradients(grad, change, weight, ctx.options, [False, True, False])[1]
-            if ctx.needs_input_grad[1]
-            else None,
-            None,
-            None,
-        )
+            conv2d(change, weight, None, *ctx.options) if by_grad else None,
+            _gradients(grad, change, weight, ctx.options, [False, True, False])[1] if by_weight else None,
+            None, None,
+        )  # fmt: skip
 
 
 def conv2d(

@@ -1,7 +1,5 @@
 """Layers with equalised learning rate: weights are N(0, 1) and scaled at use (Karras 2018, 4.1), and other layers."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """A discriminator whose scores each see a patch of the image (Isola 2017)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Spectrally normalised blocks of class-conditional GANs: residual, bottleneck, and self-attention (Brock 2019)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Layers with spectral normalisation: weights divided by their largest singular value (Miyato 2018)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

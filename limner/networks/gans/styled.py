@@ -3,8 +3,6 @@
 Karras 2020, "Analyzing and Improving the Image Quality of StyleGAN"; labels as in Karras 2020b.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise

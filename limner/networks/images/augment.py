@@ -4,9 +4,9 @@ Karras 2020b, "Training Generative Adversarial Networks with Limited Data": pixe
 appendix B ("bgc"), in that order. Uses torch's global generator.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,24 +95,26 @@ def _sometimes(matrix: Tensor, chance: float) -> Tensor:
     return torch.where(chosen[:, None, None], matrix, torch.eye(matrix.shape[1], device=matrix.device))
 
 
+def _draws(n: int, device: Any) -> tuple[Callable[[float, float], Tensor], Callable[[], Tensor]]:
+    """Functions that give one number an image: uniform from low to high, and normal."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, device=device)
+
+    return uniform, partial(torch.randn, n, device=device)
+
+
 def geometry(n: int, height: int, width: int, chance: float, mirror: bool, device: Any = "cpu") -> Tensor:
     """[n, 3, 3]: maps from pixels of the result to those of the image, relative to the image's centre.
 
     In the paper's order: mirror, quarter turns, integer translation, scale, rotation, stretch, rotation, translation.
     """
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, device=device)
-
-    def normal() -> Tensor:
-        return torch.randn(n, device=device)
-
+    uniform, normal = _draws(n, device)
     g = torch.eye(3, device=device).expand(n, 3, 3)
     if mirror:
         sign = 1 - 2 * uniform(0, 2).floor()
         g = g @ _sometimes(scale2d(sign, torch.ones_like(sign)), chance)
-    quarter = rotate2d(math.pi / 2 * uniform(0, 4).floor()).round()
-    g = g @ _sometimes(quarter, chance)
+    g = g @ _sometimes(rotate2d(math.pi / 2 * uniform(0, 4).floor()).round(), chance)  # quarter turns
     whole = translate2d((uniform(-0.125, 0.125) * width).round(), (uniform(-0.125, 0.125) * height).round())
     g = g @ _sometimes(whole, chance)
     size = (0.2 * normal()).exp2()
@@ -122,8 +124,7 @@ def geometry(n: int, height: int, width: int, chance: float, mirror: bool, devic
     stretch = (0.2 * normal()).exp2()
     g = g @ _sometimes(scale2d(1 / stretch, stretch), chance)
     g = g @ _sometimes(rotate2d(uniform(-math.pi, math.pi)), either)
-    part = translate2d(0.125 * width * normal(), 0.125 * height * normal())
-    return g @ _sometimes(part, chance)
+    return g @ _sometimes(translate2d(0.125 * width * normal(), 0.125 * height * normal()), chance)
 
 
 def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> Tensor:
@@ -131,13 +132,7 @@ def colours(n: int, chance: float, device: Any = "cpu", grey: bool = False) -> T
 
     ``grey`` omits the last two, which do not change grey images.
     """
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, device=device)
-
-    def normal() -> Tensor:
-        return torch.randn(n, device=device)
-
+    uniform, normal = _draws(n, device)
     c = _sometimes(shift3d(0.2 * normal()), chance)
     c = _sometimes(scale3d((0.5 * normal()).exp2()), chance) @ c
     c = _sometimes(flip_luma(uniform(0, 2).floor()), chance) @ c
@@ -192,8 +187,7 @@ def _halver(size: int, like: Tensor) -> Tensor:
     wide = size + 2 * EDGE
     taps = like.new_tensor(SYM6)[None].flip(1) / sum(SYM6)
     rows = torch.eye(2 * wide, dtype=like.dtype, device=like.device)[None, None]
-    rows = upfirdn2d(rows, taps, pad=(5, 5, 0, 0))[0, 0, :, ::2].T  # [wide, 2 wide]
-    return rows[EDGE:-EDGE]
+    return upfirdn2d(rows, taps, pad=(5, 5, 0, 0))[0, 0, :, ::2].T[EDGE:-EDGE]  # of [wide, 2 wide]
 
 
 def _fold(q: Tensor, size: int, beyond: int) -> Tensor:
@@ -232,12 +226,11 @@ def warp(x: Tensor, matrix: Tensor) -> Tensor:
 def recolour(x: Tensor, matrix: Tensor) -> Tensor:
     """[B, C, H, W] with its colours mapped by [B, 4, 4]; grey by the mean over three equal channels; alpha stays."""
     matrix = matrix.to(x.dtype)
-    colour, alpha = x[:, :3], x[:, 3:]  # grey has one colour channel
     if x.shape[1] == 1:
         gain, shift = matrix[:, :3, :3].sum((1, 2)) / 3, matrix[:, :3, 3].mean(1)
         return x * gain[:, None, None, None] + shift[:, None, None, None]
-    mixed = torch.einsum("bij,bjhw->bihw", matrix[:, :3, :3], colour) + matrix[:, :3, 3, None, None]
-    return torch.cat([mixed, alpha], dim=1)
+    mixed = torch.einsum("bij,bjhw->bihw", matrix[:, :3, :3], x[:, :3]) + matrix[:, :3, 3, None, None]
+    return torch.cat([mixed, x[:, 3:]], dim=1)
 
 
 def augment(x: Tensor, chance: float, mirror: bool = False) -> Tensor:

@@ -3,9 +3,8 @@
 Karras 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2 and table 6.
 """
 
-from __future__ import annotations
-
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,12 +23,10 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
     rotated, stretched (half along an axis, half in any direction), translated. Uses torch's global generator.
     """
     n, _, height, width = x.shape
+    normal = partial(torch.randn, n, device=x.device)
 
     def sometimes(number: Tensor) -> Tensor:
         return torch.where(torch.rand(n, device=x.device) < chance, number, 0.0)
-
-    def normal() -> Tensor:
-        return torch.randn(n, device=x.device)
 
     def angle() -> Tensor:
         return math.pi * (2 * torch.rand(n, device=x.device) - 1)
@@ -48,12 +45,8 @@ def augment(x: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         right, down = moved * normal(), moved * normal()
         # Matrices map pixels of the result to pixels of the image.
         g = scale2d((-SIZE * size).exp2(), (-SIZE * size).exp2()) @ rotate2d(turn)
-        g = (
-            g
-            @ rotate2d(-along)
-            @ scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2())
-            @ rotate2d(along)
-        )
+        stretched = scale2d((-SIZE * stretch).exp2(), (SIZE * stretch).exp2())
+        g = g @ rotate2d(-along) @ stretched @ rotate2d(along)
         g = g @ translate2d(-MOVE * width * right, -MOVE * height * down)  # [B, 3, 3]
         changed = torch.stack([size, turn, stretch, moved]).any(0).nonzero().flatten()
         if len(changed) and min(height, width) > 1:  # one pixel has no neighbours

@@ -1,7 +1,5 @@
 """Conversion between grey, RGB and RGBA images."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,7 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
     if have == 1 and channels >= 3:
         image = image.expand(-1, 3, -1, -1)
     if channels == 1:
-        weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-        image = (image * weights).sum(1, keepdim=True)
+        image = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     if channels == 4:
         image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
     return image

@@ -1,7 +1,5 @@
 """Upsampling, filtering and downsampling without aliasing, as in StyleGAN (Karras 2019; filter [1, 3, 3, 1])."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

@@ -3,8 +3,6 @@
 Functions over batches [B, C, H, W] in [-1, 1], drawn for each image by torch's global generator.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Each block's norms are scaled and shifted, and what it adds is gated, by numbers
 and 0 at first, so that a new block does nothing and a new network gives exactly 0.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

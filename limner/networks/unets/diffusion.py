@@ -1,7 +1,5 @@
 """The U-Net of Ho 2020, Nichol 2021, Dhariwal 2021 (ADM) and Rombach 2022, with options for what differs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -148,10 +146,8 @@ class Level(nn.Module):
             if not self.up:
                 skips.append(x)
         if self.resample is not None:
-            joins = isinstance(self.resample, Block)
-            x = (
-                self.resample(x, embedding) if joins else self.resample(x)
-            )  # [B, C, H/2, W/2] or [B, C, 2 H, 2 W]
+            inputs = (x, embedding) if isinstance(self.resample, Block) else (x,)
+            x = self.resample(*inputs)  # [B, C, H/2, W/2] or [B, C, 2 H, 2 W]
             if not self.up:
                 skips.append(x)
         return x

@@ -1,7 +1,5 @@
 """`unet.UNet` with embeddings of a time and a label: the default of the diffusion families, quick on a CPU."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,7 +1,5 @@
 """The U-Net of Karras 2022 for small images: Song 2021b's DDPM++, reparametrised (appendix F.2; table 1)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ elementwise passes over the highest resolution are what costs. So the image is f
 levels widen where they halve their side, and skips are added rather than concatenated.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,9 +66,8 @@ class UNet(nn.Module):
             self.position.append(nn.Parameter(0.3 * torch.randn(wide, *sizes[level])))
             if level in attention or level in cross_attention:
                 for name in ("down", "up"):
-                    self.attention[f"{name}{level}"] = Attention(
-                        wide, sizes[level], levels.head_width, context, level in attention
-                    )
+                    attends = wide, sizes[level], levels.head_width, context, level in attention
+                    self.attention[f"{name}{level}"] = Attention(*attends)
             if level + 1 < len(widths):
                 self.downsample.append(nn.Conv2d(wide, widths[level + 1], 2, stride=2))
                 self.upsample.append(nn.Conv2d(widths[level + 1], wide, 1))
