@@ -19,10 +19,7 @@ def pick_device(name: str = "auto") -> torch.device:
         if name != "cuda":  # each of several processes selects its own later
             torch.empty(0, device=name)
         return torch.device(name)
-    except (
-        RuntimeError,
-        AssertionError,
-    ):  # an unknown name, or one that this torch or machine does not support
+    except (RuntimeError, AssertionError):  # an unknown name, or one that is not supported here
         raise LimnerError(f"There is no device {name!r} here: use cpu or auto.") from None
 
 

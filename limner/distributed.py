@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ class Ranks:
         """The first process's clock, and the largest stop signal seen by any process (0: none)."""
         if self.world == 1:
             return seconds, stop
-        values = torch.tensor([seconds if self.first else 0.0, float(stop)], dtype=torch.float64)
-        values = values.to(_device())
+        own = [seconds if self.first else 0.0, float(stop)]
+        values = torch.tensor(own, dtype=torch.float64, device=_device())
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return float(values[0]), int(values[1])
 
@@ -84,14 +84,15 @@ class Ranks:
         """[n, ...] on every process, from the ``rows`` of each one's ``part(n)``."""
         if self.world == 1 or n < self.world:
             return rows
-        counts = [n * (rank + 1) // self.world - n * rank // self.world for rank in range(self.world)]
+        parts = [Ranks(rank, self.world).part(n) for rank in range(self.world)]
+        counts = [part.stop - part.start for part in parts]
         padded = rows.new_zeros(
             max(counts), *rows.shape[1:], device=_device()
         )  # all_gather needs equal sizes
         padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded)
+        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)]).to(rows.device)
 
     def wait(self) -> None:
         if self.world > 1:
@@ -120,14 +121,14 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
         with _group(device, {}):
             yield Ranks(dist.get_rank(), world)
     elif processes > 1:
-        with tempfile.TemporaryDirectory() as folder, _few_threads(processes):
+        with tempfile.TemporaryDirectory() as folder, _threads(torch.get_num_threads() // processes):
             meet = {"init_method": f"file://{folder}/meet", "rank": 0, "world_size": processes}
             with _helpers(processes, folder, command), _group(device, meet):
                 yield Ranks(0, processes, local=True)
     elif MEET in os.environ:  # a process that the branch above started
         folder, rank, world = json.loads(os.environ[MEET])
         meet = {"init_method": f"file://{folder}/meet", "rank": rank, "world_size": world}
-        with _few_threads(world, forever=True), _group(device, meet):
+        with _threads(len(os.sched_getaffinity(0)) // world), _group(device, meet):
             yield Ranks(rank, world)
     else:
         yield Ranks()
@@ -147,25 +148,19 @@ def _group(device: torch.device, meet: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _few_threads(processes: int, forever: bool = False) -> Iterator[None]:
-    """This process's share of the cores."""
-    before = len(os.sched_getaffinity(0)) if forever else torch.get_num_threads()
-    torch.set_num_threads(max(1, before // processes))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def all_threads(ranks: Ranks) -> Iterator[None]:
-    """Use the cores of the other processes here while they wait for this one."""
+def _threads(count: int) -> Iterator[None]:
+    """Use ``count`` cores here, or one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(before * (ranks.world if ranks.local else 1))
+    torch.set_num_threads(max(1, count))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def all_threads(ranks: Ranks) -> AbstractContextManager[None]:
+    """Use the cores of the other processes here while they wait for this one."""
+    return _threads(torch.get_num_threads() * (ranks.world if ranks.local else 1))
 
 
 @contextmanager
@@ -198,20 +193,12 @@ def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: 
         return 1
     if wanted:
         return wanted
-    most = torch.get_num_threads()
-    fits = [
-        n for n in range(1, most + 1) if batch % (n * accumulate) == 0 and batch // (n * accumulate) >= 16
-    ]
-    return max(fits, default=1)
+    parts = [n * accumulate for n in range(1, torch.get_num_threads() + 1)]
+    return max((n // accumulate for n in parts if batch % n == 0 and batch // n >= 16), default=1)
 
 
 def microbatch_size(batch: int, accumulate: int, ranks: Ranks) -> int:
     """Images in one microbatch of one process. Raises LimnerError if the batch does not divide evenly."""
-    if batch < 1 or accumulate < 1:
-        raise LimnerError(
-            f"A batch of {batch} in {accumulate} microbatches is empty: set --training.batch and "
-            "--training.accumulate to 1 or more."
-        )
     parts = ranks.world * accumulate
     if batch % parts:
         raise LimnerError(

@@ -7,6 +7,7 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, cycle
 from pathlib import Path
 
 from PIL import Image
@@ -52,10 +53,8 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
 
 def figures(values: Mapping[str, str]) -> str:
     """Headline figures as cards, from label -> figure."""
-    cards = (
-        f'<div class="figure"><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>'
-        for k, v in values.items()
-    )
+    card = '<div class="figure"><b>{}</b><span>{}</span></div>'
+    cards = (card.format(html.escape(figure), html.escape(label)) for label, figure in values.items())
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
@@ -81,10 +80,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(v)}</{tag}>" for v in values) + "</tr>"
 
     return f"<table>{cells('th', head)}{''.join(cells('td', r) for r in rows)}</table>"
-
-
-def code(text: str) -> str:
-    return f"<pre>{html.escape(text)}</pre>"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -118,30 +113,25 @@ def curves(
     log_x: bool = False, width: int = 760, height: int = 300,
 ) -> str:  # fmt: skip
     """Lines over a shared pair of axes, as SVG. Points that are not finite are left out."""
-    series = {
-        name: [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
+    lines = {
+        name: [
+            (math.log10(x) if log_x else x, math.log10(y) if log else y)
+            for x, y in points
+            if math.isfinite(y) and (y > 0 or not log)
+        ]
         for name, points in series.items()
     }
-    series = {name: points for name, points in series.items() if points}
-    if not series:
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
         return "<p>Nothing to plot yet.</p>"
-    keys, lines = _legend(list(series), left := 64, width)
-    right, bottom, top = 20, 44, 34 + 18 * (lines - 1)
-    height += 18 * (lines - 1)
-
-    def to_y(value: float) -> float:
-        return math.log10(value) if log else value
-
-    def to_x(value: float) -> float:
-        return math.log10(value) if log_x else value
-
-    xs = [to_x(x) for points in series.values() for x, _ in points]
-    ys = [to_y(y) for points in series.values() for _, y in points]
+    keys, rows = _legend(list(lines), left := 64, width)
+    right, bottom, top = 20, 44, 34 + 18 * (rows - 1)
+    height += 18 * (rows - 1)
+    xs, ys = zip(*chain.from_iterable(lines.values()), strict=True)
     x0, x1 = min(xs), max(xs)
     x1 += 0 if x1 > x0 else 1e-9 + abs(x0) * 1e-9
-    y0, y1 = min(ys), max(ys)
-    margin = 0.05 * (y1 - y0 or abs(y1) or 1)
-    y0, y1 = y0 - margin, y1 + margin
+    margin = 0.05 * (max(ys) - min(ys) or abs(max(ys)) or 1)
+    y0, y1 = min(ys) - margin, max(ys) + margin
 
     def px(x: float) -> float:
         return left + (x - x0) / (x1 - x0) * (width - left - right)
@@ -149,23 +139,27 @@ def curves(
     def py(y: float) -> float:
         return top + (y1 - y) / (y1 - y0) * (height - top - bottom)
 
+    def text(x: float | str, y: float | str, words: str, anchor: str = "middle") -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(y_label)}">']
     for at in log_ticks(y0, y1) if log else ticks(y0, y1):
-        y, shown = py(at), number(10**at if log else at)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown}</text>')
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py(at):.1f}" y2="{py(at):.1f}"/>'
+        )
+        parts.append(text(left - 8, f"{py(at) + 4:.1f}", number(10**at if log else at), "end"))
     for at in log_ticks(x0, x1) if log_x else ticks(x0, x1):
-        shown = number(10**at if log_x else at)
-        parts.append(f'<text x="{px(at):.1f}" y="{height - bottom + 18}" text-anchor="middle">{shown}</text>')
-    parts.append(
-        f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{html.escape(x_label)}</text>'
-    )
-    for colour, (name, points), (x, y) in zip(COLOURS * len(series), series.items(), keys, strict=False):
-        path = [(px(to_x(a)), py(to_y(b))) for a, b in points]
-        places = " ".join(f"{a:.1f},{b:.1f}" for a, b in path)
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{places}"/>')
-        if len(path) == 1:
-            parts.append(f'<circle cx="{path[0][0]:.1f}" cy="{path[0][1]:.1f}" r="4" fill="{colour}"/>')
+        parts.append(text(f"{px(at):.1f}", height - bottom + 18, number(10**at if log_x else at)))
+    parts.append(text((left + width) / 2, height - 8, x_label))
+    for colour, (name, points), (x, y) in zip(cycle(COLOURS), lines.items(), keys, strict=False):
+        places = [f"{px(a):.1f},{py(b):.1f}" for a, b in points]
+        parts.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(places)}"/>'
+        )
+        if len(points) == 1:
+            parts.append(
+                f'<circle cx="{px(points[0][0]):.1f}" cy="{py(points[0][1]):.1f}" r="4" fill="{colour}"/>'
+            )
         parts.append(f'<rect x="{x}" y="{y}" width="12" height="4" fill="{colour}"/>')
         parts.append(f'<text x="{x + 17}" y="{y + 6}">{html.escape(name)}</text>')
     return "".join(parts) + "</svg>"
@@ -204,13 +198,12 @@ def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: st
     log_scale = all(y > 0 for points in losses.values() for _, y in points)
     sections = [("Loss", curves(_thin(losses), "images seen", "loss", log=log_scale))]
     pictures = [line for line in log if "picture" in line and (run / str(line["picture"])).exists()]
-    if pictures:
-        if len(pictures) > 6:
-            pictures = [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
-        cells = [picture(run / str(line["picture"]), f"after {line['seen']:,} images") for line in pictures]
+    if len(pictures) > 6:
+        pictures = [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
+    cells = [picture(run / str(line["picture"]), f"after {line['seen']:,} images") for line in pictures]
+    if cells:
         sections.append(("Samples during training", row(cells)))
-    sections.append(("Settings", code(config)))
-    return sections
+    return [*sections, ("Settings", f"<pre>{html.escape(config)}</pre>")]
 
 
 def _thin(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:

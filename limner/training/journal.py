@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,16 +16,7 @@ from torch import Tensor
 from limner import files
 from limner.config import Run
 from limner.core import LimnerError, Model
-from limner.data import Data
 from limner.progress import rich_progress
-
-
-def human_bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
 
 
 class Journal:
@@ -34,11 +26,10 @@ class Journal:
     """
 
     def __init__(self, out: Path | None, quiet: bool = False, tensorboard: bool = False):
-        self.out, self.quiet = out, quiet
+        self.out = out
         self.console = Console(stderr=True, quiet=quiet)
         self.log_every = 10
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)  # since the last line
         self._since = (0, 0.0)  # images, seconds at the last line
         self._file: TextIO | None = None
         self._write_failed = False  # the warning is given once
@@ -80,22 +71,16 @@ class Journal:
             )
         self._write_failed = True
 
-    def announce(
-        self, model: Model, data: Data, run: Run, device: str, world: int, cost: tuple[float, int]
-    ) -> None:
-        """Print what is trained, and its ``cost`` (seconds a step, bytes), before the first step."""
+    def announce(self, model: Model, images: int, run: Run, places: str, cost: tuple[float, int]) -> None:
+        """Print what is trained on how many images and where, and its ``cost`` (seconds a step, bytes)."""
         self.log_every = run.training.log_every
         seconds, memory = cost
-        spec, count = data.spec, sum(p.numel() for p in model.parameters())
-        size = "x".join(str(n) for n in (spec.channels, spec.height, spec.width))
-        places = f"{world} x {device}" if world > 1 else device
+        spec, count = model.spec, sum(p.numel() for p in model.parameters())
         self.console.print(
-            f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {len(data):,} images of {size}, "
-            f"{places}, for {run.budget}"
-        )
-        self.console.print(
+            f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {images:,} images of "
+            f"{spec.channels}x{spec.height}x{spec.width}, {places}, for {run.budget}\n"
             f"about {run.training.batch / seconds:,.0f} images/s, {seconds:.2f} s a step of "
-            f"{run.training.batch} images, {human_bytes(memory)} for weights and activations"
+            f"{run.training.batch} images, {memory / 1e6:,.1f} MB for weights and activations"
         )
 
     def step(self, seen: int, step: int, seconds: float, terms: dict[str, Tensor]) -> None:
@@ -103,18 +88,16 @@ class Journal:
         if self.out is None:
             return
         for name, value in terms.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._terms[name].append(value)
         if step % self.log_every:
             return
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        means = {name: float(sum(values)) / len(values) for name, values in self._terms.items()}
         images, before = self._since
         rate = (seen - images) / (seconds - before) if seconds > before else 0.0
         self._since = (seen, seconds)
-        self._sums.clear()
-        self._counts.clear()
-        line = {"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": round(rate, 1)}
-        self.write(line | means if before else line | {"rate": None} | means)
+        self._terms.clear()
+        shown = round(rate, 1) if before else None
+        self.write({"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": shown} | means)
         losses = [v for name, v in means.items() if not name.endswith("/gradient")]
         speed, loss = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
         self._bar.update(self._task, rate=speed, loss=loss)
@@ -147,9 +130,6 @@ class Journal:
         self.write({"seen": seen, "skipped": reason})
         self.warn(f"Skipped an update of the {reason[:300]}")
 
-    def say(self, text: str) -> None:
-        self.console.print(text)
-
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]{text}")
 
@@ -171,8 +151,7 @@ class Journal:
 
         Lines that name images on which the loss was not finite stay.
         """
-        self._sums.clear()
-        self._counts.clear()
+        self._terms.clear()
         if self.out is None or self._file is None:
             return
         self._close()

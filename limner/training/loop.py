@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 
 from limner import checkpoint
 from limner.config import Run
-from limner.core import Batch, LimnerError, Model, Objective, Training, mix
+from limner.core import Batch, Model, Objective, mix
 from limner.data import Data, Selection
 from limner.device import autocast
 from limner.distributed import Ranks, microbatch_size
+from limner.settings import LimnerError, Training
 from limner.training.optim import make_optimiser
+
+COUNTERS = "seen", "step", "seconds", "skipped", "rollbacks"  # of a loop, which a checkpoint holds
 
 
 @dataclass
@@ -55,9 +59,8 @@ def make_players(model: Model, training: Training) -> list[Player]:
         module = model.get_submodule(objective.trains)
         same = [player for player in players if player.objective.trains == objective.trains]
         name = f"{objective.trains} {len(same) + 1}" if same else objective.trains
-        optimiser = (
-            same[0].optimiser if same else make_optimiser(module, training.optimisers[objective.trains])
-        )
+        settings = training.optimisers[objective.trains]
+        optimiser = same[0].optimiser if same else make_optimiser(module, settings)
         parameters = [p for p in module.parameters() if p.requires_grad]
         peaks = [group["lr"] for group in optimiser.param_groups]
         players.append(Player(objective, name, parameters, optimiser, peaks))
@@ -91,9 +94,7 @@ class Loop:
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
 
-        parents = [model.get_submodule(name) for name in model.frozen]
-        for parent in parents:
-            parent.requires_grad_(False)
+        parents = [model.get_submodule(name).requires_grad_(False) for name in model.frozen]
         self.players = make_players(model, t)
         self.optimisers = {player.objective.trains: player.optimiser for player in self.players}
         self.model.requires_grad_(False)  # a player's gradients are enabled in its own turn
@@ -111,9 +112,9 @@ class Loop:
     def accumulate_gradients(self, player: Player, selection: Selection) -> dict[str, Tensor]:
         """Set the gradients of one player's loss, the mean over the batch and the processes; returns the mean terms."""
         t, own = self.run.training, player.parameters
+        player.optimiser.zero_grad()
         for p in own:
             p.requires_grad_(True)
-            p.grad = None
         sums: dict[str, Tensor] = {}
         for i in range(t.accumulate):
             at = (self.ranks.rank * t.accumulate + i) * self.microbatch
@@ -127,7 +128,7 @@ class Loop:
             (player.objective.total(terms) / t.accumulate).backward()
             for name, value in terms.items():
                 mean = value.detach().float() / t.accumulate
-                sums[name] = sums[name] + mean if name in sums else mean
+                sums[name] = sums.get(name, 0) + mean
         for p in own:
             p.requires_grad_(False)
         self.ranks.mean_([p.grad for p in own if p.grad is not None] + list(sums.values()))
@@ -150,44 +151,37 @@ class Loop:
         self.model.advance(self.seen)
         factor = learning_rate_factor(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}
+        failure = ""
         for player in self.players:
             if self.step % player.objective.every:
                 continue
             before = {name: value.clone() for name, value in self._saved_buffers().items()}
             terms = self.accumulate_gradients(player, selection)
-            gradients = [p.grad for p in player.parameters if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
+            norm = nn.utils.get_total_norm([p.grad for p in player.parameters if p.grad is not None])
             if not bool(torch.isfinite(norm + sum(terms.values()))):
-                self._clear_gradients(player)
+                player.optimiser.zero_grad()
                 for name, value in self._saved_buffers().items():
                     value.copy_(before[name])
-                self._average_buffers()  # which the players before it may have changed
-                self.skipped += 1
-                self.seen += t.batch
-                self.step += 1
-                names = [self.data.names[i] for i in selection.index]
-                raise FloatingPointError(
-                    f"{player.name}: its loss or gradient was not finite on {', '.join(names)}"
-                )
+                names = ", ".join(self.data.names[i] for i in selection.index)
+                failure = f"{player.name}: its loss or gradient was not finite on {names}"
+                break
             if t.clip:
                 nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
                 group["lr"] = peak * factor
             player.optimiser.step()
-            self._clear_gradients(player)
+            player.optimiser.zero_grad()
             report |= {f"{player.name}/{k}": v for k, v in terms.items()}
             report[f"{player.name}/gradient"] = norm.detach()
-        self._average_buffers()
-        self.skipped = 0
+        self._average_buffers()  # which players changed, also those before a failure
         self.seen += t.batch
         self.step += 1
+        if failure:
+            self.skipped += 1
+            raise FloatingPointError(failure)
+        self.skipped = 0
         self._update_average()
         return report
-
-    @staticmethod
-    def _clear_gradients(player: Player) -> None:
-        for p in player.parameters:
-            p.grad = None
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -195,9 +189,7 @@ class Loop:
         t = self.run.training
         if not t.average or not self.ranks.first:  # only the first process uses it
             return
-        half = t.average
-        if t.average_rampup:
-            half = min(half, self.seen * t.average_rampup)
+        half = min(t.average, self.seen * t.average_rampup) if t.average_rampup else t.average
         keep = 0.5 ** (t.batch / max(half, 1e-9))
         for name in self.model.averaged:
             slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
@@ -225,8 +217,7 @@ class Loop:
         """
         if self.ranks.world > 1:
             buffers = [value for value in self._saved_buffers().values() if value.is_floating_point()]
-            means = [value.double() for value in buffers]
-            self.ranks.mean_(means)
+            self.ranks.mean_(means := [value.double() for value in buffers])
             for value, mean in zip(buffers, means, strict=True):
                 value.copy_(mean)
 
@@ -244,17 +235,14 @@ class Loop:
 
         seconds, activations = math.inf, 0
         self.model.advance(self.seen)
-        for attempt in range(2):
+        for recording in (torch.autograd.graph.saved_tensors_hooks(record, lambda x: x), nullcontext()):
             start = time.perf_counter()
             for player in self.players:
                 storages.clear()
-                if attempt:
+                with recording:
                     self.accumulate_gradients(player, selection)
-                else:
-                    with torch.autograd.graph.saved_tensors_hooks(record, lambda x: x):
-                        self.accumulate_gradients(player, selection)
-                    activations = max(activations, sum(storages.values()))
-                self._clear_gradients(player)
+                activations = max(activations, sum(storages.values()))
+                player.optimiser.zero_grad()
             seconds = min(seconds, time.perf_counter() - start)
         for name, b in self.model.named_buffers():
             b.copy_(before[name])
@@ -264,41 +252,31 @@ class Loop:
     @torch.no_grad()
     def held_out_losses(self, data: Data, limit: int = 256) -> dict[str, float]:
         """Mean terms of every objective on held-out images, by the averaged weights, with the same draws each time."""
-        model, sums, count = self.average, {}, 0  # type: ignore[var-annotated]
-        model.eval()
+        sums: dict[str, float] = {}
+        self.average.eval()
         chosen = data.order(0, min(len(data), limit), 0)  # random, since files of one class may be neighbours
         for at in range(0, len(chosen), self.microbatch):
             rows = chosen[at : at + self.microbatch]
             batch = self._to_device(data.batch(rows))
-            for player, objective in zip(self.players, model.objectives(), strict=True):
+            for player, objective in zip(self.players, self.average.objectives(), strict=True):
                 torch.manual_seed(mix("held out", at, player.name))
                 with autocast(self.device, self.run.training.precision):
                     terms = objective.loss(batch)
                 for name, value in terms.items():
                     key = f"{player.name}/{name}"
                     sums[key] = sums.get(key, 0.0) + float(value) * len(rows)
-            count += len(rows)
-        if model is self.model:
-            model.train()
-        return {name: value / count for name, value in sums.items()}
+        self.model.train()  # which is the average if there is none
+        return {name: value / len(chosen) for name, value in sums.items()}
 
     # ---- saving
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The live weights and every optimiser's tensors."""
-        state = {f"model/{k}": v for k, v in self.model.state_dict().items()}
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The live weights and every optimiser's tensors; the counters and every optimiser's other state."""
+        tensors, packed = {f"model/{k}": v for k, v in self.model.state_dict().items()}, {}
         for name, optimiser in self.optimisers.items():
-            state |= checkpoint.pack_state(optimiser.state_dict(), f"optimiser/{name}")[0]
-        return state
-
-    def counters(self) -> dict[str, Any]:
-        packed = {
-            n: checkpoint.pack_state(o.state_dict(), f"optimiser/{n}")[1] for n, o in self.optimisers.items()
-        }
-        return {
-            "seen": self.seen, "step": self.step, "seconds": self.seconds, "skipped": self.skipped,
-            "rollbacks": self.rollbacks, "optimisers": packed,
-        }  # fmt: skip
+            part, packed[name] = checkpoint.pack_state(optimiser.state_dict(), f"optimiser/{name}")
+            tensors |= part
+        return tensors, {name: getattr(self, name) for name in COUNTERS} | {"optimisers": packed}
 
     def restore(self, resumed: checkpoint.Resumed) -> None:
         live = resumed.live_tensors
@@ -309,6 +287,5 @@ class Loop:
         for name, optimiser in self.optimisers.items():
             packed = resumed.state["optimisers"][name]
             optimiser.load_state_dict(checkpoint.unpack_state(live, packed))
-        s = resumed.state
-        self.seen, self.step, self.seconds = s["seen"], s["step"], s["seconds"]
-        self.skipped, self.rollbacks = s["skipped"], s["rollbacks"]
+        for name in COUNTERS:
+            setattr(self, name, resumed.state[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,33 +11,15 @@ from limner.settings import LimnerError, Optimiser
 
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """The optimiser of the module's trainable parameters; each group has its peak learning rate in ``initial_lr``."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    fused = {"fused": True} if parameters and all(p.is_floating_point() for p in parameters) else {}
-    s = settings
+    """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled."""
+    s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
+    if s.name == "muon":
+        return Muon(module, s)
     if s.name == "sgd":
-        made: torch.optim.Optimizer = torch.optim.SGD(
-            parameters, lr=s.lr, momentum=s.momentum, weight_decay=s.decay, **fused
-        )
-    elif s.name == "adam":
-        made = torch.optim.Adam(
-            parameters,
-            lr=s.lr,
-            betas=s.betas,
-            eps=s.eps,
-            weight_decay=s.decay,
-            decoupled_weight_decay=True,
-            **fused,
-        )
-    elif s.name == "adamw":
-        made = torch.optim.AdamW(parameters, lr=s.lr, betas=s.betas, eps=s.eps, weight_decay=s.decay, **fused)
-    elif s.name == "muon":
-        made = Muon(module, s)
-    else:
-        raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
-    for group in made.param_groups:
-        group["initial_lr"] = group["lr"]
-    return made
+        return torch.optim.SGD(parameters, s.lr, s.momentum, weight_decay=s.decay, fused=True)
+    if s.name in ("adam", "adamw"):
+        return torch.optim.AdamW(parameters, s.lr, s.betas, s.eps, s.decay, fused=True)
+    raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -70,11 +51,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None  # step() skips the others
-    return parameter.grad
-
-
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan 2024) for the weights of linear and convolutional layers, AdamW for all others, in one optimiser.
 
@@ -89,64 +65,50 @@ class Muon(torch.optim.Optimizer):
                 if parameter.requires_grad:
                     is_matrix = isinstance(part, (nn.Linear, nn.Conv2d)) and parameter.ndim >= 2
                     (matrices if is_matrix else others).append(parameter)
-        shared = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.decay}
-        super().__init__(
-            [
-                {
-                    "params": matrices,
-                    "lr": settings.matrix_lr,
-                    "momentum": settings.momentum or 0.95,
-                    "muon": True,
-                },
-                {"params": others, "lr": settings.lr, "momentum": 0.0, "muon": False},
-            ],
-            shared,
-        )
+        s, momentum = settings, settings.momentum or 0.95
+        groups = [
+            {"params": matrices, "lr": s.matrix_lr, "momentum": momentum, "muon": True},
+            {"params": others, "lr": s.lr, "momentum": 0.0, "muon": False},
+        ]
+        super().__init__(groups, {"betas": s.betas, "eps": s.eps, "weight_decay": s.decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = closure() if closure else None
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            update = self._muon if group["muon"] else self._adamw
             moving = [p for p in group["params"] if p.grad is not None]
             for parameter in moving:
                 if group["weight_decay"]:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if not group["muon"]:
-                    self._adamw(parameter, group)
-            if group["muon"]:
-                self._muon(moving, group)
-        return loss
+            update(moving, group)
 
-    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        by_shape: dict[
-            tuple[int, int], list[Tensor]
-        ] = {}  # matrices of one shape are made orthogonal at once
+    def _muon(self, parameters: list[Any], group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[Any]] = {}  # matrices of one shape are made orthogonal at once
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            gradient = _gradient(parameter)
-            state["momentum"].lerp_(gradient, 1 - group["momentum"])
-            gradient.lerp_(state["momentum"], group["momentum"])  # Nesterov's
+            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+            parameter.grad.lerp_(state["momentum"], group["momentum"])  # Nesterov's
             by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
         for (rows, columns), weights in by_shape.items():
             # Channels last: no copy in that memory format, and the order of columns does not matter.
-            updates = orthogonal(torch.stack([_gradient(p).movedim(1, -1).flatten(1) for p in weights]))
+            updates = orthogonal(torch.stack([p.grad.movedim(1, -1).flatten(1) for p in weights]))
             scale = max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(weights, updates, strict=True):
                 last = parameter.movedim(1, -1)
                 last.add_(update.view(last.shape), alpha=-group["lr"] * scale)
 
-    def _adamw(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["step"] += 1
+    def _adamw(self, parameters: list[Any], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
-        gradient = _gradient(parameter)
-        mean = state["mean"].lerp_(gradient, 1 - beta1)
-        square = state["square"].lerp_(gradient.square(), 1 - beta2)
-        step = float(state["step"])
-        scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())
+                state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["step"] += 1
+            mean = state["mean"].lerp_(parameter.grad, 1 - beta1)
+            square = state["square"].lerp_(parameter.grad.square(), 1 - beta2)
+            step = float(state["step"])
+            scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+            parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))

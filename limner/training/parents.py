@@ -17,10 +17,11 @@ import torch
 
 from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
-from limner.core import ImageSpec, LimnerError, Model, Parent, Resizes
+from limner.core import ImageSpec, Model, Parent, Resizes
 from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
 from limner.networks.checks import SettingsError
+from limner.settings import LimnerError, join_words
 from limner.training.loop import check_objectives
 
 MOST = 0.5  # of a budget, for all the parents of one run that are trained first
@@ -82,14 +83,19 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
     parent = parents_of(run)[field]
     amount, unit = parse_budget(run.budget, epoch)
     amount *= shares(run)[field]
-    preset = config.find_preset(families.load(parent.family), run.preset)
+    family = families.load(parent.family)
+    training = config.find_preset(family, run.preset).training
+    takes_given = (
+        "given" in family.reads or run.data.side_by_side
+    )  # files of two images must be cut all the same
     return replace(
         run,
         family=parent.family,
         size=parent.size(run.model, spec) if parent.size else run.size,
         budget=f"{max(amount, 0.001):.3f}s" if unit == "seconds" else f"{max(math.ceil(amount), 1)}img",
         model=getattr(run.model, parent.config),
-        training=replace(preset.training, **{name: getattr(run.training, name) for name in INHERITED}),
+        training=replace(training, **{name: getattr(run.training, name) for name in INHERITED}),
+        data=run.data if takes_given else run.data.without_given(),
     )
 
 
@@ -105,10 +111,8 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
     models: dict[str, Model] = {}
     for field, parent in parents_of(run).items():
         path = path_of(run, out, field)
-        wanted = spec
-        if parent.size:
-            height, width = parent.size(run.model, spec)
-            wanted = replace(spec, height=height, width=width)
+        height, width = parent.size(run.model, spec) if parent.size else (spec.height, spec.width)
+        wanted = replace(spec, height=height, width=width)
         named = getattr(run.model, field)
         if named and builds_on(path, out):
             raise LimnerError(
@@ -120,7 +124,8 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
         else:
             first = first_run(run, field, out, spec, epoch, resume)
             refuse_occupied(first, path, resume)
-            models[field] = check(first, path, wanted, epoch, resume, ranks)
+            given = spec.given if first.data.gives else None
+            models[field] = check(first, path, replace(wanted, given=given), epoch, resume, ranks)
         _refuse_unfit(run, field, path, models[field], wanted)
     run = settle(run, models)
     with torch.device("meta"):
@@ -188,7 +193,7 @@ def _families_for(parent: Parent, spec: ImageSpec) -> str:
             continue
         if parent.find(model) is not None:
             suited.append(name)
-    return f"{', '.join(suited[:-1])} or {suited[-1]}" if suited[1:] else "".join(suited) or "another family"
+    return join_words(suited) or "another family"
 
 
 # ---- what is taken over

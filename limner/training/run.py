@@ -105,7 +105,7 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
                 continue
             if context.ranks.first:
                 config.write_run(out, run)  # for --resume
-            Journal(None, context.quiet).say(
+            Journal(None, context.quiet).console.print(
                 f"[bold]{run.family}[/] builds on a run of {first.family}, and --model.{name} names none: "
                 f"training one first into {folder}, {first.budget} of {run.budget}"
             )
@@ -159,9 +159,8 @@ class Session:
         self.ranks.broadcast_(self.loop.model.state_dict().values())
 
     def _begin(self, run: Run, device: torch.device) -> None:
-        loaded = {
-            name: checkpoint.load(parents.path_of(run, self.out, name)) for name in parents.parents_of(run)
-        }
+        paths = {name: parents.path_of(run, self.out, name) for name in parents.parents_of(run)}
+        loaded = {name: checkpoint.load(path) for name, path in paths.items()}
         models = {name: parent.model for name, parent in loaded.items()}
         self.run = parents.settle(run, models)
         self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}
@@ -194,7 +193,8 @@ class Session:
         budget = parents.own_budget(run, epoch, self.seconds_before)
         if self.ranks.first:
             config.write_run(self.out, run)
-        journal.announce(loop.model, self.data, run, str(loop.device), self.ranks.world, loop.estimate_cost())
+        places = f"{self.ranks.world} x {loop.device}" if self.ranks.world > 1 else str(loop.device)
+        journal.announce(loop.model, len(self.data), run, places, loop.estimate_cost())
         if not self.resumed:
             self.save()  # so that there is always a state to return to, and a full disk is noticed at once
         periodic = [
@@ -204,7 +204,7 @@ class Session:
         ]
         seen_before, seconds_before = loop.seen, loop.seconds
         start = time.monotonic() - loop.seconds
-        with Signals().watch() as signals:
+        with Signals() as signals:
             while True:
                 loop.seconds, stop = self.ranks.agree(time.monotonic() - start, signals.caught)
                 progress = budget.spent(loop.seconds, loop.seen)
@@ -252,22 +252,19 @@ class Session:
         )
 
     def save(self) -> None:
-        if not self.ranks.first:
-            return
-        loop, run = self.loop, self.run
-        header = checkpoint.make_header(run, self.data.spec, loop.seen, self.digests)
-        header |= {"seconds": self.seconds_before + loop.seconds, "data": self.data.fingerprint}
-        state = loop.counters() | {"data": self.data.fingerprint}
-        average = loop.average.state_dict()
-        checkpoint.save(self.out, average, header, loop.tensors(), state, keep=run.training.keep)
+        if self.ranks.first:
+            run, loop, data = self.run, self.loop, {"data": self.data.fingerprint}
+            header = checkpoint.make_header(run, self.data.spec, loop.seen, self.digests) | data
+            header["seconds"] = self.seconds_before + loop.seconds
+            live, state = loop.state()
+            average = loop.average.state_dict()
+            checkpoint.save(self.out, average, header, live, state | data, run.training.keep)
 
     def show_samples(self) -> None:
         if self.ranks.first:
-            like = self.heldout if len(self.heldout) else self.training
+            like, t = self.heldout if len(self.heldout) else self.training, self.run.training
             with all_threads(self.ranks):
-                sheet = sample_grid(
-                    self.loop.average, like, self.run.training.samples, self.run.training.precision
-                )
+                sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
             self.journal.picture(self.loop.seen, sheet)
 
     def measure(self) -> dict[str, float]:

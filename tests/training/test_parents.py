@@ -408,6 +408,22 @@ def test_a_resumed_run_keeps_its_parents(nested, pictures, tmp_path):
     assert toolkit.load(tmp_path / "run").loaded.run.model.tokens.codes == 8
 
 
+def test_a_parent_is_given_no_pictures_that_it_does_not_read(nested, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(families.load("toy_prior"), "reads", frozenset({"given"}))
+    monkeypatch.setattr(families.load("toy_autoencoder"), "reads", frozenset({"given"}))
+    paint(tmp_path / "others", 5)
+    for way in ("pairs", "domain"):
+        out = tmp_path / way
+        train_toy(pictures, out, data={way: str(tmp_path / "others"), "given_channels": 1})
+        assert toolkit.load(out).spec.given.channels == 1
+        for path in (out / "tokeniser", out / "tokeniser" / "autoencoder"):
+            assert not read_run(path).data.gives and toolkit.load(path).spec.given is None
+    halves = {"size": 16, "data": {"side_by_side": "left"}}
+    train_toy(paint(tmp_path / "two", 20, (16, 32)), tmp_path / "cut", **halves)
+    assert read_run(tmp_path / "cut" / "tokeniser").data.side_by_side == "left", "its files must be cut too"
+    assert toolkit.load(tmp_path / "cut" / "tokeniser").spec.shape == (3, 8, 8)
+
+
 def test_an_occupied_folder_of_a_parent_is_refused_first(nested, pictures, tmp_path):
     (tmp_path / "run").mkdir()
     train_toy(pictures, tmp_path / "run" / "tokeniser" / "autoencoder", family="toy_autoencoder", size=8)
