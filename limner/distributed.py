@@ -69,10 +69,10 @@ class Ranks:
     def in_turn(self) -> Iterator[None]:
         """Run the block on the first process and then on the others, which find its results, such as packed data."""
         if not self.first:
-            self.wait()
+            dist.barrier()
         yield
-        if self.first:
-            self.wait()
+        if self.first and self.world > 1:
+            dist.barrier()
 
     def part(self, n: int) -> slice:
         """The rows of ``n`` that this process works on; all of them if there are fewer than processes."""
@@ -93,10 +93,6 @@ class Ranks:
         gathered = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(gathered, padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)]).to(rows.device)
-
-    def wait(self) -> None:
-        if self.world > 1:
-            dist.barrier()
 
 
 def _device() -> str:

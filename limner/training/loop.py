@@ -69,16 +69,14 @@ def make_players(model: Model, training: Training) -> list[Player]:
 
 def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
     """The factor in [0, 1] of the schedule and the warm-up; ``progress`` is the share of the budget that is spent."""
-    t = run.training
-    progress = min(max(progress, 0.0), 1.0)
-    factor = 1.0
-    if t.schedule == "linear":
-        factor = min(1.0, (1.0 - progress) / max(1.0 - t.flat, 1e-9))
-    elif t.schedule == "cosine":
-        late = max(progress - t.flat, 0.0) / max(1.0 - t.flat, 1e-9)
-        factor = 0.5 * (1.0 + math.cos(math.pi * late))
+    t, progress = run.training, min(max(progress, 0.0), 1.0)
     warm = min(1.0, (seen + t.batch) / t.warmup) if t.warmup else 1.0
-    return factor * warm
+    falling = max(1.0 - t.flat, 1e-9)  # share of the budget over which the rate falls
+    if t.schedule == "linear":
+        return warm * min(1.0, (1.0 - progress) / falling)
+    if t.schedule == "cosine":
+        return warm * (0.5 * (1.0 + math.cos(math.pi * (max(progress - t.flat, 0.0) / falling))))
+    return warm
 
 
 class Loop:

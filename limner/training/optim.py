@@ -58,17 +58,14 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, module: nn.Module, settings: Optimiser):
-        matrices: list[Tensor] = []
-        others: list[Tensor] = []
-        for part in module.modules():
-            for parameter in part.parameters(recurse=False):
-                if parameter.requires_grad:
-                    is_matrix = isinstance(part, (nn.Linear, nn.Conv2d)) and parameter.ndim >= 2
-                    (matrices if is_matrix else others).append(parameter)
-        s, momentum = settings, settings.momentum or 0.95
+        s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
+        layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+        matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
+        muon: dict[str, Any] = {"lr": s.matrix_lr, "momentum": s.momentum or 0.95, "muon": True}
+        adamw: dict[str, Any] = {"lr": s.lr, "momentum": 0.0, "muon": False}
         groups = [
-            {"params": matrices, "lr": s.matrix_lr, "momentum": momentum, "muon": True},
-            {"params": others, "lr": s.lr, "momentum": 0.0, "muon": False},
+            {"params": [p for p in parameters if id(p) in matrices], **muon},
+            {"params": [p for p in parameters if id(p) not in matrices], **adamw},
         ]
         super().__init__(groups, {"betas": s.betas, "eps": s.eps, "weight_decay": s.decay})
 

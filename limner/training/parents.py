@@ -53,7 +53,7 @@ def path_of(run: Run, out: Path, field: str) -> Path:
 def shares(run: Run) -> dict[str, float]:
     """The share of the budget that each parent that is trained first gets."""
     wanted = {field: parent.share for field, parent in trained_first(run).items()}
-    scale = min(1.0, MOST / max(sum(wanted.values()), MOST))
+    scale = MOST / max(sum(wanted.values()), MOST)
     return {field: share * scale for field, share in wanted.items()}
 
 
@@ -85,9 +85,7 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
     amount *= shares(run)[field]
     family = families.load(parent.family)
     training = config.find_preset(family, run.preset).training
-    takes_given = (
-        "given" in family.reads or run.data.side_by_side
-    )  # files of two images must be cut all the same
+    keeps_given = "given" in family.reads or run.data.side_by_side  # whose files must be cut all the same
     return replace(
         run,
         family=parent.family,
@@ -95,7 +93,7 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
         budget=f"{max(amount, 0.001):.3f}s" if unit == "seconds" else f"{max(math.ceil(amount), 1)}img",
         model=getattr(run.model, parent.config),
         training=replace(training, **{name: getattr(run.training, name) for name in INHERITED}),
-        data=run.data if takes_given else run.data.without_given(),
+        data=run.data if keeps_given else run.data.without_given(),
     )
 
 
@@ -110,10 +108,9 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
     microbatch_size(run.training.batch, run.training.accumulate, ranks)
     models: dict[str, Model] = {}
     for field, parent in parents_of(run).items():
-        path = path_of(run, out, field)
+        path, named = path_of(run, out, field), getattr(run.model, field)
         height, width = parent.size(run.model, spec) if parent.size else (spec.height, spec.width)
         wanted = replace(spec, height=height, width=width)
-        named = getattr(run.model, field)
         if named and builds_on(path, out):
             raise LimnerError(
                 f"{out} cannot build on {path}, which is the same run or was built on it: name another run with "
@@ -167,18 +164,17 @@ def _refuse_unfit(run: Run, field: str, path: Path, other: Model, spec: ImageSpe
     """Raises LimnerError for a parent that cannot do what is needed, or was trained on images of another size."""
     parent = parents_of(run)[field]
     network = parent.find(other)
-    empty = ", or leave it empty to have one trained first" if parent.family else ""
+    needed = f"{run.family} needs a run with {parent.description}"
+    flag = f"--model.{field}{', or leave it empty to have one trained first' if parent.family else ''}"
     if network is None:
         suited = _families_for(parent, spec)
         raise LimnerError(
-            f"{run.family} needs a run with {parent.description}, and {path} is one of "
-            f"{other.family}, which has none: name a run of {suited} with --model.{field}{empty}."
+            f"{needed}, and {path} is one of {other.family}, which has none: name a run of {suited} with {flag}."
         )
     if other.spec.shape != spec.shape and not isinstance(network, Resizes):
         there, here = ("x".join(map(str, s.shape)) for s in (other.spec, spec))
         raise LimnerError(
-            f"{run.family} needs a run with {parent.description} on images of {here}, and {path} "
-            f"was trained on {there}: name another with --model.{field}{empty}."
+            f"{needed} on images of {here}, and {path} was trained on {there}: name another with {flag}."
         )
 
 

@@ -16,11 +16,12 @@ import torch
 
 from limner import checkpoint, config, families
 from limner.config import Run, parse_budget
-from limner.core import LimnerError, Model, mix
+from limner.core import Model, mix
 from limner.data import Data, open_data
 from limner.device import pick_device
 from limner.distributed import MEET, Ranks, all_threads, join, useful_processes
 from limner.inference.pipeline import sample_grid
+from limner.settings import LimnerError
 from limner.training import parents
 from limner.training.journal import Journal
 from limner.training.loop import Loop
@@ -152,24 +153,28 @@ class Session:
             )
         resumed = checkpoint.resume(out) if resume else None
         self.resumed = resumed is not None
+        models = self._resume(run, resumed) if resumed else self._begin(run)
+        torch.manual_seed(mix(run.seed, "weights"))
+        model = families.build(run.family, self.run.model, data.spec)
+        parents.adopt(model, models, self.run, out)
+        self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
         if resumed:
-            self._resume(run, resumed, context.device)
-        else:
-            self._begin(run, context.device)
-        self.ranks.broadcast_(self.loop.model.state_dict().values())
+            self.loop.restore(resumed)
+            journal.rewind(self.loop.seen)
+        self.ranks.broadcast_(model.state_dict().values())
 
-    def _begin(self, run: Run, device: torch.device) -> None:
+    def _begin(self, run: Run) -> dict[str, Model]:
+        """The models of the parents, by config field, whose weights the new run takes."""
         paths = {name: parents.path_of(run, self.out, name) for name in parents.parents_of(run)}
         loaded = {name: checkpoint.load(path) for name, path in paths.items()}
         models = {name: parent.model for name, parent in loaded.items()}
         self.run = parents.settle(run, models)
         self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}
         self.seconds_before = sum(loaded[name].header["seconds"] for name in parents.trained_first(run))
-        model = self._build()
-        parents.adopt(model, models, self.run, self.out)
-        self.loop = Loop(self.run, model, self.training, device, self.ranks)
+        return models
 
-    def _resume(self, run: Run, resumed: checkpoint.Resumed, device: torch.device) -> None:
+    def _resume(self, run: Run, resumed: checkpoint.Resumed) -> dict[str, Model]:
+        """No models: the checkpoint has the weights of the parents."""
         if resumed.state["data"] != self.data.fingerprint and not run.training.data_changed:
             raise LimnerError(
                 f"The data is not what {self.out} was trained on: name the same source and options, "
@@ -178,13 +183,7 @@ class Session:
         self.run = parents.keep_parents(run, Run.from_json(resumed.header["run"]), self.out)
         self.digests = resumed.header["parents"]
         self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
-        self.loop = Loop(self.run, self._build(), self.training, device, self.ranks)
-        self.loop.restore(resumed)
-        self.journal.rewind(self.loop.seen)
-
-    def _build(self) -> Model:
-        torch.manual_seed(mix(self.run.seed, "weights"))
-        return families.build(self.run.family, self.run.model, self.data.spec)
+        return {}
 
     def train(self) -> Result:
         """Step until the budget is spent or a signal asks to stop; at least one step, unless it asks before."""
