@@ -10,10 +10,21 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+Watch = Callable[[float], None]  # is called with the share done, in [0, 1]
+
+
+def ignore(share: float) -> None:
+    """A Watch that shows nothing."""
+
+
+def part(watch: Watch, start: float, size: float) -> Watch:
+    """The Watch of a part of the work that begins when ``start`` of all is done, and is ``size`` of it."""
+    return lambda share: watch(start + size * share)
+
 
 @contextlib.contextmanager
-def bar(description: str, quiet: bool = False) -> Iterator[Callable[[float], None]]:
-    """A progress bar; yields a function to be called with the share done, in [0, 1]."""
+def bar(description: str, quiet: bool = False) -> Iterator[Watch]:
+    """A progress bar; yields its Watch."""
     from rich.console import Console
 
     with rich_progress(Console(stderr=True), quiet) as progress:

@@ -28,7 +28,8 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
 def run(argv: list[str]) -> None:
     given = parse_for_run(Options, argv, "sample")
     from limner import checkpoint
-    from limner.inference.pipeline import Film, Pipeline, captions_of
+    from limner.inference.pipeline import Pipeline, captions_of
+    from limner.pictures.film import Film
     from limner.pictures.grid import grid, save_png
     from limner.progress import bar
     from limner.synthesis import folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from limner.distributed import ALONE, Ranks
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like
 from limner.evaluation.results import Fidelity, Figure
 from limner.inference.pipeline import Pipeline, captions_of, generate
-from limner.inference.understand import over_data
+from limner.inference.understand import over_batches, over_data
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
 from limner.pictures.grid import save_grid
+from limner.progress import Watch, ignore, part
 
 HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
 REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
 BATCH = 64
 PAIRS = 16  # on the sheet of nearest training images
-
-Watch = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,9 @@ class FeatureSets:
 
 
 def draw_samples(
-    pipeline: Pipeline,
-    real: Real,
-    n: int,
-    seed: int = 0,
-    watch: Watch | None = None,
-    ranks: Ranks = ALONE,
+    pipeline: Pipeline, real: Real, n: int, seed: int = 0, watch: Watch = ignore, ranks: Ranks = ALONE,
     sampling: Any = None,
-) -> Samples:
+) -> Samples:  # fmt: skip
     """``n`` images with the labels or captions of random training images, seeds seed to seed + n - 1.
 
     ``sampling`` is the family's Sampling. Each process draws its part, and gets all.
@@ -65,9 +58,8 @@ def draw_samples(
     model = pipeline.model
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images to measure.")
-    condition = condition_like(model, real.training, n, seed).to(model.device)
-    mine, seeds = ranks.part(n), range(seed, seed + n)
-    precision = pipeline.precision
+    condition = condition_like(model, real.training, n, seed)
+    mine, seeds, precision = ranks.part(n), range(seed, seed + n), pipeline.precision
     images = generate(model, condition[mine], seeds[mine], sampling, watch=watch, precision=precision)
     return Samples(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
 
@@ -77,11 +69,11 @@ def find_features(name: str, weights: str = "") -> Features:
     if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
         return find(name, weights)
     pipeline = Pipeline(name)
-    return of_model(pipeline.model, name, str(pipeline.loaded.header.get("digest", "")))
+    return of_model(pipeline.model, name, pipeline.digest)
 
 
 def compute_features(
-    samples: Samples, real: Real, features: Features, watch: Watch | None = None, ranks: Ranks = ALONE
+    samples: Samples, real: Real, features: Features, watch: Watch = ignore, ranks: Ranks = ALONE
 ) -> FeatureSets:
     """The features of drawn and real images; each process computes its part, and gets all.
 
@@ -92,22 +84,18 @@ def compute_features(
         raise LimnerError(
             f"{n} images against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
         )
-
-    def part_of(before: int, size: int) -> Watch | None:
-        return (lambda done: watch((before + done * size) / total)) if watch else None
-
-    mine, drawing = samples.images[ranks.part(n)], part_of(0, n)
-    count = (lambda done: drawing(done / len(mine))) if drawing else None
-    drawn = ranks.gather(features.of(mine.split(BATCH), count), n)
-    training = over_data(real.training, features.of, part_of(n, len(real.training)), ranks)
-    if not len(real.held_out):
-        return FeatureSets(features, drawn, training, training[:0])
-    held_out = over_data(real.held_out, features.of, part_of(n + len(training), len(real.held_out)), ranks)
-    return FeatureSets(features, drawn, training, held_out)
+    mine = samples.images[ranks.part(n)]
+    drawn = over_batches(features.of, mine.split(BATCH), len(mine), part(watch, 0, n / total))
+    described, done = [ranks.gather(drawn, n)], n
+    for data in (real.training, real.held_out):
+        watch_part = part(watch, done / total, len(data) / total)
+        described.append(over_data(data, features.of, watch_part, ranks) if len(data) else drawn[:0])
+        done += len(data)
+    return FeatureSets(features, *described)
 
 
 def measure_fidelity(
-    samples: Samples, real: Real, sets: FeatureSets, watch: Watch | None = None, seed: int = 0
+    samples: Samples, real: Real, sets: FeatureSets, watch: Watch = ignore, seed: int = 0
 ) -> Fidelity:
     """Every figure of a set of images against the real ones, each with its interval and its floor.
 
@@ -140,7 +128,7 @@ def measure_fidelity(
     )
 
 
-def _figures(x: Tensor, y: Tensor, watch: Watch | None, seed: int) -> dict[str, Figure]:
+def _figures(x: Tensor, y: Tensor, watch: Watch, seed: int) -> dict[str, Figure]:
     """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``."""
     side = min(len(x), len(y) // 2)
     pairs = zip(
@@ -152,8 +140,7 @@ def _figures(x: Tensor, y: Tensor, watch: Watch | None, seed: int) -> dict[str, 
     values = []
     for done, (a, b) in enumerate(sets, start=1):
         values.append(_distances(a, b))
-        if watch:
-            watch(done / len(sets))
+        watch(done / len(sets))
     figures = {}
     for name, value in values[0].items():
         low, high = distances.interval(value, [half[name] for half in values[1 : 1 + HALVES]])

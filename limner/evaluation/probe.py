@@ -27,7 +27,7 @@ from limner.inference.understand import (
     unsupported,
 )
 from limner.metrics import probes
-from limner.progress import bar
+from limner.progress import bar, part
 
 DRAWS = 5  # random choices of few labelled images
 
@@ -78,9 +78,8 @@ def _features(pipeline: Pipeline, real: Real, quiet: bool, ranks: Ranks) -> tupl
     """Of the training images [N, D] and the held-out ones [M, D]."""
     network, first = partial(extract_features, pipeline), len(real.training) / len(real)
     with bar(f"describing {len(real):,} images", quiet) as watch:
-        training = over_data(real.training, network, lambda done: watch(first * done), ranks)
-        held_out = over_data(real.held_out, network, lambda done: watch(first + (1 - first) * done), ranks)
-    return training, held_out
+        training = over_data(real.training, network, part(watch, 0, first), ranks)
+        return training, over_data(real.held_out, network, part(watch, first, 1 - first), ranks)
 
 
 def _probe(

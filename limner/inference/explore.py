@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,25 +15,16 @@ from torch import Tensor
 
 from limner import checkpoint, families, files
 from limner.config import JsonResult
-from limner.core import (
-    Autoencodes,
-    Condition,
-    DataOptions,
-    Directed,
-    Draws,
-    ImageSpec,
-    Latent,
-    Layered,
-    LimnerError,
-)
+from limner.core import Autoencodes, Condition, Directed, Draws, ImageSpec, Latent, Layered
 from limner.data import open_picture
 from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
 from limner.inference.pipeline import Pipeline, condition_for
 from limner.metrics.pixels import psnr, pyramid
+from limner.pictures.film import save_gif
 from limner.pictures.grid import grid, save_grid
-from limner.progress import bar
-from limner.settings import join_words
+from limner.progress import Watch, bar, ignore, part
+from limner.settings import DataOptions, LimnerError, join_words
 
 SAMPLES = 1024  # points that the centre and the spread of a latent space are estimated from
 SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in standard deviations
@@ -42,8 +33,6 @@ FRAMES = 16  # of a loop, from one point to the next
 LOOPS = 4  # side by side in one animation
 STARTS = 4  # points that a projection optimises
 BATCH = 64
-
-Watch = Callable[[float], None]
 
 
 # The latent space ---------------------------------------------------------------------------------------
@@ -57,17 +46,15 @@ class Space:
     spec: ImageSpec
     digest: str
     options: DataOptions  # how the run opened its images
-    responds_to_label: (
-        bool  # whether an image depends on its label; the model takes one even where it does not
-    )
+    responds_to_label: bool  # whether images depend on labels; the model takes them even where they do not
     samples: Tensor  # [N, D] random points, labels in turn
     centre: Tensor  # [D]
     spread: float  # standard deviation of a coordinate, over all of them
 
     def condition(self, n: int, labels: Sequence[str]) -> Condition:
-        """The condition of ``n`` images; the labels, or else all classes, are taken in turn."""
-        labels = labels or (self.spec.classes if "label" in self.model.follows else ())
-        return condition_for(self.model, n, labels=labels, device=str(self.model.device))
+        """The condition of ``n`` images; the labels that are not empty, or else all classes, are taken in turn."""
+        labels = list(filter(None, labels)) or (self.spec.classes if "label" in self.model.follows else ())
+        return condition_for(self.model, n, labels=labels).to(self.model.device)
 
     def points(self, seeds: Sequence[int], labels: Sequence[str], truncation: float) -> Tensor:
         """[N, D] random points, moved towards the centre where ``truncation`` is below 1."""
@@ -75,14 +62,13 @@ class Space:
         return torch.lerp(self.centre, points.float(), truncation)
 
     @torch.inference_mode()
-    def paint(self, points: Tensor, labels: Sequence[str], watch: Watch | None = None) -> Tensor:
+    def paint(self, points: Tensor, labels: Sequence[str], watch: Watch = ignore) -> Tensor:
         """[N, ..., D] -> [N, *spec.shape] in [-1, 1] on the CPU; one label for all, or one for each."""
         condition, images = self.condition(len(points), labels), []
         for at in range(0, len(points), BATCH):
-            part = slice(at, at + BATCH)
-            images.append(self.model.paint(points[part], condition[part]).float().clamp(-1, 1).cpu())
-            if watch:
-                watch(min(at + BATCH, len(points)) / len(points))
+            rows = slice(at, at + BATCH)
+            images.append(self.model.paint(points[rows], condition[rows]).float().clamp(-1, 1).cpu())
+            watch(min(at + BATCH, len(points)) / len(points))
         return torch.cat(images)
 
     def interpolate(self, one: Tensor, other: Tensor, t: Tensor) -> Tensor:
@@ -105,9 +91,8 @@ class Space:
             return model.directions()[:count].to(self.centre).detach()
         if by == "pca":
             return latents.principal_directions(self.samples, count)
-        condition = self.condition(POINTS, [label] if label else ())
-        paint = partial(model.paint, condition=condition)
-        at = self.points(range(POINTS), [label] if label else (), 1.0)
+        paint = partial(model.paint, condition=self.condition(POINTS, [label]))
+        at = self.points(range(POINTS), [label], 1.0)
         return latents.jacobian_directions(paint, at, count, 0.5 * self.spread, watch=watch)
 
 
@@ -128,8 +113,7 @@ def open_space(run: str | Path, device: str = "auto") -> Space:
     samples = samples.clone()  # no longer an inference tensor
     centre = samples.mean(0)
     spread = (samples - centre).square().mean().sqrt().item()
-    digest = pipeline.loaded.header.get("digest", "")
-    return Space(model, spec, digest, pipeline.loaded.run.data, responds, samples, centre, spread)
+    return Space(model, spec, pipeline.digest, pipeline.loaded.run.data, responds, samples, centre, spread)
 
 
 def _responds_to_label(model: Latent, spec: ImageSpec) -> bool:
@@ -160,14 +144,15 @@ class Anchors:
 
     def points(self, label: str) -> Tensor:
         """[N, D] for one label; [N, L, D] where a given one has a point for each layer."""
-        random = self.space.points(self.seeds, [label] if label else (), self.options.truncation)
+        random = self.space.points(self.seeds, [label], self.options.truncation)
         if any(point.ndim > 1 for point in self.given):
             layers = self.space.model.layers
             return torch.stack([p.expand(layers, -1) for p in (*self.given, *random)])
         return torch.stack([*self.given, *random])
 
-    def paint(self, points: Tensor, label: str, watch: Watch | None = None) -> Tensor:
-        return self.space.paint(points, [label] if label else (), watch)
+    def name(self, i: int, label: str) -> str:
+        """The caption of a point: its name, and its label if there is one."""
+        return ", ".join(filter(None, (self.names[i], label)))
 
 
 def interpolations(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -178,9 +163,8 @@ def interpolations(anchors: Anchors, path: Path, watch: Watch) -> None:
     for row in range(rows):
         label = anchors.labels[row % len(anchors.labels)]
         one, other = anchors.points(label)[row : row + 2]
-        images.append(anchors.paint(anchors.space.interpolate(one, other, t), label))
-        ends = [", ".join(filter(None, (name, label))) for name in anchors.names[row : row + 2]]
-        captions += [ends[0], *[""] * (columns - 2), ends[1]]
+        images.append(anchors.space.paint(anchors.space.interpolate(one, other, t), [label]))
+        captions += [anchors.name(row, label), *[""] * (columns - 2), anchors.name(row + 1, label)]
         watch((row + 1) / rows)
     save_grid(path, torch.cat(images), captions, columns)
 
@@ -191,13 +175,10 @@ def loop(anchors: Anchors, path: Path, watch: Watch) -> None:
     for i in range(LOOPS):
         label = anchors.labels[i % len(anchors.labels)]
         stops = anchors.points(label)[:LOOPS].roll(-i, 0)
-        loops.append(anchors.paint(latents.loop(stops, FRAMES, anchors.space.interpolate), label))
+        points = latents.loop(stops, FRAMES, anchors.space.interpolate)
+        loops.append(anchors.space.paint(points, [label]))
         watch((i + 1) / LOOPS)
-    frames = [grid(list(pictures), columns=LOOPS) for pictures in zip(*loops, strict=True)]
-    with files.atomic(path) as unfinished:
-        frames[0].save(
-            unfinished, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0
-        )  # milliseconds a frame
+    save_gif(path, [grid(list(pictures), columns=LOOPS) for pictures in zip(*loops, strict=True)], 80)
 
 
 def plane(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -205,9 +186,9 @@ def plane(anchors: Anchors, path: Path, watch: Watch) -> None:
     side, label = anchors.options.columns, anchors.labels[0]
     points = latents.plane(anchors.points(label)[:4], side, anchors.space.interpolate)  # [side, side, ..., D]
     captions = [""] * side**2
-    for at, name in zip((0, side - 1, side**2 - side, side**2 - 1), anchors.names[:4], strict=True):
-        captions[at] = ", ".join(filter(None, (name, label)))
-    save_grid(path, anchors.paint(points.flatten(0, 1), label, watch), captions, side)
+    for i, corner in enumerate((0, side - 1, side**2 - side, side**2 - 1)):
+        captions[corner] = anchors.name(i, label)
+    save_grid(path, anchors.space.paint(points.flatten(0, 1), [label], watch), captions, side)
 
 
 def mixing(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -221,7 +202,7 @@ def mixing(anchors: Anchors, path: Path, watch: Watch) -> None:
         for coarse, name in zip(points, anchors.names, strict=False):
             mixed += [torch.cat([coarse[:cross], fine[cross:]]) for fine in points]
             captions += [f"{name} to layer {cross}, then {other}" for other in anchors.names[:4]]
-    save_grid(path, anchors.paint(torch.stack(mixed), label, watch), captions, 4)
+    save_grid(path, anchors.space.paint(torch.stack(mixed), [label], watch), captions, 4)
 
 
 def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
@@ -238,17 +219,14 @@ def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
         for k in range(len(vectors))
         for sigma in SIGMAS
     ]
-    save_grid(path, anchors.paint(point + moves, label), captions, len(SIGMAS))
+    save_grid(path, space.paint(point + moves, [label]), captions, len(SIGMAS))
     tensors = {"directions": vectors, "sigmas": sigmas, "centre": space.centre}
     _save_tensors(path.with_suffix(".safetensors"), tensors, {"run": space.digest})
 
 
 SHEETS = {
-    "interpolation.png": interpolations,
-    "loop.gif": loop,
-    "plane.png": plane,
-    "directions.png": directions,
-}
+    "interpolation.png": interpolations, "loop.gif": loop, "plane.png": plane, "directions.png": directions
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -264,13 +242,9 @@ class Exploration(JsonResult):
 
 
 def explore(
-    run: str | Path,
-    to: str | Path = "",
-    options: ExploreOptions = ExploreOptions(),
-    *,
-    device: str = "auto",
+    run: str | Path, to: str | Path = "", options: ExploreOptions = ExploreOptions(), *, device: str = "auto",
     quiet: bool = False,
-) -> Exploration:
+) -> Exploration:  # fmt: skip
     """Draw sheets of a latent space in the folder ``to`` (RUN/explore): interpolations, a loop, directions.
 
     The points are those of the files in ``options.start``, which ``project`` wrote, then random ones. Raises
@@ -284,29 +258,20 @@ def explore(
     sheets = SHEETS | ({"mixing.png": mixing} if isinstance(space.model, Layered) else {})
     with bar("exploring", quiet) as watch:
         for number, (name, draw_sheet) in enumerate(sheets.items()):
-
-            def watch_sheet(done: float, number: int = number) -> None:
-                watch((number + done) / len(sheets))
-
-            draw_sheet(anchors, folder / name, watch_sheet)
+            draw_sheet(anchors, folder / name, part(watch, number / len(sheets), 1 / len(sheets)))
     return Exploration(
-        run=space.digest,
-        to=str(folder),
-        sheets=[str(folder / name) for name in sheets],
-        points=list(anchors.names[: len(anchors.seeds)]),
-        labels=[label for label in anchors.labels if label],
+        run=space.digest, to=str(folder), sheets=[str(folder / name) for name in sheets],
+        points=list(anchors.names[: len(anchors.seeds)]), labels=list(filter(None, anchors.labels)),
         directions=min(options.directions, len(space.centre)),
-    )
+    )  # fmt: skip
 
 
 def find_anchors(space: Space, options: ExploreOptions) -> Anchors:
     """The points to interpolate between. Raises LimnerError."""
     check_labels(space, options.label)
     given = [load_point(file, space) for file in options.start]
-    first = next((label for _, label in given if label), "")
-    labels = options.label or (
-        (first,) if first else space.spec.classes if space.responds_to_label else ("",)
-    )
+    first = [label for _, label in given if label][:1]
+    labels = options.label or first or (space.spec.classes if space.responds_to_label else [""])
     seeds = range(options.seed, options.seed + max(options.rows + 1, 4))  # enough where no points are given
     names = (*(Path(file).stem for file in options.start), *(f"seed {seed}" for seed in seeds))
     return Anchors(space, options, tuple(labels), names, tuple(point for point, _ in given), seeds)
@@ -344,14 +309,9 @@ class Projection(JsonResult):
 
 
 def project(
-    run: str | Path,
-    picture: str | Path,
-    to: str | Path = "projection.png",
-    options: ProjectOptions = ProjectOptions(),
-    *,
-    device: str = "auto",
-    quiet: bool = False,
-) -> Projection:
+    run: str | Path, picture: str | Path, to: str | Path = "projection.png",
+    options: ProjectOptions = ProjectOptions(), *, device: str = "auto", quiet: bool = False,
+) -> Projection:  # fmt: skip
     """Find the point whose image is closest to a picture: a sheet, and the point beside it as .safetensors.
 
     The best of the centre, of random points with every label, and of the model's encoding of the picture are
@@ -371,7 +331,7 @@ def project(
         starts, labels = best_starts(space, target, options)
         start = space.paint(starts[:1], labels[:1])
         point, label = _optimise(space, target, starts, labels, options, watch)
-    image = space.paint(point[None], [label] if label else ())
+    image = space.paint(point[None], [label])
     psnr_start, psnr_end = (psnr(x, target).clamp(max=99.0).item() for x in (start, image))
     difference = (target - image).abs() - 1  # black where nothing differs
     if space.spec.channels == 4:
@@ -381,16 +341,14 @@ def project(
     save_grid(to, torch.cat([target, start, image, difference]), captions, 4)
     beside = to.with_suffix(".safetensors")
     _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": label, "picture": str(picture)})
-    return Projection(
-        str(picture), str(to), str(beside), label, options.steps, psnr_start=psnr_start, psnr=psnr_end
-    )
+    return Projection(str(picture), str(to), str(beside), label, options.steps, psnr_start, psnr_end)
 
 
 def best_starts(space: Space, target: Tensor, options: ProjectOptions) -> tuple[Tensor, list[str]]:
     """The STARTS of all ``candidates`` that are closest to the target: points [N, D], and their labels if any."""
     with torch.no_grad():
         points, labels = candidates(space, target, options)
-        distances = distance(space.paint(points, labels), target)
+    distances = distance(space.paint(points, labels), target)
     best = distances.topk(min(STARTS, len(distances)), largest=False).indices
     return points[best.to(points.device)], [labels[i] for i in best.tolist()] if labels else []
 

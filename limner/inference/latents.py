@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from limner.progress import Watch, ignore
+
 Interpolate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -29,7 +31,7 @@ def slerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
     (White 2016). Points on one line through the origin are interpolated linearly.
     """
     t_ = _broadcast(t, one)
-    here, there = one.norm(dim=-1, keepdim=True), other.norm(dim=-1, keepdim=True)
+    here, there = (x.norm(dim=-1, keepdim=True) for x in (one, other))
     cosine = (one * other).sum(-1, keepdim=True) / (here * there).clamp(min=1e-12)
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin().clamp(min=1e-12)
@@ -72,7 +74,7 @@ def jacobian_directions(
     count: int,
     step: float,
     passes: int = 4,
-    watch: Callable[[float], None] | None = None,
+    watch: Watch = ignore,
 ) -> Tensor:
     """[K, D] of length 1 along which images change most at the points [P, D], K <= count.
 
@@ -92,8 +94,7 @@ def jacobian_directions(
             at = points.clone().requires_grad_()
             columns.append(torch.autograd.grad(paint(at), at, slope)[0].mean(0))  # [D]
             slopes.append(slope.flatten())
-            if watch:
-                watch((i + (j + 1) / width) / passes)
+            watch((i + (j + 1) / width) / passes)
         gram = torch.stack(slopes) @ torch.stack(slopes).T  # [K, K]: J^T J inside the subspace
         if i + 1 < passes:
             basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
@@ -111,11 +112,7 @@ def _signed(directions: Tensor) -> Tensor:
 
 
 def descend(
-    loss: Callable[[Tensor], Tensor],
-    starts: Tensor,
-    steps: int,
-    rate: float,
-    watch: Callable[[float], None] | None = None,
+    loss: Callable[[Tensor], Tensor], starts: Tensor, steps: int, rate: float, watch: Watch = ignore
 ) -> tuple[Tensor, Tensor]:
     """The best points [B, ..., D] that Adam reaches from each start, and their losses [B].
 
@@ -132,6 +129,5 @@ def descend(
         adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
         (points.grad,) = torch.autograd.grad(losses.sum(), points)
         adam.step()
-        if watch:
-            watch(step / max(steps, 1))
+        watch(step / max(steps, 1))
     return best, least

@@ -17,12 +17,11 @@ from limner.data import Data, open_picture
 from limner.device import autocast, pick_device
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
+from limner.progress import Watch, ignore
 
 
-def condition_for(
-    model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = (), device: str = "cpu"
-) -> Condition:
-    """The condition of ``n`` images; prompts and labels are taken in turn, over and over.
+def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
+    """The condition of ``n`` images, on the CPU; prompts and labels are taken in turn, over and over.
 
     Raises LimnerError when the model does not follow prompts or labels, or a label is unknown.
     """
@@ -39,39 +38,31 @@ def condition_for(
     index = [spec.classes.index(label) for label in labels]
     return Condition(
         n,
-        label=torch.tensor([index[i % len(index)] for i in range(n)], device=device) if index else None,
+        label=torch.tensor([index[i % len(index)] for i in range(n)]) if index else None,
         text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
     )
 
 
 def generate(
-    model: Model,
-    condition: Condition,
-    seeds: Sequence[Seed],
-    sampling: Any = None,
-    batch: int = 64,
-    watch: Callable[[float], None] | None = None,
-    precision: str = "float32",
-    on_canvas: Callable[[Canvas], None] | None = None,
-) -> Tensor:
+    model: Model, condition: Condition, seeds: Sequence[Seed], sampling: Any = None, batch: int = 64,
+    watch: Watch = ignore, precision: str = "float32", on_canvas: Callable[[Canvas], None] | None = None,
+) -> Tensor:  # fmt: skip
     """[N, *spec.shape] in [-1, 1] on the CPU.
 
-    ``watch`` is called with the fraction done (0 to 1), ``on_canvas`` with each intermediate canvas. Raises
-    LimnerError for a family that does not draw.
+    ``on_canvas`` is called with each intermediate canvas. Raises LimnerError for a family that does not draw.
     """
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
     sampling = sampling if sampling is not None else model.Sampling()
-    images = []
+    condition, images = condition.to(model.device), []
     with torch.inference_mode(), autocast(model.device, precision):
         for at in range(0, len(seeds), batch):
             part = slice(at, min(at + batch, len(seeds)))
             for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
                 if on_canvas:
                     on_canvas(canvas)
-                if watch:
-                    done = canvas.done / max(canvas.total, 1)
-                    watch((part.start + done * (part.stop - part.start)) / len(seeds))
+                done = canvas.done / max(canvas.total, 1)
+                watch((part.start + done * (part.stop - part.start)) / len(seeds))
             images.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
     return torch.cat(images)
 
@@ -89,16 +80,11 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
     """A sheet of ``n`` samples under the conditions of random images of ``data``, seeds 0 to n - 1; None for none."""
     if not isinstance(model, Generates) or n < 1:
         return None
-    training = model.training
-    model.eval()
     like = data.batch(data.order(0, n, 0)).condition
-    condition = Condition(
-        n,
-        label=like.label if "label" in model.follows else None,
-        text=like.text if "text" in model.follows else None,
-        image=like.image if "given" in model.follows else None,
-    ).to(model.device)
-    images = generate(model, condition, range(n), precision=precision)
+    used = {name: getattr(like, name) for name in ("label", "text") if name in model.follows}
+    condition = Condition(n, **used, image=like.image if "given" in model.follows else None)
+    training = model.training
+    images = generate(model.eval(), condition, range(n), precision=precision)
     model.train(training)
     return grid(images, captions_of(model.spec, condition))
 
@@ -111,6 +97,7 @@ class Pipeline:
         self.model: Model = self.loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
+        self.digest = str(self.loaded.header.get("digest", ""))
 
     def sample(self, n: int = 1, **options: Any) -> list[Image.Image]:
         """``n`` PIL images; ``options`` as in ``tensors``."""
@@ -120,7 +107,7 @@ class Pipeline:
         self,
         n: int = 1,
         *,
-        watch: Callable[[float], None] | None = None,
+        watch: Watch = ignore,
         on_canvas: Callable[[Canvas], None] | None = None,
         **options: Any,
     ) -> Tensor:
@@ -150,58 +137,30 @@ class Pipeline:
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
-        model, device = self.model, self.model.device
         prompts, labels = _as_list(options.prompt), _as_list(options.label)
-        condition = condition_for(model, n, prompts, labels, str(device))
-        image, mask = options.image, options.mask
-        given = "given" in model.follows
+        condition = condition_for(self.model, n, prompts, labels)
+        image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
-            if given:
+            if "given" in follows:
                 raise LimnerError("This run makes its images from given pictures: name one with --image.")
             if mask:
                 raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
             return condition
-        for name in ("image", *(["mask"] if mask else [])):
-            if name not in model.follows and not (given and name == "image"):
+        for name in ("image", "mask") if mask else ("image",):
+            if name not in follows and not (name == "image" and "given" in follows):
                 raise LimnerError(
                     f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
                 )
         data = self.loaded.run.data
-        picture = open_picture(image, self.spec.given or self.spec, data).to(device).expand(n, -1, -1, -1)
+        picture = open_picture(image, self.spec.given or self.spec, data).expand(n, -1, -1, -1)
         region = None
         if mask:
             grey = dataclasses.replace(self.spec, channels=1)
-            region = (open_picture(mask, grey, data) > 0).float().to(device).expand(n, -1, -1, -1)
+            region = (open_picture(mask, grey, data) > 0).float().expand(n, -1, -1, -1)
             if not region.any():
                 raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
         return dataclasses.replace(condition, image=picture, mask=region)
 
 
-class Film:
-    """The denoised guesses of the first batch, step by step, a sheet a frame; ``on_canvas`` of ``generate``."""
-
-    FRAMES = 48  # at most, for long ways
-
-    def __init__(self, captions: Sequence[str] | None = None):
-        self.captions = captions
-        self.frames: list[Image.Image] = []
-        self.ended = False
-
-    def __call__(self, canvas: Canvas) -> None:
-        last = canvas.done == canvas.total
-        if not self.ended and (last or canvas.done % max(1, canvas.total // self.FRAMES) == 0):
-            picture = canvas.preview().float().cpu()
-            self.frames.append(grid(picture, self.captions[: len(picture)] if self.captions else None))
-            self.ended = last
-
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        first, *rest = self.frames
-        times = [max(40, 3000 // len(self.frames))] * len(rest) + [
-            2000
-        ]  # milliseconds; the result stays a while
-        first.save(path, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
-
-
-def _as_list(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

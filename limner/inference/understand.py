@@ -26,14 +26,11 @@ from limner.inference.pipeline import Pipeline
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import save_grid
-from limner.progress import bar
+from limner.progress import Watch, bar, ignore
 from limner.settings import join_words
 
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes kept of each image
-
-Watch = Callable[[float], None]
-Count = Callable[[int], None]
 
 
 # Networks over images -----------------------------------------------------------------------------------
@@ -66,42 +63,43 @@ def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
     )
 
 
-def extract_features(pipeline: Pipeline, images: Iterable[Tensor], count: Count | None = None) -> Tensor:
-    """Batches [B, C, H, W] of any size and channels -> features, float32 [N, D] on the CPU."""
+def extract_features(pipeline: Pipeline, images: Tensor) -> Tensor:
+    """[B, C, H, W] of any size and channels -> features, float32 [B, D] on the CPU."""
     assert isinstance(pipeline.model, Describes)
-    return _over_batches(pipeline, pipeline.model.features, images, count)
+    return _apply(pipeline, pipeline.model.features, images)
 
 
-def class_probabilities(pipeline: Pipeline, images: Iterable[Tensor], count: Count | None = None) -> Tensor:
-    """Batches [B, C, H, W] of any size and channels -> float64 [N, K] on the CPU, each row summing to 1."""
+def class_probabilities(pipeline: Pipeline, images: Tensor) -> Tensor:
+    """[B, C, H, W] of any size and channels -> float64 [B, K] on the CPU, each row summing to 1."""
     assert isinstance(pipeline.model, Classifies)
-    return _over_batches(pipeline, pipeline.model.classify, images, count).double().softmax(1)
+    return _apply(pipeline, pipeline.model.classify, images).double().softmax(1)
 
 
-def _over_batches(
-    pipeline: Pipeline, network: Callable[[Tensor], Tensor], images: Iterable[Tensor], count: Count | None
-) -> Tensor:
-    device, spec, outputs, done = pipeline.model.device, pipeline.spec, [], 0
+def _apply(pipeline: Pipeline, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    device, spec = pipeline.model.device, pipeline.spec
     with torch.inference_mode(), autocast(device, pipeline.precision):
-        for image in images:
-            image = resize(with_channels(image, spec.channels), spec.height, spec.width)
-            outputs.append(network(image.to(device)).float().cpu())
-            done += len(image)
-            if count:
-                count(done)
+        images = resize(with_channels(images, spec.channels), spec.height, spec.width)
+        return network(images.to(device)).float().cpu()
+
+
+def over_batches(
+    network: Callable[[Tensor], Tensor], images: Iterable[Tensor], n: int, watch: Watch = ignore
+) -> Tensor:
+    """[n, ...] the outputs of a network for batches of images, ``n`` in all."""
+    outputs, done = [], 0
+    for batch in images:
+        outputs.append(network(batch))
+        done += len(batch)
+        watch(done / n)
     return torch.cat(outputs)
 
 
 def over_data(
-    data: Data,
-    network: Callable[[Iterable[Tensor], Count | None], Tensor],
-    watch: Watch | None = None,
-    ranks: Ranks = ALONE,
+    data: Data, network: Callable[[Tensor], Tensor], watch: Watch = ignore, ranks: Ranks = ALONE
 ) -> Tensor:
     """[N, ...] the outputs of a network for all images, in batches; each process computes its part and gets all."""
     mine = data.part(np.arange(len(data))[ranks.part(len(data))])
-    count = (lambda done: watch(done / len(mine))) if watch else None
-    return ranks.gather(network(batches(mine), count), len(data))
+    return ranks.gather(over_batches(network, batches(mine), len(mine), watch), len(data))
 
 
 def open_for_run(pipeline: Pipeline, sources: Sequence[str], progress: bool = True, **changes: Any) -> Data:
@@ -183,9 +181,7 @@ def embed(
         features = over_data(data, partial(extract_features, pipeline), watch)
     with files.atomic(to) as unfinished:
         writers[to.suffix](unfinished, data.names, class_names(data), features.numpy())
-    n, width = features.shape
-    digest = pipeline.loaded.header.get("digest", "")
-    return Embeddings(digest, n, features=width, labels=len(data.spec.classes), to=str(to))
+    return Embeddings(pipeline.digest, len(data), features.shape[1], len(data.spec.classes), str(to))
 
 
 def _write_npz(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
@@ -258,13 +254,9 @@ class Classification(JsonResult):
 
 
 def classify(
-    run: str | Path,
-    sources: Sequence[str],
-    to: str | Path = "",
-    labels: bool = True,
-    device: str = "auto",
+    run: str | Path, sources: Sequence[str], to: str | Path = "", labels: bool = True, device: str = "auto",
     quiet: bool = False,
-) -> Classification:
+) -> Classification:  # fmt: skip
     """The class of every image, in a .csv or .json file and on a sheet beside it; accuracy where labels are known.
 
     ``to`` is RUN/predictions.csv unless given; ``labels=False`` ignores those of the source. Raises LimnerError.
@@ -284,50 +276,25 @@ def classify(
         correct = best.indices[:, 0] == truth
         accuracy = Accuracy.of(correct.double().mean().item(), len(data))
     sheet = to.with_suffix(".png")
+    predictions = []
+    rows = zip(data.names, class_names(data), best.values.tolist(), best.indices.tolist(), strict=True)
+    for path, label, values, places in rows:
+        top = [ClassProbability(pipeline.spec.classes[i], p) for i, p in zip(places, values, strict=True)]
+        predictions.append(Prediction(path, label, top[0].class_, top[0].probability, top))
     result = Classification(
-        run=pipeline.loaded.header.get("digest", ""),
-        n=len(data),
-        trained_on_these=trained_on_these,
-        accuracy=accuracy,
-        to=str(to),
-        sheet=str(sheet),
-        predictions=_predictions(data, best.values, best.indices, pipeline.spec.classes),
-    )
+        run=pipeline.digest, n=len(data), trained_on_these=trained_on_these, accuracy=accuracy, to=str(to),
+        sheet=str(sheet), predictions=predictions,
+    )  # fmt: skip
     if to.suffix == ".csv":
-        with files.atomic(to) as unfinished:
-            _write_csv(unfinished, result.predictions)
+        columns = ["path", "label", "predicted", "probability"]
+        with files.atomic(to) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *([getattr(p, c) for c in columns] for p in predictions)])
     else:
         files.write_json(to, result.to_json())
-    _draw_predictions(data, result.predictions, sheet)
+    shown = np.sort(data.order(0, min(SHEET, len(data)), 0))  # random: files of one class may come together
+    captions, wrong = [predictions[i].caption() for i in shown], [predictions[i].wrong for i in shown]
+    save_grid(sheet, data.batch(shown).image, captions, marked=wrong)
     return result
-
-
-def _predictions(
-    data: Data, probabilities: Tensor, indices: Tensor, classes: Sequence[str]
-) -> list[Prediction]:
-    """From the probabilities [N, K] and indices [N, K] of each image's K best classes."""
-    predictions = []
-    rows = zip(data.names, class_names(data), probabilities.tolist(), indices.tolist(), strict=True)
-    for path, label, values, places in rows:
-        top = [ClassProbability(classes[i], value) for i, value in zip(places, values, strict=True)]
-        predictions.append(Prediction(path, label, top[0].class_, top[0].probability, top))
-    return predictions
-
-
-def _draw_predictions(data: Data, predictions: list[Prediction], to: Path) -> None:
-    """A sheet of random images, so that not all are of the first class."""
-    rows = np.sort(data.order(0, min(SHEET, len(data)), 0))
-    shown = [predictions[i] for i in rows]
-    images, captions = data.batch(rows).image, [p.caption() for p in shown]
-    save_grid(to, images, captions, marked=[p.wrong for p in shown])
-
-
-def _write_csv(path: Path, predictions: list[Prediction]) -> None:
-    columns = ["path", "label", "predicted", "probability"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([getattr(p, column) for column in columns] for p in predictions)
 
 
 # Searching ----------------------------------------------------------------------------------------------
@@ -351,14 +318,9 @@ class Matches(JsonResult):
 
 
 def search(
-    run: str | Path,
-    source: str,
-    query: str | Path,
-    n: int = 16,
-    to: str | Path = "search.png",
-    device: str = "auto",
+    run: str | Path, source: str, query: str | Path, n: int = 16, to: str | Path = "search.png", device: str = "auto",
     quiet: bool = False,
-) -> Matches:
+) -> Matches:  # fmt: skip
     """The ``n`` images of a source most similar to a picture by the cosine of their features, and a sheet of them.
 
     Raises LimnerError.
@@ -371,23 +333,18 @@ def search(
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")
     pipeline = open_run(run, Describes, device)
-    picture = _open_query(pipeline, query)
+    with tempfile.TemporaryDirectory() as cache:  # packed pixels of one picture are not worth keeping
+        own = open_for_run(pipeline, [str(query)], False, labels=False, cache=cache)
+        if len(own) != 1:
+            raise LimnerError(f"{query} holds {len(own)} images: name one picture to search for.")
+        picture = own.batch(np.arange(1)).image  # [1, C, H, W], prepared as the images of a source are
     data = open_for_run(pipeline, [source], not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
         features = over_data(data, partial(extract_features, pipeline), watch)
-    similarity = F.cosine_similarity(features, extract_features(pipeline, [picture]))  # [N]
+    similarity = F.cosine_similarity(features, extract_features(pipeline, picture))  # [N]
     order = similarity.argsort(descending=True, stable=True)[:n]
     labels = class_names(data)
     found = [Match(data.names[i], labels[i], float(similarity[i])) for i in order.tolist()]
     captions = [f"query: {query.name}", *(f"{match.path} {match.similarity:.3f}" for match in found)]
     save_grid(to, torch.cat([picture, data.batch(order.numpy()).image]), captions, marked=[True])
     return Matches(str(query), len(data), str(to), found)
-
-
-def _open_query(pipeline: Pipeline, query: Path) -> Tensor:
-    """[1, C, H, W], prepared as the images of a source are."""
-    with tempfile.TemporaryDirectory() as cache:  # packed pixels of one picture are not worth keeping
-        data = open_for_run(pipeline, [str(query)], False, labels=False, cache=cache)
-        if len(data) != 1:
-            raise LimnerError(f"{query} holds {len(data)} images: name one picture to search for.")
-        return data.batch(np.arange(1)).image

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,16 +25,10 @@ class Features:
     resize: str  # how images are resized first
     extract: Callable[[Tensor], Tensor]  # [B, C, H, W] in [-1, 1] -> [B, D]
 
-    def of(self, batches: Iterable[Tensor], watch: Callable[[int], None] | None = None) -> Tensor:
-        """Batches [B, C, H, W] -> float32 [N, D]; ``watch`` is called with the number of images done."""
-        features, done = [], 0
-        with torch.inference_mode():
-            for batch in batches:
-                features.append(self.extract(batch).float().cpu())
-                done += len(batch)
-                if watch:
-                    watch(done)
-        return torch.cat(features)
+    @torch.inference_mode()
+    def of(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> float32 [B, D] on the CPU."""
+        return self.extract(images).float().cpu()
 
 
 def of_model(model: Model, name: str, digest: str) -> Features:

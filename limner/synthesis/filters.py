@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from limner.core import Classifies, LimnerError, nearest
-from limner.data import batches
 from limner.evaluation.fidelity import find_features
 from limner.evaluation.real import MIN_IMAGES, Real
 from limner.inference import understand
@@ -60,7 +59,7 @@ def like_filter(real: Real, source: str, features: str, weights: str = "", quiet
     reach = neighbours.radii(points, NEIGHBOUR)
 
     def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        return neighbours.inside(by.of([images]), points, reach)
+        return neighbours.inside(by.of(images), points, reach)
 
     return Filter("like", _settings(by, real, source) | {"k": NEIGHBOUR}, keep)
 
@@ -74,10 +73,10 @@ def new_filter(real: Real, source: str, features: str, weights: str = "", quiet:
             f"{len(real.held_out)}: give a larger source, or train the run with a larger --data.holdout."
         )
     points = _points(by, real, quiet)
-    usual = neighbours.usual_distance(points, by.of(batches(real.held_out)))
+    usual = neighbours.usual_distance(points, understand.over_data(real.held_out, by.of))
 
     def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        return ~neighbours.copies(by.of([images]), points, usual)
+        return ~neighbours.copies(by.of(images), points, usual)
 
     return Filter("new", _settings(by, real, source) | {"usual": float(usual)}, keep)
 
@@ -110,9 +109,9 @@ def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device
         )
 
     def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        probabilities = understand.class_probabilities(pipeline, [images])  # [B, K]
+        probabilities = understand.class_probabilities(pipeline, images)  # [B, K]
         index = torch.tensor([classes.index(name) for name in labels or ()])
         return probabilities.gather(1, index[:, None])[:, 0] >= confidence
 
-    settings = {"digest": pipeline.loaded.header["digest"], "confidence": confidence}
+    settings = {"digest": pipeline.digest, "confidence": confidence}
     return Filter("classifier", settings, keep)

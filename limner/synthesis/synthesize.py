@@ -8,7 +8,7 @@ the settings alone, and the seeds that were kept are all that is needed to resum
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from limner.core import Condition, Generates, ImageSpec, LimnerError
 from limner.data import open_like
 from limner.evaluation.real import as_saved, open_real
 from limner.inference.pipeline import Pipeline, condition_for, generate
-from limner.progress import bar
+from limner.progress import Watch, bar, ignore, part
 from limner.synthesis import folder
 from limner.synthesis.filters import (
     REASONS,
@@ -73,13 +73,11 @@ class Job:
     filters: Sequence[Filter]
     batch_size: int
 
-    def draw(self, places: Sequence[int], first: int, watch: Callable[[float], None] | None) -> ImageBatch:
+    def draw(self, places: Sequence[int], first: int, watch: Watch) -> ImageBatch:
         """Images for some places, with seeds from ``first`` on."""
         model, spec, seeds = self.pipeline.model, self.pipeline.spec, range(first, first + len(places))
         condition, precision = self.conditions.at(places, spec), self.pipeline.precision
-        images = generate(
-            model, condition.to(model.device), seeds, self.sampling, len(seeds), watch, precision
-        )
+        images = generate(model, condition, seeds, self.sampling, len(seeds), watch, precision)
         return ImageBatch(images, seeds, condition, spec)
 
     def choose(self, batch: ImageBatch) -> tuple[np.ndarray, dict[str, int]]:
@@ -145,11 +143,8 @@ def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance
         watch(1 - len(queue) / n)
         while queue:
             places = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
-
-            def watch_batch(done: float, before: int = provenance.kept, size: int = len(places)) -> None:
-                watch((before + done * size) / n)
-
-            batch = job.draw(places, seed + provenance.drawn, None if job.filters else watch_batch)
+            watch_batch = ignore if job.filters else part(watch, provenance.kept / n, len(places) / n)
+            batch = job.draw(places, seed + provenance.drawn, watch_batch)
             good, refused = job.choose(batch)
             chosen = np.flatnonzero(good).tolist()
             provenance = replace(
@@ -260,6 +255,6 @@ def responds_to(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"
     if what == "label" and len(classes) < 2:
         return True
     two = Conditions(labels=classes) if what == "label" else Conditions(texts=("one", "another"))
-    condition = two.at([0, 1], pipeline.spec).to(pipeline.model.device)
+    condition = two.at([0, 1], pipeline.spec)
     one, other = generate(pipeline.model, condition, [0, 0], sampling, precision=pipeline.precision)
     return not torch.allclose(one, other, rtol=0, atol=1e-5)

@@ -26,7 +26,7 @@ from limner.core import Classifies, Generates, LimnerError
 from limner.data import Data, batches
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_real
 from limner.inference.pipeline import Pipeline
-from limner.inference.understand import class_probabilities
+from limner.inference.understand import class_probabilities, over_data
 from limner.metrics.probes import wilson
 from limner.pictures.grid import save_png
 from limner.progress import bar
@@ -276,7 +276,7 @@ def correct_predictions(classifier: Path, test: Data) -> Tensor:
     known = {name: i for i, name in enumerate(pipeline.spec.classes)}
     index = torch.tensor([known.get(name, -1) for name in test.spec.classes])
     truth = index[torch.from_numpy(test.labels)]
-    return class_probabilities(pipeline, map(as_saved, batches(test))).argmax(1) == truth
+    return over_data(test, lambda images: class_probabilities(pipeline, as_saved(images))).argmax(1) == truth
 
 
 def paired(one: Tensor, other: Tensor, z: float = 1.96) -> Difference:

@@ -88,7 +88,9 @@ def test_inception_describes(tmp_path):
     network = pretrained.Inception()
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "w.safetensors")
     features = find("inception", tmp_path / "w.safetensors")
-    found = features.of([torch.rand(2, 3, 32, 32) * 2 - 1, torch.rand(1, 1, 20, 30) * 2 - 1])
+    found = torch.cat(
+        [features.of(torch.rand(2, 3, 32, 32) * 2 - 1), features.of(torch.rand(1, 1, 20, 30) * 2 - 1)]
+    )
     assert found.shape == (3, 2048) and found.isfinite().all()
 
 

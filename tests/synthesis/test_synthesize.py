@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 from limner import checkpoint, families
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
-from limner.data import Data, batches, open_data
+from limner.data import Data, open_data
 from limner.evaluation.real import Real, as_saved
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
@@ -258,7 +259,7 @@ def test_like_keeps_what_is_near_real_images():
 
     drawn = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.1
     real = flat(np.arange(100, 140)).batch(np.arange(40)).image
-    precision = neighbours.precision_recall(random_vgg().of([real]), random_vgg().of([drawn]), 3)[0]
+    precision = neighbours.precision_recall(random_vgg().of(real), random_vgg().of(drawn), 3)[0]
     assert float(keep(drawn, None).double().mean()) == precision
 
 
@@ -272,7 +273,7 @@ def test_new_leaves_copies_out():
 
     drawn = images_of(*np.linspace(0, 240, 97).tolist())
     points = [
-        random_vgg().of([x])
+        random_vgg().of(x)
         for x in (drawn, training.batch(np.arange(25)).image, held_out.batch(np.arange(24)).image)
     ]
     assert torch.equal(~keep(drawn, None), neighbours.memorised(*points))
@@ -374,7 +375,7 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     classifier, classes = Pipeline(tmp_path / "run"), ("cat", "dog", "owl")
     assert classifier.spec.classes == classes
     drawn = Pipeline(place / "dcgan").tensors(60, label=classes, seed=1000)
-    sure = class_probabilities(classifier, [as_saved(drawn)])
+    sure = class_probabilities(classifier, as_saved(drawn))
     medians = [float(sure[k::3, k].median()) for k in range(3)]
     least = min(medians)  # half of one class's images pass, and more of the others'
     said = limner("synthesize", place / "dcgan", "--n", 30, "--to", tmp_path / "to", "--classifier",
@@ -386,5 +387,5 @@ def test_classifier_by_the_command(place, limner, tmp_path):
     )
     made = open_data(tmp_path / "to", size=(16, 16))
     assert made.labels is not None and made.spec.classes == classes
-    sure = class_probabilities(classifier, batches(made))
+    sure = understand.over_data(made, partial(class_probabilities, classifier))
     assert (sure[np.arange(30), made.labels] >= least - 1e-4).all()
