@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -114,29 +113,29 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
     if world > 1:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        with _group(device, {}):
+        with _group(device):
             yield Ranks(dist.get_rank(), world)
     elif processes > 1:
-        with tempfile.TemporaryDirectory() as folder, _threads(torch.get_num_threads() // processes):
-            meet = {"init_method": f"file://{folder}/meet", "rank": 0, "world_size": processes}
-            with _helpers(processes, folder, command), _group(device, meet):
-                yield Ranks(0, processes, local=True)
+        share = torch.get_num_threads() // processes
+        with _threads(share), _helpers(processes, command) as folder, _group(device, folder, 0, processes):
+            yield Ranks(0, processes, local=True)
     elif MEET in os.environ:  # a process that the branch above started
         folder, rank, world = json.loads(os.environ[MEET])
-        meet = {"init_method": f"file://{folder}/meet", "rank": rank, "world_size": world}
-        with _threads(len(os.sched_getaffinity(0)) // world), _group(device, meet):
+        with _threads(len(os.sched_getaffinity(0)) // world), _group(device, folder, rank, world):
             yield Ranks(rank, world)
     else:
         yield Ranks()
 
 
 @contextmanager
-def _group(device: torch.device, meet: dict[str, Any]) -> Iterator[None]:
+def _group(device: torch.device, folder: str = "", rank: int = -1, world: int = -1) -> Iterator[None]:
+    """Meet the other processes in a file of ``folder``; without one, as torchrun's variables say."""
     # Its functions keep the group that exists at their import as a default argument. Imported later (by an
     # optimiser, say), they would keep it alive to the interpreter's exit, which gloo's threads may abort.
     import torch.distributed.nn.functional  # noqa: F401
 
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **meet)
+    backend, meet = "nccl" if device.type == "cuda" else "gloo", f"file://{folder}/meet" if folder else None
+    dist.init_process_group(backend, meet, world_size=world, rank=rank)
     try:
         yield
     finally:
@@ -160,27 +159,27 @@ def all_threads(ranks: Ranks) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _helpers(processes: int, folder: str, command: Sequence[str]) -> Iterator[None]:
-    """Start the other processes; they are ended with the block."""
+def _helpers(processes: int, command: Sequence[str]) -> Iterator[str]:
+    """Start the other processes, to meet in the folder that is yielded; they are ended with the block."""
     started = []
-    with open(errors := Path(folder) / "errors", "w") as stderr:
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "errors", "w") as errors:
         for rank in range(1, processes):
             variables = {**os.environ, MEET: json.dumps([folder, rank, processes])}
-            started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=stderr))
-    try:
-        yield
-    except RuntimeError as error:  # gloo raises it when a peer is gone
-        if all(helper.poll() is None for helper in started):
-            raise
-        reason = errors.read_text()[-500:].strip() or error
-        raise LimnerError(f"A helper process ended: {reason}") from error
-    finally:
-        for helper in started:
-            try:
-                helper.wait(timeout=5 if sys.exc_info()[0] is None else 0)
-            except subprocess.TimeoutExpired:
-                helper.kill()
-                helper.wait()
+            started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors))
+        try:
+            yield folder
+        except RuntimeError as error:  # gloo raises it when a peer is gone
+            if all(helper.poll() is None for helper in started):
+                raise
+            reason = Path(errors.name).read_text()[-500:].strip() or error
+            raise LimnerError(f"A helper process ended: {reason}") from error
+        finally:
+            for helper in started:
+                try:
+                    helper.wait(timeout=5 if sys.exc_info()[0] is None else 0)
+                except subprocess.TimeoutExpired:
+                    helper.kill()
+                    helper.wait()
 
 
 def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: int) -> int:

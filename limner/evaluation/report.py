@@ -113,15 +113,11 @@ def curves(
     log_x: bool = False, width: int = 760, height: int = 300,
 ) -> str:  # fmt: skip
     """Lines over a shared pair of axes, as SVG. Points that are not finite are left out."""
-    lines = {
-        name: [
-            (math.log10(x) if log_x else x, math.log10(y) if log else y)
-            for x, y in points
-            if math.isfinite(y) and (y > 0 or not log)
-        ]
-        for name, points in series.items()
-    }
-    lines = {name: points for name, points in lines.items() if points}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, points in series.items():
+        shown = [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
+        if shown:
+            lines[name] = [(math.log10(x) if log_x else x, math.log10(y) if log else y) for x, y in shown]
     if not lines:
         return "<p>Nothing to plot yet.</p>"
     keys, rows = _legend(list(lines), left := 64, width)
@@ -196,7 +192,8 @@ def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: st
                 label = name.replace("held_out/", "held out: ")
                 losses.setdefault(label, []).append((float(line["seen"]), value))  # type: ignore[arg-type]
     log_scale = all(y > 0 for points in losses.values() for _, y in points)
-    sections = [("Loss", curves(_thin(losses), "images seen", "loss", log=log_scale))]
+    thin = {name: _thin(points) for name, points in losses.items()}
+    sections = [("Loss", curves(thin, "images seen", "loss", log=log_scale))]
     pictures = [line for line in log if "picture" in line and (run / str(line["picture"])).exists()]
     if len(pictures) > 6:
         pictures = [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
@@ -206,11 +203,8 @@ def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: st
     return [*sections, ("Settings", f"<pre>{html.escape(config)}</pre>")]
 
 
-def _thin(series: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Means over groups of neighbouring points, so that a long log makes a small page."""
-    thin = {}
-    for name, points in series.items():
-        size = max(1, len(points) // 300)
-        parts = [points[i : i + size] for i in range(0, len(points), size)]
-        thin[name] = [(p[-1][0], sum(y for _, y in p) / len(p)) for p in parts]
-    return thin
+    size = max(1, len(points) // 300)
+    groups = (points[i : i + size] for i in range(0, len(points), size))
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]

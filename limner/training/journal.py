@@ -7,7 +7,7 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -20,18 +20,16 @@ from limner.progress import rich_progress
 
 
 class Journal:
-    """The record of one run, kept in its folder and shown on the terminal.
-
-    Terms stay on the device until a line is due, so that logging does not make a GPU wait.
-    """
+    """The record of one run in its folder (``out``; None: no record) and on the terminal."""
 
     def __init__(self, out: Path | None, quiet: bool = False, tensorboard: bool = False):
         self.out = out
         self.console = Console(stderr=True, quiet=quiet)
         self.log_every = 10
-        self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)  # since the last line
+        # Since the last line. They stay on the device until the next is due, so that no GPU waits.
+        self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._since = (0, 0.0)  # images, seconds at the last line
-        self._file: TextIO | None = None
+        self._log = out / "log.jsonl" if out else None
         self._write_failed = False  # the warning is given once
         self._printed = time.monotonic()
         self._bar = rich_progress(self.console, quiet or not self.console.is_terminal, "rate", "loss")
@@ -45,22 +43,13 @@ class Journal:
             self._board = SummaryWriter(str(out / "tensorboard"))
 
     def __enter__(self) -> Journal:
-        if self.out:
-            self._file = open(self.out / "log.jsonl", "a", encoding="utf-8")
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        self._close()
         if self._board:
             self._board.close()
-
-    def _close(self) -> None:
-        if self._file:
-            with contextlib.suppress(OSError):  # the warning has been given
-                self._file.close()
-        self._file = None
 
     def _warn_unwritable(self, error: OSError) -> None:
         """A log that cannot be written, as on a full disk, must not end the training."""
@@ -134,12 +123,12 @@ class Journal:
         self.console.print(f"[yellow]{text}")
 
     def write(self, line: dict[str, Any]) -> None:
-        if self._file:
+        if self._log:
             try:
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
+                with open(self._log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
             except OSError as error:
-                self._close()  # lines after an incomplete one could not be read
+                self._log = None  # lines after an incomplete one could not be read
                 self._warn_unwritable(error)
         if self._board:
             for name, value in line.items():
@@ -147,28 +136,18 @@ class Journal:
                     self._board.add_scalar(name, value, line["seen"])
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines after ``seen``, so that the log reads as that of an unbroken run.
-
-        Lines that name images on which the loss was not finite stay.
-        """
+        """Drop the lines after ``seen``, as if the run were unbroken, but not those that name skipped images."""
         self._terms.clear()
-        if self.out is None or self._file is None:
-            return
-        self._close()
-        path = self.out / "log.jsonl"
-        kept = [line for line in read_log(self.out) if line["seen"] <= seen or "skipped" in line]
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
+        if self.out and self._log:
+            kept = [line for line in read_log(self.out) if line["seen"] <= seen or "skipped" in line]
+            files.write_text(self._log, "".join(json.dumps(line) + "\n" for line in kept))
+            self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.jsonl; an incomplete last line is left out."""
-    path = run / "log.jsonl"
+    """The lines of a run's log.jsonl, if there is one; an incomplete last line is left out."""
     lines = []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        for text in (run / "log.jsonl").read_text("utf-8").splitlines():
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
     return lines

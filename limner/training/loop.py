@@ -105,8 +105,6 @@ class Loop:
         shared: dict[int, Any] = {id(parent): parent for parent in parents}
         self.average = copy.deepcopy(self.model, shared).eval() if t.average else self.model
 
-    # ---- a step
-
     def accumulate_gradients(self, player: Player, selection: Selection) -> dict[str, Tensor]:
         """Set the gradients of one player's loss, the mean over the batch and the processes; returns the mean terms."""
         t, own = self.run.training, player.parameters
@@ -209,17 +207,12 @@ class Loop:
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
-        """Give all processes the mean of their buffers, since each changed them by its own images.
-
-        In float64, in which the mean of equal numbers is that number.
-        """
+        """Give all processes the mean of their buffers, in float64, where the mean of equal numbers is that number."""
         if self.ranks.world > 1:
             buffers = [value for value in self._saved_buffers().values() if value.is_floating_point()]
             self.ranks.mean_(means := [value.double() for value in buffers])
             for value, mean in zip(buffers, means, strict=True):
                 value.copy_(mean)
-
-    # ---- cost, before the first step
 
     def estimate_cost(self) -> tuple[float, int]:
         """(seconds a step, peak bytes), measured on a batch without any update."""
@@ -266,8 +259,6 @@ class Loop:
         self.model.train()  # which is the average if there is none
         return {name: value / len(chosen) for name, value in sums.items()}
 
-    # ---- saving
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The live weights and every optimiser's tensors; the counters and every optimiser's other state."""
         tensors, packed = {f"model/{k}": v for k, v in self.model.state_dict().items()}, {}
@@ -283,7 +274,6 @@ class Loop:
         if self.average is not self.model:
             checkpoint.load_weights(self.average, resumed.model_tensors)
         for name, optimiser in self.optimisers.items():
-            packed = resumed.state["optimisers"][name]
-            optimiser.load_state_dict(checkpoint.unpack_state(live, packed))
+            optimiser.load_state_dict(checkpoint.unpack_state(live, resumed.state["optimisers"][name]))
         for name in COUNTERS:
             setattr(self, name, resumed.state[name])

@@ -52,10 +52,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan 2024) for the weights of linear and convolutional layers, AdamW for all others, in one optimiser.
-
-    A step overwrites the gradients.
-    """
+    """Muon (Jordan 2024) for weights of linear and convolutional layers, else AdamW. A step overwrites gradients."""
 
     def __init__(self, module: nn.Module, settings: Optimiser):
         s, parameters = settings, [p for p in module.parameters() if p.requires_grad]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,6 @@ def trained_first(run: Run) -> dict[str, Parent]:
 def path_of(run: Run, out: Path, field: str) -> Path:
     """Where the parent is, or will be once it has been trained."""
     return Path(getattr(run.model, field) or out / field)
-
-
-# ---- budgets
 
 
 def shares(run: Run) -> dict[str, float]:
@@ -97,9 +95,6 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
     )
 
 
-# ---- what is refused before anything is trained
-
-
 def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks: Ranks) -> Model:
     """The run's model on the meta device, built on all its parents, those that are trained first included.
 
@@ -121,8 +116,8 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
         else:
             first = first_run(run, field, out, spec, epoch, resume)
             refuse_occupied(first, path, resume)
-            given = spec.given if first.data.gives else None
-            models[field] = check(first, path, replace(wanted, given=given), epoch, resume, ranks)
+            its_spec = wanted if first.data.gives else replace(wanted, given=None)
+            models[field] = check(first, path, its_spec, epoch, resume, ranks)
         _refuse_unfit(run, field, path, models[field], wanted)
     run = settle(run, models)
     with torch.device("meta"):
@@ -182,17 +177,11 @@ def _families_for(parent: Parent, spec: ImageSpec) -> str:
     """The families that have what the parent must have, in words."""
     spec, suited = replace(spec, classes=("a", "b"), captions=True, frames=1), []
     for name in families.names():
-        try:
-            with torch.device("meta"):
-                model = families.build(name, next(iter(families.load(name).presets.values())).model, spec)
-        except LimnerError:
-            continue
-        if parent.find(model) is not None:
-            suited.append(name)
+        preset = next(iter(families.load(name).presets.values()))
+        with suppress(LimnerError), torch.device("meta"):
+            if parent.find(families.build(name, preset.model, spec)) is not None:
+                suited.append(name)
     return join_words(suited) or "another family"
-
-
-# ---- what is taken over
 
 
 def settle(run: Run, models: Mapping[str, Model]) -> Run:
