@@ -99,9 +99,8 @@ class Journal:
         self._bar.update(self._task, completed=min(spent, 1.0))
 
     def held_out(self, seen: int, seconds: float, losses: dict[str, float]) -> None:
-        if losses:
-            named = {f"held_out/{name}": value for name, value in losses.items()}
-            self.write({"seen": seen, "seconds": round(seconds, 3)} | named)
+        named = {f"held_out/{name}": value for name, value in losses.items()}
+        self.write({"seen": seen, "seconds": round(seconds, 3)} | named)
 
     def picture(self, seen: int, sheet: Image.Image | None) -> None:
         if sheet is None or self.out is None:

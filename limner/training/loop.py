@@ -114,8 +114,7 @@ class Loop:
         sums: dict[str, Tensor] = {}
         for i in range(t.accumulate):
             at = (self.ranks.rank * t.accumulate + i) * self.microbatch
-            part = slice(at, at + self.microbatch)
-            batch = self._to_device(self.data.batch(selection[part]))
+            batch = self._to_device(self.data.batch(selection[at : at + self.microbatch]))
             # Keyed by the microbatch's position in the stream of images, not by rank: another number of
             # processes with microbatches of the same size draws the same noise for the same images.
             torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))

@@ -1,8 +1,8 @@
 """The runs that a run builds on: which are trained first, what is refused before, and what is taken from them.
 
-A parent that no run is named for is trained into OUT/FIELD, and may itself have parents. Its part of a budget of
-time is ``Parent.share`` of it, less where the shares at one level come to more than half; what is left, half or more,
-is the run's own. A budget of images is the run's own, and each parent has its share of that number besides.
+A parent that no run is named for is trained into OUT/FIELD, and may itself have parents. Of a budget of time it gets
+``Parent.share``, less where the shares at one level come to more than half; the rest is the run's own. A budget of
+images is the run's own, and each parent has its share of that number besides.
 """
 
 from __future__ import annotations

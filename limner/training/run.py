@@ -268,9 +268,9 @@ class Session:
 
     def measure(self) -> dict[str, float]:
         """The held-out losses; none if there are no such images."""
-        losses = {}
-        if self.ranks.first and len(self.heldout):
-            with all_threads(self.ranks):
-                losses = self.loop.held_out_losses(self.heldout)
+        if not self.ranks.first or not len(self.heldout):
+            return {}
+        with all_threads(self.ranks):
+            losses = self.loop.held_out_losses(self.heldout)
         self.journal.held_out(self.loop.seen, self.loop.seconds, losses)
         return losses
