@@ -60,14 +60,10 @@ def figures(values: Mapping[str, str]) -> str:
 
 def picture(image: Image.Image | Path, caption: str = "") -> str:
     """A picture inside the page, with a caption."""
-    if isinstance(image, Path):
-        data = image.read_bytes()
-    else:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        data = buffer.getvalue()
-    text = html.escape(caption)
-    encoded = base64.b64encode(data).decode()
+    file = io.BytesIO(image.read_bytes() if isinstance(image, Path) else b"")
+    if isinstance(image, Image.Image):
+        image.save(file, "PNG")
+    text, encoded = html.escape(caption), base64.b64encode(file.getvalue()).decode()
     return f'<figure><img alt="{text}" src="data:image/png;base64,{encoded}"><figcaption>{text}</figcaption></figure>'
 
 

@@ -95,8 +95,7 @@ class Loop:
         parents = [model.get_submodule(name).requires_grad_(False) for name in model.frozen]
         self.players = make_players(model, t)
         self.optimisers = {player.objective.trains: player.optimiser for player in self.players}
-        self.model.requires_grad_(False)  # a player's gradients are enabled in its own turn
-        self.model.train()
+        self.model.requires_grad_(False).train()  # a player's gradients are enabled in its own turn
         if t.compile:
             for name in self.optimisers:
                 model.get_submodule(name).compile()
