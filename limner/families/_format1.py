@@ -1,7 +1,4 @@
-"""What files of format 1 call settings and weights, and what they are called now. New families add nothing.
-
-``SETTINGS`` and ``WEIGHTS`` are by family, ``CHANGED`` holds what is more than another name.
-"""
+"""What files of format 1 call the settings and weights of each family, and what they are called now; it is complete."""
 
 import copy
 import re
@@ -151,7 +148,7 @@ def _meanflow(model: Settings, spec: Mapping[str, Any]) -> None:
         model[name] = choices[name].get(model[name], model[name])
 
 
-# (the family's config, {"height": ..., "width": ..., ...} of the images) -> None; runs before SETTINGS, in place.
+# More than another name, in place, before SETTINGS: (the config, {"height": ..., "width": ..., ...} of the images).
 CHANGED: dict[str, Callable[[Settings, Mapping[str, Any]], None]] = {
     "autoencoder": _multiples, "biggan": _biggan, "ddpm": _multiples, "drifting": _widths, "edm": _multiples,
     "flow": _widths, "latent": _latent, "meanflow": _meanflow,
@@ -187,7 +184,6 @@ def _move(table: Settings, old: str, new: str) -> None:
         return
     value = place.pop(last)
     *way, last = new.split(".")
-    place = table
     for key in way:
-        place = place.setdefault(key, {})
-    place[last] = value
+        table = table.setdefault(key, {})
+    table[last] = value

@@ -17,8 +17,7 @@ from limner.core import Batch, ImageSpec, Model, Objective, Part, Preset
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec, codec_shape
 from limner.families._presets import training
 from limner.losses.adversarial import hinge_d, hinge_g
-from limner.losses.perceptual import perceptual_distance
-from limner.losses.variational import kl_gaussian, vq_loss
+from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
 from limner.networks import exchange
 from limner.networks.checks import SettingsError, check_settings
 from limner.networks.codec import Reconstruction
@@ -154,9 +153,7 @@ class Autoencoder(Model):
             )  # fmt: skip
             check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size))
-            groups = exchange.norm_groups(model.autoencoder)
-            exchange.require_equal({"norm_num_groups": options.groups}, norm_num_groups=groups)
-            exchange.import_weights(model.autoencoder, part.weights)
+            exchange.import_weights(model.autoencoder, part.weights, options.groups)
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model

@@ -39,7 +39,7 @@ from limner.networks import exchange
 from limner.networks.checks import SettingsError, check_settings
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import DiffusionUNet
-from limner.networks.unets.quick import QuickUNet
+from limner.networks.unets.unet import QuickUNet
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,7 @@ class DDPM(Model):
             classes = tuple(map(str, range(shape.classes)))
             check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
-            exchange.require_equal(
-                {"norm_num_groups": options.groups}, norm_num_groups=exchange.norm_groups(model.network.unet)
-            )
-            exchange.import_weights(model.network.unet, found["UNet2DModel"].weights)
+            exchange.import_weights(model.network.unet, found["UNet2DModel"].weights, options.groups)
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model

@@ -34,8 +34,8 @@ from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.networks.images import augment_conditioning
 from limner.networks.shape import FeatureShape
-from limner.networks.unets.quick import QuickUNet
 from limner.networks.unets.song import SongUNet
+from limner.networks.unets.unet import QuickUNet
 
 
 @dataclass(frozen=True)

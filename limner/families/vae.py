@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
+from limner.losses.autoencoding import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 from limner.settings import LimnerError, Optimiser, Training
 

@@ -1,8 +1,4 @@
-"""Losses of a GAN as functions of the discriminator's logits, and gradient penalties.
-
-``*_d(real, fake)`` is the discriminator's loss and ``*_g(fake)`` the generator's; logits have any shape, each loss is
-a scalar.
-"""
+"""Losses of a discriminator (``*_d``) and a generator (``*_g``): logits of any shape -> scalars; gradient penalties."""
 
 from collections.abc import Callable
 

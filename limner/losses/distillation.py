@@ -11,10 +11,7 @@ def centre_and_sharpen(scores: Tensor, centre: Tensor, temperature: float = 0.04
 
 
 def sinkhorn(scores: Tensor, temperature: float = 0.04, rounds: int = 3) -> Tensor:
-    """Scores [..., K] -> probabilities that use each of K prototypes equally often over the batch (Caron 2020, eq. 3).
-
-    All axes but the last are the batch.
-    """
+    """Scores [batch..., K] -> probabilities that use each of K prototypes equally often (Caron 2020, eq. 3)."""
     log = (scores / temperature).flatten(0, -2)  # [N, K]
     for _ in range(rounds):
         log = log - log.logsumexp(0, keepdim=True)

@@ -49,10 +49,7 @@ def split_heads(qkv: Tensor, heads: int, order: Order) -> tuple[Tensor, Tensor, 
 
 
 def sincos(width: int, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """Position embeddings [h w, width] in float64: sines and cosines of the column, then of the row (He 2022).
-
-    ``width`` is a multiple of 4.
-    """
+    """[h w, width], a multiple of 4, in float64: sines and cosines of the column, then of the row (He 2022)."""
     frequency = 1e-4 ** (torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))
     row, column = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
     angles = [index.flatten()[:, None] * frequency for index in (column, row)]  # [h w, width / 4] each

@@ -1,7 +1,4 @@
-"""Convolutional building blocks that several families share.
-
-Image sizes are arbitrary: downsampling halves and rounds, upsampling doubles and crops.
-"""
+"""Convolutional blocks for images of any size: downsampling halves and rounds, upsampling doubles and crops."""
 
 import math
 from itertools import pairwise

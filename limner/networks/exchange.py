@@ -1,7 +1,4 @@
-"""Our networks by the weight names and settings of diffusers, and back.
-
-A network or a setting without a counterpart raises an ExchangeError that names it.
-"""
+"""Our networks by the weight names and settings of diffusers, and back; what has no counterpart is an ExchangeError."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limner.networks import codec
-from limner.networks.layers import level_sizes
+from limner.networks.codec import Attention as CodecAttention
+from limner.networks.layers import Down, Up, level_sizes
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 
@@ -20,13 +17,10 @@ class ExchangeError(ValueError):
     """What has no counterpart in the other library. The message says what, without a full stop."""
 
 
-# Our names -> theirs, in a block and in attention, where they differ; their names before 2023 -> now.
-PARTS = {
-    "embedding_proj": "time_emb_proj",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "out": "to_out.0",
-}
+PARTS = {  # our names and theirs, in a block and in attention, where they differ
+    "embedding_proj": "time_emb_proj", "shortcut": "conv_shortcut", "norm": "group_norm", "out": "to_out.0",
+}  # fmt: skip
+# Their names before 2023 -> now.
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 # ---- weights
@@ -64,8 +58,12 @@ def export_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def import_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Fill our network from weights by their names. Raises ExchangeError for missing, unknown or misshapen ones."""
+def import_weights(network: nn.Module, weights: Mapping[str, Tensor], groups: int) -> None:
+    """Fill our network from weights by their names; ``groups`` of their norms must be ours.
+
+    Raises ExchangeError for other groups, and for missing, unknown or misshapen weights.
+    """
+    require_equal({"norm_num_groups": groups}, norm_num_groups=norm_groups(network))
     for old, new in OLD.items():
         weights = {name.replace(old, new): value for name, value in weights.items()}
     table = weight_names(network)
@@ -105,26 +103,24 @@ def _unet(unet: DiffusionUNet) -> Iterator[tuple[str, str]]:
     }.items()  # fmt: skip
     if unet.label is not None:
         yield "label", "class_embedding"
-    for ours, their, resample in (("down", "down_blocks", "downsamplers"), ("up", "up_blocks", "upsamplers")):
-        for i, level in enumerate(getattr(unet, ours).children()):
+    for way in ("down", "up"):
+        for i, level in enumerate(getattr(unet, way).children()):
             assert isinstance(level, Level)
+            ours, their = f"{way}.{i}", f"{way}_blocks.{i}"
             for j in range(len(level.blocks)):
-                yield f"{ours}.{i}.blocks.{j}", f"{their}.{i}.resnets.{j}"
+                yield f"{ours}.blocks.{j}", f"{their}.resnets.{j}"
                 if level.attentions:
-                    yield f"{ours}.{i}.attentions.{j}", f"{their}.{i}.attentions.{j}"
+                    yield f"{ours}.attentions.{j}", f"{their}.attentions.{j}"
             if level.resample is not None:
                 if not hasattr(level.resample, "conv"):
                     raise ExchangeError("its levels are joined by residual blocks")
-                yield f"{ours}.{i}.resample.conv", f"{their}.{i}.{resample}.0.conv"
+                yield f"{ours}.resample.conv", f"{their}.{way}samplers.0.conv"
 
 
 def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
     """As `_unet`, of a `Codec`."""
     yield from (("quant_conv", "quant_conv"), ("post_quant_conv", "post_quant_conv"))
-    for half, row, resample in (
-        ("encoder", "down_blocks", "downsamplers"),
-        ("decoder", "up_blocks", "upsamplers"),
-    ):
+    for half, way in (("encoder", "down"), ("decoder", "up")):
         yield from ((f"{half}.norm", f"{half}.conv_norm_out"), (f"{half}.last", f"{half}.conv_out"))
         layers = list(network.get_submodule(f"{half}.layers").children())
         middle = 1 if half == "decoder" else len(layers) - 3
@@ -135,12 +131,12 @@ def _codec(network: nn.Module) -> Iterator[tuple[str, str]]:
                 yield ours, f"{half}.conv_in"
             elif middle <= i < middle + 3:
                 yield ours, f"{half}.mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[i - middle]}"
-            elif isinstance(layer, codec.Down | codec.Up):
-                yield f"{ours}.conv", f"{half}.{row}.{level}.{resample}.0.conv"
+            elif isinstance(layer, Down | Up):
+                yield f"{ours}.conv", f"{half}.{way}_blocks.{level}.{way}samplers.0.conv"
                 level, counts = level + 1, {"resnets": 0, "attentions": 0}
             else:
-                kind = "attentions" if isinstance(layer, codec.Attention) else "resnets"
-                yield ours, f"{half}.{row}.{level}.{kind}.{counts[kind]}"
+                kind = "attentions" if isinstance(layer, CodecAttention) else "resnets"
+                yield ours, f"{half}.{way}_blocks.{level}.{kind}.{counts[kind]}"
                 counts[kind] += 1
 
 

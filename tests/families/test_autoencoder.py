@@ -10,8 +10,7 @@ from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
 from limner.families.autoencoder import VQGAN, Autoencoder, adaptive_weight, perceptual_network
-from limner.losses.perceptual import perceptual_distance
-from limner.losses.variational import kl_gaussian, vq_loss
+from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
 from limner.metrics.features import random_vgg
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.layers import Down

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from limner.losses import adversarial
 from limner.losses.adversarial import gradient_penalty, relativistic_d, relativistic_g, squared_gradient_norm
+from limner.losses.autoencoding import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
-from limner.losses.variational import kl_gaussian, nll_bernoulli, nll_gaussian
 from tests.helpers import golden
 
 REAL = torch.tensor([1.5, -0.3, 0.2, 2.1], dtype=torch.float64)

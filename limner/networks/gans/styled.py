@@ -1,7 +1,4 @@
-"""StyleGAN2's networks: styles that modulate convolutions, a skip generator, a residual discriminator.
-
-Karras 2020, "Analyzing and Improving the Image Quality of StyleGAN"; labels as in Karras 2020b.
-"""
+"""StyleGAN2: modulated convolutions, a skip generator, a residual discriminator (Karras 2020; labels: 2020b)."""
 
 import math
 from collections.abc import Callable, Sequence

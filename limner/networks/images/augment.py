@@ -105,10 +105,7 @@ def _draws(n: int, device: Any) -> tuple[Callable[[float, float], Tensor], Calla
 
 
 def geometry(n: int, height: int, width: int, chance: float, mirror: bool, device: Any = "cpu") -> Tensor:
-    """[n, 3, 3]: maps from pixels of the result to those of the image, relative to the image's centre.
-
-    In the paper's order: mirror, quarter turns, integer translation, scale, rotation, stretch, rotation, translation.
-    """
+    """[n, 3, 3]: maps from pixels of the result to those of the image, relative to its centre, in the paper's order."""
     uniform, normal = _draws(n, device)
     g = torch.eye(3, device=device).expand(n, 3, 3)
     if mirror:
@@ -234,10 +231,7 @@ def recolour(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def augment(x: Tensor, chance: float, mirror: bool = False) -> Tensor:
-    """[B, C, H, W] in [-1, 1] -> the same shape, each augmentation with probability ``chance``; twice differentiable.
-
-    Images without a geometric augmentation are not resampled.
-    """
+    """[B, C, H, W] in [-1, 1] -> the same shape, each change with probability ``chance``; twice differentiable."""
     if not chance:
         return x
     n, channels, height, width = x.shape
@@ -246,7 +240,7 @@ def augment(x: Tensor, chance: float, mirror: bool = False) -> Tensor:
         g = geometry(n, height, width, chance, mirror, x.device)
         c = colours(n, chance, x.device, grey=channels == 1)
         moved = (g != torch.eye(3, device=x.device)).any(2).any(1).nonzero().flatten()
-        if len(moved):
+        if len(moved):  # the others are not resampled
             x = x.index_copy(0, moved, warp(x[moved], g[moved]))
         return recolour(x, c)
 

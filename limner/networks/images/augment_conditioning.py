@@ -1,7 +1,4 @@
-"""Augmentation whose parameters condition the network, so that samples are not augmented.
-
-Karras 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2 and table 6.
-"""
+"""Augmentation whose parameters condition the network, so that samples are not augmented (Karras 2022, app. F.2)."""
 
 import math
 from functools import partial

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINOMIAL = (1, 3, 3, 1)
 SMALL = 64  # largest side in pixels of an image that a CPU filters by matrices
 
 
 Padding = tuple[int, int, int, int]  # (left, right, top, bottom)
 
 
-def kernel(taps: Sequence[float] = BINOMIAL, like: Tensor | None = None) -> Tensor:
+def kernel(taps: Sequence[float] = (1, 3, 3, 1), like: Tensor | None = None) -> Tensor:
     """[n, n], the separable filter with sum 1."""
     row = torch.tensor(taps, dtype=torch.float32) if like is None else like.new_tensor(taps)
     return torch.outer(row, row) / row.sum() ** 2

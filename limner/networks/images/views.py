@@ -1,7 +1,4 @@
-"""Random augmentations that give other views of the same image, for self-supervised learning and classification.
-
-Functions over batches [B, C, H, W] in [-1, 1], drawn for each image by torch's global generator.
-"""
+"""Random views of images [B, C, H, W] in [-1, 1], drawn for each image by torch's global generator."""
 
 import math
 
@@ -67,7 +64,7 @@ def premultiplied(x: Tensor) -> Tensor:
 
 def light(x: Tensor, strength: float = 0.4) -> Tensor:
     """Random gamma, contrast and brightness; alpha stays."""
-    colours, alpha = (x[:, :3], x[:, 3:])  # grey has one colour channel
+    colours, alpha = x[:, :3], x[:, 3:]  # grey has one colour channel
     y = ((colours + 1) / 2).clamp(min=1e-4) ** torch.exp(uniform(x, -strength, strength))
     mean = y.mean((1, 2, 3), keepdim=True)
     y = (y - mean) * torch.exp(uniform(x, -strength, strength)) + mean + uniform(x, -strength, strength) / 2

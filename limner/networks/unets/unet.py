@@ -19,8 +19,10 @@ from limner.networks.layers import (
     check_levels,
     level_sizes,
     pad_to_multiple,
+    time_features,
     zero_init,
 )
+from limner.networks.shape import FeatureShape
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,35 @@ class UNet(nn.Module):
                 x = self.attention[f"up{level}"](x, tokens, mask)
         x = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)  # [B, out, H, W]
         return x[..., :height, :width]
+
+
+class QuickUNet(nn.Module):
+    """A `UNet` with embeddings of a time and a label, the default of the diffusion families.
+
+    Image [B, channels, H, W] and times [B] in [0, 1] -> [B, out, H, W], 0 at first.
+
+    ``head_width``: channels of an attention head. ``augment``: numbers that describe an image's augmentation; 0: none.
+    """
+
+    def __init__(self, shape: FeatureShape, head_width: int = 64, augment: int = 0):
+        super().__init__()
+        s, embedding = shape, 2 * shape.width
+        self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Embedding(s.classes, embedding) if s.classes else None
+        self.augment = nn.Linear(augment, embedding, bias=False) if augment else None
+        levels = UNetLevels(
+            tuple(s.widths), (s.blocks,) * len(s.widths), tuple(s.attention_resolutions), (), s.patch, head_width,
+            s.dropout,
+        )  # fmt: skip
+        self.unet = UNet(s.channels, s.out, s.size, embedding, levels)
+
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """``label`` [B] is -1 for none; ``augment`` [B, A] is 0 for an image that was not augmented."""
+        embedding = self.time(time_features(t, 64))  # [B, E]
+        if self.label is not None and label is not None:
+            embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # [B, E]
+        if self.augment is not None and augment is not None:
+            embedding = embedding + self.augment(augment)  # [B, E]
+        return self.unet(x, F.silu(embedding)).float()  # [B, out, H, W]
