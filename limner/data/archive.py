@@ -21,17 +21,17 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from limner.data.sources import Listing, Problem, Source, annotate, printable, stamp
+from limner.data.sources import Listing, Opener, Problem, Source, annotate, printable, stamp
 from limner.settings import LimnerError
 
 _MOST_GROWTH = 50  # times its own size that an archive may unpack to
 _ALWAYS_FINE = 256 * 2**20  # bytes that any archive may unpack to
+_DAMAGED = zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError
 _DECOMPRESS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
     (b"\x1f\x8b", gzip.GzipFile),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
 )
-Openers = dict[str, Callable[[], IO[bytes]]]
 
 
 def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
@@ -42,20 +42,11 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
         for path in paths:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
-            except (
-                zipfile.BadZipFile,
-                tarfile.TarError,
-                lzma.LZMAError,
-                zlib.error,
-                EOFError,
-                OSError,
-            ) as error:
+            except _DAMAGED as error:
                 raise LimnerError(
                     f"{path} cannot be read as an archive ({error}): make or download it again."
                 ) from None
-            for name in [name for name in files if name.startswith("__MACOSX/")]:
-                del files[name]
-            inside = annotate(files)
+            inside = annotate({n: opener for n, opener in files.items() if not n.startswith("__MACOSX/")})
             items += inside.items
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
             others += inside.others
@@ -88,7 +79,7 @@ def _check_size(path: Path, total: int) -> None:
         raise _refuse(path, f"it unpacks to over {most / 2**20:,.0f} MiB, like a decompression bomb")
 
 
-def _zip(path: Path) -> Openers:
+def _zip(path: Path) -> dict[str, Opener]:
     archive, total, files = zipfile.ZipFile(path), 0, {}
     for member in archive.infolist():
         _check_name(path, member.orig_filename)
@@ -103,11 +94,11 @@ def _zip(path: Path) -> Openers:
     return dict(sorted(files.items()))
 
 
-def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *_: int) -> IO[bytes]:
     return BytesIO(archive.read(member))
 
 
-def _tar(path: Path, scratch: Path) -> Openers:
+def _tar(path: Path, scratch: Path) -> dict[str, Opener]:
     file, total, files = _plain(path, scratch), 0, {}
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
@@ -124,7 +115,7 @@ def _tar(path: Path, scratch: Path) -> Openers:
     return dict(sorted(files.items()))
 
 
-def _read_at(file: IO[bytes], offset: int, size: int) -> IO[bytes]:
+def _read_at(file: IO[bytes], offset: int, size: int, *_: int) -> IO[bytes]:
     return BytesIO(os.pread(file.fileno(), size, offset))  # no shared position: safe from many threads
 
 

@@ -38,11 +38,9 @@ def shapes() -> Source:
             with lock:
                 return Image.fromarray(block(i // _BLOCK, height, width)[i % _BLOCK])
 
+        items = enumerate(every)
         return Listing(
-            [
-                Item(f"shapes/{i:05d}", partial(picture, i), scene.first.shape, scene.caption)
-                for i, scene in enumerate(every)
-            ]
+            [Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, s.caption) for i, s in items]
         )
 
     return Source("shapes", ["shapes", _version(), SHAPES], listing, drawn=True, channels=3, oracle=scenes)
@@ -64,11 +62,7 @@ def digits() -> Source:
         def picture(i: int, height: int, width: int) -> Image.Image:
             return Image.fromarray(pixels[i])
 
-        return Listing(
-            [
-                Item(f"digits/{i:04d}", partial(picture, i), str(label))
-                for i, label in enumerate(loaded.target)
-            ]
-        )
+        labels = enumerate(map(str, loaded.target))
+        return Listing([Item(f"digits/{i:04d}", partial(picture, i), label) for i, label in labels])
 
     return Source("digits", ["digits", 1], listing, drawn=True, channels=1)

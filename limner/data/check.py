@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +15,8 @@ from PIL import Image
 from limner.data import decode
 from limner.data.find import find
 from limner.data.given import partners_of
-from limner.data.open import named
-from limner.data.pack import DEFAULTS, cache_folder, common_size, in_parallel
+from limner.data.open import Sources, named
+from limner.data.pack import DEFAULTS, attempt_each, cache_folder, common_size
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
 from limner.settings import DataOptions
@@ -78,60 +77,48 @@ def _more(listed: Sequence[Any]) -> list[str]:
     return [f"  and {len(listed) - _SHOWN:,} more (--json lists all)"] if len(listed) > _SHOWN else []
 
 
-def check(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    options: DataOptions = DEFAULTS,
-    progress: bool = True,
-) -> Report:
+def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts = named(sources)
-    found = [find(text, cache_folder(options)) for text in texts]
     problems: list[Problem] = []
-    good: list[Item] = []
-    facts: list[_Facts] = []
-    files: list[tuple[str, _Facts]] = []  # images that are files
+    images: list[tuple[Item, _Facts]] = []
+    files: list[tuple[Item, _Facts]] = []  # those of the images that are not drawn
     others = unreadable = 0
-    for source in found:
+    for source in [find(text, cache_folder(options)) for text in texts]:
         listing = source.listing()
-        others += listing.others
-        problems += listing.skipped
         with bar(f"checking {printable(source.name)}", not progress) as watch:
-            for item, fact in in_parallel(partial(_look, options.fit), listing.items, watch):
-                if isinstance(fact, Problem):
-                    problems.append(fact)
-                    unreadable += 1
-                else:
-                    good.append(item)
-                    facts.append(fact)
-                    if not source.drawn:
-                        files.append((item.name, fact))
+            readable, bad = attempt_each(partial(_look, options.fit), listing.items, watch)
+        images += readable
+        files += [] if source.drawn else readable
+        problems += listing.skipped + bad
+        others += listing.others
+        unreadable += len(bad)
 
     if options.pairs:
         partners = find(options.pairs, cache_folder(options)).listing().items
-        names = [item.name for item in good], [item.name for item in partners]
+        names = [item.name for item, _ in images], [item.name for item in partners]
         problems += partners_of(*names, options.pairs)[2]
     same: dict[str, list[str]] = {}
-    for name, fact in files:
-        same.setdefault(fact.content, []).append(name)
-    headers = [fact.header for fact in facts]
+    for item, fact in files:
+        same.setdefault(fact.content, []).append(item.name)
+    headers = [fact.header for _, fact in images]
     report = Report(
         sources=texts,
-        images=len(good),
+        images=len(images),
         formats=_count(h.format or "drawn" for h in headers),
         modes=_count(h.mode for h in headers),
         sizes=_count(f"{h.height}x{h.width}" for h in headers),
         bits=_count(str(h.bits) for h in headers),
         animated=sum(h.frames > 1 for h in headers),
-        classes=_count(item.label for item in good if item.label is not None),
-        captions=sum(bool(item.caption) for item in good),
+        classes=_count(item.label for item, _ in images if item.label is not None),
+        captions=sum(bool(item.caption) for item, _ in images),
         duplicates=[names for names in same.values() if len(names) > 1],
         problems=problems,
         others=others,
         advice=[],
     )
-    return dataclasses.replace(
-        report, advice=_advice(report, unreadable, [fact.header for _, fact in files], options)
-    )
+    advice = list(_advice(report, unreadable, [fact.header for _, fact in files], options))
+    return dataclasses.replace(report, advice=advice or ["No problems found."])
 
 
 @dataclass(frozen=True)
@@ -150,62 +137,44 @@ def _look(fit: str, item: Item) -> _Facts:
     return _Facts(header, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
-def _count(words: Any) -> dict[str, int]:
+def _count(words: Iterable[str]) -> dict[str, int]:
     return dict(Counter(words).most_common())
 
 
 def _advice(
     report: Report, unreadable: int, headers: Sequence[decode.Header], options: DataOptions
-) -> list[str]:
+) -> Iterator[str]:
     """What to do, in sentences; ``unreadable`` of the problems are images."""
     n, bad = report.images, len(report.problems)
     if n == 0:
-        return ["There are no usable images: choose a folder with PNG, JPEG, WebP or other images."]
-    advice = []
+        yield "There are no usable images: choose a folder with PNG, JPEG, WebP or other images."
+        return
     if bad:
-        advice.append(f"Fix or remove the {bad:,} files listed as problems; training skips them.")
+        yield f"Fix or remove the {bad:,} files listed as problems; training skips them."
     if unreadable > options.max_bad * (n + unreadable):
-        advice.append(
-            f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
-        )
+        yield f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
     if n < _FEW_IMAGES:
-        advice.append(
-            f"{n} images are few: a model will copy them more than it varies them; add more, or --data.flip."
-        )
+        yield f"{n} images are few: a model will copy them more than it varies them; add more, or --data.flip."
     if report.duplicates:
         extra = sum(len(group) - 1 for group in report.duplicates)
-        advice.append(
-            f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."
-        )
-    small = sum(min(h.height, h.width) < 32 for h in headers)
-    if 0 < small < n:
-        advice.append(f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred.")
-    thin = sum(max(h.height, h.width) > 3 * min(h.height, h.width) for h in headers)
-    if thin:
-        advice.append(
-            f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
-        )
-    grey = sum(h.channels == 1 for h in headers)
-    if 0 < grey < n:
-        advice.append(
-            f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
-        )
-    clear = sum(h.channels == 4 for h in headers)
-    if 0 < clear < n:
-        advice.append(
+        yield f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."
+    if 0 < (small := sum(min(h.height, h.width) < 32 for h in headers)) < n:
+        yield f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred."
+    if thin := sum(max(h.height, h.width) > 3 * min(h.height, h.width) for h in headers):
+        yield f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
+    if 0 < (grey := sum(h.channels == 1 for h in headers)) < n:
+        yield f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
+    if 0 < (clear := sum(h.channels == 4 for h in headers)) < n:
+        yield (
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
         )
     if headers and common_size(headers) is None:
-        advice.append("Training resizes them to 32x32: choose another size with --size, such as --size 64.")
-    labelled = sum(report.classes.values())
-    if 0 < labelled < n and options.labels:
-        advice.append(
+        yield "Training resizes them to 32x32: choose another size with --size, such as --size 64."
+    if 0 < (labelled := sum(report.classes.values())) < n and options.labels:
+        yield (
             f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them into folders too."
         )
     if len(report.classes) > 1 and (rare := [name for name, count in report.classes.items() if count < 10]):
-        advice.append(
-            f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."
-        )
+        yield f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."
     if 0 < report.captions < n and options.captions:
-        advice.append(f"{n - report.captions:,} of {n:,} images have no caption: theirs is empty.")
-    return advice or ["No problems found."]
+        yield f"{n - report.captions:,} of {n:,} images have no caption: theirs is empty."

@@ -38,10 +38,9 @@ def find(text: str, scratch: Path) -> Source:
         suffix = ".parquet" if ".parquet" in kinds else ".tar"
         files = [path / name for name in folder.files if name.lower().endswith(suffix)]
         return parquet(text, files) if suffix == ".parquet" else archives(text, files, scratch)
-    words = [] if path.is_file() else _braces(str(path))
-    matches = [Path(p) for word in words for p in sorted(glob.glob(word, recursive=True))] or [
-        path
-    ] * path.is_file()
+    matches = [path]
+    if not path.is_file():
+        matches = [Path(p) for word in _braces(str(path)) for p in sorted(glob.glob(word, recursive=True))]
     if not matches:
         raise LimnerError(f"There is no source {text!r}.{_hint(text)}")
     if all(p.suffix == ".parquet" for p in matches):

@@ -29,12 +29,7 @@ def add_pairs(data: Data, given: Data) -> Data:
     if given.sources != data.sources:
         problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
     data = dataclasses.replace(data, problems=data.problems + problems).part(rows)
-    return _joined(data, given.part(partners), paired=True)
-
-
-def add_domain(data: Data, given: Data) -> Data:
-    """Each row is given any picture of another domain, in an order of its own."""
-    return _joined(data, given, paired=False)
+    return joined(data, given.part(partners), paired=True)
 
 
 def partners_of(
@@ -60,7 +55,8 @@ def partners_of(
     return np.array(rows, np.int64), np.array([place[stems[i]] for i in rows], np.int64), problems
 
 
-def _joined(data: Data, given: Data, paired: bool) -> Data:
+def joined(data: Data, given: Data, paired: bool) -> Data:
+    """Row i is given picture i if they are ``paired``, else any picture, in an order of its own."""
     digest = hashlib.blake2b(f"{data.fingerprint} {given.fingerprint} {paired}".encode(), digest_size=16)
     if paired:
         digest.update(np.stack([data.rows, given.rows]).astype("<i8").tobytes())

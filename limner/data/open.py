@@ -16,16 +16,16 @@ from torch import Tensor
 from limner.core import ImageSpec
 from limner.data.dataset import Data
 from limner.data.find import find
-from limner.data.given import add_domain, add_pairs
-from limner.data.pack import DEFAULTS, Request, cache_folder, examples, header_of, in_parallel, packed
-from limner.data.sources import Problem
+from limner.data.given import add_pairs, joined
+from limner.data.pack import DEFAULTS, Request, attempt_each, cache_folder, examples, header_of, packed
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 OTHER_HALF = {"": "", "left": "right", "right": "left"}
 
 
 def open_data(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sources: Sources,
     *,
     size: tuple[int, int] | None = None,
     options: DataOptions = DEFAULTS,
@@ -52,17 +52,16 @@ def open_data(
     )
     given = packed(of_given, say)
     if options.domain:
-        return add_domain(data, given)
-    joined = add_pairs(data, given)
-    if alone := joined.problems[len(data.problems) :]:
+        return joined(data, given, paired=False)
+    pairs = add_pairs(data, given)
+    if alone := pairs.problems[len(data.problems) :]:
         say.print(f"left out {len(alone):,} without a partner, such as {examples(alone, 1)}", markup=False)
-    return joined
+    return pairs
 
 
 def open_like(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], spec: ImageSpec,
-    options: DataOptions, progress: bool = True, **changes: Any,
-) -> Data:  # fmt: skip
+    sources: Sources, spec: ImageSpec, options: DataOptions, progress: bool = True, **changes: Any
+) -> Data:
     """Sources at the size and channels of ``spec``, given pictures at those of ``spec.given``.
 
     ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
@@ -77,8 +76,8 @@ def open_like(
 def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
     """The height and width that all images of a source share; None where they differ."""
     found = find(os.fspath(source), cache_folder(options))
-    headers = (header for _, header in in_parallel(header_of, [] if found.drawn else found.listing().items))
-    sizes = {(header.height, header.width) for header in headers if not isinstance(header, Problem)}
+    headers = attempt_each(header_of, [] if found.drawn else found.listing().items)[0]
+    sizes = {(header.height, header.width) for _, header in headers}
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -94,7 +93,7 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
         return data.batch(np.arange(1)).image
 
 
-def named(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+def named(sources: Sources) -> list[str]:
     names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not names:
         raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")

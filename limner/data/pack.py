@@ -79,17 +79,15 @@ def packed(request: Request, say: Console) -> Data:
     """The images of a request, packed now or found in the cache."""
     size = request.size
     if size is not None and (min(size) < 1 or size[0] * size[1] > decode.MAX_PIXELS):
-        raise LimnerError(
-            f"Images of {size[0]}x{size[1]} pixels cannot be made: choose a size such as 64x64."
-        )
+        what = f"Images of {size[0]}x{size[1]} pixels"
+        raise LimnerError(f"{what} cannot be made: choose a size such as 64x64.")
     decode.colour(request.options.background)
     folder = request.folder
-    data = _load(folder)
-    if data is None:
+    if (data := _load(folder)) is None:
         _pack(request, folder, say)
         data = _load(folder)
-        if data is None:
-            raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
+    if data is None:
+        raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
     oracles = {source.oracle for source in request.sources}
     return dataclasses.replace(
         data,
@@ -160,6 +158,15 @@ def in_parallel(
             under_way.extend(islice(submitted, 1))
 
 
+def attempt_each(
+    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = lambda share: None
+) -> tuple[list[tuple[Item, R]], list[Problem]]:
+    """The items for which the work succeeded, with its results, and why it failed for the others."""
+    results = list(in_parallel(work, items, watch))
+    done = [(item, result) for item, result in results if not isinstance(result, Problem)]
+    return done, [result for _, result in results if isinstance(result, Problem)]
+
+
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -183,13 +190,6 @@ class _Plan:
     @property
     def row(self) -> tuple[int, int, int, int]:
         return self.frames, self.height, self.width, self.channels
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    pixels: np.ndarray  # [T, H, W, C]
-    transparent: bool
-    coloured: bool
 
 
 def _pack(request: Request, folder: Path, say: Console) -> None:
@@ -243,21 +243,16 @@ def _scan(
     request: Request, listings: Sequence[Listing], say: Console
 ) -> tuple[list[list[Item]], list[decode.Header], list[Problem]]:
     """Each source's images to decode, the headers of those that are files, and the unreadable ones."""
-    items: list[list[Item]] = []
-    headers: list[decode.Header] = []
-    bad: list[Problem] = []
+    items, headers, bad = [], [], []
     for source, listing in zip(request.sources, listings, strict=True):
         if source.drawn:
             items.append(listing.items)
             continue
-        items.append([])
         with bar(f"scanning {printable(source.name)}", say.quiet) as watch:
-            for item, header in in_parallel(partial(header_of, half=request.half), listing.items, watch):
-                if isinstance(header, Problem):
-                    bad.append(header)
-                else:
-                    items[-1].append(item)
-                    headers.append(header)
+            found, failed = attempt_each(partial(header_of, half=request.half), listing.items, watch)
+        items.append([item for item, _ in found])
+        headers += [header for _, header in found]
+        bad += failed
     _refuse_too_many(bad, len(bad) + sum(map(len, items)), request.options)
     return items, headers, bad
 
@@ -288,28 +283,29 @@ def _write_rows(scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say
     written = _Written([], [0] * len(items), [], 1)
     every = list(chain.from_iterable(items))
     origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
-    transparent = coloured = False
     with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
         for origin, (item, row) in zip(origins, in_parallel(partial(_row, plan), every, watch), strict=True):
             if isinstance(row, Problem):
                 written.bad.append(row)
                 continue
+            pixels, channels = row
+            file.write(pixels.data)
             written.kept.append(item)
             written.counts[origin] += 1
-            file.write(row.pixels.data)
-            transparent, coloured = transparent or row.transparent, coloured or row.coloured
-    written.channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
+            written.channels = max(written.channels, channels)
     return written
 
 
-def _row(plan: _Plan, item: Item) -> _Row:
+def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
+    """The pixels [T, H, W, C] of an image as planned, and how many of their channels are in use."""
     with item.image(plan.height, plan.width) as source:
         pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames, plan.half)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
     pixels = decode.padded(pixels, plan.height, plan.width, plan.background)
-    return _Row(np.ascontiguousarray(pixels), transparent, coloured)
+    channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
+    return np.ascontiguousarray(pixels), channels
 
 
 def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> str:
@@ -353,11 +349,9 @@ def _index(
     captions = None
     if options.captions and any(item.caption for item in items):
         captions = [item.caption or "" for item in items]
-    spec = ImageSpec(channels, plan.height, plan.width, plan.frames, classes, captions is not None)
+    spec = {"channels": channels, "height": plan.height, "width": plan.width, "frames": plan.frames}
     return {
-        "spec": {
-            name: value for name, value in dataclasses.asdict(spec).items() if name not in ("given", "bits")
-        },
+        "spec": {**spec, "classes": classes, "captions": captions is not None},
         "names": [item.name for item in items],
         "labels": labels,
         "captions": captions,

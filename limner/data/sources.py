@@ -21,6 +21,7 @@ from limner.settings import LimnerError
 TEXT_COLUMNS = ("text", "caption", "prompt")
 LABEL_COLUMNS = ("label", "class", "labels")
 SPLITS = frozenset(("train", "training", "test", "val", "valid", "validation"))
+Opener = Callable[..., IO[bytes]]  # of a file; takes the height and width of an image, and ignores them
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def opener_of(path: str | Path) -> Callable[[], IO[bytes]]:
-    return lambda: open(path, "rb")
+def opener_of(path: str | Path) -> Opener:
+    return lambda *size: open(path, "rb")
 
 
 class Folder:
@@ -90,32 +91,28 @@ class Folder:
         self.skipped: list[Problem] = []
         self._walk(str(root), "", set())
 
-    def _walk(self, folder: str, prefix: str, visited: set[tuple[int, int]]) -> None:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:
-            self.skipped.append(Problem(printable(prefix[:-1]), "a link to a folder that was read already"))
-            return
-        visited.add((status.st_dev, status.st_ino))
+    def _walk(self, path: str, name: str, visited: set[tuple[int, int]]) -> None:
+        """Adds a file, or the files below a folder."""
+        place, problem = PurePosixPath(name), ""
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            self.skipped.append(Problem(printable(prefix[:-1]), f"cannot be read ({error.strerror})"))
-            return
-        for entry in entries:
-            name = prefix + entry.name
-            try:
-                if entry.is_dir():
-                    if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                        self._walk(entry.path, name + "/", visited)
-                    continue
-                status = entry.stat()
-            except OSError as error:  # a link into nowhere, or round in a circle
-                self.skipped.append(Problem(printable(name), f"cannot be read ({error.strerror})"))
-                continue
+            status = os.stat(path)
+            identity = status.st_dev, status.st_ino
             if stat.S_ISREG(status.st_mode):
                 self.files[name] = stamp(status)
-            elif PurePosixPath(name).suffix.lower() in SUFFIXES:
-                self.skipped.append(Problem(printable(name), "not a regular file"))
+            elif not stat.S_ISDIR(status.st_mode):
+                problem = "not a regular file" if place.suffix.lower() in SUFFIXES else ""
+            elif place.name.startswith(".") or place.name == "__MACOSX":
+                return
+            elif identity in visited:
+                problem = "a link to a folder that was read already"
+            else:
+                visited.add(identity)
+                for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+                    self._walk(entry.path, str(place / entry.name), visited)
+        except OSError as error:  # such as a link into nowhere, or round in a circle
+            problem = f"cannot be read ({error.strerror})"
+        if problem:
+            self.skipped.append(Problem(printable(name), problem))
 
     def source(self, text: str) -> Source:
         openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
@@ -126,7 +123,7 @@ class Folder:
 # Names to images with labels and captions -------------------------------------------------------------------
 
 
-def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Problem] = ()) -> Listing:
+def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Listing:
     """The images among files, with labels and captions from folders, metadata and files beside them.
 
     Labels: the folders that an image lies in ('a/b'; a first folder named train, test or the like does not
@@ -151,7 +148,7 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
             for row in _rows(name, files[name]):
                 metadata[str(path.parent / row["file_name"])] = row
         elif suffix in (".txt", ".caption", ".cls", ".json"):
-            sides.setdefault(_stem(name), {})[suffix] = name
+            sides.setdefault(os.path.splitext(name)[0], {})[suffix] = name
         else:
             others += 1
 
@@ -160,11 +157,9 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
     items = []
     for name in images:
         beside: dict[str, str | None] = {}
-        for suffix, side in sides.get(_stem(name), {}).items():
+        for suffix, side in sides.get(os.path.splitext(name)[0], {}).items():
             try:
-                beside[suffix] = _text(files[side])
-            except LimnerError:
-                raise
+                beside[suffix] = one_line(_text(files[side]))
             except Exception as error:  # damaged, as inside a zip, or without permission
                 problems.append(Problem(printable(side), f"cannot be read ({error})"))
         row = {**_json(beside.get(".json")), **metadata.pop(name, {})}
@@ -172,24 +167,19 @@ def annotate(files: Mapping[str, Callable[[], IO[bytes]]], skipped: Sequence[Pro
         label = label or "/".join(PurePosixPath(name).parts[drop:-1]) or None
         caption = _first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
         texts = label and printable(label), caption and printable(caption)
-        items.append(Item(printable(name), _still(files[name]), *texts))
+        items.append(Item(printable(name), files[name], *texts))
     problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
     return Listing(items, problems, others)
 
 
-def _still(opener: Callable[[], IO[bytes]]) -> Callable[[int, int], IO[bytes]]:
-    return lambda height, width: opener()
+def one_line(value: Any) -> str | None:
+    """A text or a number with each run of white space as one space; None for anything else, or nothing."""
+    return " ".join(str(value).split()) or None if isinstance(value, str | int) else None
 
 
-def _stem(name: str) -> str:
-    """'a/b.c.jpg' -> 'a/b.c'"""
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _text(opener: Callable[[], IO[bytes]]) -> str | None:
-    """The file's text on one line; None where there is none."""
+def _text(opener: Opener) -> str:
     with opener() as file:
-        return " ".join(file.read().decode("utf-8-sig", "replace").split()) or None
+        return file.read().decode("utf-8-sig", "replace")
 
 
 def _json(text: str | None) -> dict[str, Any]:
@@ -202,32 +192,23 @@ def _json(text: str | None) -> dict[str, Any]:
 
 
 def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
-    for column in columns:
-        value = row.get(column)
-        if isinstance(value, str | int) and (text := " ".join(str(value).split())):
-            return text
-    return None
+    return next(filter(None, (one_line(row.get(column)) for column in columns)), None)
 
 
-def _rows(name: str, opener: Callable[[], IO[bytes]]) -> Iterator[dict[str, Any]]:
+def _rows(name: str, opener: Opener) -> Iterator[dict[str, Any]]:
     """The rows of a metadata file, each with its file_name."""
     try:
-        with opener() as file:
-            text = file.read().decode("utf-8-sig", "replace")
+        text = _text(opener)
+        jsonl = name.lower().endswith("l")
+        rows: list[Any] = list(_json_lines(name, text) if jsonl else csv.DictReader(io.StringIO(text)))
     except LimnerError:
         raise
-    except Exception as error:  # whatever a damaged archive raises
-        raise LimnerError(f"{printable(name)} cannot be read ({error}): fix or remove it.") from error
-    read = _json_lines(name, text) if name.lower().endswith("l") else csv.DictReader(io.StringIO(text))
-    try:
-        rows: list[Any] = list(read)
-    except csv.Error as error:
+    except Exception as error:  # whatever a damaged archive or table raises
         raise LimnerError(f"{printable(name)} cannot be read ({error}): fix or remove it.") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise LimnerError(
-                f"row {number} of {printable(name)} has no file_name: each row must name its image."
-            )
+            where = f"row {number} of {printable(name)}"
+            raise LimnerError(f"{where} has no file_name: each row must name its image.")
         yield row
 
 

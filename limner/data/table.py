@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, stamp
+from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, one_line, stamp
 from limner.settings import LimnerError
 
 
@@ -44,10 +44,9 @@ def hub(text: str) -> Source:
     name, _, config = text.removeprefix("hf:").partition(":")
 
     def load() -> Any:
+        datasets = _datasets()
         try:
-            splits = _datasets().load_dataset(name, config or None)
-        except LimnerError:
-            raise
+            splits = datasets.load_dataset(name, config or None)
         except Exception as error:  # the hub client raises its own kinds, which change between versions
             reason = " ".join(str(error).split())[:300]
             raise LimnerError(f"{text} cannot be loaded. {reason}") from None
@@ -59,16 +58,14 @@ def hub(text: str) -> Source:
 def _listing(text: str, load: Callable[[], Any]) -> Listing:
     datasets, table = _datasets(), load()
     features = table.features
-    column = next((name for name, kind in features.items() if isinstance(kind, datasets.Image)), None)
-    column = column or next((name for name in ("image", "img", "jpg", "png") if name in features), None)
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    column = next((name for name in (*images, "image", "img", "jpg", "png") if name in features), None)
     if column is None:
         raise LimnerError(f"{text} has no column of images; its columns are {', '.join(features)}.")
     table = table.cast_column(column, datasets.Image(decode=False))
-    labels = next((name for name in LABEL_COLUMNS if name in features), None)
-    labels = labels or next(
-        (n for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)), None
-    )
-    texts = next((name for name in TEXT_COLUMNS if name in features), None)
+    numbered = {n: kind.names for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    labels = next((n for n in (*LABEL_COLUMNS, *numbered) if n in features), None)
+    texts = next((n for n in TEXT_COLUMNS if n in features), None)
 
     def opener(i: int, *_: int) -> IO[bytes]:
         image = table[i][column]
@@ -76,9 +73,8 @@ def _listing(text: str, load: Callable[[], Any]) -> Listing:
             return BytesIO()
         return BytesIO(image["bytes"]) if image["bytes"] is not None else open(image["path"], "rb")
 
-    names = features[labels].names if labels and isinstance(features[labels], datasets.ClassLabel) else None
-    of_label = [_word(v, names) for v in table[labels]] if labels else [None] * len(table)
-    of_text = [_word(v, None) for v in table[texts]] if texts else [None] * len(table)
+    of_label = [_label(v, numbered.get(labels)) for v in table[labels]] if labels else [None] * len(table)
+    of_text = [one_line(v) for v in table[texts]] if texts else [None] * len(table)
     items = [
         Item(f"{column}/{i}", partial(opener, i), label, caption)
         for i, (label, caption) in enumerate(zip(of_label, of_text, strict=True))
@@ -86,7 +82,7 @@ def _listing(text: str, load: Callable[[], Any]) -> Listing:
     return Listing(items)
 
 
-def _word(value: Any, names: Sequence[str] | None) -> str | None:
+def _label(value: Any, names: Sequence[str] | None) -> str | None:
     if names is not None and isinstance(value, int):
         return names[value] if 0 <= value < len(names) else None
-    return " ".join(str(value).split()) or None if isinstance(value, str | int) else None
+    return one_line(value)
