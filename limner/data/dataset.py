@@ -22,9 +22,7 @@ class Selection:
 
     index: np.ndarray  # [B] into the data
     flip: np.ndarray | None = None  # [B] True: mirrored, with the picture that it is given
-    given: np.ndarray | None = (
-        None  # [B] into given pictures that are not paired; None: index modulo their number
-    )
+    given: np.ndarray | None = None  # [B] into given pictures that are not paired; None: by index, cyclically
 
     def __getitem__(self, rows: slice) -> Selection:
         return Selection(*(None if x is None else x[rows] for x in (self.index, self.flip, self.given)))  # type: ignore[arg-type]
@@ -86,9 +84,7 @@ class Data:
         order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels))
         # Classes lie one after another in `order`: even steps through it take the same share of each.
         chosen = order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)]
-        mask = np.zeros(n, bool)
-        mask[chosen] = True
-        training, held_out = self.part(np.flatnonzero(~mask)), self.part(np.flatnonzero(mask))
+        training, held_out = self.part(np.delete(np.arange(n), chosen)), self.part(np.sort(chosen))
         if self.given is not None and not self.paired:
             train_on, test_on = self.given.split(holdout)
             training = dataclasses.replace(training, given=train_on)
@@ -98,10 +94,8 @@ class Data:
     def _few(self, per_class: int) -> Data:
         """``per_class`` random images of each class, always the same."""
         if per_class < 0 or self.labels is None:
-            raise LimnerError(
-                f"Cannot take {per_class} images of each class: "
-                + ("these images have no classes." if self.labels is None else "name a number above 0.")
-            )
+            why = "these images have no classes" if self.labels is None else "name a number above 0"
+            raise LimnerError(f"Cannot take {per_class} images of each class: {why}.")
         keys = np.random.PCG64(mix("few", self.fingerprint)).random_raw(len(self))
         order = np.lexsort((keys, self.labels))
         labels = self.labels[order]
@@ -130,10 +124,8 @@ class Data:
         """The selected images, or those at the indices [B], with their conditions."""
         chosen = selection if isinstance(selection, Selection) else Selection(np.asarray(selection))
         index, image = chosen.index, None
-        if self.given is not None:
-            other = (
-                index if self.paired else index % len(self.given) if chosen.given is None else chosen.given
-            )
+        if self.given is not None:  # as many as the images if paired
+            other = index % len(self.given) if chosen.given is None else chosen.given
             image = self.given._images(other, chosen.flip)
         label = None if self.labels is None else torch.from_numpy(self.labels[index])
         text = None if self.captions is None else [self.captions[i] for i in index]
@@ -145,8 +137,9 @@ class Data:
         if flip is not None and np.any(flip):
             pixels[flip] = pixels[flip, ..., ::-1, :]
         full = 255 if pixels.dtype == np.uint8 else 65535
-        image = torch.from_numpy(pixels).movedim(-1, 1)
-        image = image.to(torch.float32, memory_format=torch.contiguous_format)
+        image = (
+            torch.from_numpy(pixels).movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        )
         return image.mul_(2 / full).sub_(1)
 
 

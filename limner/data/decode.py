@@ -153,14 +153,13 @@ def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -
     if fit == "crop":
         scale = max(width / image.width, height / image.height)
         spare = image.width - width / scale, image.height - height / scale
-        margin = (max(0.0, spare[0] / 2), max(0.0, spare[1] / 2))  # against rounding below 0
-        box = (margin[0], margin[1], image.width - margin[0], image.height - margin[1])
+        x, y = (max(0.0, each / 2) for each in spare)  # against rounding below 0
+        box = (x, y, image.width - x, image.height - y)
 
     shrinks = box[2] - box[0] >= width
     how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC  # Lanczos rings when it enlarges
-    resized = _plain(image).resize((width, height), how, box, reducing_gap=2.0)
-    pixels = np.asarray(resized)
-    if resized.mode == "F":
+    pixels = np.asarray(_plain(image).resize((width, height), how, box, reducing_gap=2.0))
+    if pixels.dtype == np.float32:
         pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
     pixels = pixels.reshape(height, width, -1)
     if pixels.shape[-1] == 4:  # filters overshoot: no colour is brighter than its alpha
@@ -172,13 +171,10 @@ def _plain(image: Image.Image) -> Image.Image:
     """Any mode as L, RGB, RGBa (premultiplied), or F holding 0 to 65535."""
     mode = image.mode
     if mode.startswith(("I", "F")):
-        values = np.asarray(image).astype(np.float32)
-        return Image.fromarray(_to_16_bits(values, mode))
+        return Image.fromarray(_to_16_bits(np.asarray(image).astype(np.float32), mode))
     if image.has_transparency_data:
         return image.convert("RGBA").convert("RGBa")
-    if mode in ("1", "L"):
-        return image.convert("L")
-    return image.convert("RGB")
+    return image.convert("L" if mode in ("1", "L") else "RGB")
 
 
 def _to_16_bits(values: np.ndarray, mode: str) -> np.ndarray:
@@ -189,10 +185,9 @@ def _to_16_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """
     values = np.nan_to_num(values, nan=0.0)
     low, high = float(values.min()), float(values.max())
-    if low >= 0:
-        for top in (65535,) if mode.startswith("I") else (1, 255, 65535):
-            if high <= top:
-                return values * np.float32(65535 / top)
+    for top in (65535,) if mode.startswith("I") else (1, 255, 65535):
+        if low >= 0 and high <= top:
+            return values * np.float32(65535 / top)
     low64 = values.astype(np.float64) - low
     return (low64 * (65535 / max(float(low64.max()), 1e-30))).astype(np.float32)
 
@@ -224,8 +219,7 @@ def as_channels(
     if pixels.shape[-1] == 1 and channels > 1:
         pixels = np.repeat(pixels, 3, -1)
     if channels == 4:
-        opaque = np.full((*pixels.shape[:-1], 1), full, dtype)
-        pixels = np.concatenate([pixels, opaque], -1)
+        pixels = np.concatenate([pixels, np.full((*pixels.shape[:-1], 1), full, dtype)], -1)
     return pixels
 
 
@@ -234,12 +228,10 @@ def padded(pixels: np.ndarray, height: int, width: int, background: tuple[int, i
     _, h, w, channels = pixels.shape
     if (h, w) == (height, width):
         return pixels
-    if channels == 4:
-        fill = np.zeros(4, pixels.dtype)
-    else:
+    fill = np.zeros(4, pixels.dtype)
+    if channels != 4:
         fill = as_channels(np.array(background, np.uint8), channels, background, pixels.dtype)
-    out = np.empty((len(pixels), height, width, channels), pixels.dtype)
-    out[:] = fill
+    out = np.broadcast_to(fill, (len(pixels), height, width, channels)).copy()
     top, left = (height - h) // 2, (width - w) // 2
     out[:, top : top + h, left : left + w] = pixels
     return out

@@ -23,10 +23,7 @@ _FONTS = (
     "~/.local/share/fonts/NotoColorEmoji.ttf",
     "~/.fonts/NotoColorEmoji.ttf",
 )
-_NAMES = (
-    "/usr/share/unicode/emoji/emoji-test.txt",  # Debian, Fedora
-    "/usr/share/unicode/emoji-test.txt",
-)
+_NAMES = ("/usr/share/unicode/emoji/emoji-test.txt", "/usr/share/unicode/emoji-test.txt")
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
@@ -43,9 +40,8 @@ def _files() -> tuple[Path, Path]:
     font = next((p for f in ([chosen] if chosen else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
     names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
     if chosen and font is None:
-        raise LimnerError(
-            f"LIMNER_EMOJI_FONT names {chosen!r}, which is not a file: set it to NotoColorEmoji.ttf."
-        )
+        where = f"LIMNER_EMOJI_FONT names {chosen!r}"
+        raise LimnerError(f"{where}, which is not a file: set it to NotoColorEmoji.ttf.")
     if font is None or names is None:
         missing = "colour emoji font" if font is None else "list of emoji names"
         raise LimnerError(

@@ -45,9 +45,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
 def _mean_kernel(x: Tensor, y: Tensor, own: bool = False) -> float:
     """Mean of the kernel over all pairs; with ``own``, pairs of a point with itself are left out."""
     x, y = x.double(), y.double()
-    total = 0.0
-    for part in x.split(1024):
-        total += float((part @ y.T / x.shape[1] + 1).pow_(3).sum())
+    total = sum(float((part @ y.T / x.shape[1] + 1).pow_(3).sum()) for part in x.split(1024))
     if own:
         total -= float((x.square().sum(1) / x.shape[1] + 1).pow_(3).sum())
     return total / (len(x) * (len(y) - own))

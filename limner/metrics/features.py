@@ -34,9 +34,8 @@ class Features:
 def of_model(model: Model, name: str, digest: str) -> Features:
     """The features of a trained model; images are resized to its size and channels. Raises LimnerError."""
     if not isinstance(model, Describes):
-        raise LimnerError(
-            f"{name} is a run of {model.family}, which has no features: name a run of another family."
-        )
+        has = f"{name} is a run of {model.family}, which has no features"
+        raise LimnerError(f"{has}: name a run of another family.")
     spec = model.spec
 
     def extract(image: Tensor) -> Tensor:
@@ -71,7 +70,6 @@ def random_vgg() -> Features:
     projection = torch.randn(size, WIDTH, generator=generator) / size**0.5
     network.calibrate(dead_leaves(64, generator))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    recipe = f"RandomVGG 1 {STAGES} {WIDTH}"
 
     @torch.no_grad()
     def extract(image: Tensor) -> Tensor:
@@ -80,5 +78,5 @@ def random_vgg() -> Features:
         maps = network(image.contiguous(memory_format=torch.channels_last))
         return torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in maps], dim=1) @ projection * 10
 
-    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"RandomVGG 1 {STAGES} {WIDTH}".encode()).hexdigest()[:12]
     return Features("random", digest, "bicubic to 32x32, images above that to 64x64", extract)

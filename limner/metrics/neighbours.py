@@ -13,8 +13,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def radii(x: Tensor, k: int) -> Tensor:
     """[N]: each point's distance to its kth neighbour, itself not counted."""
-    parts = [distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1024)]
-    return torch.cat(parts)
+    return torch.cat([distances(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1024)])
 
 
 def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
@@ -22,11 +21,9 @@ def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, fl
 
     A manifold is the union of balls around the points [N, D]; a radius is the distance to the kth neighbour.
     """
-    return _inside(drawn, real, k), _inside(real, drawn, k)
-
-
-def _inside(points: Tensor, others: Tensor, k: int) -> float:
-    return float(inside(points, others, radii(others, k)).double().mean())
+    pairs = (drawn, real), (real, drawn)
+    precision, recall = (float(inside(x, y, radii(y, k)).double().mean()) for x, y in pairs)
+    return precision, recall
 
 
 def inside(points: Tensor, others: Tensor, reach: Tensor) -> Tensor:

@@ -17,16 +17,12 @@ def psnr(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
     return 10 * torch.log10(span**2 / error)
 
 
-def _window(size: int = 11, sigma: float = 1.5) -> Tensor:
-    offset = torch.arange(size, dtype=torch.float64) - size // 2
-    weight = torch.exp(-0.5 * (offset / sigma) ** 2)
-    return weight / weight.sum()
-
-
 def _similarity(x: Tensor, y: Tensor, span: float) -> tuple[Tensor, Tensor]:
     """Mean SSIM [B], and mean of its contrast and structure alone [B]."""
     channels = x.shape[1]
-    weight = _window().to(x.device).expand(channels, 1, -1)
+    offset = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-0.5 * (offset / 1.5) ** 2)
+    weight = (window / window.sum()).to(x.device).expand(channels, 1, -1)
 
     def blur(z: Tensor) -> Tensor:  # only where the whole window lies inside
         z = F.conv2d(z, weight[:, :, :, None], groups=channels)
@@ -81,14 +77,15 @@ def pyramid(images: Tensor, least: int) -> list[Tensor]:
     channels = images.shape[1]
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
     kernel = (line[:, None] * line).expand(channels, 1, 5, 5)
+
+    def smooth(x: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
+
     levels, now = [], images
     while min(now.shape[-2:]) // 2 >= least:
-        smooth = F.conv2d(F.pad(now, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
-        down = smooth[:, :, ::2, ::2]
-        up = torch.zeros_like(now)
+        down, up = smooth(now, kernel)[:, :, ::2, ::2], torch.zeros_like(now)
         up[:, :, ::2, ::2] = down
-        up = F.conv2d(F.pad(up, (2, 2, 2, 2), mode="reflect"), 4 * kernel, groups=channels)
-        levels.append(now - up)
+        levels.append(now - smooth(up, 4 * kernel))
         now = down
     return [*levels, now]
 
@@ -100,9 +97,8 @@ def _patches(level: Tensor, count: int, side: int, generator: torch.Generator) -
     for image in level:
         tops = torch.randint(height - side + 1, (count,), generator=generator)
         lefts = torch.randint(width - side + 1, (count,), generator=generator)
-        rows = (tops[:, None] + torch.arange(side))[:, :, None]
-        columns = (lefts[:, None] + torch.arange(side))[:, None, :]
-        cut.append(image[:, rows, columns].movedim(0, 1))  # [count, C, side, side]
+        rows, columns = (start[:, None] + torch.arange(side) for start in (tops, lefts))  # [count, side]
+        cut.append(image[:, rows[:, :, None], columns[:, None, :]].movedim(0, 1))  # [count, C, side, side]
     patches = torch.cat(cut)
     patches = patches - patches.mean((0, 2, 3), keepdim=True)
     return (patches / patches.std((0, 2, 3), keepdim=True).clamp(min=1e-8)).flatten(1)
