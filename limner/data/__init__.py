@@ -7,16 +7,6 @@ from limner.data.sources import Oracle, Problem
 from limner.settings import BUILT_IN
 
 __all__ = [
-    "BUILT_IN",
-    "Data",
-    "Oracle",
-    "Problem",
-    "Report",
-    "Selection",
-    "batches",
-    "check",
-    "open_data",
-    "open_like",
-    "open_picture",
-    "own_size",
-]
+    "BUILT_IN", "Data", "Oracle", "Problem", "Report", "Selection", "batches", "check", "open_data", "open_like",
+    "open_picture", "own_size",
+]  # fmt: skip

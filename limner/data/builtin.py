@@ -1,14 +1,17 @@
-"""Data that needs no file and no network: drawn shapes and handwritten digits."""
+"""Data that needs no download: drawn shapes, handwritten digits, and the emoji of a colour font on this machine."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import threading
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from limner.data import shapes as scenes
 from limner.data.sources import Item, Listing, Source
@@ -16,6 +19,17 @@ from limner.settings import LimnerError
 
 SHAPES = 20_000  # images in the built-in `shapes`
 _BLOCK = 1_000  # drawn at a time
+_STRIKE = 109  # the one size that the font's bitmaps have
+_FONTS = (
+    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",  # Debian, Ubuntu
+    "/usr/share/fonts/noto/NotoColorEmoji.ttf",  # Arch
+    "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",  # Fedora
+    "/usr/share/fonts/noto-emoji/NotoColorEmoji.ttf",  # Alpine
+    "~/.local/share/fonts/NotoColorEmoji.ttf",
+    "~/.fonts/NotoColorEmoji.ttf",
+)
+_NAMES = ("/usr/share/unicode/emoji/emoji-test.txt", "/usr/share/unicode/emoji-test.txt")
+_LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
 def _version() -> str:
@@ -66,3 +80,72 @@ def digits() -> Source:
         return Listing([Item(f"digits/{i:04d}", partial(picture, i), label) for i, label in labels])
 
     return Source("digits", ["digits", 1], listing, drawn=True, channels=1)
+
+
+# Emoji ------------------------------------------------------------------------------------------------------
+
+
+def emoji() -> Source:
+    """The emoji, over the background unless the options say 4 channels; captions are names, classes are groups."""
+    font_file, names_file = _emoji_files()
+    status = font_file.stat()
+    key = ["emoji", 1, status.st_size, status.st_mtime_ns, names_file.stat().st_size]
+    return Source("emoji", key, partial(_emoji_listing, font_file, names_file), drawn=True, channels=3)
+
+
+def _emoji_files() -> tuple[Path, Path]:
+    chosen = os.environ.get("LIMNER_EMOJI_FONT")
+    font = next((p for f in ([chosen] if chosen else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
+    names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
+    if chosen and font is None:
+        where = f"LIMNER_EMOJI_FONT names {chosen!r}"
+        raise LimnerError(f"{where}, which is not a file: set it to NotoColorEmoji.ttf.")
+    if font is None or names is None:
+        missing = "colour emoji font" if font is None else "list of emoji names"
+        raise LimnerError(
+            f"This machine has no {missing}. On Debian or Ubuntu: apt install fonts-noto-color-emoji unicode-data"
+            " (LIMNER_EMOJI_FONT names a font elsewhere)."
+        )
+    return font, names
+
+
+def _emoji_listing(font_file: Path, names_file: Path) -> Listing:
+    try:
+        font = ImageFont.truetype(str(font_file), _STRIKE)
+    except OSError as error:
+        raise LimnerError(
+            f"{font_file} cannot draw at {_STRIKE} pixels ({error}): NotoColorEmoji.ttf with bitmaps is needed."
+        ) from None
+    lock = threading.Lock()  # a font is not to be used from two threads at once
+    width = font.getlength("\N{GRINNING FACE}")
+
+    def picture(text: str, *_: int) -> Image.Image:
+        with lock:
+            left, top, right, bottom = (int(v) for v in font.getbbox(text))
+            side = max(right - left, bottom - top)
+            image = Image.new("RGBA", (side, side))
+            at = (side - right + left) // 2 - left, (side - bottom + top) // 2 - top
+            ImageDraw.Draw(image).text(at, text, font=font, embedded_color=True)
+            return image
+
+    def drawable(text: str) -> bool:
+        """One glyph wide, so that a sequence is joined, and not blank."""
+        left, top, right, bottom = font.getbbox(text)
+        return bottom > top and 0 < right - left <= 1.1 * width
+
+    items = [
+        Item(f"emoji/{'-'.join(f'{ord(c):x}' for c in text)}", partial(picture, text), group, name)
+        for text, group, name in _named_emoji(names_file.read_text("utf-8"))
+        if drawable(text)
+    ]
+    return Listing(items)
+
+
+def _named_emoji(lines: str) -> Iterator[tuple[str, str, str]]:
+    """(characters, group, name) of the fully qualified emoji, skin tones left out."""
+    group = ""
+    for line in lines.splitlines():
+        if line.startswith("# group: "):
+            group = line.removeprefix("# group: ").strip()
+        elif (match := _LINE.match(line)) and "skin tone" not in line:
+            yield "".join(chr(int(code, 16)) for code in match[1].split()), group, match[2].strip()

@@ -14,8 +14,7 @@ from PIL import Image
 
 from limner.data import decode
 from limner.data.find import find
-from limner.data.given import partners_of
-from limner.data.open import Sources, named
+from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS, attempt_each, cache_folder, common_size
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
@@ -48,23 +47,15 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images in {', '.join(self.sources)}"]
-        for title in ("formats", "modes", "sizes", "bits", "classes"):
-            if counts := getattr(self, title):
-                lines.append(f"  {title:<9} {_counts(counts)}")
-        if self.captions:
-            lines.append(f"  captions  {self.captions:,}")
-        if self.animated:
-            lines.append(f"  animated  {self.animated:,}")
-        if self.others:
-            lines.append(f"  others    {self.others:,} files that are not images")
-        if self.problems:
-            lines.append(f"{len(self.problems):,} problems")
-            lines += [f"  {p.path!r}: {p.reason}" for p in self.problems[:_SHOWN]]
-            lines += _more(self.problems)
-        if self.duplicates:
-            lines.append(f"{len(self.duplicates):,} groups of files with the same content")
-            lines += [f"  {' = '.join(map(repr, group[:4]))}" for group in self.duplicates[:_SHOWN]]
-            lines += _more(self.duplicates)
+        shown = {
+            name: _counts(getattr(self, name)) for name in ("formats", "modes", "sizes", "bits", "classes")
+        }
+        shown |= {"captions": f"{self.captions:,}", "animated": f"{self.animated:,}"}
+        shown["others"] = f"{self.others:,} files that are not images"
+        lines += [f"  {name:<9} {text}" for name, text in shown.items() if getattr(self, name)]
+        lines += _listed("problems", [f"{p.path!r}: {p.reason}" for p in self.problems])
+        same = [" = ".join(map(repr, group[:4])) for group in self.duplicates]
+        lines += _listed("groups of files with the same content", same)
         return "\n".join(lines + [f"- {sentence}" for sentence in self.advice])
 
 
@@ -73,8 +64,10 @@ def _counts(counts: dict[str, int]) -> str:
     return shown + (f", and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else "")
 
 
-def _more(listed: Sequence[Any]) -> list[str]:
-    return [f"  and {len(listed) - _SHOWN:,} more (--json lists all)"] if len(listed) > _SHOWN else []
+def _listed(title: str, entries: Sequence[str]) -> list[str]:
+    """How many entries there are, and the first of them; no line if there are none."""
+    more = [f"  and {len(entries) - _SHOWN:,} more (--json lists all)"] if len(entries) > _SHOWN else []
+    return [f"{len(entries):,} {title}", *(f"  {e}" for e in entries[:_SHOWN]), *more] if entries else []
 
 
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:

@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from limner.data.archive import archives
-from limner.data.builtin import digits, shapes
+from limner.data.builtin import digits, emoji, shapes
 from limner.data.decode import SUFFIXES
-from limner.data.emoji import emoji
 from limner.data.sources import Folder, Source, annotate, opener_of, printable, stamp
 from limner.data.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from torch import Tensor
 from limner.core import ImageSpec
 from limner.data.dataset import Data
 from limner.data.find import find
-from limner.data.given import add_pairs, joined
 from limner.data.pack import DEFAULTS, Request, attempt_each, cache_folder, examples, header_of, packed
+from limner.data.sources import Problem
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -25,12 +26,9 @@ OTHER_HALF = {"": "", "left": "right", "right": "left"}
 
 
 def open_data(
-    sources: Sources,
-    *,
-    size: tuple[int, int] | None = None,
-    options: DataOptions = DEFAULTS,
-    progress: bool = True,
-) -> Data:
+    sources: Sources, *,
+    size: tuple[int, int] | None = None, options: DataOptions = DEFAULTS, progress: bool = True,
+) -> Data:  # fmt: skip
     """The images of one or more sources at `size` (height, width), packed now or found in the cache.
 
     A source is a folder, image, zip, tar, webdataset shards ('a-{000..031}.tar'), parquet, 'hf:owner/name',
@@ -52,8 +50,8 @@ def open_data(
     )
     given = packed(of_given, say)
     if options.domain:
-        return joined(data, given, paired=False)
-    pairs = add_pairs(data, given)
+        return _joined(data, given, paired=False)
+    pairs = _add_pairs(data, given)
     if alone := pairs.problems[len(data.problems) :]:
         say.print(f"left out {len(alone):,} without a partner, such as {examples(alone, 1)}", markup=False)
     return pairs
@@ -98,3 +96,56 @@ def named(sources: Sources) -> list[str]:
     if not names:
         raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
     return [os.fspath(source) for source in names]
+
+
+# Given pictures ---------------------------------------------------------------------------------------------
+
+
+def _add_pairs(data: Data, given: Data) -> Data:
+    """Each row is given the picture of its name, whatever the extension.
+
+    Rows and pictures without a partner are left out and become problems. Raises LimnerError if no row is left.
+    """
+    origin = " ".join(given.sources)
+    rows, partners, problems = partners_of(data.names, given.names, origin)
+    if not len(rows):
+        raise LimnerError(
+            f"None of the {len(data):,} images, such as {data.names[0]!r}, has a partner of the same name in "
+            f"{origin}: give --data.pairs a source with the same file names in the same subfolders."
+        )
+    if given.sources != data.sources:
+        problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
+    data = dataclasses.replace(data, problems=data.problems + problems).part(rows)
+    return _joined(data, given.part(partners), paired=True)
+
+
+def partners_of(
+    names: Sequence[str], given: Sequence[str], origin: str
+) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
+    """Indices [n] of names and [n] of given names that are equal without their extensions; the others as problems."""
+    if list(names) == list(given):  # such as two halves of the same files
+        return np.arange(len(names)), np.arange(len(names)), []
+    stems, given_stems = ([os.path.splitext(name)[0] for name in each] for each in (names, given))
+    place = {stem: i for i, stem in reversed(list(enumerate(given_stems)))}  # the first of several
+    problems = [
+        Problem(name, f"has no partner of the same name in {origin}")
+        for name, stem in zip(names, stems, strict=True)
+        if stem not in place
+    ]
+    known = set(stems)
+    for i, (name, stem) in enumerate(zip(given, given_stems, strict=True)):
+        if place[stem] != i:
+            problems.append(Problem(f"{origin}: {name}", f"has the name of {given[place[stem]]!r}"))
+        elif stem not in known:
+            problems.append(Problem(f"{origin}: {name}", "has no partner among the images"))
+    rows = [i for i, stem in enumerate(stems) if stem in place]
+    return np.array(rows, np.int64), np.array([place[stems[i]] for i in rows], np.int64), problems
+
+
+def _joined(data: Data, given: Data, paired: bool) -> Data:
+    """Row i is given picture i if they are ``paired``, else any picture, in an order of its own."""
+    digest = hashlib.blake2b(f"{data.fingerprint} {given.fingerprint} {paired}".encode(), digest_size=16)
+    if paired:
+        digest.update(np.stack([data.rows, given.rows]).astype("<i8").tobytes())
+    spec = dataclasses.replace(data.spec, given=given.spec)
+    return dataclasses.replace(data, spec=spec, fingerprint=digest.hexdigest(), given=given, paired=paired)

@@ -36,7 +36,6 @@ from limner.settings import DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
 VERSION = 1  # of the packing; another version ignores what is in the cache
-DEFAULT_SIZE = (32, 32)
 _GROUP = 16  # images that a thread takes at a time
 _STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
 
@@ -50,9 +49,8 @@ def cache_folder(options: DataOptions) -> Path:
 
 # Options that do not change what is packed from one source.
 _NOT_PACKED = (
-    *("flip", "holdout", "per_class", "cache"),
-    *("pairs", "side_by_side", "domain", "given_channels", "given_size"),
-)
+    "flip", "holdout", "per_class", "cache", "pairs", "side_by_side", "domain", "given_channels", "given_size",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _plan(request: Request, headers: Sequence[decode.Header]) -> _Plan:
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options = request.options
     return _Plan(
-        *(request.size or (None if drawn else common_size(headers)) or DEFAULT_SIZE),
+        *(request.size or (None if drawn else common_size(headers)) or (32, 32)),
         max(1, options.frames),
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
         np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
@@ -331,13 +329,9 @@ def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> s
 
 
 def _index(
-    items: Sequence[Item],
-    problems: Sequence[Problem],
-    plan: _Plan,
-    channels: int,
-    options: DataOptions,
-    say: Console,
-) -> dict[str, Any]:
+    items: Sequence[Item], problems: Sequence[Problem], plan: _Plan,
+    channels: int, options: DataOptions, say: Console,
+) -> dict[str, Any]:  # fmt: skip
     labelled = [item.label for item in items if item.label is not None] if options.labels else []
     classes: tuple[str, ...] = ()
     if len(labelled) == len(items) and len(set(labelled)) > 1:
@@ -345,16 +339,14 @@ def _index(
     elif 0 < len(labelled) < len(items):
         say.print(f"classes are left out: {len(items) - len(labelled):,} of {len(items):,} images have none")
     numbers = {name: i for i, name in enumerate(classes)}
-    labels = [numbers[label] for label in labelled] if classes else None
-    captions = None
-    if options.captions and any(item.caption for item in items):
-        captions = [item.caption or "" for item in items]
+    captions = [item.caption or "" for item in items] if options.captions else []
+    has_captions = any(captions)
     spec = {"channels": channels, "height": plan.height, "width": plan.width, "frames": plan.frames}
     return {
-        "spec": {**spec, "classes": classes, "captions": captions is not None},
+        "spec": {**spec, "classes": classes, "captions": has_captions},
         "names": [item.name for item in items],
-        "labels": labels,
-        "captions": captions,
+        "labels": [numbers[label] for label in labelled] if classes else None,
+        "captions": captions if has_captions else None,
         "problems": [(p.path, p.reason) for p in problems],
     }
 

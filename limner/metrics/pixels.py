@@ -105,14 +105,9 @@ def _patches(level: Tensor, count: int, side: int, generator: torch.Generator) -
 
 
 def sliced_wasserstein(
-    x: Tensor,
-    y: Tensor,
-    patches: int = 64,
-    directions: int = 256,
-    side: int = 7,
-    least: int = 16,
-    seed: int = 0,
-) -> dict[int, float]:
+    x: Tensor, y: Tensor,
+    patches: int = 64, directions: int = 256, side: int = 7, least: int = 16, seed: int = 0,
+) -> dict[int, float]:  # fmt: skip
     """Sliced Wasserstein distance x1000 between the patches of two sets [N, C, H, W], by the level's height.
 
     After Karras 2018, section 5: 7x7 patches of each level of a Laplacian pyramid, normalised by channel. Both sets

@@ -15,13 +15,9 @@ Z95 = 1.959964  # standard deviations: half-width of a Gaussian's central 95%
 
 
 def knn_accuracy(
-    features: Tensor,
-    labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> float:
+    features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor,
+    k: int = 20, temperature: float = 0.07,
+) -> float:  # fmt: skip
     """Accuracy on ``test`` [M, D] of the vote of its k nearest by cosine, weighted by exp(cosine / temperature).
 
     As in Wu 2018 (section 3.4) and Caron 2021.
@@ -69,14 +65,9 @@ def sample_per_class(labels: Tensor, per_class: int, generator: torch.Generator)
 
 
 def few_probe_accuracy(
-    features: Tensor,
-    labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
-    per_class: int,
-    draws: int = 5,
-    seed: int = 0,
-) -> tuple[float, float]:
+    features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor,
+    per_class: int, draws: int = 5, seed: int = 0,
+) -> tuple[float, float]:  # fmt: skip
     """Mean and deviation over ``draws`` of ``probe_accuracy`` on ``per_class`` random images of each class."""
     generator = torch.Generator().manual_seed(seed)
     chosen = [sample_per_class(labels, per_class, generator) for _ in range(draws)]

@@ -6,12 +6,13 @@ import math
 import os
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from limner import files
@@ -38,12 +39,9 @@ def to_pil(image: Tensor, bits: int = 8) -> Image.Image:
         image = image[:, 0]
     channels = image.shape[0]
     if channels not in (1, 3, 4) or bits not in (8, 16) or (bits == 16 and channels != 1):
-        raise LimnerError(
-            f"An image of {channels} channels cannot be a PNG of {bits} bits; 16 bits are for grey."
-        )
-    values = (
-        image.detach().float().cpu().permute(1, 2, 0).numpy().clip(-1, 1) / 2 + 0.5
-    )  # [H, W, C] in [0, 1]
+        what = f"An image of {channels} channels"
+        raise LimnerError(f"{what} cannot be a PNG of {bits} bits; 16 bits are for grey.")
+    values = image.detach().float().cpu().permute(1, 2, 0).numpy().clip(-1, 1) / 2 + 0.5  # [H, W, C]
     if channels == 4:  # colours are premultiplied inside
         alpha = values[..., 3:]
         values = np.concatenate([np.minimum(values[..., :3] / np.maximum(alpha, 1e-6), 1), alpha], -1)
@@ -58,12 +56,9 @@ def save_png(image: Tensor, file: str | os.PathLike[str] | IO[bytes], bits: int 
 
 
 def grid(
-    images: Tensor | np.ndarray | Sequence[Picture],
-    captions: Sequence[str] | None = None,
-    columns: int | None = None,
-    scale: int | None = None,
-    marked: Sequence[bool] = (),
-) -> Image.Image:
+    images: Tensor | np.ndarray | Sequence[Picture], captions: Sequence[str] | None = None,
+    columns: int | None = None, scale: int | None = None, marked: Sequence[bool] = (),
+) -> Image.Image:  # fmt: skip
     """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged by a whole factor.
 
     `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's. Those `marked`
@@ -92,17 +87,17 @@ def grid(
     pen = ImageDraw.Draw(sheet)
     for i, (picture, lines) in enumerate(zip(pictures, texts, strict=True)):
         row, column = divmod(i, columns)
-        tile = _opaque(
-            picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        )
+        tile = _opaque(ImageOps.scale(picture, scale, Image.Resampling.NEAREST))
         left, top = _GUTTER + column * (width + _GUTTER), tops[row]
         sheet.paste(tile, (left + (width - tile.width) // 2, top + (height - tile.height) // 2))
         ink = _MARK if any(marked[i : i + 1]) else _INK
         if ink == _MARK:
             pen.rectangle((left - 4, top - 4, left + width + 3, top + height + 3), outline=_MARK, width=2)
-        for k, words in enumerate(lines):
-            at = left + (width - _length(words, size)) / 2
-            _write(pen, (at, top + height + 4 + k * line + size), words, size, ink)
+        for k, text in enumerate(lines):
+            x = left + (width - _length(text, size)) / 2
+            for font, words in _runs(text, size):
+                pen.text((x, top + height + 4 + k * line + size), words, ink, font, anchor="ls")
+                x += font.getlength(words)
     return sheet
 
 
@@ -143,10 +138,8 @@ def _opaque(picture: Image.Image) -> Image.Image:
 def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     fonts = []
     for name in _FONTS:
-        try:
+        with suppress(OSError):
             fonts.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
     last = ImageFont.load_default(size)
     return (*fonts, last) if isinstance(last, ImageFont.FreeTypeFont) else tuple(fonts)
 
@@ -184,16 +177,6 @@ def _runs(text: str, size: int) -> list[tuple[ImageFont.FreeTypeFont, str]]:
 
 def _length(text: str, size: int) -> float:
     return sum(font.getlength(words) for font, words in _runs(text, size))
-
-
-def _write(
-    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, ink: tuple[int, int, int]
-) -> None:
-    """Draws from the left end of the baseline."""
-    x, y = at
-    for font, words in _runs(text, size):
-        pen.text((x, y), words, ink, font, anchor="ls")
-        x += font.getlength(words)
 
 
 def _wrap(text: str, size: int, width: int) -> list[str]:

@@ -218,13 +218,11 @@ def test_every_built_in_set_has_a_source():
 
 
 def test_emoji(monkeypatch):
-    from limner.data import emoji
-
-    if not any(Path(font).is_file() for font in emoji._FONTS):
+    if not any(Path(font).is_file() for font in builtin._FONTS):
         pytest.skip("no colour emoji font here")
-    assert len(emoji.emoji().listing().items) > 1000
-    named = emoji._named
-    monkeypatch.setattr(emoji, "_named", lambda lines: list(named(lines))[::8])
+    assert len(builtin.emoji().listing().items) > 1000
+    named = builtin._named_emoji
+    monkeypatch.setattr(builtin, "_named_emoji", lambda lines: list(named(lines))[::8])
     data = read("emoji", size=(16, 16))
     assert data.spec.channels == 3 and "grinning face" in data.captions
     assert "Food & Drink" in data.spec.classes
@@ -233,7 +231,7 @@ def test_emoji(monkeypatch):
     clear = read("emoji", size=(16, 16), options=DataOptions(channels=4))
     assert clear.array[0, 0, 0].tolist() == [0, 0, 0, 0]
 
-    monkeypatch.setattr(emoji, "_FONTS", ())
+    monkeypatch.setattr(builtin, "_FONTS", ())
     with pytest.raises(LimnerError, match="apt install fonts-noto-color-emoji unicode-data"):
         read("emoji")
     monkeypatch.setenv("LIMNER_EMOJI_FONT", "nowhere.ttf")
