@@ -32,11 +32,6 @@ _NAMES = ("/usr/share/unicode/emoji/emoji-test.txt", "/usr/share/unicode/emoji-t
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
-def _version() -> str:
-    """Of the drawing: another one must not find the old pictures in the cache."""
-    return hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes()).hexdigest()[:16]
-
-
 def shapes() -> Source:
     """20,000 drawn scenes with captions; the class is the first object's shape."""
     lock = threading.Lock()
@@ -52,12 +47,13 @@ def shapes() -> Source:
             with lock:
                 return Image.fromarray(block(i // _BLOCK, height, width)[i % _BLOCK])
 
-        items = enumerate(every)
-        return Listing(
-            [Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, s.caption) for i, s in items]
-        )
+        numbered = enumerate(every)
+        items = [Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, s.caption) for i, s in numbered]
+        return Listing(items)
 
-    return Source("shapes", ["shapes", _version(), SHAPES], listing, drawn=True, channels=3, oracle=scenes)
+    # Another drawing must not find the old pictures in the cache.
+    version = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes()).hexdigest()[:16]
+    return Source("shapes", ["shapes", version, SHAPES], listing, drawn=True, channels=3, oracle=scenes)
 
 
 def digits() -> Source:
@@ -80,9 +76,6 @@ def digits() -> Source:
         return Listing([Item(f"digits/{i:04d}", partial(picture, i), label) for i, label in labels])
 
     return Source("digits", ["digits", 1], listing, drawn=True, channels=1)
-
-
-# Emoji ------------------------------------------------------------------------------------------------------
 
 
 def emoji() -> Source:

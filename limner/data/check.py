@@ -74,8 +74,8 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
     """Reads and decodes everything, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts = named(sources)
     problems: list[Problem] = []
-    images: list[tuple[Item, _Facts]] = []
-    files: list[tuple[Item, _Facts]] = []  # those of the images that are not drawn
+    images: list[tuple[Item, tuple[decode.Header, str]]] = []
+    files: list[tuple[Item, tuple[decode.Header, str]]] = []  # those of the images that are not drawn
     others = unreadable = 0
     for source in [find(text, cache_folder(options)) for text in texts]:
         listing = source.listing()
@@ -92,9 +92,9 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         names = [item.name for item, _ in images], [item.name for item in partners]
         problems += partners_of(*names, options.pairs)[2]
     same: dict[str, list[str]] = {}
-    for item, fact in files:
-        same.setdefault(fact.content, []).append(item.name)
-    headers = [fact.header for _, fact in images]
+    for item, (_, content) in files:
+        same.setdefault(content, []).append(item.name)
+    headers = [header for _, (header, _) in images]
     report = Report(
         sources=texts,
         images=len(images),
@@ -110,24 +110,19 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         others=others,
         advice=[],
     )
-    advice = list(_advice(report, unreadable, [fact.header for _, fact in files], options))
+    advice = list(_advice(report, unreadable, [header for _, (header, _) in files], options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
 
 
-@dataclass(frozen=True)
-class _Facts:
-    header: decode.Header
-    content: str  # hash
-
-
-def _look(fit: str, item: Item) -> _Facts:
+def _look(fit: str, item: Item) -> tuple[decode.Header, str]:
+    """The header of an image that can be decoded, and a hash of its content."""
     with item.image(64, 64) as source:
         data = source.tobytes() if isinstance(source, Image.Image) else source.read()
     with item.image(64, 64) as source:
         header = decode.read_header(source)
     with item.image(64, 64) as source:
         decode.decode(source, 64, 64, fit)
-    return _Facts(header, hashlib.blake2b(data, digest_size=16).hexdigest())
+    return header, hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _count(words: Iterable[str]) -> dict[str, int]:

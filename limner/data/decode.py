@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import IO
 
 import numpy as np
@@ -21,6 +20,7 @@ SUFFIXES = frozenset(
     + (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".jp2", ".j2k", ".dds")
     + (".pcx", ".qoi", ".heic", ".heif", ".jxl")  # the last three are listed as problems
 )
+# Not EPS, PDF and the like, which run programs or read other files.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO") + (
     "JPEG2000", "DDS", "PCX", "QOI",
 )  # fmt: skip
@@ -55,13 +55,6 @@ class Header:
     frames: int
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """The formats to try; not EPS, PDF and the like, which run programs or read other files."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def open_image(source: IO[bytes] | Image.Image) -> Image.Image:
     """The image with only its header read. Raises Unusable."""
     if isinstance(source, Image.Image):
@@ -70,8 +63,9 @@ def open_image(source: IO[bytes] | Image.Image) -> Image.Image:
     source.seek(0)
     if not start:
         raise Unusable("the file is empty")
+    Image.init()
     try:
-        image = Image.open(source, formats=_formats())
+        image = Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError:
         raise Unusable(f"more than {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first") from None
     except Image.UnidentifiedImageError:

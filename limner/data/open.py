@@ -98,9 +98,6 @@ def named(sources: Sources) -> list[str]:
     return [os.fspath(source) for source in names]
 
 
-# Given pictures ---------------------------------------------------------------------------------------------
-
-
 def _add_pairs(data: Data, given: Data) -> Data:
     """Each row is given the picture of its name, whatever the extension.
 

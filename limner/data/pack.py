@@ -119,15 +119,12 @@ def _load(folder: Path) -> Data | None:
     )
 
 
-# Work in threads: Pillow decodes and resizes without holding Python's lock ----------------------------------
-
-
 def in_parallel(
     work: Callable[[Item], R], items: Sequence[Item], watch: Watch = lambda share: None
 ) -> Iterator[tuple[Item, R | Problem]]:
-    """Each item in turn with work(item), or why it failed; a bounded number is under way.
+    """Each item in turn with work(item), or why it failed; ``watch`` is called with the share done.
 
-    ``watch`` is called with the share done.
+    In threads, as Pillow decodes and resizes without holding Python's lock; a bounded number is under way.
     """
     workers = cores()
 
@@ -201,13 +198,12 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
     plan = _plan(request, headers)
     try:
         with _unfinished(folder.parent) as scratch:
-            written = _write_rows(scratch, items, plan, say)
-            bad += written.bad
-            kept = written.kept
+            written, used, undecodable = _write_rows(scratch, items, plan, say)
+            kept, bad = list(chain.from_iterable(written)), bad + undecodable
             _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
-            index = _index(kept, skipped + bad, plan, options.channels or written.channels, options, say)
-            index["sources"] = written.counts
+            index = _index(kept, skipped + bad, plan, options.channels or used, options, say)
+            index["sources"] = list(map(len, written))
             index["fingerprint"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(json.dumps(index), "utf-8")
             _publish(scratch, folder)
@@ -266,32 +262,24 @@ def common_size(headers: Sequence[decode.Header]) -> tuple[int, int] | None:
     return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
 
 
-@dataclasses.dataclass
-class _Written:
-    """What was written as rows."""
-
-    kept: list[Item]
-    counts: list[int]  # of them, by source
-    bad: list[Problem]
-    channels: int  # those in use
-
-
-def _write_rows(scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console) -> _Written:
-    """Writes each source's images that can be decoded."""
-    written = _Written([], [0] * len(items), [], 1)
+def _write_rows(
+    scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console
+) -> tuple[list[list[Item]], int, list[Problem]]:
+    """Writes each source's images that can be decoded; returns these, the channels in use, and the other images."""
+    kept: list[list[Item]] = [[] for _ in items]
+    bad, used = [], 1
     every = list(chain.from_iterable(items))
     origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
     with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
         for origin, (item, row) in zip(origins, in_parallel(partial(_row, plan), every, watch), strict=True):
             if isinstance(row, Problem):
-                written.bad.append(row)
+                bad.append(row)
                 continue
             pixels, channels = row
             file.write(pixels.data)
-            written.kept.append(item)
-            written.counts[origin] += 1
-            written.channels = max(written.channels, channels)
-    return written
+            kept[origin].append(item)
+            used = max(used, channels)
+    return kept, used, bad
 
 
 def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
@@ -385,9 +373,6 @@ def _publish(scratch: Path, folder: Path) -> None:
             damaged = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
             os.rename(folder, damaged)
             shutil.rmtree(damaged, ignore_errors=True)
-
-
-# What went wrong --------------------------------------------------------------------------------------------
 
 
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:

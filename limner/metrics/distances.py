@@ -51,14 +51,9 @@ def _mean_kernel(x: Tensor, y: Tensor, own: bool = False) -> float:
     return total / (len(x) * (len(y) - own))
 
 
-# Uncertainty of a figure -----------------------------------------------------------------------------------
-
-
 def halves(n: int, repeats: int, seed: int = 0) -> Iterator[Tensor]:
     """``repeats`` random halves [n // 2] of n indices."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(repeats):
-        yield torch.randperm(n, generator=generator)[: n // 2]
+    return (half for half, _ in disjoint(n, n // 2, repeats, seed))
 
 
 def interval(value: float, of_halves: list[float], share: float = 0.95) -> tuple[float, float]:

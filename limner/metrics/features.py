@@ -52,8 +52,6 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-# A random network ---------------------------------------------------------------------------------------
-
 STAGES = ((32, 32), (64, 64), (128, 128), (128, 128))  # channels of each stage's convolutions
 WIDTH = 64
 

@@ -69,9 +69,6 @@ def ms_ssim(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
     return product
 
 
-# Sets ---------------------------------------------------------------------------------------------------
-
-
 def pyramid(images: Tensor, least: int) -> list[Tensor]:
     """Laplacian pyramid, finest first, down to ``least`` pixels a side (Burt and Adelson 1983)."""
     channels = images.shape[1]

@@ -102,12 +102,9 @@ def grid(
 
 
 def save_grid(
-    path: Path,
-    images: Tensor | np.ndarray | Sequence[Picture],
-    captions: Sequence[str] | None = None,
-    columns: int | None = None,
-    marked: Sequence[bool] = (),
-) -> None:
+    path: Path, images: Tensor | np.ndarray | Sequence[Picture], captions: Sequence[str] | None = None,
+    columns: int | None = None, marked: Sequence[bool] = (),
+) -> None:  # fmt: skip
     """Write a ``grid`` as a PNG, whole or not at all."""
     with files.atomic(path) as unfinished:
         grid(images, captions, columns, marked=marked).save(unfinished, "PNG")
