@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 class LimnerError(Exception):
@@ -13,6 +14,14 @@ class LimnerError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def need(module: str, why: str, extra: str) -> Any:
+    """A module that an extra installs, by its full name; ``why`` begins the LimnerError where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise LimnerError(f"{why}: pip install 'limner[{extra}]'.") from None
 
 
 # Data sets that need no file and no network, and what they show.
@@ -57,10 +66,9 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         """Raises LimnerError for settings of given pictures that contradict one another."""
-        ways = [bool(self.pairs), bool(self.side_by_side), bool(self.domain)]
-        if sum(ways) > 1:
+        if sum(map(bool, (self.pairs, self.side_by_side, self.domain))) > 1:
             raise LimnerError("Use one of --data.pairs, --data.side-by-side and --data.domain, not several.")
-        if not any(ways) and (self.given_channels or self.given_size):
+        if not self.gives and (self.given_channels or self.given_size):
             raise LimnerError(
                 "--data.given-channels and --data.given-size are for given pictures, and there are none: "
                 "add --data.pairs, --data.side-by-side or --data.domain."

@@ -43,9 +43,8 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
             except _DAMAGED as error:
-                raise LimnerError(
-                    f"{path} cannot be read as an archive ({error}): make or download it again."
-                ) from None
+                what = f"{path} cannot be read as an archive ({error})"
+                raise LimnerError(f"{what}: make or download it again.") from None
             inside = annotate({n: opener for n, opener in files.items() if not n.startswith("__MACOSX/")})
             items += inside.items
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]

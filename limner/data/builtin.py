@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from limner.data import shapes as scenes
 from limner.data.sources import Item, Listing, Source
-from limner.settings import LimnerError
+from limner.settings import LimnerError, need
 
 SHAPES = 20_000  # images in the built-in `shapes`
 _BLOCK = 1_000  # drawn at a time
@@ -60,13 +60,7 @@ def digits() -> Source:
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn carries; classes 0 to 9, grey."""
 
     def listing() -> Listing:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise LimnerError(
-                "The digits are a part of scikit-learn: pip install 'limner[metrics]'."
-            ) from None
-        loaded = load_digits()
+        loaded = need("sklearn.datasets", "The digits are a part of scikit-learn", "metrics").load_digits()
         pixels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8], 0 to 16 in the original
 
         def picture(i: int, height: int, width: int) -> Image.Image:

@@ -47,9 +47,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images in {', '.join(self.sources)}"]
-        shown = {
-            name: _counts(getattr(self, name)) for name in ("formats", "modes", "sizes", "bits", "classes")
-        }
+        counted = ("formats", "modes", "sizes", "bits", "classes")
+        shown = {name: _counts(getattr(self, name)) for name in counted}
         shown |= {"captions": f"{self.captions:,}", "animated": f"{self.animated:,}"}
         shown["others"] = f"{self.others:,} files that are not images"
         lines += [f"  {name:<9} {text}" for name, text in shown.items() if getattr(self, name)]

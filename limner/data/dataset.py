@@ -137,9 +137,8 @@ class Data:
         if flip is not None and np.any(flip):
             pixels[flip] = pixels[flip, ..., ::-1, :]
         full = 255 if pixels.dtype == np.uint8 else 65535
-        image = (
-            torch.from_numpy(pixels).movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format)
-        )
+        image = torch.from_numpy(pixels).movedim(-1, 1)
+        image = image.to(torch.float32, memory_format=torch.contiguous_format)
         return image.mul_(2 / full).sub_(1)
 
 

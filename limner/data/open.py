@@ -42,13 +42,12 @@ def open_data(
     data = packed(Request(found, size, plain, OTHER_HALF[half]), say)
     if not options.gives:
         return data
-    of_given = Request(
-        found if half else (find(options.pairs or options.domain, cache),),
-        options.given_size or (data.spec.height, data.spec.width),
-        dataclasses.replace(plain, channels=options.given_channels, labels=False, captions=False, frames=1),
-        half,
+    others = found if half else (find(options.pairs or options.domain, cache),)
+    size = options.given_size or (data.spec.height, data.spec.width)
+    plain = dataclasses.replace(
+        plain, channels=options.given_channels, labels=False, captions=False, frames=1
     )
-    given = packed(of_given, say)
+    given = packed(Request(others, size, plain, half), say)
     if options.domain:
         return _joined(data, given, paired=False)
     pairs = _add_pairs(data, given)
@@ -124,11 +123,8 @@ def partners_of(
         return np.arange(len(names)), np.arange(len(names)), []
     stems, given_stems = ([os.path.splitext(name)[0] for name in each] for each in (names, given))
     place = {stem: i for i, stem in reversed(list(enumerate(given_stems)))}  # the first of several
-    problems = [
-        Problem(name, f"has no partner of the same name in {origin}")
-        for name, stem in zip(names, stems, strict=True)
-        if stem not in place
-    ]
+    alone = [name for name, stem in zip(names, stems, strict=True) if stem not in place]
+    problems = [Problem(name, f"has no partner of the same name in {origin}") for name in alone]
     known = set(stems)
     for i, (name, stem) in enumerate(zip(given, given_stems, strict=True)):
         if place[stem] != i:

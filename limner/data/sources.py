@@ -218,6 +218,5 @@ def _json_lines(name: str, text: str) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise LimnerError(
-                    f"line {number} of {printable(name)} is not JSON ({error}): fix or remove it."
-                ) from None
+                where = f"line {number} of {printable(name)}"
+                raise LimnerError(f"{where} is not JSON ({error}): fix or remove it.") from None

@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, one_line, stamp
-from limner.settings import LimnerError
+from limner.settings import LimnerError, need
 
 
 def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise LimnerError(
-            "Parquet and hf: sources need the data extra: pip install 'limner[data]'."
-        ) from None
-    return datasets
+    return need("datasets", "Parquet and hf: sources need the data extra", "data")
 
 
 def parquet(text: str, paths: Sequence[Path]) -> Source:
@@ -75,11 +69,8 @@ def _listing(text: str, load: Callable[[], Any]) -> Listing:
 
     of_label = [_label(v, numbered.get(labels)) for v in table[labels]] if labels else [None] * len(table)
     of_text = [one_line(v) for v in table[texts]] if texts else [None] * len(table)
-    items = [
-        Item(f"{column}/{i}", partial(opener, i), label, caption)
-        for i, (label, caption) in enumerate(zip(of_label, of_text, strict=True))
-    ]
-    return Listing(items)
+    rows = enumerate(zip(of_label, of_text, strict=True))
+    return Listing([Item(f"{column}/{i}", partial(opener, i), *texts) for i, texts in rows])
 
 
 def _label(value: Any, names: Sequence[str] | None) -> str | None:

@@ -27,8 +27,9 @@ from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import save_grid
 from limner.progress import Watch, bar, ignore
-from limner.settings import join_words
+from limner.settings import join_words, need
 
+_PARQUET = "Parquet files need the data extra", "data"
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes kept of each image
 
@@ -174,7 +175,7 @@ def embed(
     if to.suffix not in writers:
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
-        _pyarrow()  # raises before the work where it is missing
+        need("pyarrow", *_PARQUET)  # raises before the work where it is missing
     pipeline = open_run(run, Describes, device)
     data = open_for_run(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
@@ -197,19 +198,9 @@ def _write_safetensors(path: Path, names: list[str], labels: list[str], features
 
 
 def _write_parquet(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
-    pyarrow = _pyarrow()
-    import pyarrow.parquet as pq
-
+    pyarrow, parquet = (need(name, *_PARQUET) for name in ("pyarrow", "pyarrow.parquet"))
     vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(features.reshape(-1)), features.shape[1])
-    pq.write_table(pyarrow.table({"path": names, "label": labels, "features": vectors}), path)
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise LimnerError("Parquet files need the data extra: pip install 'limner[data]'.") from None
-    return pyarrow
+    parquet.write_table(pyarrow.table({"path": names, "label": labels, "features": vectors}), path)
 
 
 # Classifying --------------------------------------------------------------------------------------------

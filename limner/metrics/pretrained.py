@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.metrics.features import Features, resize, with_channels
-from limner.settings import LimnerError
+from limner.settings import LimnerError, need
 
 Side = int | tuple[int, int]
 _AVERAGE = nn.AvgPool2d(3, 1, 1, count_include_pad=False)  # the FID's network leaves padding out of its means
@@ -170,10 +170,7 @@ def _normalised(
 
 def _hub(name: str | Path, kind: str) -> tuple[Any, str]:
     """A network of transformers from files on this machine, and a hash of its weights. Raises LimnerError."""
-    try:
-        import transformers
-    except ImportError:
-        raise LimnerError("These features need transformers: pip install 'limner[hf]'.") from None
+    transformers = need("transformers", "These features need transformers", "hf")
     try:
         load = getattr(transformers, kind).from_pretrained
         model = load(str(name), local_files_only=True, use_safetensors=True)

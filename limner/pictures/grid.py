@@ -73,14 +73,13 @@ def grid(
     scale = scale or max(1, _TILE // max(width, height))
     width, height = width * scale, height * scale
     columns = min(len(pictures), columns or math.ceil(math.sqrt(len(pictures) * height / width)))
-    rows = math.ceil(len(pictures) / columns)
 
     size = max(11, min(20, width // 11))
     line = round(1.3 * size)
     texts = [_wrap(_clean(caption), size, width) for caption in captions or [""] * len(pictures)]
     tops = [_GUTTER]
-    for row in range(rows):
-        most = max(len(lines) for lines in texts[row * columns : (row + 1) * columns])
+    for start in range(0, len(texts), columns):
+        most = max(map(len, texts[start : start + columns]))
         tops.append(tops[-1] + height + _GUTTER + (most * line + 4 if most else 0))
 
     sheet = Image.new("RGB", (columns * (width + _GUTTER) + _GUTTER, tops[-1]), _PAPER)
@@ -111,11 +110,9 @@ def save_grid(
 
 
 def _picture(image: Picture) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
     if isinstance(image, np.ndarray):
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
-    return to_pil(image)
+    return image if isinstance(image, Image.Image) else to_pil(image)
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

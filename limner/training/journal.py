@@ -15,8 +15,9 @@ from torch import Tensor
 
 from limner import files
 from limner.config import Run
-from limner.core import LimnerError, Model
+from limner.core import Model
 from limner.progress import rich_progress
+from limner.settings import need
 
 
 class Journal:
@@ -36,11 +37,8 @@ class Journal:
         self._task = self._bar.add_task("training", total=1.0, rate="", loss="")
         self._board: Any = None
         if out and tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise LimnerError("TensorBoard is not installed: pip install 'limner[log]'.") from None
-            self._board = SummaryWriter(str(out / "tensorboard"))
+            board = need("torch.utils.tensorboard", "TensorBoard is not installed", "log")
+            self._board = board.SummaryWriter(str(out / "tensorboard"))
 
     def __enter__(self) -> Journal:
         self._bar.start()
