@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -27,11 +27,7 @@ from limner.settings import LimnerError
 _MOST_GROWTH = 50  # times its own size that an archive may unpack to
 _ALWAYS_FINE = 256 * 2**20  # bytes that any archive may unpack to
 _DAMAGED = zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError
-_DECOMPRESS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
-    (b"\x1f\x8b", gzip.GzipFile),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),
-)
+_DECOMPRESS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
@@ -120,7 +116,7 @@ def _read_at(file: IO[bytes], offset: int, size: int, *_: int) -> IO[bytes]:
 
 def _plain(path: Path, scratch: Path) -> IO[bytes]:
     """The tar itself, decompressed into a nameless temporary file where it is compressed."""
-    opener = next((opener for magic, opener in _DECOMPRESS if _starts_with(path, magic)), None)
+    opener = next((opener for magic, opener in _DECOMPRESS.items() if _starts_with(path, magic)), None)
     if opener is None:
         return open(path, "rb")
     scratch.mkdir(parents=True, exist_ok=True)
