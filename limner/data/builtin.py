@@ -74,13 +74,6 @@ def digits() -> Source:
 
 def emoji() -> Source:
     """The emoji, over the background unless the options say 4 channels; captions are names, classes are groups."""
-    font_file, names_file = _emoji_files()
-    status = font_file.stat()
-    key = ["emoji", 1, status.st_size, status.st_mtime_ns, names_file.stat().st_size]
-    return Source("emoji", key, partial(_emoji_listing, font_file, names_file), drawn=True, channels=3)
-
-
-def _emoji_files() -> tuple[Path, Path]:
     chosen = os.environ.get("LIMNER_EMOJI_FONT")
     font = next((p for f in ([chosen] if chosen else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
     names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
@@ -93,7 +86,9 @@ def _emoji_files() -> tuple[Path, Path]:
             f"This machine has no {missing}. On Debian or Ubuntu: apt install fonts-noto-color-emoji unicode-data"
             " (LIMNER_EMOJI_FONT names a font elsewhere)."
         )
-    return font, names
+    status = font.stat()
+    key = ["emoji", 1, status.st_size, status.st_mtime_ns, names.stat().st_size]
+    return Source("emoji", key, partial(_emoji_listing, font, names), drawn=True, channels=3)
 
 
 def _emoji_listing(font_file: Path, names_file: Path) -> Listing:

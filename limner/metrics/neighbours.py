@@ -34,9 +34,8 @@ def inside(points: Tensor, others: Tensor, reach: Tensor) -> Tensor:
 def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
     """Mean number of real balls around a drawn point, over k; share of real balls that hold one (Naeem 2020)."""
     reach = radii(real, k)
-    within = torch.zeros(len(real), dtype=torch.float64)
-    for part in drawn.split(1024):
-        within += (distances(part, real) < reach).sum(0)
+    counts = [(distances(part, real) < reach).sum(0) for part in drawn.split(1024)]
+    within = torch.stack(counts).sum(0).double()
     return float(within.sum() / (k * len(drawn))), float((within > 0).double().mean())
 
 
