@@ -7,9 +7,8 @@ sigma / alpha measures the noise (Karras 2022), so every solver works on all of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import accumulate
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -32,9 +31,7 @@ class NoiseLevel:
     @property
     def log_snr(self) -> float:
         """lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio of powers (Lu 2022)."""
-        return (
-            -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, -self.ratio + 1)
-        )
+        return -math.log(self.ratio) if 0 < self.ratio < math.inf else math.copysign(math.inf, 1 - self.ratio)
 
     @property
     def signal(self) -> float:
@@ -120,17 +117,11 @@ def normal_from(uniform: Tensor) -> Tensor:
     return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
 
 
-def logit_normal(uniform: Tensor, mean: float, std: float) -> Tensor:
-    """Uniform numbers in (0, 1) -> times sigmoid(z), z ~ N(mean, std^2) (Esser 2024, eq. 19)."""
-    return torch.sigmoid(mean + std * normal_from(uniform))
-
-
-def training_times(
-    n: int, mean: float, std: float, uniform: float, device: torch.device | str = "cpu"
-) -> Tensor:
-    """[n] training times: ``logit_normal``, or uniform with probability ``uniform``."""
+def training_times(n: int, mean: float, std: float, uniform: float, device: torch.device | str) -> Tensor:
+    """[n] times sigmoid(z), z ~ N(mean, std^2) (Esser 2024, eq. 19), or uniform with probability ``uniform``."""
     numbers = stratified(n, device)
-    return torch.where(torch.rand(n, device=device) < uniform, numbers, logit_normal(numbers, mean, std))
+    logit_normal = torch.sigmoid(mean + std * normal_from(numbers))
+    return torch.where(torch.rand(n, device=device) < uniform, numbers, logit_normal)
 
 
 # The exploding path: the data itself with noise on top (Karras 2022) --------------------------------------
@@ -171,7 +162,7 @@ Schedule = Literal["linear", "cosine", "scaled_linear"]
 Spacing = Literal["even", "ddim", "quadratic", "snr", "karras"]
 
 
-def betas(schedule: Schedule, steps: int, start: float = 0.0, end: float = 0.0) -> Tensor:
+def betas(schedule: Schedule, steps: int) -> Tensor:
     """[steps] in float64: the fraction of the variance that each step replaces by noise.
 
     linear: 1e-4 to 0.02 for 1000 steps (Ho 2020); cosine (Nichol 2021, eq. 17); scaled_linear: linear in the
@@ -182,10 +173,9 @@ def betas(schedule: Schedule, steps: int, start: float = 0.0, end: float = 0.0) 
         alphas_cumprod = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
         return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
     if schedule == "scaled_linear":
-        roots = torch.linspace((start or 0.0015) ** 0.5, (end or 0.0195) ** 0.5, steps, dtype=torch.float64)
-        return roots**2
+        return torch.linspace(0.0015**0.5, 0.0195**0.5, steps, dtype=torch.float64) ** 2
     scale = 1000 / steps
-    return torch.linspace((start or 1e-4) * scale, (end or 0.02) * scale, steps, dtype=torch.float64)
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
 
 
 class Discrete:
@@ -221,10 +211,6 @@ class Discrete:
         log_alpha = float(0.5 * torch.lerp(near[0], near[1], time - low))
         return NoiseLevel(math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)), time)
 
-    @cached_property
-    def _ratios(self) -> Tensor:
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
-
     def at(self, ratio: float) -> NoiseLevel:
         """The inverse of ``level``; past the first or last step, the time is that step's."""
         log_alpha = -0.5 * math.log1p(ratio**2)
@@ -232,9 +218,8 @@ class Discrete:
         high = int(torch.searchsorted(-table, -log_alpha).clamp(1, self.steps - 1))
         first, second = table[high - 1 : high + 1].tolist()
         time = high - 1 + (log_alpha - first) / (second - first)
-        return NoiseLevel(
-            math.exp(log_alpha), ratio * math.exp(log_alpha), min(max(time, 0.0), float(self.steps - 1))
-        )
+        alpha, time = math.exp(log_alpha), min(max(time, 0.0), float(self.steps - 1))
+        return NoiseLevel(alpha, ratio * alpha, time)
 
     def levels(self, steps: int, spacing: Spacing = "even") -> list[NoiseLevel]:
         """From noise to data in ``steps`` steps.
@@ -243,41 +228,24 @@ class Discrete:
         log alpha / sigma (Lu 2022); karras: even in the 7th root of sigma / alpha.
         """
         if spacing in ("snr", "karras"):
-            low, high = float(self._ratios[0]), float(self._ratios[-1])
-            if spacing == "snr":
-                parts = [i / max(steps - 1, 1) for i in range(steps)]
-                return [*(self.at(high ** (1 - s) * low**s) for s in parts), CLEAN]
-            return [*map(self.at, karras(steps, low, high)), CLEAN]
+            low, high = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()[[0, -1]].tolist()
+            if spacing == "karras":
+                return [*map(self.at, karras(steps, low, high)), CLEAN]
+            parts = [i / max(steps - 1, 1) for i in range(steps)]
+            return [*(self.at(high ** (1 - s) * low**s) for s in parts), CLEAN]
         steps = min(steps, self.steps)
-        if steps == 1:
-            return [self.level(self.steps - 1), CLEAN]
-        times = (
-            space_times(self.steps, [steps])
-            if spacing == "even"
-            else stride_times(self.steps, steps, spacing)
-        )
+        times = spaced_times(self.steps, steps, spacing) if steps > 1 else [self.steps - 1]
         return [*(self.level(t) for t in reversed(times)), CLEAN]
 
 
-def space_times(total: int, parts: Sequence[int]) -> list[int]:
-    """Times that sampling takes of ``total``: parts[i] of the ith equal part, its ends included (Nichol 2021)."""
-    size, extra = divmod(total, len(parts))
-    times, start = [], 0
-    for i, count in enumerate(parts):
-        length = size + (i < extra)
-        if count > length:
-            raise ValueError(f"cannot take {count} of {length} steps")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        at = 0.0
-        for _ in range(count):  # a running sum, so that rounding falls as it does in the paper's code
-            times.append(start + round(at))
-            at += stride
-        start += length
-    return times
+def spaced_times(total: int, steps: int, spacing: Spacing) -> list[int]:
+    """``steps`` of the times 0 to ``total`` - 1, increasing; quadratic may give fewer.
 
-
-def stride_times(total: int, steps: int, spacing: str) -> list[int]:
-    """Times that sampling takes of ``total``: every (total / steps)-th, or quadratic (Song 2021, appendix D.2)."""
+    even: with both ends (Nichol 2021); ddim: every (total / steps)-th; quadratic (Song 2021, appendix D.2).
+    """
+    if spacing == "even":  # a running sum, so that rounding falls as it does in the paper's code
+        strides = [(total - 1) / (steps - 1)] * (steps - 1)
+        return [round(at) for at in accumulate(strides, initial=0.0)]
     if spacing == "quadratic":
         end = math.sqrt(0.8 * total)
         return sorted({int((end * i / max(steps - 1, 1)) ** 2) for i in range(steps)})

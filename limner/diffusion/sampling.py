@@ -14,19 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.core import (
-    Canvas,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    Denoises,
-    Draws,
-    ImageSpec,
-    LimnerError,
-)
+from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Denoises, Draws, ImageSpec
 from limner.diffusion import solvers
-from limner.diffusion.guidance import guide
 from limner.diffusion.paths import NoiseLevel, Path
+from limner.settings import LimnerError
 
 SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"]
 
@@ -96,6 +87,15 @@ class Diffusion(Denoises, Protocol):
     follows: frozenset[str]
 
     def plan(self, sampling: Any) -> Plan: ...
+
+
+def guide(strong: Tensor, weak: Tensor, scale: float) -> Tensor:
+    """weak + scale (strong - weak); 1 is no guidance, scale = w + 1 in the terms of Ho and Salimans 2022.
+
+    ``weak`` is a guess without the condition (Ho and Salimans 2022), or that of a smaller or less trained
+    network (autoguidance: Karras 2024, eq. 5).
+    """
+    return weak + scale * (strong - weak)
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,8 @@ class Drawing:
 
     def canvas(self, step: solvers.Step) -> Canvas:
         total = len(self.problem.levels) - 1
-        return Canvas(
-            step.done,
-            total,
-            partial(self.picture, step.x),
-            partial(self.picture, step.denoised) if step.done < total else None,
-        )
+        denoised = partial(self.picture, step.denoised) if step.done < total else None
+        return Canvas(step.done, total, partial(self.picture, step.x), denoised)
 
     def picture(self, x: Tensor) -> Tensor:
         """[B, *shape] -> [B, C, H, W] in [-1, 1]; pixels outside a mask are exactly the given ones."""

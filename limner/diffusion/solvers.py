@@ -177,21 +177,14 @@ def euler(problem: Problem) -> Solver:
     return x
 
 
-def heun(
-    problem: Problem,
-    churn: float = 0.0,
-    churn_low: float = 0.05,
-    churn_high: float = 50.0,
-    churn_noise: float = 1.003,
-) -> Solver:
+def heun(problem: Problem, churn: float = 0.0, churn_noise: float = 1.003) -> Solver:
     """Karras 2022, algorithm 2: second order, two queries a step but the last, which is Euler's.
 
-    ``churn`` adds noise before each step whose sigma / alpha lies between the two bounds. Without it, this is
-    algorithm 1.
+    ``churn`` adds noise before each step whose sigma / alpha is from 0.05 to 50. Without it, this is algorithm 1.
     """
     x, path, steps = problem.x, problem.path, len(problem.levels) - 1
     for done, now, then in problem.steps():
-        if churn and churn_low <= now.ratio <= churn_high:
+        if churn and 0.05 <= now.ratio <= 50:
             up = path.at(now.ratio * (1 + min(churn / steps, math.sqrt(2) - 1)))
             extra = churn_noise * math.sqrt(up.ratio**2 - now.ratio**2)
             x, now = up.alpha * (x / now.alpha + extra * problem.draw_noise()), up

@@ -7,7 +7,7 @@ Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models". By its con
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -16,16 +16,12 @@ from torch import Tensor, nn
 
 from limner.core import (
     Batch,
-    Canvas,
     Condition,
     ConditionEmbedding,
     Denoised,
-    Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
-    Optimiser,
     Part,
     Preset,
 )
@@ -40,6 +36,7 @@ from limner.networks.checks import SettingsError, check_settings
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import QuickUNet
+from limner.settings import LimnerError, Optimiser
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,9 @@ class DDPM(Model):
     Config = DDPMConfig
     Sampling = DDPMSampling
     reads = frozenset({"label", "image", "mask"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
-    paper: ClassVar[str] = (
-        "Ho 2020, Denoising Diffusion Probabilistic Models; Nichol 2021, Improved Denoising Diffusion"
-    )
-    about: ClassVar[str] = "denoising diffusion in a thousand steps: the classic"
+    averaged = ("network",)
+    paper = "Ho 2020, Denoising Diffusion Probabilistic Models; Nichol 2021, Improved Denoising Diffusion"
+    about = "denoising diffusion in a thousand steps: the classic"
 
     def __init__(self, config: DDPMConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -150,8 +145,7 @@ class DDPM(Model):
         levels = self.path.levels(s.steps, s.spacing)
         return Plan(self.path, levels, self.spec.shape, clip=1.0, variance=s.variance)
 
-    def sample(self, condition: Condition, sampling: DDPMSampling, draws: Draws) -> Iterator[Canvas]:
-        return draw(self, condition, sampling, draws)
+    sample = draw
 
     def to_diffusers(self) -> list[Part]:
         """A DDPMPipeline."""

@@ -6,27 +6,14 @@ step's variance. Or along the straight path, its velocity (Ma 2024, SiT) or the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    Draws,
-    ImageSpec,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-)
+from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.objectives import (
     FlowMatching,
@@ -41,6 +28,7 @@ from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, training
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
+from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 
 TIME_SCALE = 50  # of the straight path's times in the embedding, whose shortest wavelength is then an eighth
@@ -90,9 +78,9 @@ class DiT(Model):
     Config = DiTConfig
     Sampling = DiTSampling
     reads = frozenset({"label", "text", "image", "mask"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
-    paper: ClassVar[str] = "Peebles and Xie 2023, Scalable Diffusion Models with Transformers"
-    about: ClassVar[str] = "transformer on patches: diffusion or flow matching"
+    averaged = ("network",)
+    paper = "Peebles and Xie 2023, Scalable Diffusion Models with Transformers"
+    about = "transformer on patches: diffusion or flow matching"
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -130,8 +118,7 @@ class DiT(Model):
             return Plan(DISCRETE, DISCRETE.levels(s.steps, s.spacing), self.spec.shape, clip=1.0)
         return Plan(STRAIGHT, STRAIGHT.levels(s.steps, s.shift), self.spec.shape)
 
-    def sample(self, condition: Condition, sampling: DiTSampling, draws: Draws) -> Iterator[Canvas]:
-        return draw(self, condition, sampling, draws)
+    sample = draw
 
 
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.

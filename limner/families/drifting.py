@@ -26,10 +26,8 @@ from limner.core import (
     ImageSpec,
     Model,
     Objective,
-    Optimiser,
     Parent,
     Preset,
-    Training,
 )
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
 from limner.losses.drift import (
@@ -44,6 +42,7 @@ from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
+from limner.settings import Optimiser, Training
 from limner.text.encoder import TextConfig
 from limner.text.similarity import trigram_similarity
 

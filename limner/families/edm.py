@@ -6,27 +6,13 @@ network's input and target are scaled to variance 1 at every noise level, and He
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    Draws,
-    ImageSpec,
-    LimnerError,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-)
+from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
@@ -36,6 +22,7 @@ from limner.networks.images import augment_conditioning
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.song import SongUNet
 from limner.networks.unets.unet import QuickUNet
+from limner.settings import LimnerError, Optimiser
 
 
 @dataclass(frozen=True)
@@ -109,9 +96,9 @@ class EDM(Model):
     Config = EDMConfig
     Sampling = EDMSampling
     reads = frozenset({"label", "image", "mask"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
-    paper: ClassVar[str] = "Karras 2022, Elucidating the Design Space of Diffusion-Based Generative Models"
-    about: ClassVar[str] = "diffusion with few sampling steps, stable to train"
+    averaged = ("network",)
+    paper = "Karras 2022, Elucidating the Design Space of Diffusion-Based Generative Models"
+    about = "diffusion with few sampling steps, stable to train"
 
     def __init__(self, config: EDMConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -153,8 +140,7 @@ class EDM(Model):
         path = paths.Exploding(s.sigma_min, s.sigma_max, s.rho)
         return Plan(path, path.levels(s.steps), self.spec.shape)
 
-    def sample(self, condition: Condition, sampling: EDMSampling, draws: Draws) -> Iterator[Canvas]:
-        return draw(self, condition, sampling, draws)
+    sample = draw
 
 
 EDM.presets = {

@@ -6,26 +6,13 @@ clean image, the loss compares velocities (Li and He 2025), and images are drawn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Canvas,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    Draws,
-    ImageSpec,
-    Model,
-    Objective,
-    Optimiser,
-    Preset,
-)
+from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
@@ -33,6 +20,7 @@ from limner.families._conditioning import ConditionEmbedder, choose_condition
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
+from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 
 PATH = paths.Straight()
@@ -75,11 +63,9 @@ class Flow(Model):
     Config = FlowConfig
     Sampling = FlowSampling
     reads = frozenset({"label", "text", "image", "mask"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
-    paper: ClassVar[str] = (
-        "Lipman 2023, Flow Matching for Generative Modeling; Li and He 2025, Back to Basics"
-    )
-    about: ClassVar[str] = "flow matching in pixel space; the default"
+    averaged = ("network",)
+    paper = "Lipman 2023, Flow Matching for Generative Modeling; Li and He 2025, Back to Basics"
+    about = "flow matching in pixel space; the default"
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -108,8 +94,7 @@ class Flow(Model):
     def plan(self, sampling: FlowSampling) -> Plan:
         return Plan(PATH, PATH.levels(sampling.steps, sampling.shift), self.spec.shape)
 
-    def sample(self, condition: Condition, sampling: FlowSampling, draws: Draws) -> Iterator[Canvas]:
-        return draw(self, condition, sampling, draws)
+    sample = draw
 
 
 Flow.presets = {

@@ -6,7 +6,6 @@ flow matching: the velocity or the clean latent is predicted along the straight 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,16 +15,12 @@ from torch.nn import functional as F
 
 from limner.core import (
     Batch,
-    Canvas,
     Condition,
     ConditionEmbedding,
     Denoised,
-    Draws,
     ImageSpec,
-    LimnerError,
     Model,
     Objective,
-    Optimiser,
     Parent,
     Preset,
 )
@@ -48,6 +43,7 @@ from limner.networks.shape import FeatureShape
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import UNet, UNetLevels
+from limner.settings import LimnerError, Optimiser
 from limner.text.encoder import TextConfig
 
 STRAIGHT = paths.Straight()
@@ -136,7 +132,7 @@ class LatentDiffusion(Model):
     Config = LatentConfig
     Sampling = LatentSampling
     reads = frozenset({"label", "text", "image", "mask"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
+    averaged = ("network",)
     parents: ClassVar[dict[str, Parent]] = {
         "autoencoder": Parent(
             ConfiguredCodec,
@@ -147,8 +143,8 @@ class LatentDiffusion(Model):
             family="autoencoder",
         )
     }
-    paper: ClassVar[str] = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
-    about: ClassVar[str] = "diffusion or flow matching in an autoencoder's latent space"
+    paper = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
+    about = "diffusion or flow matching in an autoencoder's latent space"
 
     latent_mean: Tensor
     latent_scale: Tensor
@@ -253,15 +249,14 @@ class LatentDiffusion(Model):
             same_space=self.same_latents,
         )  # fmt: skip
 
-    def sample(self, condition: Condition, sampling: LatentSampling, draws: Draws) -> Iterator[Canvas]:
-        return draw(self, condition, sampling, draws)
+    sample = draw
 
 
 def ddim_levels(steps: int) -> list[NoiseLevel]:
     """As in latent diffusion's code: every (1000 / steps)-th time plus one, and the end is time 0, not the data."""
     if steps == 1:
         return [DISCRETE.level(DISCRETE.steps - 1), DISCRETE.level(0)]
-    times = paths.stride_times(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
+    times = paths.spaced_times(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
     return [*(DISCRETE.level(min(t + 1, DISCRETE.steps - 1)) for t in reversed(times)), DISCRETE.level(0)]
 
 

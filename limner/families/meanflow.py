@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ from limner.core import (
     ImageSpec,
     Model,
     Objective,
-    Optimiser,
     Preset,
-    Training,
 )
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching
@@ -42,6 +40,7 @@ from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, 
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet, UNetLevels
+from limner.settings import Optimiser, Training
 from limner.text.encoder import TextConfig
 
 
@@ -116,9 +115,9 @@ class MeanFlow(Model):
     Config = MeanFlowConfig
     Sampling = MeanFlowSampling
     reads = frozenset({"label", "text", "image"})
-    averaged: ClassVar[tuple[str, ...]] = ("network",)
-    paper: ClassVar[str] = "Geng 2025, Mean Flows for One-step Generative Modeling; Lu 2026, Pixel Mean Flows"
-    about: ClassVar[str] = "flow matching by average velocity; no teacher"
+    averaged = ("network",)
+    paper = "Geng 2025, Mean Flows for One-step Generative Modeling; Lu 2026, Pixel Mean Flows"
+    about = "flow matching by average velocity; no teacher"
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)

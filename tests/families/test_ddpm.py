@@ -143,15 +143,14 @@ def test_which_steps_are_kept() -> None:
     def same(found: list[int], name: str) -> bool:
         return found == expected[name].long().tolist()
 
-    assert same(paths.space_times(1000, [10]), "10")
-    assert same(paths.space_times(1000, [10, 15, 20]), "10,15,20")
-    assert same(paths.space_times(1000, [250])[:10], "250_first10")
-    assert same(paths.space_times(1000, [250])[-3:], "250_last3")
+    assert same(paths.spaced_times(1000, 10, "even"), "10")
+    assert same(paths.spaced_times(1000, 250, "even")[:10], "250_first10")
+    assert same(paths.spaced_times(1000, 250, "even")[-3:], "250_last3")
     for n in (10, 25, 50):
-        assert same(paths.stride_times(1000, n, "ddim"), f"ddim{n}")
+        assert same(paths.spaced_times(1000, n, "ddim"), f"ddim{n}")
     _, expected = golden("ddim_timesteps")
-    assert same(paths.stride_times(1000, 10, "ddim"), "uniform")
-    assert same(paths.stride_times(1000, 10, "quadratic"), "quad")
+    assert same(paths.spaced_times(1000, 10, "ddim"), "uniform")
+    assert same(paths.spaced_times(1000, 10, "quadratic"), "quad")
 
 
 def test_the_average_halves_as_the_papers_decay_does() -> None:
@@ -343,7 +342,7 @@ def test_autoguidance_needs_a_run_with_the_same_noise_and_the_same_labels() -> N
 
 @pytest.mark.parametrize("steps", [7, 30, 501, 999])
 def test_spacing_by_so_manyth_times_reaches_the_noise_whatever_the_number(steps: int) -> None:
-    times = paths.stride_times(1000, steps, "ddim")
+    times = paths.spaced_times(1000, steps, "ddim")
     assert len(times) == steps and times[0] == 0 and 1000 - times[-1] <= 1000 / steps + 1
 
 
