@@ -21,6 +21,5 @@ def find(name: str, folder: str | Path = "") -> Features:
     """The feature extractor called ``name``; ``folder`` holds its weights if it needs any. Raises LimnerError."""
     if name in FEATURES:
         return FEATURES[name](folder)
-    raise LimnerError(
-        f"There are no features {name!r}: name {', '.join(FEATURES)}, or a run.{nearest(name, FEATURES)}"
-    )
+    hint = nearest(name, FEATURES)
+    raise LimnerError(f"There are no features {name!r}: name {', '.join(FEATURES)}, or a run.{hint}")

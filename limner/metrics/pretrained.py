@@ -136,8 +136,9 @@ def inception(path: str | Path) -> Features:
     network.eval().requires_grad_(False)
 
     def extract(image: Tensor) -> Tensor:
-        image = with_channels(image, 3)
-        return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
+        return network(
+            F.interpolate(with_channels(image, 3), (299, 299), mode="bilinear", align_corners=False)
+        )
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Features("inception", digest, "bilinear to 299x299", extract)
@@ -146,30 +147,34 @@ def inception(path: str | Path) -> Features:
 def clip(folder: str | Path = "") -> Features:
     """CLIP's image features (Radford 2021) through transformers, from a local folder or its cache."""
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    model, digest = _hub(folder or "openai/clip-vit-base-patch32", "CLIPVisionModelWithProjection")
-    return _normalised("clip", digest, lambda x: model(x).image_embeds, mean, std)
+    model = _hub(folder or "openai/clip-vit-base-patch32", "CLIPVisionModelWithProjection")
+    return _of_hub("clip", model, "image_embeds", mean, std)
 
 
 def dinov2(folder: str | Path = "") -> Features:
     """DINOv2's features (Oquab 2023) through transformers, from a local folder or its cache."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    model, digest = _hub(folder or "facebook/dinov2-small", "Dinov2Model")
-    return _normalised("dinov2", digest, lambda x: model(x).pooler_output, mean, std)
+    return _of_hub(
+        "dinov2", _hub(folder or "facebook/dinov2-small", "Dinov2Model"), "pooler_output", mean, std
+    )
 
 
-def _normalised(
-    name: str, digest: str, network: Any, mean: Sequence[float], std: Sequence[float]
-) -> Features:
+def _of_hub(name: str, model: Any, output: str, mean: Sequence[float], std: Sequence[float]) -> Features:
+    """The ``output`` of a network of transformers, for images that are normalised by ``mean`` and ``std``."""
+    digest = hashlib.sha256()
+    for weight in model.state_dict().values():
+        digest.update(weight.contiguous().numpy().tobytes())
+
     def extract(image: Tensor) -> Tensor:
         image = resize(with_channels(image, 3), 224, 224) / 2 + 0.5
         centre, scale = (image.new_tensor(v)[:, None, None] for v in (mean, std))
-        return network((image - centre) / scale)
+        return getattr(model((image - centre) / scale), output)
 
-    return Features(name, digest, "bicubic to 224x224", extract)
+    return Features(name, digest.hexdigest()[:12], "bicubic to 224x224", extract)
 
 
-def _hub(name: str | Path, kind: str) -> tuple[Any, str]:
-    """A network of transformers from files on this machine, and a hash of its weights. Raises LimnerError."""
+def _hub(name: str | Path, kind: str) -> Any:
+    """A network of transformers from files on this machine. Raises LimnerError where they are missing."""
     transformers = need("transformers", "These features need transformers", "hf")
     try:
         load = getattr(transformers, kind).from_pretrained
@@ -179,8 +184,4 @@ def _hub(name: str | Path, kind: str) -> tuple[Any, str]:
             f"The weights of {name} are not here, and Limner downloads nothing: fetch them with "
             f"`huggingface-cli download {name}`, or name their folder with --weights. ({str(error)[:120]})"
         ) from None
-    model.eval().requires_grad_(False)
-    digest = hashlib.sha256()
-    for weight in model.state_dict().values():
-        digest.update(weight.contiguous().numpy().tobytes())
-    return model, digest.hexdigest()[:12]
+    return model.eval().requires_grad_(False)
