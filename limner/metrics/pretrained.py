@@ -136,9 +136,8 @@ def inception(path: str | Path) -> Features:
     network.eval().requires_grad_(False)
 
     def extract(image: Tensor) -> Tensor:
-        return network(
-            F.interpolate(with_channels(image, 3), (299, 299), mode="bilinear", align_corners=False)
-        )
+        image = with_channels(image, 3)
+        return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Features("inception", digest, "bilinear to 299x299", extract)
@@ -154,9 +153,8 @@ def clip(folder: str | Path = "") -> Features:
 def dinov2(folder: str | Path = "") -> Features:
     """DINOv2's features (Oquab 2023) through transformers, from a local folder or its cache."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return _of_hub(
-        "dinov2", _hub(folder or "facebook/dinov2-small", "Dinov2Model"), "pooler_output", mean, std
-    )
+    model = _hub(folder or "facebook/dinov2-small", "Dinov2Model")
+    return _of_hub("dinov2", model, "pooler_output", mean, std)
 
 
 def _of_hub(name: str, model: Any, output: str, mean: Sequence[float], std: Sequence[float]) -> Features:

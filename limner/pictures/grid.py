@@ -139,11 +139,11 @@ def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _font_of(character: str, size: int) -> int | None:
+def _font_of(character: str, size: int) -> ImageFont.FreeTypeFont | None:
     """The first font that has the character: draws it unlike a code point of no font."""
-    for i, font in enumerate(_fonts(size)):
+    for font in _fonts(size):
         if character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff")):
-            return i
+            return font
     return None
 
 
@@ -159,14 +159,15 @@ def _clean(text: str) -> str:
 
 
 def _runs(text: str, size: int) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-    runs: list[tuple[int, str]] = []
+    """Each longest stretch of text with the font that it is drawn in."""
+    runs: list[tuple[ImageFont.FreeTypeFont, str]] = []
     for c in text:
-        font = _font_of(c, size) or 0
-        if runs and (c == " " or runs[-1][0] == font):
+        font = _font_of(c, size) or _fonts(size)[0]
+        if runs and (c == " " or runs[-1][0] is font):
             runs[-1] = runs[-1][0], runs[-1][1] + c
         else:
             runs.append((font, c))
-    return [(_fonts(size)[font], words) for font, words in runs]
+    return runs
 
 
 def _length(text: str, size: int) -> float:
