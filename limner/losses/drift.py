@@ -122,9 +122,11 @@ def compared_features(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     """
     features = [image.flatten(1)[:, :, None]]  # [B, CHW, 1]
     for x in maps:
-        flat = x.flatten(2)  # [B, D, hw]
-        std = flat.var(2, keepdim=True, correction=0).add(1e-4).sqrt()  # [B, D, 1]
-        features += [flat, flat.mean(2, keepdim=True), std]
+        # Two views: with one, its gradients would add up in another order, to other last bits.
+        features.append(x.flatten(2))  # [B, D, hw]
+        flat = x.flatten(2)
+        features.append(flat.mean(2, keepdim=True))  # [B, D, 1]
+        features.append(flat.var(2, keepdim=True, correction=0).add(1e-4).sqrt())  # [B, D, 1]
         if min(x.shape[-2:]) > 2:
             mean = F.avg_pool2d(x, 2, ceil_mode=True)  # [B, D, h/2, w/2]
             square = F.avg_pool2d(x.square(), 2, ceil_mode=True)
