@@ -22,9 +22,7 @@ class TrainSettings(TypedDict, total=False):
 
     preset: str | None  # tiny, small, base or paper; default: small on a CPU, base on a GPU
     budget: str  # 90s, 20m, 1.5h, 200kimg or 50epochs; default: 10m
-    size: (
-        int | tuple[int, int] | None
-    )  # side or (height, width) in pixels; default: the preset's or the data's
+    size: int | tuple[int, int] | None  # side or (height, width), pixels; default: the preset's or the data's
     seed: int  # default: 0
     resume: bool  # resume from the newest checkpoint in ``out``
     quiet: bool  # print nothing

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -33,26 +34,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from limner import config, families
+from limner import config, families, files
 from limner.config import Run, from_json, migrate_run, to_json
 from limner.core import ImageSpec, Model
 from limner.settings import LimnerError, nearest
 from limner.version import __version__
 
-MODEL, LIVE, STATE, CHECKPOINTS = "model.safetensors", "live.safetensors", "state.json", "checkpoints"
-LOCK = ".lock"
+MODEL, LIVE, STATE = "model.safetensors", "live.safetensors", "state.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+Header = dict[str, Any]
 
 
 class Damaged(LimnerError):
     """A file differs from what was written; an earlier one may be intact."""
 
 
-# ---------------------------------------------------------------------------------------- one file
+# ---- one file
 
 
-def make_header(
-    run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def make_header(run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None) -> Header:
     """The header of a model file; ``parents`` are the digests of the runs that it was built on, by config field."""
     return {
         "format": config.FORMAT,
@@ -65,34 +65,25 @@ def make_header(
     }
 
 
-def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> None:
     """Write a model file completely or not at all. Raises LimnerError, as on a full disk."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    plain = _plain(tensors)
-    try:
-        _write_model(temporary, plain, header)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise LimnerError(_no_room(path, _size(plain), error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.atomic(Path(path)) as unfinished:
+        _write_model(unfinished, _plain(tensors), header)
+    _sync(Path(path).parent)
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_model(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     """The header and the weights of a model file or of a run's folder, verified.
 
     If a folder's ``model.safetensors`` is damaged or missing, its newest intact checkpoint is read, with a
     warning. ``digest`` in the header is the hash of the file's content. Raises LimnerError.
     """
-    _, header, tensors = _open(Path(path))
-    return header, tensors
+    return _open(Path(path))[1:]
 
 
 class Loaded(NamedTuple):
     model: Model
-    header: dict[str, Any]
+    header: Header
     run: Run
     spec: ImageSpec
     path: Path  # the file
@@ -158,23 +149,20 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
-def _open(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
+def _open(path: Path) -> tuple[Path, Header, dict[str, Tensor]]:
     if path.is_file():
         return path, *_read_model(path)[:2]
-    files = [path / MODEL, *(folder / MODEL for folder in _checkpoints(path))]
-    files = [file for file in files if file.is_file()]
-    if not files:
+    found = [f / MODEL for f in (path, *_checkpoints(path)) if (f / MODEL).is_file()]
+    if not found:
         raise LimnerError(f"There is no run and no model at {path}.{_nearby(path)}")
-    if files[0].parent != path:
-        warnings.warn(f"{path} has no {MODEL}: reading {files[0]}.", stacklevel=3)
-    for i, file in enumerate(files):
+    if found[0].parent != path:
+        warnings.warn(f"{path} has no {MODEL}: reading {found[0]}.", stacklevel=3)
+    for file, older in itertools.pairwise(found):
         try:
             return file, *_read_model(file)[:2]
         except Damaged as error:
-            if i + 1 == len(files):
-                raise
-            warnings.warn(f"{error} Reading {files[i + 1]} instead.", stacklevel=3)
-    raise AssertionError("unreachable")
+            warnings.warn(f"{error} Reading {older} instead.", stacklevel=3)
+    return found[-1], *_read_model(found[-1])[:2]
 
 
 def _nearby(path: Path) -> str:
@@ -185,13 +173,13 @@ def _nearby(path: Path) -> str:
     return nearest(str(path), runs) or (f" There are {_some(runs)}." if runs else "")
 
 
-def _write_model(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+def _write_model(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     # The digest covers the header as the text that is stored.
     text = json.dumps({**header, "format": config.FORMAT})
     _write_tensors(path, tensors, {"limner": text, "digest": _digest(text, tensors)})
 
 
-def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+def _read_model(path: Path) -> tuple[Header, dict[str, Tensor], int]:
     """The header and the weights, renamed as in this version, and the file's format."""
     metadata, tensors = _read_tensors(path)
     if "limner" not in metadata:
@@ -210,9 +198,7 @@ def _read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], int]:
     return {**header, "digest": digest}, tensors, version
 
 
-def _migrate(
-    header: dict[str, Any], tensors: dict[str, Tensor], path: Path
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _migrate(header: Header, tensors: dict[str, Tensor], path: Path) -> tuple[Header, dict[str, Tensor]]:
     """The header and the weights, renamed as in this version."""
     version = header["format"]
     if version > config.FORMAT:
@@ -245,14 +231,10 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with open(path, "rb") as file:
         start = file.read(9)
     # A safetensors file begins with its header's length and a brace; any other file may be a pickle.
-    if start[8:] != b"{" and start[:1] == b"\x80":
+    if start[8:] != b"{" and start.startswith((b"\x80", b"PK")):
+        kind = "a pickle in a zip archive, as by torch.save" if start[:2] == b"PK" else "a pickle"
         raise LimnerError(
-            f"{path} is a pickle, which can run any code when it is opened, so Limner does not open it: "
-            "use a safetensors file."
-        )
-    if start[8:] != b"{" and start[:2] == b"PK":
-        raise LimnerError(
-            f"{path} is a zip archive, as torch.save writes with a pickle inside, which Limner does not open: "
+            f"{path} is {kind}, which can run any code when it is opened, so Limner does not open it: "
             "use a safetensors file."
         )
     try:
@@ -274,10 +256,6 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         owned.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
     return plain
-
-
-def _size(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -306,15 +284,14 @@ def _no_room(path: Path, needed: int, reason: object) -> str:
     )
 
 
-# ---------------------------------------------------------------------------------------- a run's folder
+# ---- a run's folder
 
 
 class Resumed(NamedTuple):
-    header: dict[str, Any]
+    header: Header
     model_tensors: dict[str, Tensor]
     live_tensors: dict[str, Tensor]
     state: dict[str, Any]
-    path: Path  # the checkpoint's folder
 
 
 def exists(run_dir: str | Path) -> bool:
@@ -325,7 +302,7 @@ def exists(run_dir: str | Path) -> bool:
 def save(
     run_dir: str | Path,
     model_tensors: Mapping[str, Tensor],
-    header: dict[str, Any],
+    header: Header,
     live_tensors: Mapping[str, Tensor],
     state: dict[str, Any],
     keep: int = 2,
@@ -342,7 +319,8 @@ def save(
         _remove(leftover)
     model, live = _plain(model_tensors), _plain(live_tensors)
     final, temporary = _name(root, header["seen"]), root / f".tmp-{header['seen']}"
-    needed = _size(model) + _size(live) + len(json.dumps(state)) + 1_000_000  # headers and hashes
+    tensor_bytes = sum(tensor.nbytes for tensor in (*model.values(), *live.values()))
+    needed = tensor_bytes + len(json.dumps(state)) + 1_000_000  # headers and hashes
     if shutil.disk_usage(root).free < needed:
         raise LimnerError(_no_room(final, needed, "the disk is full"))
     try:
@@ -368,15 +346,15 @@ def resume(run_dir: str | Path) -> Resumed | None:
     Raises LimnerError if all are damaged.
     """
     folders = _checkpoints(Path(run_dir))
-    for i, folder in enumerate(folders):
+    for i, folder in enumerate(folders, 1):
         try:
             return _read_checkpoint(folder)
         except Damaged as error:
-            if i + 1 == len(folders):
+            if i == len(folders):
                 raise LimnerError(
                     f"No checkpoint of {run_dir} is intact: {error} Restore a copy, or train again with another --out."
                 ) from error
-            warnings.warn(f"{error} Using {folders[i + 1]} instead.", stacklevel=2)
+            warnings.warn(f"{error} Using {folders[i]} instead.", stacklevel=2)
     return None
 
 
@@ -401,10 +379,8 @@ def lock(run_dir: str | Path) -> Iterator[None]:
                 f"{folder} is in use by {holder}: wait for it, stop it, or choose another --out."
             ) from None
         file.truncate(0)
-        file.write(
-            f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        )
-        file.flush()
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"process {os.getpid()} on {socket.gethostname()} since {started}", file=file, flush=True)
         try:
             yield
         finally:
@@ -432,16 +408,11 @@ def _name(root: Path, seen: int) -> Path:
 
 def _publish(source: Path, target: Path) -> None:
     """Replace ``target`` by a link to ``source``, atomically."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-        _sync(temporary)
-    try:
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.atomic(target) as unfinished:
+        try:
+            os.link(source, unfinished)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, unfinished)
     _sync(target.parent)
 
 
@@ -465,14 +436,11 @@ def _remove(path: Path) -> None:
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _hash(folder / name)}
-        for name in (MODEL, LIVE)
+    beside = {
+        p.name: {"bytes": p.stat().st_size, "sha256": _hash(p)} for p in (folder / MODEL, folder / LIVE)
     }
-    content = {"state": state, "files": files}
-    with open(folder / STATE, "w") as file:
-        json.dump({"digest": _state_digest(content), **content}, file, indent=1)
-    _sync(folder / STATE)
+    content = {"state": state, "files": beside}
+    files.write_text(folder / STATE, json.dumps({"digest": _state_digest(content), **content}, indent=1))
 
 
 def _read_checkpoint(folder: Path) -> Resumed:
@@ -488,13 +456,12 @@ def _read_checkpoint(folder: Path) -> Resumed:
         if not file.is_file() or file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
             raise Damaged(f"{file} is damaged or missing.")
     header, model, version = _read_model(folder / MODEL)
-    live = {
-        f"model/{migrate_weight(header['family'], name.removeprefix('model/'), version)}"
-        if name.startswith("model/")
-        else name: value
-        for name, value in _read_tensors(folder / LIVE)[1].items()
-    }
-    return Resumed(header, model, live, content["state"], folder)
+    live = {}
+    for name, value in _read_tensors(folder / LIVE)[1].items():
+        part, _, weight = name.partition("/")
+        current = migrate_weight(header["family"], weight, version) if part == "model" else weight
+        live[f"{part}/{current}"] = value
+    return Resumed(header, model, live, content["state"])
 
 
 def _state_digest(content: dict[str, Any]) -> str:
@@ -506,7 +473,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---------------------------------------------------------------------------------------- optimisers
+# ---- optimisers
 
 
 def pack_state(state: Any, prefix: str) -> tuple[dict[str, Tensor], Any]:
@@ -554,6 +521,4 @@ LAYOUTS = {"channels_last": torch.channels_last, "channels_last_3d": torch.chann
 def _layout(tensor: Tensor) -> str | None:
     if tensor.is_contiguous():
         return None
-    dims = {4: "channels_last", 5: "channels_last_3d"}
-    layout = dims.get(tensor.dim())
-    return layout if layout and tensor.is_contiguous(memory_format=LAYOUTS[layout]) else None
+    return next((name for name, form in LAYOUTS.items() if tensor.is_contiguous(memory_format=form)), None)

@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# ---------------------------------------------------------------------------------------- JSON
+# ---- JSON
 
 
 def to_json(value: Any) -> Any:
@@ -88,9 +88,7 @@ def _read(kind: Any, data: Any, where: str) -> Any:
     if origin is tuple and isinstance(data, (list, tuple)):
         kinds = inner[:1] * len(data) if inner[1:] == (...,) else inner
         if len(kinds) == len(data):
-            return tuple(
-                _read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, data, strict=True))
-            )
+            return tuple(_read(kinds[i], value, f"{where}[{i}]") for i, value in enumerate(data))
     if origin is list and isinstance(data, list):
         return [_read(inner[0], value, f"{where}[{i}]") for i, value in enumerate(data)]
     if origin is dict and isinstance(data, dict):
@@ -145,7 +143,7 @@ def _name(kind: Any) -> str:
     return "a table of settings"
 
 
-# ---------------------------------------------------------------------------------------- one training
+# ---- one training
 
 
 @dataclass(frozen=True)

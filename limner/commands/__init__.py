@@ -13,7 +13,7 @@ def say(text: str) -> None:
     """Print text as it is: brackets in a path are not markup."""
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(highlight=False, soft_wrap=True, emoji=False).print(text, markup=False)
 
 
 def print_json(value: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limner.commands import MISTAKE, print_json, say
+from limner.commands import MISTAKE, print_result, say
 from limner.commands.options import Sources, parse
 from limner.config import parse_size
 from limner.settings import DataOptions, LimnerError, nearest
@@ -40,41 +39,34 @@ class ShowOptions:
 
 
 def run(argv: list[str]) -> int:
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"check": _check, "show": _show}
+    commands = {"check": _check, "show": _show}
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return 0 if argv else MISTAKE
     if argv[0] not in commands:
         raise LimnerError(f"There is no command `limner data {argv[0]}`.{nearest(argv[0], commands)}")
-    return commands[argv[0]](argv[1:])
+    commands[argv[0]](argv[1:])
+    return 0
 
 
-def _check(argv: Sequence[str]) -> int:
+def _check(argv: list[str]) -> None:
     given = parse(CheckOptions, argv, "data check")
     from limner.data import check
 
     report = check(given.sources, given.data)
-    if given.json:
-        print_json(report.to_json())
-    else:
-        print(report)
-    return 0
+    print_result(report.to_json(), given.json, str(report))
 
 
-def _show(argv: Sequence[str]) -> int:
+def _show(argv: list[str]) -> None:
     given = parse(ShowOptions, argv, "data show")
     from limner.data import open_data
+    from limner.inference.pipeline import captions_of
     from limner.pictures.grid import grid
 
     size = parse_size(given.size) if given.size else None
     data = open_data(given.sources, size=size, options=given.data)
     rows = data.order(0, min(given.n, len(data)), given.seed)
-    captions = None
-    if data.captions is not None:
-        captions = [data.captions[i] for i in rows]
-    elif data.labels is not None:
-        captions = [data.spec.classes[data.labels[i]] for i in rows]
+    batch = data.batch(rows)
     Path(given.to).parent.mkdir(parents=True, exist_ok=True)
-    grid(data.batch(rows).image, captions).save(given.to)
+    grid(batch.image, captions_of(data.spec, batch.condition)).save(given.to)
     say(f"{len(rows)} of {len(data):,} images in {given.to}")
-    return 0

@@ -20,6 +20,8 @@ from limner.config import JsonResult, Run
 if TYPE_CHECKING:
     import numpy as np
 
+    from limner.training.run import Result as TrainResult
+
 SIZE = 32
 PROMPTS = 256
 SHOWN = 32
@@ -72,15 +74,12 @@ def run(argv: list[str]) -> int:
     trained = train(training_run, out, resume=checkpoint.exists(out))
     if trained.stopped:
         return 128 + trained.stopped
-    score(out, training_run, trained.seconds, trained.seen, trained.images_per_second)
+    score(out, training_run, trained)
     return 0
 
 
-def score(out: Path, run: Run, seconds: float, seen: int, rate: float) -> Result:
-    """Draw held-out prompts with the run in ``out`` and write samples.png, report.html and demo.json there.
-
-    ``seconds``, ``seen`` and ``rate`` (images per second) are those of its training.
-    """
+def score(out: Path, run: Run, trained: TrainResult) -> None:
+    """Draw held-out prompts with the run in ``out`` and write samples.png, report.html and demo.json there."""
     import numpy as np
 
     from limner.data import shapes
@@ -94,6 +93,7 @@ def score(out: Path, run: Run, seconds: float, seen: int, rate: float) -> Result
     with bar(f"drawing {PROMPTS} held-out prompts") as watch:
         drawn = pipeline.tensors(PROMPTS, prompt=prompts, seed=run.seed, watch=watch)
     drawing = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     pixels = np.stack([np.asarray(to_pil(x)) for x in drawn])
     attributes = shapes.score(pixels, prompts)
     real = shapes.scenes(REAL, seed=run.seed + 1, held_out=True)
@@ -104,24 +104,17 @@ def score(out: Path, run: Run, seconds: float, seen: int, rate: float) -> Result
         prompts=PROMPTS,
         exact=attributes["exact"],
         oracle_on_real=oracle["exact"],
-        train_seconds=round(seconds, 1),
-        images_seen=seen,
-        images_per_second=round(rate, 1),
+        train_seconds=round(trained.seconds, 1),
+        images_seen=trained.seen,
+        images_per_second=round(trained.images_per_second, 1),
         sampling_images_per_second=round(PROMPTS / drawing, 1),
-        peak_memory_mb=round(peak_memory() / 1e6),
+        peak_memory_mb=round(peak / 1e6),
         attributes=attributes,
         seed=run.seed,
     )
     files.write_text(out / "report.html", _page(out, run, result, prompts, pixels))
     files.write_json(out / "demo.json", result.to_json())
     _summarise(out, result, prompts[0])
-    return result
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _page(out: Path, run: Run, result: Result, prompts: Sequence[str], pixels: np.ndarray) -> str:

@@ -60,10 +60,7 @@ def run(argv: list[str]) -> None:
     spec = ImageSpec(given.channels or 3, height, width, classes=classes)
     with torch.device("meta"):
         model = families.build(given.family, given.model, spec)
-    parts = {
-        name: sum(p.numel() for p in module.parameters() if p.requires_grad)
-        for name, module in model.named_children()
-    }
+    parts = {n: sum(p.numel() for p in m.parameters() if p.requires_grad) for n, m in model.named_children()}
     if given.json:
         print_json({"config": given.model, "parameters": parts})
         return

@@ -7,8 +7,8 @@ a family is named.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -72,12 +72,9 @@ def select(options: type[Selected], given: Any) -> Selected:
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """The value of a flag that the second stage depends on; ``parse`` reads it again with all others."""
-    for word, following in itertools.pairwise([*argv, ""]):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", nargs="?")
+    return parser.parse_known_args(argv)[0].value
 
 
 def _registry() -> ConstructorRegistry:
