@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.core import Denoised
 from limner.diffusion.bound import step_bound
-from limner.diffusion.paths import Discrete, expand_dims, interpolate, noised, training_times, velocity
+from limner.diffusion.paths import Discrete, Path, expand_dims, interpolate, noised, training_times, velocity
 
 Prediction = Literal["noise", "velocity", "data"]
 Network = Callable[[Tensor, Tensor], Tensor]  # noisy x [B, C, ...] and its times [B] -> prediction
@@ -44,18 +44,8 @@ def flow_matching_loss(
     return {"velocity": error.square().mean()}
 
 
-def flow_denoised(predict: Prediction, x: Tensor, out: Tensor, sigma: Tensor) -> Denoised:
-    """The clean data that a prediction on the straight path means."""
-    return Denoised(x + sigma * out if predict == "velocity" else out)
-
-
 def diffusion_loss(
-    network: Network,
-    data: Tensor,
-    path: Discrete,
-    t: Tensor,
-    predict: Prediction = "noise",
-    bound: float = 1.0,
+    network: Network, data: Tensor, path: Discrete, t: Tensor, predict: Prediction, bound: float = 1.0
 ) -> dict[str, Tensor]:
     """L_simple (Ho 2020, eq. 14) of what the network predicts, at times t [B].
 
@@ -73,15 +63,33 @@ def diffusion_loss(
     else:  # an error of the data is an error of the velocity, divided by sigma
         terms = {"velocity": ((out - data) / sigma.clamp(min=SIGMA_FLOOR)).square().mean()}
     if variance is not None:
-        denoised = _data(predict, x_t, out.detach(), alpha, sigma)
-        terms["bound"] = bound * step_bound(path, data, x_t, t, denoised, variance).mean()
+        guess = denoised(predict, path, x_t, out.detach(), alpha, sigma).data
+        terms["bound"] = bound * step_bound(path, data, x_t, t, guess, variance).mean()
     return terms
 
 
-def diffusion_denoised(predict: Prediction, x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor) -> Denoised:
-    """The clean data that a prediction on a variance preserving path means, and the learned variance."""
+def denoising_loss(
+    network: Network, data: Tensor, path: Path, predict: Prediction, config: FlowMatching
+) -> dict[str, Tensor]:
+    """`diffusion_loss` at random times of a discrete path, or `flow_matching_loss` on the straight one."""
+    if isinstance(path, Discrete):
+        return diffusion_loss(network, data, path, path.random_times(len(data), data.device), predict)
+    return flow_matching_loss(network, data, config, predict)
+
+
+def denoised(
+    predict: Prediction, path: Path, x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor
+) -> Denoised:
+    """The clean data that a prediction on a path means (Ho 2020, eq. 15; Salimans 2022, appendix D).
+
+    With it the learned variance, if the network has channels for one.
+    """
     out, variance = split_variance(out, x.shape[1])
-    return Denoised(_data(predict, x, out, alpha, sigma), variance)
+    if predict == "noise":
+        return Denoised((x - sigma * out) / alpha, variance)
+    if predict == "velocity":
+        return Denoised(x + sigma * out if path.straight else alpha * x - sigma * out, variance)
+    return Denoised(out, variance)
 
 
 def split_variance(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
@@ -90,10 +98,3 @@ def split_variance(out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         return out, None
     out, variance = out.chunk(2, dim=1)
     return out, (variance + 1) / 2
-
-
-def _data(predict: Prediction, x: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Ho 2020, eq. 15; Salimans 2022, appendix D."""
-    if predict == "noise":
-        return (x - sigma * out) / alpha
-    return alpha * x - sigma * out if predict == "velocity" else out

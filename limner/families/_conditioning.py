@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from limner.core import Batch, Condition, ConditionEmbedding, Draws, LimnerError, Model
 from limner.text.encoder import ByteEncoder, TextConfig
@@ -60,6 +62,7 @@ class ConditionEmbedder(nn.Module):
     def __init__(self, kind: str, classes: int, embedding: int, text: TextConfig):
         super().__init__()
         self.kind, self.classes = kind, classes  # kind: none, label or text
+        self.context = text.width if kind == "text" else 0  # channels of the tokens
         if kind == "label":
             self.label = nn.Embedding(classes + 1, embedding)  # the last row: no label
         if kind == "text":
@@ -83,6 +86,17 @@ class ConditionEmbedder(nn.Module):
     def with_dropout(self, batch: Batch, dropout: float) -> ConditionEmbedding:
         """The conditions of a training batch, each left out with probability ``dropout``, for guidance."""
         return self(batch.condition, torch.rand(len(batch.image), device=batch.image.device) >= dropout)
+
+
+def embed_condition(model: Any, condition: Condition) -> ConditionEmbedding:
+    """By the embedder of the model's network."""
+    return model.network.embedder(condition)
+
+
+def run_body(body: nn.Module, x: Tensor, time: Tensor, condition: ConditionEmbedding) -> Tensor:
+    """Noisy x [B, C, H, W] and the embedding of its time [B, E] -> the body's output under a condition, in float32."""
+    embedding = time if condition.embedding is None else time + condition.embedding  # [B, E]
+    return body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, out, H, W]
 
 
 def embed_labels(model: Model, condition: Condition) -> ConditionEmbedding:

@@ -14,19 +14,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.core import (
-    Batch,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    ImageSpec,
-    Model,
-    Objective,
-    Part,
-    Preset,
-)
+from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Part, Preset
 from limner.diffusion import paths
-from limner.diffusion.objectives import Prediction, diffusion_denoised, diffusion_loss
+from limner.diffusion.objectives import Prediction, denoised, diffusion_loss
 from limner.diffusion.paths import Schedule, Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
@@ -132,13 +122,13 @@ class DDPM(Model):
             lambda x, t: self.network(x, t, label), data, self.path, t, c.predict, c.bound_weight * c.steps
         )
 
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        return embed_labels(self, condition)
+    embed = embed_labels
 
     def denoise(
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
     ) -> Denoised:
-        return diffusion_denoised(self.config.predict, x, self.network(x, time, rows.label), alpha, sigma)
+        out = self.network(x, time, rows.label)
+        return denoised(self.config.predict, self.path, x, out, alpha, sigma)
 
     def plan(self, sampling: DDPMSampling) -> Plan:
         s = sampling

@@ -7,25 +7,18 @@ step's variance. Or along the straight path, its velocity (Ma 2024, SiT) or the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
+from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
-from limner.diffusion.objectives import (
-    FlowMatching,
-    Prediction,
-    diffusion_denoised,
-    diffusion_loss,
-    flow_denoised,
-    flow_matching_loss,
-)
+from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
-from limner.families._conditioning import ConditionEmbedder, choose_condition
+from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, training
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.settings import Optimiser
@@ -64,14 +57,11 @@ class Network(nn.Module):
         if condition == "label":
             nn.init.normal_(self.embedder.label.weight, std=c.embedding_std or 0.5)
         self.time = TimeEmbedder(width, c.embedding_std)
-        text = c.text.width if condition == "text" else 0
-        self.body = DiffusionTransformer(c.body, spec.channels, out, (spec.height, spec.width), text)
+        size = (spec.height, spec.width)
+        self.body = DiffusionTransformer(c.body, spec.channels, out, size, self.embedder.context)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
-        embedding = self.time(t)  # [B, W]
-        if condition.embedding is not None:
-            embedding = embedding + condition.embedding  # [B, W]
-        return self.body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, out, H, W]
+        return run_body(self.body, x, self.time(t), condition)  # [B, out, H, W]
 
 
 class DiT(Model):
@@ -84,33 +74,30 @@ class DiT(Model):
 
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose_condition(self, "text", "label")
-        self.discrete = config.predict == "noise"  # rather than the straight path
+        self.discrete = config.predict == "noise"
+        self.path: paths.Path = DISCRETE if self.discrete else STRAIGHT
         out = spec.channels * (2 if self.discrete and config.learn_variance else 1)
-        self.network = Network(config, spec, condition, out)
+        self.network = Network(config, spec, choose_condition(self, "text", "label"), out)
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        c, data = self.config, batch.image
+        c = self.config
+        rows = partial(self.network.embedder.with_dropout, batch, c.condition_dropout)
+        return denoising_loss(
+            lambda x, t: self.call_network(x, t, rows()), batch.image, self.path, c.predict, c
+        )
 
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
+    def call_network(self, x: Tensor, t: Tensor, rows: ConditionEmbedding) -> Tensor:
+        return self.network(x, t if self.discrete else TIME_SCALE * t, rows)  # [B, out, H, W]
 
-        if self.discrete:
-            return diffusion_loss(network, data, DISCRETE, DISCRETE.random_times(len(data), data.device))
-        return flow_matching_loss(lambda x, t: network(x, TIME_SCALE * t), data, c, c.predict)
-
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        return self.network.embedder(condition)
+    embed = embed_condition
 
     def denoise(
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
     ) -> Denoised:
-        if self.discrete:
-            return diffusion_denoised("noise", x, self.network(x, time, rows), alpha, sigma)
-        return flow_denoised(self.config.predict, x, self.network(x, TIME_SCALE * time, rows), sigma)
+        return denoised(self.config.predict, self.path, x, self.call_network(x, time, rows), alpha, sigma)
 
     def plan(self, sampling: DiTSampling) -> Plan:
         s = sampling

@@ -30,14 +30,7 @@ from limner.core import (
     Preset,
 )
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
-from limner.losses.drift import (
-    Pairs,
-    compared_features,
-    drift,
-    drift_loss,
-    pairs_by_class,
-    pairs_by_similarity,
-)
+from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -135,13 +128,10 @@ class Drifting(Model):
     averaged = ("generator",)
     parents: ClassVar[dict[str, Parent]] = {
         "pretrained": Parent(
-            PatchTransformer,
-            "a transformer over patches",
-            config="feature_encoder",
-            weights="feature_encoder",
+            PatchTransformer, "a transformer over patches", config="feature_encoder", weights="feature_encoder",
             source="body",
         )
-    }
+    }  # fmt: skip
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "samples drift to the data during training; no teacher"
 
@@ -171,17 +161,17 @@ class Drifting(Model):
         by_text = self.generator.embedder.kind == "text"
         fake, real, pairs = (self.samples_of_texts if by_text else self.samples_of_classes)(batch)
         with torch.no_grad():
-            target = compared_features(real, self.maps(real))
+            target = losses.compared_features(real, self.maps(real))
         terms: dict[str, list[Tensor]] = {"energy_distance": [], "squared_drift": []}
-        for x, y in zip(compared_features(fake, self.maps(fake)), target, strict=True):
+        for x, y in zip(losses.compared_features(fake, self.maps(fake)), target, strict=True):
             at = torch.randperm(x.shape[2], device=x.device)[: c.feature_positions]
             x, y = (z[:, :, at].permute(2, 0, 1) for z in (x, y))  # [L, N, D], [L, P, D]
-            found = drift(x, y, pairs, c.temperatures)
+            found = losses.drift(x, y, pairs, c.temperatures)
             terms["energy_distance"].append(found.energy_distance)
-            terms["squared_drift"].append(drift_loss(found))
+            terms["squared_drift"].append(losses.drift_loss(found))
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 
-    def samples_of_classes(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
+    def samples_of_classes(self, batch: Batch) -> tuple[Tensor, Tensor, losses.Pairs]:
         """Samples of a few classes [N, C, H, W], images to compare them with [P, C, H, W], and the pairs that count.
 
         Without labels all are of one class.
@@ -196,9 +186,9 @@ class Drifting(Model):
             rows = torch.cat([rows, (~torch.isin(label, sample)).nonzero()[:, 0]])  # to be guided away from
         condition = self.generator.embedder(Condition(len(sample), label=sample))
         fake = self.generator(self.noise(sample), condition, guidance)
-        return fake, image[rows], pairs_by_class(sample, label[rows], guidance)
+        return fake, image[rows], losses.pairs_by_class(sample, label[rows], guidance)
 
-    def samples_of_texts(self, batch: Batch) -> tuple[Tensor, Tensor, Pairs]:
+    def samples_of_texts(self, batch: Batch) -> tuple[Tensor, Tensor, losses.Pairs]:
         """As ``samples_of_classes``: samples of some texts, and images that count as far as their texts are similar."""
         c, n, texts = self.config, len(batch.image), batch.condition.text or [""] * len(batch.image)
         few = min(n, max(1, c.samples_per_step // c.samples_per_text))  # texts
@@ -210,7 +200,7 @@ class Drifting(Model):
             Condition(len(sample), text=[texts[i] for i in sample.tolist()]), keep
         )
         similarity = trigram_similarity(texts).to(sample.device)
-        pairs = pairs_by_similarity(similarity, sample, keep, c.text_temperature)
+        pairs = losses.pairs_by_similarity(similarity, sample, keep, c.text_temperature)
         return self.generator(self.noise(sample), condition), batch.image[rows], pairs
 
     def choose_samples(self, label: Tensor) -> tuple[Tensor, Tensor]:

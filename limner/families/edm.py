@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
+from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
@@ -122,8 +122,7 @@ class EDM(Model):
         error = self.network(x, sigma, label, augmented) - data  # [B, C, H, W]
         return {"image": (expand_dims(weight(sigma, c.sigma_data), data) * error.square()).mean()}
 
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        return embed_labels(self, condition)
+    embed = embed_labels
 
     def denoise(
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding

@@ -7,16 +7,16 @@ clean image, the loss compares velocities (Li and He 2025), and images are drawn
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from limner.core import Batch, Condition, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
+from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
-from limner.families._conditioning import ConditionEmbedder, choose_condition
+from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
@@ -49,14 +49,11 @@ class Network(nn.Module):
         super().__init__()
         self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        context = c.text.width if condition == "text" else 0
-        self.unet = UNet(spec.channels, spec.channels, (spec.height, spec.width), width, c, context)
+        size = (spec.height, spec.width)
+        self.unet = UNet(spec.channels, spec.channels, size, width, c, self.embedder.context)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
-        embedding = self.time(time_features(t, 64))  # [B, E]
-        if condition.embedding is not None:
-            embedding = embedding + condition.embedding  # [B, E]
-        return self.unet(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
+        return run_body(self.unet, x, self.time(time_features(t, 64)), condition)  # [B, C, H, W]
 
 
 class Flow(Model):
@@ -69,22 +66,17 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose_condition(self, "text", "label")
-        self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, choose_condition(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c = self.config
+        rows = partial(self.network.embedder.with_dropout, batch, c.condition_dropout)
+        return flow_matching_loss(lambda x, t: self.network(x, t, rows()), batch.image, c, "data")
 
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
-
-        return flow_matching_loss(network, batch.image, c, "data")
-
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        return self.network.embedder(condition)
+    embed = embed_condition
 
     def denoise(
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding

@@ -7,36 +7,20 @@ flow matching: the velocity or the clean latent is predicted along the straight 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import (
-    Batch,
-    Condition,
-    ConditionEmbedding,
-    Denoised,
-    ImageSpec,
-    Model,
-    Objective,
-    Parent,
-    Preset,
-)
+from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Parent, Preset
 from limner.diffusion import paths
-from limner.diffusion.objectives import (
-    FlowMatching,
-    Prediction,
-    diffusion_denoised,
-    diffusion_loss,
-    flow_denoised,
-    flow_matching_loss,
-)
+from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import NoiseLevel
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
-from limner.families._conditioning import ConditionEmbedder, choose_condition
+from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, SMALL_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.shape import FeatureShape
@@ -113,17 +97,15 @@ class Network(nn.Module):
             self.body = UNet(channels, channels, size, embedding, levels, tokens)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
-        tokens, mask = condition.tokens, condition.mask
         if self.kind == "ldm":  # conditioned by tokens alone
+            tokens, mask = condition.tokens, condition.mask
             if condition.embedding is not None:
                 first = condition.embedding[:, None]  # [B, 1, D]
                 tokens = first if tokens is None else torch.cat([first, tokens], dim=1)  # [B, 1 + L, D]
                 mask = None if mask is None else F.pad(mask, (1, 0), value=True)  # [B, 1 + L]
             return self.body(x, 1000 * t, tokens=tokens, mask=mask).float()  # [B, C, h, w]
         embedding = self.time(1000 * t if self.kind == "dit" else time_features(t, 64))  # [B, E]
-        if condition.embedding is not None:
-            embedding = embedding + condition.embedding  # [B, E]
-        return self.body(x, F.silu(embedding), tokens, mask).float()  # [B, C, h, w]
+        return run_body(self.body, x, embedding, condition)  # [B, C, h, w]
 
 
 class LatentDiffusion(Model):
@@ -135,14 +117,10 @@ class LatentDiffusion(Model):
     averaged = ("network",)
     parents: ClassVar[dict[str, Parent]] = {
         "autoencoder": Parent(
-            ConfiguredCodec,
-            "an autoencoder",
-            config="codec",
-            weights="autoencoder",
-            source="autoencoder",
+            ConfiguredCodec, "an autoencoder", config="codec", weights="autoencoder", source="autoencoder",
             family="autoencoder",
         )
-    }
+    }  # fmt: skip
     paper = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
     about = "diffusion or flow matching in an autoencoder's latent space"
 
@@ -160,7 +138,8 @@ class LatentDiffusion(Model):
         self.autoencoder = ConfiguredCodec(config.codec, spec).requires_grad_(False)
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))
-        self.discrete = config.predict == "noise"  # rather than the straight path
+        self.discrete = config.predict == "noise"
+        self.path: paths.Path = DISCRETE if self.discrete else STRAIGHT
         self.register_buffer("latent_mean", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("latent_scale", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
 
@@ -177,7 +156,7 @@ class LatentDiffusion(Model):
         else:
             std, mean = (
                 latent.std().expand(len(self.latent_scale)),
-                torch.zeros_like(self.latent_mean).flatten(),
+                self.latent_mean.new_zeros(len(self.latent_scale)),
             )
         self.latent_mean.copy_(mean[:, None, None])
         self.latent_scale.copy_(1 / std.clamp(min=1e-6)[:, None, None])
@@ -206,26 +185,20 @@ class LatentDiffusion(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the noise (Rombach 2022, eq. 3), or of the velocity."""
         c, data = self.config, self.training_latents(batch.image)
+        rows = partial(self.network.embedder.with_dropout, batch, c.condition_dropout)
+        return denoising_loss(lambda x, t: self.call_network(x, t, rows()), data, self.path, c.predict, c)
 
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            return self.network(x, t, self.network.embedder.with_dropout(batch, c.condition_dropout))
-
-        if not self.discrete:
-            return flow_matching_loss(network, data, c, c.predict)
-        t = DISCRETE.random_times(len(data), data.device)
-        return diffusion_loss(lambda x, t: network(x, t / DISCRETE.steps), data, DISCRETE, t)
+    def call_network(self, x: Tensor, t: Tensor, rows: ConditionEmbedding) -> Tensor:
+        return self.network(x, t / DISCRETE.steps if self.discrete else t, rows)  # [B, C, h, w]
 
     # ---- drawing
 
-    def embed(self, condition: Condition) -> ConditionEmbedding:
-        return self.network.embedder(condition)
+    embed = embed_condition
 
     def denoise(
         self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
     ) -> Denoised:
-        if self.discrete:
-            return diffusion_denoised("noise", x, self.network(x, time / DISCRETE.steps, rows), alpha, sigma)
-        return flow_denoised(self.config.predict, x, self.network(x, time, rows), sigma)
+        return denoised(self.config.predict, self.path, x, self.call_network(x, time, rows), alpha, sigma)
 
     def same_latents(self, other: LatentDiffusion) -> bool:
         """Whether the other encodes and decodes as this one does."""
@@ -239,13 +212,12 @@ class LatentDiffusion(Model):
 
     def plan(self, sampling: LatentSampling) -> Plan:
         s = sampling
-        path: paths.Path = DISCRETE if self.discrete else STRAIGHT
         if not self.discrete:
             levels = STRAIGHT.levels(s.steps, s.shift)
         else:
             levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
         return Plan(
-            path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode, decode=self.decode,
+            self.path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode, decode=self.decode,
             same_space=self.same_latents,
         )  # fmt: skip
 

@@ -17,7 +17,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limner.core import (
     Batch,
@@ -34,7 +33,7 @@ from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import check_count, check_strength
-from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition
+from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, run_body
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
@@ -86,7 +85,7 @@ class Network(nn.Module):
         if condition != "none" and c.guidance > 1:
             self.guidance = nn.Linear(1, width, bias=False)
         channels, size = spec.channels, (spec.height, spec.width)
-        context = c.text.width if condition == "text" else 0
+        context = self.embedder.context
         self.body: nn.Module
         if c.network == "unet":
             self.body = UNet(channels, channels, size, width, c, context)
@@ -105,10 +104,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding) -> Tensor:
         times = torch.cat([time_features(t, 64), time_features(s - t, 64)], dim=1)  # [B, 128]
-        embedding = self.time(times)  # [B, E]
-        if condition.embedding is not None:
-            embedding = embedding + condition.embedding  # [B, E]
-        return self.body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
+        return run_body(self.body, x, self.time(times), condition)  # [B, C, H, W]
 
 
 class MeanFlow(Model):
@@ -121,8 +117,7 @@ class MeanFlow(Model):
 
     def __init__(self, config: MeanFlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        condition = choose_condition(self, "text", "label")
-        self.network = Network(config, spec, condition)
+        self.network = Network(config, spec, choose_condition(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss, shown=("velocity", "average"))]

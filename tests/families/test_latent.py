@@ -140,7 +140,7 @@ def test_whatever_is_predicted_a_perfect_network_finds_the_code(predict, monkeyp
     (guess,) = evaluate([Call(model, x, level, ConditionEmbedding())])
     assert_close(guess.data, data, atol=1e-5, rtol=1e-5)
     assert_close(heard[0], torch.full((4,), 0.4 if predict == "noise" else level.time))
-    assert model.discrete == (path is DISCRETE)
+    assert model.path == path
 
 
 @pytest.mark.parametrize("predict", ["noise", "velocity", "data"])
