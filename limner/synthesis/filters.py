@@ -12,11 +12,13 @@ from torch import Tensor
 
 from limner.core import Classifies, LimnerError, nearest
 from limner.evaluation.fidelity import find_features
-from limner.evaluation.real import MIN_IMAGES, Real
+from limner.evaluation.real import MIN_IMAGES, Real, open_real
 from limner.inference import understand
+from limner.inference.pipeline import Pipeline
 from limner.metrics import neighbours
 from limner.metrics.features import Features
 from limner.progress import bar
+from limner.synthesis.options import SynthesizeOptions
 
 NEIGHBOUR = 3  # a real image's ball reaches to its third neighbour (Kynkaanniemi 2019)
 REASONS = {
@@ -52,45 +54,36 @@ def apply_filters(
 
 def like_filter(real: Real, source: str, features: str, weights: str = "", quiet: bool = False) -> Filter:
     """Keep what lies in the ball of a training image, as the precision of Kynkaanniemi 2019 counts."""
-    by = find_features(features, weights)
     if len(real.training) <= NEIGHBOUR:
         raise LimnerError(f"{source} has too few images for --like: give at least {MIN_IMAGES}.")
-    points = _points(by, real, quiet)
+    by, points, settings = _describe(real, source, features, weights, quiet)
     reach = neighbours.radii(points, NEIGHBOUR)
-
-    def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        return neighbours.inside(by.of(images), points, reach)
-
-    return Filter("like", _settings(by, real, source) | {"k": NEIGHBOUR}, keep)
+    settings["k"] = NEIGHBOUR
+    return Filter("like", settings, lambda images, _: neighbours.inside(by.of(images), points, reach))
 
 
 def new_filter(real: Real, source: str, features: str, weights: str = "", quiet: bool = False) -> Filter:
     """Leave out what is closer to a training image than 95% of the held-out images (see ``memorised``)."""
-    by = find_features(features, weights)
     if len(real.held_out) < MIN_IMAGES:
         raise LimnerError(
             f"--new needs at least {MIN_IMAGES} held-out images to tell what is too close, but {source} has "
             f"{len(real.held_out)}: give a larger source, or train the run with a larger --data.holdout."
         )
-    points = _points(by, real, quiet)
+    by, points, settings = _describe(real, source, features, weights, quiet)
     usual = neighbours.usual_distance(points, understand.over_data(real.held_out, by.of))
-
-    def keep(images: Tensor, labels: list[str] | None) -> Tensor:
-        return ~neighbours.copies(by.of(images), points, usual)
-
-    return Filter("new", _settings(by, real, source) | {"usual": float(usual)}, keep)
+    settings["usual"] = float(usual)
+    return Filter("new", settings, lambda images, _: ~neighbours.copies(by.of(images), points, usual))
 
 
-def _points(by: Features, real: Real, quiet: bool) -> Tensor:
+def _describe(
+    real: Real, source: str, features: str, weights: str, quiet: bool
+) -> tuple[Features, Tensor, dict[str, Any]]:
+    """Features by name, those of the training images [N, D], and what identifies them in the provenance."""
+    by, training = find_features(features, weights), real.training
     with bar("describing real images", quiet) as watch:
-        return understand.over_data(real.training, by.of, watch)
-
-
-def _settings(by: Features, real: Real, source: str) -> dict[str, Any]:
-    return {
-        "source": source, "fingerprint": real.training.fingerprint, "images": len(real.training),
-        "features": by.name, "hash": by.hash,
-    }  # fmt: skip
+        points = understand.over_data(training, by.of, watch)
+    about = {"source": source, "fingerprint": training.fingerprint, "images": len(training)}
+    return by, points, about | {"features": by.name, "hash": by.hash}
 
 
 def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device: str = "auto") -> Filter:
@@ -113,5 +106,18 @@ def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device
         index = torch.tensor([classes.index(name) for name in labels or ()])
         return probabilities.gather(1, index[:, None])[:, 0] >= confidence
 
-    settings = {"digest": pipeline.digest, "confidence": confidence}
-    return Filter("classifier", settings, keep)
+    return Filter("classifier", {"digest": pipeline.digest, "confidence": confidence}, keep)
+
+
+def open_filters(
+    pipeline: Pipeline, options: SynthesizeOptions, labels: Sequence[str], device: str, quiet: bool
+) -> list[Filter]:
+    """Raises LimnerError for a source or a run that cannot filter."""
+    filters: list[Filter] = []
+    if options.classifier:
+        filters.append(classifier_filter(options.classifier, labels, options.confidence, device))
+    for source, make in ((options.like, like_filter), (options.new, new_filter)):
+        if source:
+            real = open_real([source], pipeline.spec, pipeline.loaded.run.data, not quiet)
+            filters.append(make(real, source, options.features, options.weights, quiet))
+    return filters

@@ -17,6 +17,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,20 @@ class ImageBatch:
     def name(self, i: int) -> str:
         return f"{self.seeds[i]:06d}.png"
 
+    @cached_property
+    def labels(self) -> list[str] | None:
+        """The class name of each image, if they have labels."""
+        label = self.condition.label
+        return None if label is None else [self.spec.classes[i] for i in label.tolist()]
+
     def metadata(self, i: int) -> str:
         """The line of image ``i`` in metadata.jsonl."""
         line: dict[str, Any] = {"file_name": self.name(i), "seed": self.seeds[i]}
         if self.condition.text is not None:
             line["text"] = self.condition.text[i]
-        if self.condition.label is not None:
-            line["label"] = self.spec.classes[int(self.condition.label[i])]
+        if self.labels is not None:
+            line["label"] = self.labels[i]
         return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-@dataclass(frozen=True)
-class Settings(JsonResult):
-    """All that decides which images a folder holds."""
-
-    digest: str  # of the run
-    n: int
-    seed: int
-    asked: dict[str, Any]  # labels and prompts
-    sampling: Any  # the family's Sampling
-    filters: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +65,7 @@ class Provenance(JsonResult):
     run: str
     family: str
     images_seen: int  # by the run in its training
-    settings: Settings
+    settings: dict[str, Any]  # all that decides which images the folder holds, as JSON
     versions: dict[str, str]
     drawn: int = 0  # seeds tried
     kept: int = 0  # images in the folder
@@ -84,8 +79,7 @@ def save(folder: Path, batch: ImageBatch) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(batch.images):
         save_png(image, folder / batch.name(i), batch.spec.bits)
-    lines = [batch.metadata(i) for i in range(len(batch.images))]
-    files.write_text(folder / "metadata.jsonl", "".join(lines))
+    files.write_text(folder / "metadata.jsonl", "".join(map(batch.metadata, range(len(batch.images)))))
 
 
 def saved(folder: Path) -> set[str]:
@@ -109,14 +103,19 @@ def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
         files.refuse_other_files(to, "--to")
         files.write_json(about, provenance.to_json())
         return provenance, set()
-    old, settings = _read(about), provenance.settings.to_json()
-    if settings != old["settings"]:
-        differ = ", ".join(sorted(key for key in settings if settings[key] != old["settings"].get(key)))
+    old: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        old = json.loads(about.read_text("utf-8"))
+    mine = isinstance(old, dict) and old.get("made_by") == Provenance.made_by
+    if not mine or not isinstance(old.get("settings"), dict):
+        raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
+    settings = provenance.settings
+    if differ := sorted(key for key in settings if settings[key] != old["settings"].get(key)):
         raise LimnerError(
-            f"{to} holds images made with other settings ({differ}): name another folder with --to."
+            f"{to} holds images made with other settings ({', '.join(differ)}): name another folder with --to."
         )
     provenance = replace(provenance, drawn=old["drawn"], kept=old["kept"], refused=old["refused"])
-    seed = provenance.settings.seed
+    seed = settings["seed"]
     return provenance, _repair(to, range(seed, seed + provenance.drawn), provenance.kept)
 
 
@@ -151,16 +150,6 @@ def _repair(to: Path, seeds: range, count: int) -> set[int]:
     return kept
 
 
-def _read(about: Path) -> dict[str, Any]:
-    try:
-        old = json.loads(about.read_text("utf-8"))
-        if old["made_by"] == Provenance.made_by and isinstance(old["settings"], dict):
-            return old
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
-
-
 def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[int]) -> None:
     """Put the chosen images of a batch into the folder: the files first, then their lines, then the count.
 
@@ -188,10 +177,8 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     caught: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: caught.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, lambda late, frame: caught.append(late)) for number in numbers}
     try:
         yield
     finally:

@@ -17,21 +17,15 @@ import numpy as np
 import torch
 
 from limner import checkpoint
-from limner.core import Condition, Generates, ImageSpec, LimnerError
+from limner.config import to_json
+from limner.core import Condition, Generates, LimnerError, Model
 from limner.data import open_like
 from limner.evaluation.real import as_saved, open_real
 from limner.inference.pipeline import Pipeline, condition_for, generate
 from limner.progress import Watch, bar, ignore, part
 from limner.synthesis import folder
-from limner.synthesis.filters import (
-    REASONS,
-    Filter,
-    apply_filters,
-    classifier_filter,
-    like_filter,
-    new_filter,
-)
-from limner.synthesis.folder import ImageBatch, Provenance, Settings
+from limner.synthesis.filters import REASONS, Filter, apply_filters, open_filters
+from limner.synthesis.folder import ImageBatch, Provenance
 from limner.synthesis.options import SynthesizeOptions
 from limner.version import __version__
 
@@ -47,14 +41,10 @@ class Conditions:
     source: str = ""  # where the texts are from, and the data's fingerprint
     fingerprint: str = ""
 
-    def at(self, places: Sequence[int], spec: ImageSpec) -> Condition:
+    def at(self, places: Sequence[int], model: Model) -> Condition:
         """The condition of the images at some places."""
-        label = text = None
-        if self.labels:
-            label = torch.tensor([spec.classes.index(self.labels[p % len(self.labels)]) for p in places])
-        if self.texts:
-            text = [self.texts[p % len(self.texts)] for p in places]
-        return Condition(len(places), label=label, text=text)
+        texts, labels = ([v[p % len(v)] for p in places if v] for v in (self.texts, self.labels))
+        return condition_for(model, len(places), texts, labels)
 
     def summary(self) -> dict[str, Any]:
         """What identifies them, short enough for the provenance."""
@@ -75,27 +65,20 @@ class Job:
 
     def draw(self, places: Sequence[int], first: int, watch: Watch) -> ImageBatch:
         """Images for some places, with seeds from ``first`` on."""
-        model, spec, seeds = self.pipeline.model, self.pipeline.spec, range(first, first + len(places))
-        condition, precision = self.conditions.at(places, spec), self.pipeline.precision
+        model, seeds, precision = (
+            self.pipeline.model,
+            range(first, first + len(places)),
+            self.pipeline.precision,
+        )
+        condition = self.conditions.at(places, model)
         images = generate(model, condition, seeds, self.sampling, len(seeds), watch, precision)
-        return ImageBatch(images, seeds, condition, spec)
-
-    def choose(self, batch: ImageBatch) -> tuple[np.ndarray, dict[str, int]]:
-        """[B] bool, which images to keep, judged as their files hold them; and how many each filter refused."""
-        label = batch.condition.label
-        labels = None if label is None else [batch.spec.classes[i] for i in label.tolist()]
-        return apply_filters(as_saved(batch.images), labels, self.filters)
+        return ImageBatch(images, seeds, condition, model.spec)
 
 
 def synthesize(
-    run: str | Path,
-    to: str | Path,
-    options: SynthesizeOptions = SynthesizeOptions(),
-    *,
-    device: str = "auto",
-    quiet: bool = False,
-    **sampling: Any,
-) -> Provenance:
+    run: str | Path, to: str | Path, options: SynthesizeOptions = SynthesizeOptions(), *, device: str = "auto",
+    quiet: bool = False, **sampling: Any,
+) -> Provenance:  # fmt: skip
     """Fill the folder ``to`` with images of a run, or resume filling it.
 
     ``sampling`` holds fields of the family's Sampling. Raises LimnerError, also where hardly any image passes the
@@ -110,28 +93,20 @@ def synthesize(
     opened = pipeline.sampling(sampling)
     conditions = find_conditions(pipeline, options, opened, quiet)
     filters = open_filters(pipeline, options, conditions.labels, device, quiet)
-    settings = Settings(
-        digest=header["digest"],
-        n=options.n,
-        seed=options.seed,
-        asked=conditions.summary(),
-        sampling=model.Sampling(**sampling),
-        filters={f.name: f.settings for f in filters},
-    )
+    settings = to_json({
+        "digest": pipeline.digest, "n": options.n, "seed": options.seed, "asked": conditions.summary(),
+        "sampling": model.Sampling(**sampling), "filters": {f.name: f.settings for f in filters},
+    })  # fmt: skip
     provenance = Provenance(
-        run=str(run),
-        family=model.family,
-        images_seen=header["seen"],
-        settings=settings,
-        versions={"limner": __version__, "torch": torch.__version__},
-        refused={f.name: 0 for f in filters},
-    )
+        run=str(run), family=model.family, images_seen=header["seen"], settings=settings,
+        versions={"limner": __version__, "torch": torch.__version__}, refused={f.name: 0 for f in filters},
+    )  # fmt: skip
     with checkpoint.lock(to):
         return _fill(to, provenance, Job(pipeline, opened, conditions, filters, options.batch), quiet)
 
 
 def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance:
-    n, seed = provenance.settings.n, provenance.settings.seed
+    n, seed, filters = provenance.settings["n"], provenance.settings["seed"], job.filters
     provenance, kept = folder.begin(to, provenance)
     queue = deque(range(n))
     for tried in range(seed, seed + provenance.drawn):
@@ -143,31 +118,25 @@ def _fill(to: Path, provenance: Provenance, job: Job, quiet: bool) -> Provenance
         watch(1 - len(queue) / n)
         while queue:
             places = [queue.popleft() for _ in range(min(job.batch_size, len(queue)))]
-            watch_batch = ignore if job.filters else part(watch, provenance.kept / n, len(places) / n)
+            watch_batch = ignore if filters else part(watch, provenance.kept / n, len(places) / n)
             batch = job.draw(places, seed + provenance.drawn, watch_batch)
-            good, refused = job.choose(batch)
+            good, refused = apply_filters(as_saved(batch.images), batch.labels, filters)
             chosen = np.flatnonzero(good).tolist()
             provenance = replace(
-                provenance,
-                drawn=provenance.drawn + len(places),
-                kept=provenance.kept + len(chosen),
+                provenance, drawn=provenance.drawn + len(places), kept=provenance.kept + len(chosen),
                 refused={name: count + refused[name] for name, count in provenance.refused.items()},
-            )
+            )  # fmt: skip
             folder.add(to, provenance, batch, chosen)
             queue.extend(place for place, passed in zip(places, good, strict=True) if not passed)
             recent.extend(good.tolist())
             watch(provenance.kept / n)
             if queue and len(recent) == PATIENCE and sum(recent) < PATIENCE / 100:
-                raise _hopeless(to, provenance, sum(recent))
+                left_out = ", ".join(f"{name} {count:,}" for name, count in provenance.refused.items())
+                raise LimnerError(
+                    f"Of the last {PATIENCE:,} images only {sum(recent)} passed the filters (left out in all: "
+                    f"{left_out}): loosen them or train the run longer; {to} holds {provenance.kept:,} of {n:,}."
+                )
     return provenance
-
-
-def _hopeless(to: Path, provenance: Provenance, passed: int) -> LimnerError:
-    refused = ", ".join(f"{name} {count:,}" for name, count in provenance.refused.items())
-    return LimnerError(
-        f"Of the last {PATIENCE:,} images only {passed} passed the filters (left out in all: {refused}): loosen "
-        f"them or train the run longer; {to} holds {provenance.kept:,} of {provenance.settings.n:,}."
-    )
 
 
 def report(provenance: Provenance, to: str | Path) -> list[str]:
@@ -176,20 +145,6 @@ def report(provenance: Provenance, to: str | Path) -> list[str]:
     for name, count in provenance.refused.items():
         sentences.append(f"--{name} left out {count:,} of {provenance.drawn:,} images: {REASONS[name]}.")
     return sentences
-
-
-def open_filters(
-    pipeline: Pipeline, options: SynthesizeOptions, labels: Sequence[str], device: str, quiet: bool
-) -> list[Filter]:
-    """Raises LimnerError for a source or a run that cannot filter."""
-    filters: list[Filter] = []
-    if options.classifier:
-        filters.append(classifier_filter(options.classifier, labels, options.confidence, device))
-    for source, make in ((options.like, like_filter), (options.new, new_filter)):
-        if source:
-            real = open_real([source], pipeline.spec, pipeline.loaded.run.data, not quiet)
-            filters.append(make(real, source, options.features, options.weights, quiet))
-    return filters
 
 
 # Labels and captions ------------------------------------------------------------------------------------
@@ -205,8 +160,8 @@ def find_conditions(
         raise LimnerError(
             "--prompts-from cannot be combined with --prompt or --label: give only one of them."
         )
-    uses_text = "text" in model.follows and responds_to(pipeline, sampling, "text")
-    uses_label = "label" in model.follows and responds_to(pipeline, sampling, "label")
+    uses_text = responds_to(pipeline, sampling, "text")
+    uses_label = responds_to(pipeline, sampling, "label")
     for wanted, used, name in (
         (prompts or options.prompts_from, uses_text, "captions"),
         (labels or ("label" in model.follows and not uses_text), uses_label, "labels"),
@@ -251,10 +206,12 @@ def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
 
 def responds_to(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"]) -> bool:
     """Whether two labels, or two texts, give two images of one seed. Where they do not, labels would be wrong."""
+    if what not in pipeline.model.follows:
+        return False
     classes = pipeline.spec.classes[:2]
     if what == "label" and len(classes) < 2:
         return True
     two = Conditions(labels=classes) if what == "label" else Conditions(texts=("one", "another"))
-    condition = two.at([0, 1], pipeline.spec)
+    condition = two.at([0, 1], pipeline.model)
     one, other = generate(pipeline.model, condition, [0, 0], sampling, precision=pipeline.precision)
     return not torch.allclose(one, other, rtol=0, atol=1e-5)
