@@ -10,20 +10,14 @@ import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from limner import families, files
 from limner.config import from_json, parse_budget, to_json
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
-from limner.evaluation.fidelity import (
-    compute_features,
-    draw_samples,
-    find_features,
-    measure_fidelity,
-    save_sheets,
-)
+from limner.evaluation.fidelity import draw_samples, find_features, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.real import open_real
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
@@ -34,12 +28,9 @@ from limner.training.journal import read_log
 
 
 def compare(
-    sources: Sequence[str],
-    names: Sequence[str],
-    to: str | Path = "runs/compare",
-    options: CompareOptions = CompareOptions(),
-    extra: Sequence[str] = (),
-) -> Comparison:
+    sources: Sequence[str], names: Sequence[str], to: str | Path = "runs/compare",
+    options: CompareOptions = CompareOptions(), extra: Sequence[str] = (),
+) -> Comparison:  # fmt: skip
     """Train each family for the same time, measure all alike, and write report.html and report.json into ``to``.
 
     Finished rows in that folder are kept, and an unfinished training is resumed. A family that fails gets a row with
@@ -62,33 +53,28 @@ def compare(
         raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
     files.write_json(about, settings)
     rows: list[Row] = []
+    result = Comparison(
+        sources=list(sources), options=options, extra=list(extra), rows=[], ranking=[], advice=advice([])
+    )
     for name in names:
         finished = to / f"{name}.json"
         if finished.exists():
             row = read_row(finished)
         else:
+            row = Row(family=name)
             try:
-                row = _train_and_measure(name, sources, to / name, options, extra)
+                row = replace(row, peak_memory=_train(name, sources, to / name, options, extra))
+                cost, fidelity = _measure(to / name, sources, options)
+                row = replace(row, cost=cost, fidelity=fidelity)
+                files.write_json(finished, row.to_json())
+            except LimnerError as error:  # it is tried again by the next call
+                row = replace(row, failed=str(error))
             except KeyboardInterrupt:
                 break
-            if not row.failed:  # a failed one is tried again by the next call
-                files.write_json(finished, row.to_json())
         rows.append(row)
-        _write(to, _comparison(sources, options, extra, rows))
-    return _comparison(sources, options, extra, rows)
-
-
-def _comparison(
-    sources: Sequence[str], options: CompareOptions, extra: Sequence[str], rows: list[Row]
-) -> Comparison:
-    return Comparison(
-        sources=list(sources),
-        options=options,
-        extra=list(extra),
-        rows=list(rows),
-        ranking=[row.family for row in ranked(rows)],
-        advice=advice(rows),
-    )
+        result = replace(result, rows=rows, ranking=[row.family for row in ranked(rows)], advice=advice(rows))
+        _write(to, result)
+    return result
 
 
 def read_row(path: Path) -> Row:
@@ -97,18 +83,6 @@ def read_row(path: Path) -> Row:
     for part, kind in (("cost", Cost), ("fidelity", Fidelity)):
         data[part] = {f.name: data.pop(f.name) for f in fields(kind) if f.name in data}
     return from_json(Row, data, str(path))
-
-
-def _train_and_measure(
-    name: str, sources: Sequence[str], run: Path, options: CompareOptions, extra: Sequence[str]
-) -> Row:
-    peak = None
-    try:
-        peak = _train(name, sources, run, options, extra)
-        cost, fidelity = _measure(run, sources, options)
-    except LimnerError as error:
-        return Row(family=name, peak_memory=peak, failed=str(error))
-    return Row(family=name, peak_memory=peak, cost=cost, fidelity=fidelity)
 
 
 def _train(
@@ -152,7 +126,7 @@ def _reason(lines: Sequence[str]) -> str:
     return ""
 
 
-def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tuple[Cost, Fidelity]:
+def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tuple[Cost, Fidelity | None]:
     pipeline = Pipeline(run)
     header = pipeline.loaded.header
     real = open_real(sources, pipeline.spec, pipeline.loaded.run.data, progress=False)
@@ -161,11 +135,7 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     with bar(f"drawing {n} images") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
-    with bar("describing") as watch:
-        sets = compute_features(samples, real, find_features(options.features), watch)
-    with bar("measuring") as watch:
-        fidelity = measure_fidelity(samples, real, sets, watch, options.seed)
-    save_sheets(run, samples, real, sets)
+    fidelity = measure_samples(samples, real, find_features(options.features), run, options.seed)
     seen, seconds = header["seen"], header.get("seconds", 0.0)
     parameters = sum(p.numel() for p in pipeline.model.parameters())
     return Cost(parameters, seen, seconds, seen / max(seconds, 1e-9), 1000 * drawing / n), fidelity
@@ -177,15 +147,11 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
 def _write(to: Path, result: Comparison) -> None:
     files.write_json(to / "report.json", result.to_json())
     order = ranked(result.rows)
-    pictures, copies = [], []
-    losses: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for row in order:
-        run = to / row.family
-        if (run / "drawn.png").exists():
-            pictures.append(report.picture(run / "drawn.png", row.family))
-            copies.append(report.picture(run / "nearest.png", row.family))
-        if curves := _held_out_losses(run):
-            losses[row.family] = curves
+    losses = {row.family: curves for row in order if (curves := _held_out_losses(to / row.family))}
+    drawn = [row.family for row in order if (to / row.family / "drawn.png").exists()]
+    pictures, copies = (
+        [report.picture(to / name / sheet, name) for name in drawn] for sheet in ("drawn.png", "nearest.png")
+    )
     sections = [
         ("Advice", f"<p>{html.escape(result.advice)}</p>"),
         ("Figures", report.table(COMPARISON, [comparison_row(row) for row in order])),
@@ -193,9 +159,8 @@ def _write(to: Path, result: Comparison) -> None:
         ("Held-out loss: each family's own, not to be compared", report.plots(losses, "seconds")),
         ("The nearest training images: copies would show here", report.row(copies)),
     ]
-    files.write_text(
-        to / "report.html", report.page("Which model suits these images", _lead(result), sections)
-    )
+    page = report.page("Which model suits these images", _lead(result), sections)
+    files.write_text(to / "report.html", page)
 
 
 def _lead(result: Comparison) -> str:

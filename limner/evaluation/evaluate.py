@@ -15,16 +15,7 @@ from limner.data import open_data, own_size
 from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
-from limner.evaluation.fidelity import (
-    BATCH,
-    FeatureSets,
-    Samples,
-    compute_features,
-    draw_samples,
-    find_features,
-    measure_fidelity,
-    save_sheets,
-)
+from limner.evaluation.fidelity import BATCH, Samples, draw_samples, find_features, measure_samples
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, open_real, warn_if_changed
 from limner.evaluation.results import Evaluation, Reconstruction
@@ -49,14 +40,9 @@ class Task:
 
 
 def evaluate(
-    what: str | Path,
-    sources: Sequence[str],
-    options: EvaluateOptions = EvaluateOptions(),
-    *,
-    to: str | Path | None = None,
-    quiet: bool = False,
-    **sampling: Any,
-) -> Evaluation | None:
+    what: str | Path, sources: Sequence[str], options: EvaluateOptions = EvaluateOptions(), *,
+    to: str | Path | None = None, quiet: bool = False, **sampling: Any,
+) -> Evaluation | None:  # fmt: skip
     """Measure a run, or a folder of images that any program made, against real images.
 
     The images that a run draws are compared with the real ones; its features and classes with their labels (see
@@ -77,30 +63,28 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         real = open_real(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
     if ranks.first:
         warn_if_changed(pipeline, task.sources, real)
-    understanding = probe.measure(
-        pipeline, task.sources, real, options.labels_per_class, options.seed, task.quiet, ranks
-    )
-    result = Evaluation(
-        of=str(task.what),
-        against=list(task.sources),
-        run=pipeline.loaded.header.get("digest", ""),
-        understanding=understanding,
-    )
-    samples, sets = None, None
+    per_class, seed = options.labels_per_class, options.seed
+    understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
+    samples, chosen = None, None
     if isinstance(pipeline.model, Generates):
-        n, chosen = options.n or min(1000, len(real)), pipeline.sampling(sampling)
+        n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
         with bar(f"drawing {n:,} images", task.quiet) as watch:
-            samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, chosen)
-        sets = _features(task, samples, real)
-        result = replace(result, sampling=pipeline.model.Sampling(**sampling))  # a run in it by its name
-    if not ranks.first:
-        return None
+            samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
+        chosen = pipeline.model.Sampling(**sampling)  # a run in it by its name
+    reconstruction = None
     if isinstance(pipeline.model, Autoencodes):
-        result = replace(result, reconstruction=measure_reconstruction(pipeline, real))
-    elif not samples and not understanding:
-        raise LimnerError(f"There is nothing to measure of {task.what}: {_why_nothing(pipeline, real)}.")
+        reconstruction = measure_reconstruction(pipeline, real) if ranks.first else None
+    elif not samples and not understanding and ranks.first:
+        why = "it does not draw, reconstruct, describe or classify images"
+        if isinstance(pipeline.model, Describes | Classifies):
+            why = probe.no_labels(real.held_out)
+        raise LimnerError(f"There is nothing to measure of {task.what}: {why}.")
+    result = Evaluation(
+        of=str(task.what), against=list(task.sources), run=pipeline.digest, understanding=understanding,
+        sampling=chosen, reconstruction=reconstruction,
+    )  # fmt: skip
     folder = Path(task.to or checkpoint.folder_of(task.what) / "evaluation")
-    return _finish(task, result, folder, real, samples, sets)
+    return _finish(task, result, folder, real, samples)
 
 
 def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
@@ -123,34 +107,21 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
         real = open_real(task.sources, made.spec, DataOptions(), not task.quiet)
     rows = made.order(0, min(options.n or len(made), len(made)), options.seed)
     samples = Samples(as_saved(made.batch(rows).image))
-    sets = _features(task, samples, real)
-    if not task.ranks.first:
-        return None
     result = Evaluation(of=str(what), against=list(task.sources))
-    return _finish(task, result, Path(task.to or f"{what.name}-evaluation"), real, samples, sets)
-
-
-def _features(task: Task, samples: Samples, real: Real) -> FeatureSets:
-    with bar("describing", task.quiet) as watch:
-        features = find_features(task.options.features, task.options.weights)
-        return compute_features(samples, real, features, watch, task.ranks)
+    return _finish(task, result, Path(task.to or f"{what.name}-evaluation"), real, samples)
 
 
 def _finish(
-    task: Task,
-    result: Evaluation,
-    folder: Path,
-    real: Real,
-    samples: Samples | None,
-    sets: FeatureSets | None,
-) -> Evaluation:
+    task: Task, result: Evaluation, folder: Path, real: Real, samples: Samples | None
+) -> Evaluation | None:
     """Measure the samples, and write the result and its sheets into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if samples and sets:
-        with bar("measuring", task.quiet) as watch:
-            fidelity = measure_fidelity(samples, real, sets, watch, task.options.seed)
+    if samples:
+        options = task.options
+        features = find_features(options.features, options.weights)
+        fidelity = measure_samples(samples, real, features, folder, options.seed, task.quiet, task.ranks)
         result = replace(result, fidelity=fidelity)
-        save_sheets(folder, samples, real, sets)
+    if not task.ranks.first:
+        return None
     files.write_json(folder / "evaluation.json", result.to_json())
     return replace(result, to=str(folder))
 
@@ -172,9 +143,3 @@ def measure_reconstruction(pipeline: Pipeline, real: Real) -> Reconstruction:
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.sum())
     return Reconstruction(**{name: total / len(rows) for name, total in sums.items()}, n=len(rows))
-
-
-def _why_nothing(pipeline: Pipeline, real: Real) -> str:
-    if not isinstance(pipeline.model, Describes | Classifies):
-        return "it does not draw, reconstruct, describe or classify images"
-    return probe.no_labels(real.held_out)

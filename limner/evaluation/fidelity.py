@@ -20,7 +20,7 @@ from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
 from limner.pictures.grid import save_grid
-from limner.progress import Watch, ignore, part
+from limner.progress import Watch, bar, ignore, part
 
 HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
@@ -102,40 +102,31 @@ def measure_fidelity(
     Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
     REFERENCE; copies are searched for among all that were trained on.
     """
-    memorised, memorised_held_out = None, None
+    memorised: list[float | None] = [None, None]
     if len(sets.held_out) >= MIN_IMAGES:
-        memorised, memorised_held_out = (
-            float(neighbours.memorised(points, sets.training, sets.held_out).double().mean())
-            for points in (sets.drawn, sets.held_out)
-        )
+        copies = [neighbours.memorised(x, sets.training, sets.held_out) for x in (sets.drawn, sets.held_out)]
+        memorised = [float(each.double().mean()) for each in copies]
     reference = torch.cat([sets.training, sets.held_out])
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
     reference = reference[order[: max(2 * len(sets.drawn), REFERENCE)]]
     rows = real.training.order(0, min(len(sets.drawn), len(real.training)), seed)
     wasserstein = pixels.sliced_wasserstein(samples.images, real.training.batch(rows).image, seed=seed)
+    oracle, exact = real.training.oracle, None
+    if oracle and samples.captions:
+        exact = oracle.score(as_bytes(samples.images), samples.captions)["exact"]
     return Fidelity(
-        n=len(sets.drawn),
-        real=len(reference),
-        size=list(samples.images.shape[2:]),
-        features=sets.features.name,
-        features_hash=sets.features.hash,
-        resize=sets.features.resize,
-        **_figures(sets.drawn, reference, watch, seed),
-        memorised=memorised,
-        memorised_held_out=memorised_held_out,
-        sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
-        prompts_exact=_prompts_exact(samples, real),
-    )
+        n=len(sets.drawn), real=len(reference), size=list(samples.images.shape[2:]),
+        features=sets.features.name, features_hash=sets.features.hash, resize=sets.features.resize,
+        **_figures(sets.drawn, reference, watch, seed), memorised=memorised[0], memorised_held_out=memorised[1],
+        sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()}, prompts_exact=exact,
+    )  # fmt: skip
 
 
 def _figures(x: Tensor, y: Tensor, watch: Watch, seed: int) -> dict[str, Figure]:
     """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``."""
     side = min(len(x), len(y) // 2)
-    pairs = zip(
-        distances.halves(len(x), HALVES, seed), distances.halves(len(y), HALVES, seed + 1), strict=True
-    )
-    sets = [(x, y)]
-    sets += [(x[i], y[j]) for i, j in pairs]
+    halves = (distances.halves(len(x), HALVES, seed), distances.halves(len(y), HALVES, seed + 1))
+    sets = [(x, y), *((x[i], y[j]) for i, j in zip(*halves, strict=True))]
     sets += [(y[i], y[j]) for i, j in distances.disjoint(len(y), side, SPLITS, seed)]
     values = []
     for done, (a, b) in enumerate(sets, start=1):
@@ -159,30 +150,31 @@ def _distances(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _prompts_exact(samples: Samples, real: Real) -> float | None:
-    """The fraction of images that show what was prompted, where the data has an oracle."""
-    oracle = real.training.oracle
-    return (
-        oracle.score(as_bytes(samples.images), samples.captions)["exact"]
-        if oracle and samples.captions
-        else None
-    )
-
-
-def nearest_pairs(
-    samples: Samples, real: Real, sets: FeatureSets, count: int = PAIRS
-) -> tuple[Tensor, list[str]]:
-    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions."""
+def nearest_pairs(samples: Samples, real: Real, sets: FeatureSets) -> tuple[Tensor, list[str]]:
+    """The images nearest to a training image, each followed by it: [2 PAIRS, C, H, W], and their captions."""
     distance, index = neighbours.nearest_distances(sets.drawn, sets.training)
-    closest = distance.argsort()[:count]
+    closest = distance.argsort()[:PAIRS]
     originals = real.training.batch(index[closest].numpy()).image
     images = torch.stack([samples.images[closest], originals], dim=1).flatten(0, 1)
     captions = [word for d in distance[closest].tolist() for word in ("drawn", f"training, {d:.2g} away")]
     return images, captions
 
 
-def save_sheets(folder: Path, samples: Samples, real: Real, sets: FeatureSets) -> None:
-    """nearest.png, with the images nearest to training images, and drawn.png."""
+def measure_samples(
+    samples: Samples, real: Real, features: Features, folder: Path, seed: int = 0, quiet: bool = False,
+    ranks: Ranks = ALONE,
+) -> Fidelity | None:  # fmt: skip
+    """Describe and measure the samples; write nearest.png, with those nearest to training images, and drawn.png.
+
+    Each process describes its part; the first measures and writes, the others return None.
+    """
+    with bar("describing", quiet) as watch:
+        sets = compute_features(samples, real, features, watch, ranks)
+    if not ranks.first:
+        return None
+    with bar("measuring", quiet) as watch:
+        fidelity = measure_fidelity(samples, real, sets, watch, seed)
     images, captions = nearest_pairs(samples, real, sets)
     save_grid(folder / "nearest.png", images, captions, columns=8)
     save_grid(folder / "drawn.png", samples.images[:64], samples.captions[:64] if samples.captions else None)
+    return fidelity

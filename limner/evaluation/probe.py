@@ -15,17 +15,9 @@ from limner.data import Data
 from limner.distributed import ALONE, Ranks
 from limner.evaluation.real import MIN_IMAGES, Real, with_labels
 from limner.evaluation.results import FewLabels, Understanding
+from limner.inference import understand
 from limner.inference.pipeline import Pipeline
-from limner.inference.understand import (
-    Accuracy,
-    class_indices,
-    class_probabilities,
-    extract_features,
-    over_data,
-    supports,
-    unknown_class,
-    unsupported,
-)
+from limner.inference.understand import Accuracy, over_data, supports, unsupported
 from limner.metrics import probes
 from limner.progress import bar, part
 
@@ -33,14 +25,9 @@ DRAWS = 5  # random choices of few labelled images
 
 
 def measure(
-    pipeline: Pipeline,
-    sources: Sequence[str],
-    real: Real,
-    per_class: int = 0,
-    seed: int = 0,
-    quiet: bool = False,
+    pipeline: Pipeline, sources: Sequence[str], real: Real, per_class: int = 0, seed: int = 0, quiet: bool = False,
     ranks: Ranks = ALONE,
-) -> Understanding | None:
+) -> Understanding | None:  # fmt: skip
     """How well the held-out images' labels can be told from a run's features and classes; None where nothing can.
 
     ``knn_accuracy`` and ``probe_accuracy`` of its features, trained on the training part's labels; with
@@ -66,7 +53,7 @@ def measure(
         features = _features(pipeline, real, quiet, ranks)
         if ranks.first:
             result = _probe(features, real, per_class, seed, quiet)
-    if classifies and describes and (name := unknown_class(real.held_out, pipeline.spec.classes)):
+    if classifies and describes and (name := understand.unknown_class(real.held_out, pipeline.spec.classes)):
         if ranks.first:
             warnings.warn(f"The run knows no class {name!r}: only its features are measured.", stacklevel=2)
     elif classifies:
@@ -76,7 +63,7 @@ def measure(
 
 def _features(pipeline: Pipeline, real: Real, quiet: bool, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Of the training images [N, D] and the held-out ones [M, D]."""
-    network, first = partial(extract_features, pipeline), len(real.training) / len(real)
+    network, first = partial(understand.extract_features, pipeline), len(real.training) / len(real)
     with bar(f"describing {len(real):,} images", quiet) as watch:
         training = over_data(real.training, network, part(watch, 0, first), ranks)
         return training, over_data(real.held_out, network, part(watch, first, 1 - first), ranks)
@@ -101,9 +88,9 @@ def _probe(
 
 
 def _accuracy(pipeline: Pipeline, held_out: Data, quiet: bool, ranks: Ranks) -> Accuracy:
-    truth = class_indices(held_out, pipeline.spec.classes)
+    truth = understand.class_indices(held_out, pipeline.spec.classes)
     with bar(f"classifying {len(held_out):,} images", quiet) as watch:
-        probabilities = over_data(held_out, partial(class_probabilities, pipeline), watch, ranks)
+        probabilities = over_data(held_out, partial(understand.class_probabilities, pipeline), watch, ranks)
     correct = probabilities.argmax(1) == truth
     return Accuracy.of(correct.double().mean().item(), len(held_out))
 

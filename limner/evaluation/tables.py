@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limner.evaluation.report import number
-from limner.evaluation.results import Evaluation, Fidelity, Row, Understanding
+from limner.evaluation.results import Evaluation, Figure, Row
 
 FIGURES = {
     "kid": "kernel distance (KID), lower is better",
@@ -34,40 +34,31 @@ Cells = tuple[str, str, str, str]
 
 def evaluation_rows(result: Evaluation) -> list[Cells]:
     """All figures of an evaluation, under ``EVALUATION``."""
-    rows = _fidelity_rows(result.fidelity) if result.fidelity else []
+    rows: list[Cells] = []
+    if fidelity := result.fidelity:
+        for name, label in FIGURES.items():
+            figure: Figure = getattr(fidelity, name)
+            value, low, high, floor = (
+                number(getattr(figure, part), 4) for part in ("value", "low", "high", "floor")
+            )
+            rows.append((label, value, f"{low} to {high}", floor))
+        if fidelity.memorised is not None:
+            label = "memorised: nearer to a training image than held-out ones are"
+            rows.append((label, f"{fidelity.memorised:.1%}", "", f"{fidelity.memorised_held_out:.1%}"))
+        for side, distance in fidelity.sliced_wasserstein.items():
+            rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
+        if fidelity.prompts_exact is not None:
+            rows.append(("prompts drawn with every attribute right", f"{fidelity.prompts_exact:.1%}", "", ""))
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
-        value = getattr(result.reconstruction, name, None)
-        if value is not None:
+        score = getattr(result.reconstruction, name, None)
+        if score is not None:
             label = f"{name.replace('_', '-').upper()} of reconstructed held-out images"
-            rows.append((label, number(value, 4) + unit, "", ""))
-    return rows + (_understanding_rows(result.understanding) if result.understanding else [])
-
-
-def _fidelity_rows(fidelity: Fidelity) -> list[Cells]:
-    rows = []
-    for name, label in FIGURES.items():
-        figure = getattr(fidelity, name)
-        value, low, high, floor = (
-            number(part, 4) for part in (figure.value, figure.low, figure.high, figure.floor)
-        )
-        rows.append((label, value, f"{low} to {high}", floor))
-    if fidelity.memorised is not None:
-        label = "memorised: nearer to a training image than held-out ones are"
-        rows.append((label, f"{fidelity.memorised:.1%}", "", f"{fidelity.memorised_held_out:.1%}"))
-    for side, distance in fidelity.sliced_wasserstein.items():
-        rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
-    if fidelity.prompts_exact is not None:
-        rows.append(("prompts drawn with every attribute right", f"{fidelity.prompts_exact:.1%}", "", ""))
-    return rows
-
-
-def _understanding_rows(understanding: Understanding) -> list[Cells]:
-    rows = []
+            rows.append((label, number(score, 4) + unit, "", ""))
     for name, label in ACCURACIES.items():
-        if accuracy := getattr(understanding, name):
+        if accuracy := getattr(result.understanding, name, None):
             interval = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
             rows.append((f"{label}, {accuracy.n:,} held out", f"{accuracy.value:.1%}", interval, ""))
-    if few := understanding.few_probe_accuracy:
+    if few := getattr(result.understanding, "few_probe_accuracy", None):
         label = f"the same from {few.labels_per_class} labels a class, {few.draws} draws"
         rows.append((label, f"{few.value:.1%} ± {few.spread:.1%}", "", ""))
     return rows
