@@ -29,7 +29,8 @@ def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
     loaded = checkpoint.load(run)
     if not isinstance(loaded.model, Exchanges):
         raise LimnerError(
-            f"{loaded.run.family} has no counterpart in diffusers: use a run of {_exchanging()}."
+            f"{loaded.run.family} has no counterpart in diffusers: use a run of "
+            f"{join_words(families.supporting(Exchanges))}."
         )
     parts = loaded.model.to_diffusers()
     out = Path(out)
@@ -78,7 +79,8 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
     else:
         kinds = sorted({str(part.settings["_class_name"]) for part in parts})
         raise LimnerError(
-            f"No family reads {join_words(kinds, 'and')}: only networks of {_exchanging()} can be imported."
+            f"No family reads {join_words(kinds, 'and')}: only networks of "
+            f"{join_words(families.supporting(Exchanges))} can be imported."
         )
     preset = family.presets["base"]
     spec = model.spec
@@ -99,25 +101,20 @@ def read(folder: Path) -> list[Part]:
     if not folder.is_dir():
         raise LimnerError(f"There is no folder {folder}: name one that diffusers wrote.")
     parts = []
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        for file in (SETTINGS, SCHEDULER):
-            if (place / file).is_file():
-                where = "" if place == folder else place.name
-                parts.append(
-                    Part(where, _settings(place / file), read_weights(place) if file == SETTINGS else {})
-                )
-    parts = [part for part in parts if isinstance(part.settings.get("_class_name"), str)]
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    for path in (place / name for place in places for name in (SETTINGS, SCHEDULER)):
+        if not path.is_file():
+            continue
+        try:
+            settings = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
+        weights = read_weights(path.parent) if path.name == SETTINGS else {}
+        if isinstance(settings, dict) and isinstance(settings.get("_class_name"), str):
+            parts.append(Part("" if path.parent == folder else path.parent.name, settings, weights))
     if not parts:
         raise LimnerError(f"{folder} was not written by diffusers: no {SETTINGS} in it names a _class_name.")
     return parts
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
-    return settings if isinstance(settings, dict) else {}
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
@@ -135,10 +132,6 @@ def read_weights(folder: Path) -> dict[str, Any]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise LimnerError(f"{path} is damaged, or not a safetensors file ({error}): copy it again.") from None
-
-
-def _exchanging() -> str:
-    return join_words(families.supporting(Exchanges))
 
 
 def _file_of(part: Part) -> str:

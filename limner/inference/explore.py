@@ -328,7 +328,10 @@ def project(
         raise LimnerError("The layers of this run share one point: leave --each-layer out.")
     target = open_picture(picture, space.spec, space.options)  # [1, C, H, W]
     with bar(f"projecting {picture.name}", quiet) as watch:
-        starts, labels = best_starts(space, target, options)
+        points, labels = candidates(space, target, options)
+        distances = distance(space.paint(points, labels), target)
+        best = distances.topk(min(STARTS, len(points)), largest=False).indices
+        starts, labels = points[best.to(points.device)], [labels[i] for i in best.tolist() if labels]
         start = space.paint(starts[:1], labels[:1])
         point, label = _optimise(space, target, starts, labels, options, watch)
     image = space.paint(point[None], [label])
@@ -342,15 +345,6 @@ def project(
     beside = to.with_suffix(".safetensors")
     _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": label, "picture": str(picture)})
     return Projection(str(picture), str(to), str(beside), label, options.steps, psnr_start, psnr_end)
-
-
-def best_starts(space: Space, target: Tensor, options: ProjectOptions) -> tuple[Tensor, list[str]]:
-    """The STARTS of all ``candidates`` that are closest to the target: points [N, D], and their labels if any."""
-    with torch.no_grad():
-        points, labels = candidates(space, target, options)
-    distances = distance(space.paint(points, labels), target)
-    best = distances.topk(min(STARTS, len(distances)), largest=False).indices
-    return points[best.to(points.device)], [labels[i] for i in best.tolist()] if labels else []
 
 
 def _optimise(
@@ -370,6 +364,7 @@ def _optimise(
     return best[i], labels[i] if labels else ""
 
 
+@torch.no_grad()
 def candidates(space: Space, target: Tensor, options: ProjectOptions) -> tuple[Tensor, list[str]]:
     """Points [N, D] to start from, with a label for each, or no labels at all."""
     classes = [options.label] if options.label else list(space.spec.classes)

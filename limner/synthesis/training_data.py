@@ -35,7 +35,6 @@ from limner.synthesis.synthesize import synthesize
 
 KINDS = {"real": "real images", "synthetic": "synthetic images", "both": "both, half and half"}
 DEFAULT_N = 1000  # synthetic images, at least, where no number is given
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -90,32 +89,10 @@ class TrainingDataScores(JsonResult):
     said: str  # the verdict in a sentence
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """What the classifiers are trained and tested on."""
-
-    pipeline: Pipeline  # that draws
-    real: Real
-    test: TestImages
-    options: TrainingDataOptions
-    n: int  # synthetic images
-    seed: int
-    budget: str
-    folder: Path
-    quiet: bool
-
-
 def as_training_data(
-    run: str | Path,
-    sources: Sequence[str],
-    options: TrainingDataOptions = TrainingDataOptions(),
-    *,
-    n: int | None = None,
-    seed: int = 0,
-    to: str | Path | None = None,
-    quiet: bool = False,
-    **sampling: Any,
-) -> TrainingDataScores:
+    run: str | Path, sources: Sequence[str], options: TrainingDataOptions = TrainingDataOptions(), *,
+    n: int | None = None, seed: int = 0, to: str | Path | None = None, quiet: bool = False, **sampling: Any,
+) -> TrainingDataScores:  # fmt: skip
     """Train classifiers on real and synthetic images and on both, and test them on held-out real images.
 
     ``n`` synthetic images, from ``seed`` on: at least DEFAULT_N, and as many as the real ones, unless given.
@@ -128,21 +105,37 @@ def as_training_data(
     budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
     if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
         budget = f"{math.ceil(length.amount)}img"
-    n = n or max(DEFAULT_N, len(real.training))
-    experiment = Experiment(pipeline, real, test, options, n, seed, budget, folder, quiet)
-    counts = {"real": (1, 0), "synthetic": (0, 1), "both": balance(len(real.training), n)}
-    _prepare(experiment, sources, sampling)
+    training, n_real = real.training, len(real.training)
+    n = n or max(DEFAULT_N, n_real)
+    counts = {"real": (1, 0), "synthetic": (0, 1), "both": balance(n_real, n)}
+    family, preset = options.classifier_family, options.classifier_preset
+    settings = {
+        "run": pipeline.digest, "sources": list(sources), "fingerprint": training.fingerprint, "real": n_real,
+        "n": n, "seed": seed, "family": family, "preset": preset, "budget": budget,
+        **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
+    }  # fmt: skip
+    _begin(folder, settings)
+    _write(training, folder / "real", quiet)
     # With the source's own classes, of which the run may know more.
-    drawing = SynthesizeOptions(n=n, label=real.training.spec.classes, seed=seed)
+    drawing = SynthesizeOptions(n=n, label=training.spec.classes, seed=seed)
     synthesize(run, folder / "synthetic", drawing, quiet=quiet, **sampling)
     correct: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for repeat in range(seed, seed + options.repeats):
         for kind, (reals, synthetics) in counts.items():
             parts = [str(folder / "real")] * reals + [str(folder / "synthetic")] * synthetics
             out = folder / "classifiers" / f"{kind}-{repeat}"
-            _train(experiment, parts, out, repeat)
+            _train(pipeline, options, parts, out, budget, repeat, quiet)
             correct[kind].append(correct_predictions(out, test.data))
-    return _result(experiment, correct, counts["both"])
+    scores = {kind: Score.of(each) for kind, each in correct.items()}
+    difference = paired(torch.stack(correct["both"]), torch.stack(correct["real"]))
+    reals, synthetics = counts["both"][0] * n_real, counts["both"][1] * n
+    said = sentence(scores["real"].accuracy, scores["both"].accuracy, difference, len(test.data))
+    return TrainingDataScores(
+        classifier=family, preset=preset or None, budget=budget, repeats=options.repeats, n_test=len(test.data),
+        n_real=n_real, n_synthetic=n, left_out=test.left_out, checked=test.checked,
+        real_share_of_both=reals / (reals + synthetics), **scores, difference=difference,
+        verdict=difference.verdict(), said=said,
+    )  # fmt: skip
 
 
 def _open(
@@ -161,9 +154,15 @@ def _open(
     if options.repeats < 1:
         raise LimnerError(f"Cannot train {options.repeats} classifiers of each kind: give at least one.")
     parse_budget(options.classifier_budget, 1)
-    data = pipeline.loaded.run.data
+    data, known, named = pipeline.loaded.run.data, pipeline.spec.classes, ", ".join(sources)
     real = open_real(sources, pipeline.spec, data, not quiet)
-    check_classes(real, pipeline.spec.classes, sources)
+    if real.training.labels is None:
+        raise LimnerError(f"{named} has no classes: give images sorted into folders, or with labels.")
+    if strange := [name for name in real.training.spec.classes if name not in known]:
+        raise LimnerError(
+            f"The run knows no class {strange[0]!r} of {named}, only {', '.join(known[:12])}: name a source with "
+            f"classes that it was trained on."
+        )
     test = find_test_images(pipeline, real, quiet)
     if len(test.data) < MIN_IMAGES:
         raise LimnerError(
@@ -173,69 +172,28 @@ def _open(
     return real, test
 
 
-def _prepare(experiment: Experiment, sources: Sequence[str], sampling: dict[str, Any]) -> None:
-    """Make the folder ready, and write the real images."""
-    training, options = experiment.real.training, experiment.options
-    settings = {
-        "run": experiment.pipeline.loaded.header["digest"], "sources": list(sources),
-        "fingerprint": training.fingerprint, "real": len(training), "n": experiment.n, "seed": experiment.seed,
-        "family": options.classifier_family, "preset": options.classifier_preset, "budget": experiment.budget,
-        **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
-    }  # fmt: skip
-    _begin(experiment.folder, settings)
-    _write(training, experiment.folder / "real", experiment.quiet)
-
-
-def _train(experiment: Experiment, parts: list[str], out: Path, seed: int) -> None:
+def _train(
+    pipeline: Pipeline,
+    options: TrainingDataOptions,
+    parts: list[str],
+    out: Path,
+    budget: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Train a classifier, or finish an interrupted training. Raises KeyboardInterrupt where it is stopped."""
-    if _finished(out, experiment.budget):
-        return
-    spec, data = experiment.pipeline.spec, experiment.pipeline.loaded.run.data
+    resume, spec, data = checkpoint.exists(out), pipeline.spec, pipeline.loaded.run.data
+    if resume:
+        header = checkpoint.read_model(out)[0]
+        if parse_budget(budget, 1).spent(header.get("seconds", 0.0), header["seen"]) >= 1:
+            return
     result = api.train(
-        experiment.options.classifier_family, parts, out, preset=experiment.options.classifier_preset or None,
-        budget=experiment.budget, size=(spec.height, spec.width), seed=seed, resume=checkpoint.exists(out),
-        quiet=experiment.quiet,
+        options.classifier_family, parts, out, preset=options.classifier_preset or None, budget=budget,
+        size=(spec.height, spec.width), seed=seed, resume=resume, quiet=quiet,
         data={"channels": spec.channels, "captions": False, "holdout": 0.0, "flip": data.flip, "cache": data.cache},
     )  # fmt: skip
     if result.stopped:
         raise KeyboardInterrupt
-
-
-def _result(
-    experiment: Experiment, correct: dict[str, list[Tensor]], counts: tuple[int, int]
-) -> TrainingDataScores:
-    scores = {kind: Score.of(each) for kind, each in correct.items()}
-    difference = paired(torch.stack(correct["both"]), torch.stack(correct["real"]))
-    n_test, n_real = len(experiment.test.data), len(experiment.real.training)
-    reals, synthetics = counts[0] * n_real, counts[1] * experiment.n
-    return TrainingDataScores(
-        classifier=experiment.options.classifier_family,
-        preset=experiment.options.classifier_preset or None,
-        budget=experiment.budget,
-        repeats=experiment.options.repeats,
-        n_test=n_test,
-        n_real=n_real,
-        n_synthetic=experiment.n,
-        left_out=experiment.test.left_out,
-        checked=experiment.test.checked,
-        real_share_of_both=reals / (reals + synthetics),
-        **scores,
-        difference=difference,
-        verdict=difference.verdict(),
-        said=sentence(scores["real"].accuracy, scores["both"].accuracy, difference, n_test),
-    )
-
-
-def check_classes(real: Real, known: Sequence[str], sources: Sequence[str]) -> None:
-    """Raise LimnerError unless the real images have classes, all of which the run knows."""
-    named = ", ".join(sources)
-    if real.training.labels is None:
-        raise LimnerError(f"{named} has no classes: give images sorted into folders, or with labels.")
-    if strange := [name for name in real.training.spec.classes if name not in known]:
-        raise LimnerError(
-            f"The run knows no class {strange[0]!r} of {named}, only {', '.join(known[:12])}: name a source with "
-            f"classes that it was trained on."
-        )
 
 
 class TestImages(NamedTuple):
@@ -262,11 +220,8 @@ def find_test_images(pipeline: Pipeline, real: Real, quiet: bool = False) -> Tes
 
 def _hashes(data: Data) -> list[bytes]:
     """A hash of each image in 8 bits."""
-    return [
-        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-        for images in batches(data)
-        for image in as_bytes(images)
-    ]
+    images = (image for batch in batches(data) for image in as_bytes(batch))
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
 def correct_predictions(classifier: Path, test: Data) -> Tensor:
@@ -300,22 +255,17 @@ def sentence(real: float, both: float, difference: Difference, n: int) -> str:
     """Whether the synthetic images help, from the accuracies of both kinds of classifiers on ``n`` images."""
     points, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
     start = {
-        "helps": "Adding synthetic images helps",
-        "hurts": "Adding synthetic images does not help, it hurts",
+        "helps": "Adding synthetic images helps", "hurts": "Adding synthetic images does not help, it hurts",
         "unclear": "With and without synthetic images cannot be told apart",
-    }[difference.verdict()]
+    }[difference.verdict()]  # fmt: skip
     interval = f"{points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
     return f"{start}: {real:.1%} -> {both:.1%} of {n:,} held-out images ({interval})."
 
 
 def table_rows(result: TrainingDataScores) -> list[tuple[str, str, str, str, str]]:
     """Trained on, images, accuracy, 95% interval, lowest to highest over repeats."""
-    counts = {
-        "real": result.n_real,
-        "synthetic": result.n_synthetic,
-        "both": result.n_real + result.n_synthetic,
-    }
-    rows = []
+    real, synthetic = result.n_real, result.n_synthetic
+    counts, rows = {"real": real, "synthetic": synthetic, "both": real + synthetic}, []
     for kind, name in KINDS.items():
         score: Score = getattr(result, kind)
         spread = f"{min(score.runs):.1%} to {max(score.runs):.1%}" if len(score.runs) > 1 else ""
@@ -339,15 +289,11 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
     about = folder / "asked.json"
     parts = [folder / name for name in ("real", "synthetic", "classifiers")]
     if not about.exists():
-        for part in parts:
-            if part.exists():
-                raise LimnerError(
-                    f"{part} was not made by --as-training-data: move it, or name another --to."
-                )
+        for part in filter(Path.exists, parts):
+            raise LimnerError(f"{part} was not made by --as-training-data: move it, or name another --to.")
     elif json.loads(about.read_text("utf-8")) != settings:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     files.write_json(about, settings)
 
 
@@ -357,25 +303,14 @@ def _write(data: Data, folder: Path, quiet: bool) -> None:
         return
     folder.mkdir(exist_ok=True)
     assert data.labels is not None
-    lines = []
+    lines: list[str] = []
     with bar("writing real images", quiet) as watch:
-        for at in range(0, len(data), BATCH):
-            part = np.arange(at, min(at + BATCH, len(data)))
-            for i, image in zip(part.tolist(), data.batch(part).image, strict=True):
-                name = f"{i:06d}.png"
-                save_png(image, folder / name, data.spec.bits)
-                label = data.spec.classes[data.labels[i]]
-                lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
+        for image in (image for batch in batches(data) for image in batch):
+            name, label = f"{len(lines):06d}.png", data.spec.classes[data.labels[len(lines)]]
+            save_png(image, folder / name, data.spec.bits)
+            lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
             watch(len(lines) / len(data))
     files.write_text(folder / "metadata.jsonl", "".join(lines))
-
-
-def _finished(out: Path, budget: str) -> bool:
-    """Whether a classifier has spent its whole budget."""
-    if not checkpoint.exists(out):
-        return False
-    header = checkpoint.read_model(out)[0]
-    return parse_budget(budget, 1).spent(header.get("seconds", 0.0), header["seen"]) >= 1
 
 
 def balance(reals: int, synthetics: int) -> tuple[int, int]:
