@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from limner.core import Condition, DataOptions, ImageSpec, LimnerError, Model, nearest
 from limner.data import Data, open_like
-from limner.inference.pipeline import Pipeline
+from limner.inference.pipeline import Pipeline, condition_for
 from limner.inference.understand import open_for_run
 
 MIN_IMAGES = 20  # on either side, below which nothing can be measured
@@ -74,24 +73,20 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
     Labels go by their names; where the data has none, every class comes equally often. Raises LimnerError where
     the data has a class that the model does not know.
     """
-    rows = data.order(0, n, seed)
-    label = text = None
-    if "label" in model.follows:
-        known = model.spec.classes
-        if data.labels is None:
-            label = torch.from_numpy(np.random.default_rng(seed).permutation(np.arange(n) % len(known)))
-        else:
-            names = [data.spec.classes[i] for i in data.labels[rows]]
-            for name in set(names) - set(known):
-                raise LimnerError(
-                    f"The run knows no class {name!r} of these images.{nearest(name, known)} Measure it without "
-                    f"labels, or against the images that it was trained on."
-                )
-            label = torch.tensor([known.index(name) for name in names])
-    if "text" in model.follows and data.captions is not None:
-        text = [data.captions[i] for i in rows]
+    rows, known = data.order(0, n, seed), model.spec.classes
+    labels: list[str] = []
+    if "label" in model.follows and data.labels is not None:
+        labels = [data.spec.classes[i] for i in data.labels[rows]]
+    elif "label" in model.follows:
+        labels = [known[i] for i in np.random.default_rng(seed).permutation(np.arange(n) % len(known))]
+    for name in set(labels) - set(known):
+        raise LimnerError(
+            f"The run knows no class {name!r} of these images.{nearest(name, known)} Measure it without "
+            f"labels, or against the images that it was trained on."
+        )
+    texts = [data.captions[i] for i in rows] if "text" in model.follows and data.captions is not None else []
     image = data.batch(rows).condition.image if "given" in model.follows else None
-    return Condition(n, label, text, image)
+    return replace(condition_for(model, n, texts, labels), image=image)
 
 
 def as_saved(images: Tensor) -> Tensor:

@@ -13,18 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limner import checkpoint, families, files
+from limner import checkpoint, files
 from limner.config import JsonResult
 from limner.core import Autoencodes, Condition, Directed, Draws, ImageSpec, Latent, Layered
 from limner.data import open_picture
 from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
-from limner.inference.pipeline import Pipeline, condition_for
+from limner.inference.pipeline import condition_for
+from limner.inference.understand import open_run
 from limner.metrics.pixels import psnr, pyramid
 from limner.pictures.film import save_gif
 from limner.pictures.grid import grid, save_grid
 from limner.progress import Watch, bar, ignore, part
-from limner.settings import DataOptions, LimnerError, join_words
+from limner.settings import DataOptions, LimnerError
 
 SAMPLES = 1024  # points that the centre and the spread of a latent space are estimated from
 SIGMAS = (-3, -2, -1, 0, 1, 2, 3)  # along a direction, in standard deviations
@@ -98,34 +99,25 @@ class Space:
 
 def open_space(run: str | Path, device: str = "auto") -> Space:
     """Raises LimnerError for a run without a latent space."""
-    pipeline = Pipeline(run, device)
+    pipeline = open_run(run, Latent, device)
     model, spec = pipeline.model.requires_grad_(False), pipeline.spec
-    if not isinstance(model, Latent):
-        raise LimnerError(
-            f"{pipeline.loaded.path} is a run of {pipeline.loaded.run.family}, which has no latent space: "
-            f"use a run of {join_words(families.supporting(Latent))}."
-        )
+    assert isinstance(model, Latent)
     follows = "label" in model.follows
     with torch.inference_mode():
         responds = follows and _responds_to_label(model, spec)
-        label = torch.arange(SAMPLES, device=model.device) % len(spec.classes) if follows else None
-        samples = model.latent(Condition(SAMPLES, label=label), Draws(range(SAMPLES), model.device)).float()
+        condition = condition_for(model, SAMPLES, labels=spec.classes if follows else ()).to(model.device)
+        samples = model.latent(condition, Draws(range(SAMPLES), model.device)).float()
     samples = samples.clone()  # no longer an inference tensor
     centre = samples.mean(0)
     spread = (samples - centre).square().mean().sqrt().item()
     return Space(model, spec, pipeline.digest, pipeline.loaded.run.data, responds, samples, centre, spread)
 
 
-def _responds_to_label(model: Latent, spec: ImageSpec) -> bool:
+def _responds_to_label(model: Any, spec: ImageSpec) -> bool:
     """Whether two labels give two images of one seed: a run may be set to ignore its labels."""
-    if len(spec.classes) == 1:
-        return True
-    images = []
-    for label in (0, len(spec.classes) - 1):
-        device = model.device  # type: ignore[attr-defined]
-        condition = Condition(1, label=torch.tensor([label], device=device))
-        images.append(model.paint(model.latent(condition, Draws([0], device)), condition))
-    return not torch.equal(*images)
+    ends = (condition_for(model, 1, labels=[spec.classes[i]]).to(model.device) for i in (0, -1))
+    one, other = (model.paint(model.latent(end, Draws([0], model.device)), end) for end in ends)
+    return len(spec.classes) == 1 or not torch.equal(one, other)
 
 
 # Sheets -------------------------------------------------------------------------------------------------

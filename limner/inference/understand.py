@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from limner import checkpoint, families, files
 from limner.config import JsonResult
-from limner.core import Classifies, Describes, LimnerError, nearest
+from limner.core import Classifies, Describes, Latent, LimnerError, nearest
 from limner.data import Data, batches, open_like
 from limner.device import autocast
 from limner.distributed import ALONE, Ranks
@@ -29,16 +30,18 @@ from limner.pictures.grid import save_grid
 from limner.progress import Watch, bar, ignore
 from limner.settings import join_words, need
 
-_PARQUET = "Parquet files need the data extra", "data"
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes kept of each image
+LACKS: dict[type, str] = {  # what a run without a protocol cannot do
+    Describes: "does not describe images", Classifies: "does not classify images", Latent: "has no latent space"
+}  # fmt: skip
 
 
 # Networks over images -----------------------------------------------------------------------------------
 
 
 def open_run(run: str | Path, protocol: type, device: str = "auto") -> Pipeline:
-    """A run that Describes, or Classifies. Raises LimnerError for another, before any image is read."""
+    """A run that Describes, Classifies or is Latent. Raises LimnerError for another, before any image is read."""
     pipeline = Pipeline(run, device)
     if not supports(pipeline, protocol):
         raise unsupported(pipeline, protocol)
@@ -46,8 +49,10 @@ def open_run(run: str | Path, protocol: type, device: str = "auto") -> Pipeline:
 
 
 def supports(pipeline: Pipeline, protocol: type) -> bool:
-    """Whether a run Describes, or Classifies, which takes classes that it was trained on."""
-    return isinstance(pipeline.model, protocol) and (protocol is Describes or bool(pipeline.spec.classes))
+    """Whether a run has the methods of a protocol, and to classify also classes that it was trained on."""
+    return isinstance(pipeline.model, protocol) and (
+        protocol is not Classifies or bool(pipeline.spec.classes)
+    )
 
 
 def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
@@ -58,9 +63,8 @@ def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
         return LimnerError(
             f"{path} was trained without labels, so it cannot classify: use a run that was trained on labelled images."
         )
-    verb = "describe" if protocol is Describes else "classify"
     return LimnerError(
-        f"{path} is a run of {family}, which does not {verb} images: use a run of {join_words(able)}."
+        f"{path} is a run of {family}, which {LACKS[protocol]}: use a run of {join_words(able)}."
     )
 
 
@@ -123,8 +127,7 @@ class Accuracy(JsonResult):
 
     @classmethod
     def of(cls, value: float, n: int) -> Accuracy:
-        low, high = probes.wilson(value, n)
-        return cls(value, low, high, n)
+        return cls(value, *probes.wilson(value, n), n)
 
 
 def class_names(data: Data) -> list[str]:
@@ -171,36 +174,30 @@ def embed(
     lists in the metadata. Raises LimnerError.
     """
     to = Path(to)
-    writers = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}
-    if to.suffix not in writers:
+    if to.suffix not in (".npz", ".safetensors", ".parquet"):
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
-        need("pyarrow", *_PARQUET)  # raises before the work where it is missing
+        pyarrow, parquet = (
+            need(name, "Parquet files need the data extra", "data") for name in ("pyarrow", "pyarrow.parquet")
+        )
     pipeline = open_run(run, Describes, device)
     data = open_for_run(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
-        features = over_data(data, partial(extract_features, pipeline), watch)
+        features = over_data(data, partial(extract_features, pipeline), watch).numpy()
+    columns = {"path": data.names, "label": class_names(data)}
     with files.atomic(to) as unfinished:
-        writers[to.suffix](unfinished, data.names, class_names(data), features.numpy())
+        if to.suffix == ".npz":
+            names, labels = (np.array(column, np.str_) for column in columns.values())
+            with open(unfinished, "wb") as file:  # by name NumPy would add a suffix
+                np.savez(file, path=names, label=labels, features=features)
+        elif to.suffix == ".safetensors":
+            lists = {name: json.dumps(column, ensure_ascii=False) for name, column in columns.items()}
+            save_file({"features": features}, unfinished, metadata=lists)
+        else:
+            flat = pyarrow.array(features.reshape(-1))
+            vectors = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
+            parquet.write_table(pyarrow.table({**columns, "features": vectors}), unfinished)
     return Embeddings(pipeline.digest, len(data), features.shape[1], len(data.spec.classes), str(to))
-
-
-def _write_npz(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
-    with open(path, "wb") as file:  # by name NumPy would add a suffix
-        np.savez(file, path=np.array(names, np.str_), label=np.array(labels, np.str_), features=features)
-
-
-def _write_safetensors(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
-    from safetensors.numpy import save_file
-
-    lists = {"path": json.dumps(names, ensure_ascii=False), "label": json.dumps(labels, ensure_ascii=False)}
-    save_file({"features": features}, path, metadata=lists)
-
-
-def _write_parquet(path: Path, names: list[str], labels: list[str], features: np.ndarray) -> None:
-    pyarrow, parquet = (need(name, *_PARQUET) for name in ("pyarrow", "pyarrow.parquet"))
-    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(features.reshape(-1)), features.shape[1])
-    parquet.write_table(pyarrow.table({"path": names, "label": labels, "features": vectors}), path)
 
 
 # Classifying --------------------------------------------------------------------------------------------
