@@ -141,9 +141,6 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     return Cost(parameters, seen, seconds, seen / max(seconds, 1e-9), 1000 * drawing / n), fidelity
 
 
-# The report ---------------------------------------------------------------------------------------------
-
-
 def _write(to: Path, result: Comparison) -> None:
     files.write_json(to / "report.json", result.to_json())
     order = ranked(result.rows)

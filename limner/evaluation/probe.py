@@ -50,31 +50,31 @@ def measure(
         return None
     result = Understanding()
     if describes:
-        features = _features(pipeline, real, quiet, ranks)
+        network, first = partial(understand.extract_features, pipeline), len(real.training) / len(real)
+        with bar(f"describing {len(real):,} images", quiet) as watch:
+            training = over_data(real.training, network, part(watch, 0, first), ranks)
+            held_out = over_data(real.held_out, network, part(watch, first, 1 - first), ranks)
         if ranks.first:
-            result = _probe(features, real, per_class, seed, quiet)
+            result = _probe(training, held_out, real, per_class, seed, quiet)
     if classifies and describes and (name := understand.unknown_class(real.held_out, pipeline.spec.classes)):
         if ranks.first:
             warnings.warn(f"The run knows no class {name!r}: only its features are measured.", stacklevel=2)
     elif classifies:
-        result = replace(result, accuracy=_accuracy(pipeline, real.held_out, quiet, ranks))
+        truth = understand.class_indices(real.held_out, pipeline.spec.classes)
+        with bar(f"classifying {len(truth):,} images", quiet) as watch:
+            network = partial(understand.class_probabilities, pipeline)
+            correct = over_data(real.held_out, network, watch, ranks).argmax(1) == truth
+        result = replace(result, accuracy=Accuracy.of(correct.double().mean().item(), len(truth)))
     return result if ranks.first else None
 
 
-def _features(pipeline: Pipeline, real: Real, quiet: bool, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Of the training images [N, D] and the held-out ones [M, D]."""
-    network, first = partial(understand.extract_features, pipeline), len(real.training) / len(real)
-    with bar(f"describing {len(real):,} images", quiet) as watch:
-        training = over_data(real.training, network, part(watch, 0, first), ranks)
-        return training, over_data(real.held_out, network, part(watch, first, 1 - first), ranks)
-
-
 def _probe(
-    features: tuple[Tensor, Tensor], real: Real, per_class: int, seed: int, quiet: bool
+    training: Tensor, held_out: Tensor, real: Real, per_class: int, seed: int, quiet: bool
 ) -> Understanding:
+    """From the features of the training images [N, D] and of the held-out ones [M, D]."""
     assert real.training.labels is not None and real.held_out.labels is not None
-    training, held_out = torch.from_numpy(real.training.labels), torch.from_numpy(real.held_out.labels)
-    known, n = (features[0], training, features[1], held_out), len(held_out)
+    labels, truth = torch.from_numpy(real.training.labels), torch.from_numpy(real.held_out.labels)
+    known, n = (training, labels, held_out, truth), len(truth)
     with bar("probing", quiet) as watch:
         knn = Accuracy.of(probes.knn_accuracy(*known), n)
         watch(0.2)
@@ -85,14 +85,6 @@ def _probe(
             mean, spread = probes.few_probe_accuracy(*known, per_class, DRAWS, seed)
             few = FewLabels(mean, spread, n, per_class, DRAWS)
     return Understanding(knn, linear, few)
-
-
-def _accuracy(pipeline: Pipeline, held_out: Data, quiet: bool, ranks: Ranks) -> Accuracy:
-    truth = understand.class_indices(held_out, pipeline.spec.classes)
-    with bar(f"classifying {len(held_out):,} images", quiet) as watch:
-        probabilities = over_data(held_out, partial(understand.class_probabilities, pipeline), watch, ranks)
-    correct = probabilities.argmax(1) == truth
-    return Accuracy.of(correct.double().mean().item(), len(held_out))
 
 
 def no_labels(held_out: Data) -> str:

@@ -16,9 +16,6 @@ from limner.progress import Watch, ignore
 Interpolate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-# Interpolation ---------------------------------------------------------------------------------------------------
-
-
 def lerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
     """Linear interpolation: points [..., D] twice and t [S] in [0, 1] -> [S, ..., D]."""
     return torch.lerp(one, other, _broadcast(t, one))
@@ -57,9 +54,6 @@ def plane(corners: Tensor, side: int, interpolate: Interpolate) -> Tensor:
 
 def _broadcast(t: Tensor, point: Tensor) -> Tensor:
     return t.to(point).reshape(-1, *[1] * point.ndim)
-
-
-# Directions ---------------------------------------------------------------------------------------------
 
 
 def principal_directions(points: Tensor, count: int) -> Tensor:
@@ -106,9 +100,6 @@ def _signed(directions: Tensor) -> Tensor:
     """With the largest coordinate positive, since the sign of an eigenvector is arbitrary."""
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return directions * torch.where(largest < 0, -1.0, 1.0)
-
-
-# The point of an image ----------------------------------------------------------------------------------
 
 
 def descend(

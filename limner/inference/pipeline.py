@@ -104,13 +104,8 @@ class Pipeline:
         return [to_pil(x) for x in self.tensors(n, **options)]
 
     def tensors(
-        self,
-        n: int = 1,
-        *,
-        watch: Watch = ignore,
-        on_canvas: Callable[[Canvas], None] | None = None,
-        **options: Any,
-    ) -> Tensor:
+        self, n: int = 1, *, watch: Watch = ignore, on_canvas: Callable[[Canvas], None] | None = None, **options: Any,
+    ) -> Tensor:  # fmt: skip
         """[N, C, H, W] in [-1, 1] on the CPU.
 
         ``options`` are the fields of ``SampleOptions`` (prompt, label, seed, ...) and of the family's Sampling (steps,
@@ -121,9 +116,8 @@ class Pipeline:
         names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
         wanted = SampleOptions(**{name: options.pop(name) for name in names})
         condition, sampling = self.condition(n, wanted), self.sampling(options)
-        return generate(
-            self.model, condition, wanted.seeds(n), sampling, wanted.batch, watch, self.precision, on_canvas
-        )
+        seeds, precision = wanted.seeds(n), self.precision
+        return generate(self.model, condition, seeds, sampling, wanted.batch, watch, precision, on_canvas)
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
         """The family's Sampling with these fields; one that names a run takes a path. Raises LimnerError."""

@@ -123,8 +123,7 @@ def _repair(to: Path, seeds: range, count: int) -> set[int]:
     """Remove what an interrupted batch left, which is drawn again; the seeds of the ``count`` images that stay."""
     listed = to / "metadata.jsonl"
     lines = listed.read_text("utf-8").splitlines(keepends=True) if listed.exists() else []
-    complete: list[str] = []
-    kept: set[int] = set()
+    kept: dict[int, str] = {}  # seed -> line
     for line in lines:  # the last may be cut short, or not be counted yet
         with contextlib.suppress(ValueError, KeyError):
             row = json.loads(line)
@@ -134,20 +133,19 @@ def _repair(to: Path, seeds: range, count: int) -> set[int]:
                         f"{row['file_name']} is listed in {listed} but is missing: put it back, or name "
                         f"another folder with --to."
                     )
-                complete.append(line)
-                kept.add(row["seed"])
+                kept[row["seed"]] = line
     if len(kept) != count:
         raise LimnerError(
             f"{listed} lists {len(kept)} images where {count} were made: put its lines back, or name "
             f"another folder with --to."
         )
-    if complete != lines:
-        files.write_text(listed, "".join(complete))
+    if list(kept.values()) != lines:
+        files.write_text(listed, "".join(kept.values()))
     for path in to.iterdir():  # images that were never listed
         match = re.fullmatch(r"\.?(-?\d{5,})\.png", path.name)
         if match and int(match[1]) not in kept:
             path.unlink()
-    return kept
+    return set(kept)
 
 
 def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[int]) -> None:

@@ -147,9 +147,6 @@ def report(provenance: Provenance, to: str | Path) -> list[str]:
     return sentences
 
 
-# Labels and captions ------------------------------------------------------------------------------------
-
-
 def find_conditions(
     pipeline: Pipeline, options: SynthesizeOptions, sampling: Any, quiet: bool = False
 ) -> Conditions:
@@ -181,18 +178,16 @@ def find_conditions(
 def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
     """The captions of a source, or of the run's own images, in a random order."""
     spec, run = pipeline.spec, pipeline.loaded.run
-    try:
-        if prompts_from:
-            data = open_like(prompts_from, spec, run.data, not quiet, captions=True)
-        else:
+    if prompts_from:
+        data = open_like(prompts_from, spec, run.data, not quiet, captions=True)
+    else:
+        try:
             data = open_real(run.sources, spec, run.data, not quiet).training
-    except LimnerError as error:
-        if prompts_from:
-            raise
-        raise LimnerError(
-            f"The images that the run was trained on cannot be opened ({error}): say what to show with --prompt "
-            f"or --prompts-from."
-        ) from None
+        except LimnerError as error:
+            raise LimnerError(
+                f"The images that the run was trained on cannot be opened ({error}): say what to show with --prompt "
+                f"or --prompts-from."
+            ) from None
     source = prompts_from or " ".join(run.sources)
     rows = [int(i) for i in data.order(0, len(data), 0) if data.captions and data.captions[i]]
     if data.captions is None or not rows:

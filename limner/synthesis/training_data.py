@@ -281,9 +281,6 @@ def add_to_evaluation(result: TrainingDataScores, folder: str | Path) -> None:
     files.write_json(path, evaluation | {"training_data": result.to_json()})
 
 
-# The folder ---------------------------------------------------------------------------------------------
-
-
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
     """Remove what a call with other settings left there, and nothing else."""
     about = folder / "asked.json"
