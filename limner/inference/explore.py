@@ -137,10 +137,10 @@ class Anchors:
     def points(self, label: str) -> Tensor:
         """[N, D] for one label; [N, L, D] where a given one has a point for each layer."""
         random = self.space.points(self.seeds, [label], self.options.truncation)
+        points = [*self.given, *random]
         if any(point.ndim > 1 for point in self.given):
-            layers = self.space.model.layers
-            return torch.stack([p.expand(layers, -1) for p in (*self.given, *random)])
-        return torch.stack([*self.given, *random])
+            points = [point.expand(self.space.model.layers, -1) for point in points]
+        return torch.stack(points)
 
     def name(self, i: int, label: str) -> str:
         """The caption of a point: its name, and its label if there is one."""
@@ -206,11 +206,9 @@ def directions(anchors: Anchors, path: Path, watch: Watch) -> None:
     steps = torch.tensor(SIGMAS, device=vectors.device) * sigmas[:, None]  # [K, 7]
     moves = (steps[:, :, None] * vectors[:, None]).flatten(0, 1)  # [K * 7, D]
     moves = moves.reshape(len(moves), *[1] * (point.ndim - 1), -1)
-    captions = [
-        f"direction {k + 1}: {sigma:+d}\u03c3" if sigma else anchors.names[0]
-        for k in range(len(vectors))
-        for sigma in SIGMAS
-    ]
+    captions = []
+    for k in range(len(vectors)):
+        captions += [f"direction {k + 1}: {s:+d}\u03c3" if s else anchors.names[0] for s in SIGMAS]
     save_grid(path, space.paint(point + moves, [label]), captions, len(SIGMAS))
     tensors = {"directions": vectors, "sigmas": sigmas, "centre": space.centre}
     _save_tensors(path.with_suffix(".safetensors"), tensors, {"run": space.digest})

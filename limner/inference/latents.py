@@ -63,13 +63,8 @@ def principal_directions(points: Tensor, count: int) -> Tensor:
 
 
 def jacobian_directions(
-    paint: Callable[[Tensor], Tensor],
-    points: Tensor,
-    count: int,
-    step: float,
-    passes: int = 4,
-    watch: Watch = ignore,
-) -> Tensor:
+    paint: Callable[[Tensor], Tensor], points: Tensor, count: int, step: float, passes: int = 4, watch: Watch = ignore,
+) -> Tensor:  # fmt: skip
     """[K, D] of length 1 along which images change most at the points [P, D], K <= count.
 
     The eigenvectors of the mean of J^T J, J the Jacobian of ``paint`` (Wang and Ponce 2021), by subspace

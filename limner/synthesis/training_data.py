@@ -173,14 +173,8 @@ def _open(
 
 
 def _train(
-    pipeline: Pipeline,
-    options: TrainingDataOptions,
-    parts: list[str],
-    out: Path,
-    budget: str,
-    seed: int,
-    quiet: bool,
-) -> None:
+    pipeline: Pipeline, options: TrainingDataOptions, parts: list[str], out: Path, budget: str, seed: int, quiet: bool,
+) -> None:  # fmt: skip
     """Train a classifier, or finish an interrupted training. Raises KeyboardInterrupt where it is stopped."""
     resume, spec, data = checkpoint.exists(out), pipeline.spec, pipeline.loaded.run.data
     if resume:
