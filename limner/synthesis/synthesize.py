@@ -65,12 +65,8 @@ class Job:
 
     def draw(self, places: Sequence[int], first: int, watch: Watch) -> ImageBatch:
         """Images for some places, with seeds from ``first`` on."""
-        model, seeds, precision = (
-            self.pipeline.model,
-            range(first, first + len(places)),
-            self.pipeline.precision,
-        )
-        condition = self.conditions.at(places, model)
+        model, seeds = self.pipeline.model, range(first, first + len(places))
+        condition, precision = self.conditions.at(places, model), self.pipeline.precision
         images = generate(model, condition, seeds, self.sampling, len(seeds), watch, precision)
         return ImageBatch(images, seeds, condition, model.spec)
 
