@@ -177,9 +177,8 @@ def embed(
     if to.suffix not in (".npz", ".safetensors", ".parquet"):
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
-        pyarrow, parquet = (
-            need(name, "Parquet files need the data extra", "data") for name in ("pyarrow", "pyarrow.parquet")
-        )
+        reason = "Parquet files need the data extra", "data"
+        pyarrow, parquet = (need(name, *reason) for name in ("pyarrow", "pyarrow.parquet"))
     pipeline = open_run(run, Describes, device)
     data = open_for_run(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
