@@ -46,6 +46,5 @@ def refuse_other_files(folder: Path, flag: str, known: Collection[str] = ()) -> 
     paths = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     others = sorted(path.name for path in paths if not path.name.startswith(".") and path.name not in known)
     if others:
-        raise LimnerError(
-            f"{folder} holds other files, such as {others[0]}: name an empty or a new folder with {flag}."
-        )
+        found = f"{folder} holds other files, such as {others[0]}"
+        raise LimnerError(f"{found}: name an empty or a new folder with {flag}.")

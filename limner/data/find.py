@@ -46,15 +46,14 @@ def find(text: str, scratch: Path) -> Source:
         return parquet(text, matches)
     if all(p.name.lower().endswith(ARCHIVES) for p in matches):
         return archives(text, matches, scratch)
-    if all(p.suffix.lower() in SUFFIXES for p in matches):
-        parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
-        names = {p.relative_to(parent).as_posix(): p for p in matches}
-        key = [("image", name, *stamp(p.stat())) for name, p in names.items()]
-        openers = {name: opener_of(p) for name, p in names.items()}
-        return Source(text, key, lambda: annotate(openers))
-    raise LimnerError(
-        f"{text!r} is not a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file that Limner can read."
-    )
+    if not all(p.suffix.lower() in SUFFIXES for p in matches):
+        known = f"a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file"
+        raise LimnerError(f"{text!r} is not {known} that Limner can read.")
+    parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
+    names = {p.relative_to(parent).as_posix(): p for p in matches}
+    key = [("image", name, *stamp(p.stat())) for name, p in names.items()]
+    openers = {name: opener_of(p) for name, p in names.items()}
+    return Source(text, key, lambda: annotate(openers))
 
 
 def _hint(text: str) -> str:

@@ -73,7 +73,7 @@ def open_like(
 def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
     """The height and width that all images of a source share; None where they differ."""
     found = find(os.fspath(source), cache_folder(options))
-    headers = attempt_each(header_of, [] if found.drawn else found.listing().items)[0]
+    headers, _ = attempt_each(header_of, [] if found.drawn else found.listing().items)
     sizes = {(header.height, header.width) for _, header in headers}
     return sizes.pop() if len(sizes) == 1 else None
 

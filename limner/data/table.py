@@ -12,16 +12,11 @@ from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Sour
 from limner.settings import LimnerError, need
 
 
-def _datasets() -> Any:
-    return need("datasets", "Parquet and hf: sources need the data extra", "data")
-
-
 def parquet(text: str, paths: Sequence[Path]) -> Source:
     """Parquet files with a column of images, as `datasets` writes them."""
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
 
-    def load() -> Any:
-        datasets = _datasets()
+    def load(datasets: Any) -> Any:
         import pyarrow.parquet as pq
 
         try:
@@ -37,8 +32,7 @@ def hub(text: str) -> Source:
     """'hf:owner/name' or 'hf:owner/name:config': the train split, or the first one there is."""
     name, _, config = text.removeprefix("hf:").partition(":")
 
-    def load() -> Any:
-        datasets = _datasets()
+    def load(datasets: Any) -> Any:
         try:
             splits = datasets.load_dataset(name, config or None)
         except Exception as error:  # the hub client raises its own kinds, which change between versions
@@ -49,8 +43,9 @@ def hub(text: str) -> Source:
     return Source(text, ["hub", name, config], partial(_listing, text, load))
 
 
-def _listing(text: str, load: Callable[[], Any]) -> Listing:
-    datasets, table = _datasets(), load()
+def _listing(text: str, load: Callable[[Any], Any]) -> Listing:
+    datasets = need("datasets", "Parquet and hf: sources need the data extra", "data")
+    table = load(datasets)
     features = table.features
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     column = next((name for name in (*images, "image", "img", "jpg", "png") if name in features), None)
