@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from limner.settings import Optimiser, Training
+from limner.text.encoder import TextConfig
 
 IMAGENET = 1_281_167  # images for training in ImageNet-1k
 
@@ -27,3 +28,14 @@ BASE_MUON = training(
     Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, flat=0.5, warmup=10_000, clip=1.0,
     average=500_000.0,
 )  # fmt: skip
+
+TINY_TEXT, BASE_TEXT = TextConfig(width=32, layers=1), TextConfig(width=512, layers=6, length=512)
+# What the configs of a family with a `UNet`, an embedding and a text encoder have in common.
+TINY_LEVELS: dict[str, Any] = {
+    "widths": (16, 32), "blocks": (1, 1), "attention_resolutions": (4,), "cross_attention_resolutions": (16,),
+    "head_width": 16, "embedding": 32, "text": TINY_TEXT,
+}  # fmt: skip
+BASE_LEVELS: dict[str, Any] = {
+    "widths": (128, 256, 512, 512), "blocks": (2, 2, 3, 3), "attention_resolutions": (8, 4),
+    "cross_attention_resolutions": (16,), "dropout": 0.1, "embedding": 512, "text": BASE_TEXT,
+}  # fmt: skip

@@ -196,25 +196,17 @@ DDPM.presets = {
     # Velocity and cosine: Frechet distance 18 instead of 33 after 10,000 digits (see docs/log.md).
     "small": Preset(DDPMConfig(predict="velocity", schedule="cosine"), SMALL_UNET),
     "base": Preset(
-        DDPMConfig(
-            network="adm", width=128, multiples=(1, 2, 2, 3), blocks=2, attention_resolutions=(32, 16, 8), dropout=0.1,
-            schedule="cosine", learn_variance=True,
-        ),
-        training(
-            Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, flat=0.5, warmup=10_000, clip=1.0,
-            average=500_000.0,
-        ),
+        DDPMConfig(network="adm", width=128, multiples=(1, 2, 2, 3), blocks=2, attention_resolutions=(32, 16, 8),
+                   dropout=0.1, schedule="cosine", learn_variance=True),
+        training(Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, flat=0.5, warmup=10_000,
+                 clip=1.0, average=500_000.0),
     ),
     # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip).
     "paper": Preset(
-        DDPMConfig(
-            network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(16,), head_width=0,
-            dropout=0.1,
-        ),
-        training(
-            Optimiser("adam", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, schedule="constant",
-            warmup=5000 * 128, clip=1.0, average=halflife(0.9999, 128), average_rampup=0.0,
-        ),
+        DDPMConfig(network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(16,),
+                   head_width=0, dropout=0.1),
+        training(Optimiser("adam", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, schedule="constant",
+                 warmup=5000 * 128, clip=1.0, average=halflife(0.9999, 128), average_rampup=0.0),
         size=(32, 32), channels=3,
         parameters={"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
     ),

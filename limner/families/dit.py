@@ -19,7 +19,7 @@ from limner.diffusion.objectives import FlowMatching, Prediction, denoised, deno
 from limner.diffusion.paths import Spacing
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
-from limner.families._presets import BASE_MUON, training
+from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
@@ -111,7 +111,7 @@ class DiT(Model):
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
 DiT.presets = {
     "tiny": Preset(
-        DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TextConfig(width=32, layers=1)),
+        DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TINY_TEXT),
         training(Optimiser("adamw", lr=4e-3, matrix_lr=0.01), "network", batch=16, average=100.0),
     ),
     "small": Preset(
@@ -119,19 +119,15 @@ DiT.presets = {
         training(Optimiser("muon", lr=2e-3, matrix_lr=0.01), "network", batch=32, samples=16, clip=1.0),
     ),
     "base": Preset(
-        DiTConfig(
-            body=DiTBlocks(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
-            text=TextConfig(width=512, layers=6, length=512),
-        ),
+        DiTConfig(body=DiTBlocks(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
+                  text=BASE_TEXT),
         BASE_MUON,
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
     "paper": Preset(
         DiTConfig(body=DiTBlocks(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
-        training(
-            Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
-            average=1_774_000.0, average_rampup=0.0,
-        ),
+        training(Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
+                 average=1_774_000.0, average_rampup=0.0),
         size=(32, 32), channels=4, classes=1000,
         parameters={"network": 130_315_808},  # B/2 on 32x32x4 latents, facebookresearch/DiT
     ),

@@ -30,12 +30,13 @@ from limner.core import (
     Preset,
 )
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
+from limner.families._presets import BASE_TEXT, TINY_TEXT, training
 from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
-from limner.settings import Optimiser, Training
+from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 from limner.text.similarity import trigram_similarity
 
@@ -82,7 +83,6 @@ class Generator(nn.Module):
         super().__init__()
         c, size, self.transformer = config, (spec.height, spec.width), config.network == "transformer"
         width = c.body.width if self.transformer else c.decoder.embedding
-        context = c.text.width if condition == "text" else 0
         self.shape, self.bounded = spec.shape, c.bounded
         self.noise = math.prod(spec.shape) if self.transformer else c.decoder.latent  # what truncation scales
         self.latent = self.noise + (c.style_tokens if self.transformer else 0)
@@ -96,9 +96,11 @@ class Generator(nn.Module):
             self.style = nn.Embedding(c.style_codes, width)
             for table in (self.style, *([self.embedder.label] if condition == "label" else [])):
                 nn.init.normal_(table.weight, std=0.02)
-            self.body = DiffusionTransformer(c.body, spec.channels, spec.channels, size, context)
+            self.body = DiffusionTransformer(
+                c.body, spec.channels, spec.channels, size, self.embedder.context
+            )
         else:
-            self.body = Decoder(c.decoder, spec.channels, size, context)
+            self.body = Decoder(c.decoder, spec.channels, size, self.embedder.context)
 
     def truncate(self, latent: Tensor, truncation: float) -> Tensor:
         """The noise scaled. Styles stay: the codebook has no order, so none is safer than another."""
@@ -255,33 +257,27 @@ class Drifting(Model):
         yield Canvas(1, 1, lambda: picture)
 
 
-MUON = {"generator": Optimiser("muon", lr=2e-3, matrix_lr=0.008)}
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.008)
 
 Drifting.presets = {
     "tiny": Preset(
         DriftingConfig(
-            decoder=DecoderConfig(
-                latent=16, widths=(16, 32), blocks=(1, 1), head_width=16, embedding=32, full_size_width=8
-            ),
-            feature_widths=(8, 16), samples_per_step=16, guidance=3.0, text=TextConfig(width=32, layers=1),
+            decoder=DecoderConfig(latent=16, widths=(16, 32), blocks=(1, 1), head_width=16, embedding=32,
+                                  full_size_width=8),
+            feature_widths=(8, 16), samples_per_step=16, guidance=3.0, text=TINY_TEXT,
         ),
-        Training(batch=16, optimisers=MUON, clip=1.0),
+        training(MUON, "generator", batch=16, clip=1.0),
     ),
-    "small": Preset(DriftingConfig(bounded=True), Training(batch=128, samples=16, optimisers=MUON, clip=1.0)),
+    "small": Preset(DriftingConfig(bounded=True), training(MUON, "generator", batch=128, samples=16, clip=1.0)),
     "base": Preset(
         DriftingConfig(
-            decoder=DecoderConfig(
-                latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
-                embedding=512, full_size_width=64,
-            ),
+            decoder=DecoderConfig(latent=256, widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3),
+                                  attention_resolutions=(8, 4), embedding=512, full_size_width=64),
             feature_widths=(64, 128, 256, 512), feature_positions=64, samples_per_step=128, classes_per_step=8,
-            guidance=4.0,
-            text=TextConfig(width=512, layers=6, length=512),
+            guidance=4.0, text=BASE_TEXT,
         ),
-        Training(
-            batch=512, optimisers={"generator": Optimiser("muon", lr=5e-4, matrix_lr=0.01)}, flat=0.5, warmup=10_000,
-            clip=1.0, average=500_000,
-        ),
+        training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "generator", batch=512, flat=0.5, warmup=10_000, clip=1.0,
+                 average=500_000),
     ),
     # Deng 2026's B/16 in pixels: generator, kernel, guidance and optimiser. Its features come from networks trained on
     # ImageNet (a masked autoencoder, ConvNeXt-V2), and each step draws 64 samples of each of 128 classes and compares
@@ -289,17 +285,12 @@ Drifting.presets = {
     "paper": Preset(
         DriftingConfig(
             network="transformer",
-            body=DiTBlocks(
-                patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16
-            ),
+            body=DiTBlocks(patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16),
             feature_widths=(64, 128, 256, 512, 512), feature_positions=64, samples_per_step=8192,
             classes_per_step=128, guidance=4.0, guidance_power=5.0,
         ),
-        Training(
-            batch=16_384,
-            optimisers={"generator": Optimiser("adamw", lr=2e-4, betas=(0.9, 0.95), decay=0.01)},
-            schedule="constant", warmup=10_000 * 16_384, clip=2.0, average=6_900 * 16_384,
-        ),
+        training(Optimiser("adamw", lr=2e-4, betas=(0.9, 0.95), decay=0.01), "generator", batch=16_384,
+                 schedule="constant", warmup=10_000 * 16_384, clip=2.0, average=6_900 * 16_384),
         size=(256, 256), channels=3,
     ),
 }  # fmt: skip

@@ -150,25 +150,17 @@ EDM.presets = {
     # (see docs/log.md).
     "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4), SMALL_UNET),
     "base": Preset(
-        EDMConfig(
-            network="song", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(32, 16), dropout=0.1,
-            augment=0.1,
-        ),
-        training(
-            Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, flat=0.5, warmup=100_000, clip=1.0,
-            average=500_000.0,
-        ),
+        EDMConfig(network="song", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(32, 16),
+                  dropout=0.1, augment=0.1),
+        training(Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, flat=0.5, warmup=100_000,
+                 clip=1.0, average=500_000.0),
     ),
     # CIFAR-10 without labels: 200 million images.
     "paper": Preset(
-        EDMConfig(
-            network="song", width=128, multiples=(2, 2, 2), blocks=4, attention_resolutions=(16,), dropout=0.13,
-            condition_dropout=0.0, augment=0.12,
-        ),
-        training(
-            Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)), "network", batch=512, schedule="constant",
-            warmup=10_000_000, average=500_000.0,
-        ),
+        EDMConfig(network="song", width=128, multiples=(2, 2, 2), blocks=4, attention_resolutions=(16,), dropout=0.13,
+                  condition_dropout=0.0, augment=0.12),
+        training(Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)), "network", batch=512, schedule="constant",
+                 warmup=10_000_000, average=500_000.0),
         size=(32, 32), channels=3,
         parameters={"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
     ),

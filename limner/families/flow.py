@@ -17,7 +17,7 @@ from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
-from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
+from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.settings import Optimiser
@@ -90,28 +90,13 @@ class Flow(Model):
 
 
 Flow.presets = {
-    "tiny": Preset(
-        FlowConfig(
-            widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,),
-            head_width=16, embedding=32, text=TextConfig(width=32, layers=1),
-        ),
-        TINY_UNET,
-    ),
+    "tiny": Preset(FlowConfig(**TINY_LEVELS), TINY_UNET),
     "small": Preset(FlowConfig(), SMALL_UNET),
-    "base": Preset(
-        FlowConfig(
-            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
-            cross_attention_resolutions=(16,), embedding=512, text=TextConfig(width=512, layers=6, length=512),
-            dropout=0.1,
-        ),
-        BASE_MUON,
-    ),
+    "base": Preset(FlowConfig(**BASE_LEVELS), BASE_MUON),
     # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
     "paper": Preset(
-        FlowConfig(
-            patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention_resolutions=(16,),
-            cross_attention_resolutions=(16,), time_uniform=1.0,
-        ),
+        FlowConfig(patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention_resolutions=(16,),
+                   cross_attention_resolutions=(16,), time_uniform=1.0),
         training(Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, warmup=45_000 * 256),
         size=(32, 32),
     ),

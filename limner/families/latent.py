@@ -21,7 +21,7 @@ from limner.diffusion.paths import NoiseLevel
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
-from limner.families._presets import BASE_MUON, SMALL_UNET, training
+from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
 from limner.networks.layers import time_features
 from limner.networks.shape import FeatureShape
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
@@ -234,15 +234,13 @@ def ddim_levels(steps: int) -> list[NoiseLevel]:
 
 LatentDiffusion.presets = {
     "tiny": Preset(
-        LatentConfig(
-            codec=TINY, width=16, attention_resolutions=(2,), head_width=16, text=TextConfig(width=32, layers=1),
-        ),
+        LatentConfig(codec=TINY, width=16, attention_resolutions=(2,), head_width=16, text=TINY_TEXT),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
     "small": Preset(LatentConfig(), SMALL_UNET),
     "base": Preset(
         LatentConfig(
-            codec=BASE, network="dit", text=TextConfig(width=512, layers=6, length=512),
+            codec=BASE, network="dit", text=BASE_TEXT,
             body=DiTBlocks(patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
         ),
         BASE_MUON,
@@ -250,17 +248,14 @@ LatentDiffusion.presets = {
     # FFHQ at 256x256, on VQ-f4: 3 latent dimensions for each 4x4 pixels. The half-life is that of a decay of 0.9999.
     "paper": Preset(
         LatentConfig(
-            codec=AutoencoderConfig(
-                kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3, codes=8192,
-                standardise=False, perceptual=1.0, discriminator_width=64, discriminator_layers=3,
-            ),
+            codec=AutoencoderConfig(kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3,
+                                    codes=8192, standardise=False, perceptual=1.0, discriminator_width=64,
+                                    discriminator_layers=3),
             channelwise=False, network="ldm", width=224, multiples=(1, 2, 3, 4), blocks=2,
             attention_resolutions=(32, 16, 8), head_width=32, predict="noise",
         ),
-        training(
-            Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01), "network", batch=42, schedule="constant",
-            average=291_000.0, average_rampup=0.0,
-        ),
+        training(Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01), "network", batch=42,
+                 schedule="constant", average=291_000.0, average_rampup=0.0),
         size=(256, 256), channels=3,
         parameters={"autoencoder": 55_322_782, "network": 274_056_163},  # CompVis/latent-diffusion
     ),

@@ -34,12 +34,12 @@ from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import check_count, check_strength
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, run_body
-from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET
+from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet, UNetLevels
-from limner.settings import Optimiser, Training
+from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 
 
@@ -242,10 +242,6 @@ class MeanFlow(Model):
             yield Canvas(i + 1, k.steps, partial(x.clamp, -1, 1))
 
 
-TINY = MeanFlowConfig(
-    widths=(16, 32), blocks=(1, 1), attention_resolutions=(4,), cross_attention_resolutions=(16,), head_width=16,
-    embedding=32, text=TextConfig(width=32, layers=1), guidance=3.0,
-)  # fmt: skip
 # Geng 2025's settings for CIFAR-10, whose times run the other way; Limner's U-Net in place of DDPM++.
 CIFAR = MeanFlowConfig(
     patch=1, widths=(128, 256, 256, 256), blocks=(4, 4, 4, 4), attention_resolutions=(16,),
@@ -256,39 +252,26 @@ CIFAR = MeanFlowConfig(
 )  # fmt: skip
 
 MeanFlow.presets = {
-    "tiny": Preset(TINY, TINY_UNET),
+    "tiny": Preset(MeanFlowConfig(**TINY_LEVELS, guidance=3.0), TINY_UNET),
     "small": Preset(MeanFlowConfig(), SMALL_UNET),
-    "base": Preset(
-        MeanFlowConfig(
-            widths=(128, 256, 512, 512), blocks=(2, 2, 3, 3), attention_resolutions=(8, 4),
-            cross_attention_resolutions=(16,), embedding=512,
-            text=TextConfig(width=512, layers=6, length=512), dropout=0.1, guidance=4.0,
-        ),
-        BASE_MUON,
-    ),
+    "base": Preset(MeanFlowConfig(**BASE_LEVELS, guidance=4.0), BASE_MUON),
     # Lu 2026's pMF-B/16: objective, times, guidance and batch. Its perceptual losses need networks trained on
     # ImageNet, and its transformer has a second head for v: neither is here.
     "paper": Preset(
         MeanFlowConfig(
             network="transformer",
-            body=DiTBlocks(
-                patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16
-            ),
+            body=DiTBlocks(patch=16, width=768, depth=12, heads=12, qk_norm=True, rope=True, swiglu=True, registers=16),
             objective="jvp", flow_matching_share=0.5, from_noise=0.0, to_data=0.0, time_mean=-0.8, time_std=0.8,
             time_uniform=0.0, adaptive_power=1.0, guidance=8.0, guided_share=1.0,
         ),
-        Training(
-            batch=1024, optimisers={"network": Optimiser("muon", lr=1e-3, matrix_lr=1e-3, betas=(0.9, 0.95))},
-            schedule="constant", average=1_000 * 1024,
-        ),
+        training(Optimiser("muon", lr=1e-3, matrix_lr=1e-3, betas=(0.9, 0.95)), "network", batch=1024,
+                 schedule="constant", average=1_000 * 1024),
         size=(256, 256), channels=3,
     ),
     "cifar": Preset(
         CIFAR,
-        Training(
-            batch=1024, optimisers={"network": Optimiser("adam", lr=6e-4, betas=(0.9, 0.999))}, schedule="constant",
-            warmup=10_000 * 1024, average=14_000 * 1024,
-        ),
+        training(Optimiser("adam", lr=6e-4, betas=(0.9, 0.999)), "network", batch=1024, schedule="constant",
+                 warmup=10_000 * 1024, average=14_000 * 1024),
         size=(32, 32), channels=3,
     ),
 }  # fmt: skip
