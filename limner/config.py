@@ -1,7 +1,4 @@
-"""Settings as plain nested dataclasses: to JSON and back; what one training is; budgets, sizes and presets.
-
-Nothing here imports torch until a family is named.
-"""
+"""Settings as plain dataclasses, to JSON and back; runs, budgets, sizes, presets. No torch until a family is named."""
 
 from __future__ import annotations
 

@@ -26,10 +26,8 @@ class Options(CompareOptions):
 
 
 def run(argv: list[str]) -> int:
-    own, extra = list(argv), []
-    if "--" in own:
-        own, extra = own[: own.index("--")], own[own.index("--") + 1 :]
-    given = parse(Options, own, "compare")
+    end = argv.index("--") if "--" in argv else len(argv)
+    given, extra = parse(Options, argv[:end], "compare"), argv[end + 1 :]
     if not given.sources:
         raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
     from limner.evaluation.compare import compare

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import tyro
 
 from limner import config, families
 from limner.commands import print_json, say
-from limner.commands.options import flag_value, parse
-
-Config = TypeVar("Config")
+from limner.commands.options import Config, flag_value, parse
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from limner import families
 from limner.settings import LimnerError, NoSampling
 
+Config = TypeVar("Config")
 Sampling = TypeVar("Sampling")
 Selected = TypeVar("Selected")
 
@@ -41,13 +42,9 @@ class SamplingOptions(Generic[Sampling]):
 def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
     """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here."""
     return tyro.cli(
-        options,
-        prog=f"limner {command}",
-        args=list(argv),
-        default=default,
+        options, prog=f"limner {command}", args=list(argv), default=default, registry=_registry(),
         config=(tyro.conf.AvoidSubcommands,),  # which of several dataclasses is the preset's choice
-        registry=_registry(),
-    )
+    )  # fmt: skip
 
 
 def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:

@@ -37,9 +37,7 @@ def run(argv: list[str]) -> None:
     n = given.n if given.n is not None else 8 * len(given.prompt or given.label) or 64
     to = Path(given.to or checkpoint.folder_of(given.run) / "samples.png")
     if to.suffix and to.suffix.lower() != ".png":
-        raise LimnerError(
-            f"Cannot write {to}: name a .png for one sheet, or a folder for one file per image."
-        )
+        raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for single images.")
     if given.progress_to and not given.progress_to.lower().endswith(".gif"):
         raise LimnerError(f"Cannot write {given.progress_to}: name a .gif for --progress-to.")
     if not to.suffix:

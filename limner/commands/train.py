@@ -8,15 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 from limner import config, families, files
 from limner.commands import say
-from limner.commands.options import Sources, flag_value, parse
+from limner.commands.options import Config, Sources, flag_value, parse
 from limner.config import Run
 from limner.settings import DataOptions, LimnerError, Training
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
