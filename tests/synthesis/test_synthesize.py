@@ -297,12 +297,11 @@ class Brightness(Model):
 def brightness(monkeypatch):
     class Loaded:
         run = Run("brightness", (), "tiny", None, "", 0, None, Training(), DataOptions())
-        header = {"digest": "x"}
 
     class Known:
         def __init__(self, run, device):
             self.model, self.loaded = Brightness(), Loaded
-            self.spec, self.precision = self.model.spec, "float32"
+            self.spec, self.precision, self.digest = self.model.spec, "float32", "x"
 
     monkeypatch.setattr(understand, "Pipeline", Known)
 
