@@ -131,7 +131,7 @@ class Pipeline:
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
-        prompts, labels = _as_list(options.prompt), _as_list(options.label)
+        prompts, labels = ([v] if isinstance(v, str) else v for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
@@ -154,7 +154,3 @@ class Pipeline:
             if not region.any():
                 raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
         return dataclasses.replace(condition, image=picture, mask=region)
-
-
-def _as_list(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
