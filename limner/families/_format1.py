@@ -95,43 +95,36 @@ WEIGHTS: dict[str, dict[str, str]] = {
     "meanflow": {**_EMBEDDER, **_PATCH_EMBED, **_UNET}, "stylegan2": _AROUND, "vit": _VIT,
 }  # fmt: skip
 
-Size = tuple[int, int]
 
-
-def _resolutions(model: Settings, size: Size, levels: str, patch: int = 1) -> None:
+def _resolutions(model: Settings, spec: Mapping[str, Any], levels: str, patch: int = 1) -> None:
     """The levels that attend, by number -> by the shorter side of their feature maps; ``levels`` has an entry each."""
     count = len(model.get(levels) or [1])
     multiple = max(1, patch) * 2 ** (count - 1)
-    side = min(-(-length // multiple) * multiple // max(1, patch) for length in size)
+    side = min(-(-spec[name] // multiple) * multiple // max(1, patch) for name in ("height", "width"))
     for old, new in ("attention", "attention_resolutions"), ("reading", "cross_attention_resolutions"):
         if old in model:
             model[new] = [side >> level for level in model.pop(old) if 0 <= level < count]
 
 
-def _size(spec: Mapping[str, Any]) -> Size:
-    return spec["height"], spec["width"]
-
-
 def _widths(model: Settings, spec: Mapping[str, Any]) -> None:
-    _resolutions(model, _size(spec), "widths", model.get("patch", 1))
+    _resolutions(model, spec, "widths", model.get("patch", 1))
 
 
 def _multiples(model: Settings, spec: Mapping[str, Any]) -> None:
     patched = model.get("network", "quick") == "quick"  # the papers' U-Nets are not
-    _resolutions(model, _size(spec), "multiples", model.get("patch", 1) if patched else 1)
+    _resolutions(model, spec, "multiples", model.get("patch", 1) if patched else 1)
 
 
 def _latent(model: Settings, spec: Mapping[str, Any]) -> None:
     codec = model.get("codec", {})
     factor = codec.get("patch", 2) * 2 ** (len(codec.get("multiples", (1, 2))) - 1)
-    height, width = (-(-side // factor) for side in _size(spec))
     _multiples(codec, spec)
-    _resolutions(model, (height, width), "multiples")
+    _resolutions(model, {name: -(-spec[name] // factor) for name in ("height", "width")}, "multiples")
 
 
 def _biggan(model: Settings, spec: Mapping[str, Any]) -> None:
     """Resolutions that no feature maps have did nothing."""
-    side = min(_size(spec))
+    side = min(spec["height"], spec["width"])
     if "attention" in model:
         sides = [side >> level for level in range(side.bit_length())]
         model["attention_resolutions"] = [r for r in model.pop("attention") if r in sides]

@@ -1,8 +1,7 @@
 """A VGG-like network with fixed random weights, for image features without a download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +49,13 @@ class RandomVGG(nn.Module):
         return maps
 
     @torch.no_grad()
-    def calibrate(self, pictures: Tensor) -> RandomVGG:
+    def calibrate(self, pictures: Tensor) -> Self:
         self(pictures, calibrate=True)
         return self
 
 
 def dead_leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:
-    """[n, 3, side, side] in [-1, 1]: overlapping flat discs of all sizes, with the statistics of photographs (Ruderman
-    1997)."""
+    """[n, 3, side, side] in [-1, 1]: overlapping discs of all sizes, as statistics of photographs (Ruderman 1997)."""
     grid = (torch.arange(side) + 0.5) / side
     pictures = torch.zeros(n, 3, side, side)
     for _ in range(60):

@@ -50,10 +50,8 @@ class Layer(nn.Module):
         super().__init__()
         self.heads = head_count(width, head)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
-        zero_init(self.out)
-        zero_init(self.down)
+        self.qkv, self.out = nn.Linear(width, 3 * width), zero_init(nn.Linear(width, width))
+        self.up, self.down = nn.Linear(width, 3 * width), zero_init(nn.Linear(3 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3 * self.heads, -1)).transpose(1, 2).chunk(3, dim=1)

@@ -143,9 +143,7 @@ class ResidualDown(nn.Module):
         x = leaky_relu(self.same(x))
         x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
         x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
-        return y + leaky_relu(
-            x, 1.0
-        )  # [B, O, H/2, W/2]; sqrt(2) of the activation times sqrt(1/2) of the sum
+        return y + leaky_relu(x, 1.0)  # [B, O, H/2, W/2]; the gain sqrt(2) times sqrt(1/2) of the sum
 
 
 class ResidualDiscriminator(nn.Module):

@@ -1,9 +1,7 @@
 """A transformer over the patches of an image (Dosovitskiy 2021), and its position embeddings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +142,7 @@ class PatchTransformer(nn.Module):
         return found
 
     @torch.no_grad()
-    def load_resized(self, other: PatchTransformer) -> None:
+    def load_resized(self, other: Self) -> None:
         """Load another's weights, its positions resized to this image size. Raises SettingsError if patches differ."""
         state = other.state_dict()
         state.pop("position", None)

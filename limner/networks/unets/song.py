@@ -65,9 +65,8 @@ class SongUNet(nn.Module):
 
     def __init__(self, shape: FeatureShape, augment: int = 0):
         super().__init__()
-        s, width = shape, shape.width
+        s, width, embedding = shape, shape.width, 4 * shape.width
         self.width, self.classes, self.multiple = width, s.classes, 2 ** (len(s.multiples) - 1)
-        embedding = 4 * width
         self.label = nn.Linear(s.classes, width) if s.classes else None
         self.augment = nn.Linear(augment, width, bias=False) if augment else None
         self.time = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
