@@ -16,15 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Training, nearest
-
-__all__ = [
-    "Autoencodes", "Batch", "Canvas", "Classifies", "Condition", "ConditionEmbedding", "DataOptions", "Denoised",
-    "Denoises", "Describes", "Directed",
-    "Draws", "Exchanges", "Generates", "ImageSpec", "Latent", "Layered", "LimnerError", "Model", "NoSampling",
-    "Objective", "Optimiser", "Parent", "Part", "Preset", "Resizes", "ScoresText", "Seed", "Tokenises", "Training",
-    "Translates", "mix", "nearest",
-]  # fmt: skip
+from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Training, nearest  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,7 @@ class ImageSpec:
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W), or (C, T, H, W) for video."""
-        frames = (self.frames,) if self.frames > 1 else ()
-        return (self.channels, *frames, self.height, self.width)
+        return (self.channels, *([self.frames] if self.frames > 1 else []), self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -417,14 +408,6 @@ class Translates(Protocol):
 
     def translate(self, image: Tensor, condition: Condition, draws: Draws) -> Tensor:
         """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
-
-
-@runtime_checkable
-class ScoresText(Protocol):
-    """Says how well texts fit pictures: for ranking and for measuring."""
-
-    def score_text(self, image: Tensor, texts: Sequence[str]) -> Tensor:
-        """[B, C, H, W] in [-1, 1] and B texts -> [B], cosine similarities; larger fits better."""
 
 
 @dataclass(frozen=True)

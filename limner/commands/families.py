@@ -71,7 +71,7 @@ def run(argv: list[str]) -> None:
 
 def _list(as_json: bool) -> None:
     """One line of at most 80 columns per family, under each group that it belongs to."""
-    listed = families.describe_families()
+    listed = [families.describe(name) for name in families.names()]
     if as_json:
         print_json([info.to_json() for info in listed])
         return

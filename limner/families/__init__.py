@@ -28,7 +28,7 @@ class FamilyInfo:
     about: str  # one phrase
     paper: str  # authors, year, title
     reads: tuple[str, ...]  # what an image can be conditioned on: fields of Condition
-    can: tuple[str, ...]  # its capabilities: keys of ``_capabilities``
+    can: tuple[str, ...]  # its capabilities: keys of ``capabilities`` in `describe`
     one_call: bool  # draws, by default, in one network call
     presets: tuple[str, ...]
 
@@ -46,8 +46,8 @@ GROUPS: dict[str, Callable[[FamilyInfo], bool]] = {
     "draw from words": lambda f: "generates" in f.can and "text" in f.reads,
     "draw in one network call": lambda f: f.one_call,
     "translate pictures": lambda f: "translates" in f.can,
-    "understand images": lambda f: (
-        not {"describes", "classifies"}.isdisjoint(f.can) and "autoencodes" not in f.can
+    "understand images": lambda f: bool(
+        {"describes", "classifies"} & {*f.can} and "autoencodes" not in f.can
     ),
     "compress images": lambda f: "tokenises" in f.can or {"autoencodes", "describes"} <= set(f.can),
 }
@@ -66,11 +66,10 @@ def load(name: str) -> type[Model]:
     from limner.core import Model
 
     module = importlib.import_module(f"{__name__}.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Model) and value.__module__ == module.__name__
+    classes = [
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Model)
     ]
+    found = [value for value in classes if value.__module__ == module.__name__]
     if len(found) != 1:
         raise TypeError(f"{module.__name__} must define one Model, not {len(found)}")
     return found[0]
@@ -78,44 +77,24 @@ def load(name: str) -> type[Model]:
 
 def describe(name: str) -> FamilyInfo:
     """A family's own description."""
-    family = load(name)
-    can = tuple(word for word, protocol in _capabilities().items() if supports(name, protocol))
-    return FamilyInfo(
-        family=name,
-        about=family.about,
-        paper=family.paper,
-        reads=tuple(sorted(family.reads)),
-        can=can,
-        one_call="generates" in can and getattr(family.Sampling(), "steps", 1) == 1,
-        presets=tuple(family.presets),
-    )
-
-
-def describe_families() -> list[FamilyInfo]:
-    """Every family's own description, by name."""
-    return [describe(name) for name in names()]
-
-
-def _capabilities() -> dict[str, type]:
     from limner import core
 
-    return {
-        "generates": core.Generates,
-        "explores": core.Latent,
-        "translates": core.Translates,
-        "autoencodes": core.Autoencodes,
-        "tokenises": core.Tokenises,
-        "describes": core.Describes,
+    capabilities = {
+        "generates": core.Generates, "explores": core.Latent, "translates": core.Translates,
+        "autoencodes": core.Autoencodes, "tokenises": core.Tokenises, "describes": core.Describes,
         "classifies": core.Classifies,
-    }
+    }  # fmt: skip
+    can = tuple(word for word, protocol in capabilities.items() if supports(name, protocol))
+    family = load(name)
+    one_call = "generates" in can and getattr(family.Sampling(), "steps", 1) == 1
+    reads = tuple(sorted(family.reads))
+    return FamilyInfo(name, family.about, family.paper, reads, can, one_call, tuple(family.presets))
 
 
 def supports(name: str, protocol: type) -> bool:
     """Whether a family's class has all methods of a protocol of ``core``."""
-    family = load(name)
-    return all(
-        callable(getattr(family, method, None)) for method in vars(protocol) if not method.startswith("_")
-    )
+    family, methods = load(name), [method for method in vars(protocol) if not method.startswith("_")]
+    return all(callable(getattr(family, method, None)) for method in methods)
 
 
 def supporting(protocol: type) -> list[str]:

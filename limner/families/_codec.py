@@ -19,8 +19,7 @@ class AutoencoderConfig:
     kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
     patch: int = 2  # pixels a side of the patches that are folded into channels first
     width: int = 32  # channels of the first level
-    # channels by level, in units of width; each but the last halves the size
-    multiples: tuple[int, ...] = (1, 2)
+    multiples: tuple[int, ...] = (1, 2)  # of that width, by level; each level but the last halves the side
     blocks: int = 1  # residual blocks a level; the decoder has one more
     attention_resolutions: tuple[int, ...] = ()  # shorter sides of the feature maps that attend, in patches
     dropout: float = 0.0  # dropout probability inside the blocks
@@ -33,8 +32,7 @@ class AutoencoderConfig:
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
-    # weight of the adversarial loss, relative to the adaptive one (Esser 2021, eq. 7)
-    adversarial: float = 0.5
+    adversarial: float = 0.5  # weight of the adversarial loss, relative to the adaptive one (Esser 2021)
     adversarial_from: int = 20_000  # images seen before the adversarial loss begins
     discriminator_width: int = 32  # channels of its first layer
     discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70

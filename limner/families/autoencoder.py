@@ -170,13 +170,6 @@ ADAM = Optimiser("adam", betas=(0.5, 0.9))
 PLAYERS = ("autoencoder", "discriminator")
 MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
 
-# Esser's ImageNet model: 1024 entries of dimension 256, one for each 16x16 pixels.
-VQGAN = AutoencoderConfig(
-    kind="vq", patch=1, width=128, multiples=(1, 1, 2, 2, 4), blocks=2, attention_resolutions=(16,),
-    hidden=256, latent=256, codes=1024, standardise=False, legacy=True, perceptual=1.0, adversarial=0.8,
-    adversarial_from=250_001 * 12, discriminator_width=64, discriminator_layers=3,
-)  # fmt: skip
-
 Autoencoder.presets = {
     "tiny": Preset(TINY, training(replace(ADAM, lr=2e-3), *PLAYERS, batch=8, average=100.0)),
     "small": Preset(

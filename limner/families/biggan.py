@@ -54,13 +54,6 @@ class BigGANSampling:
     standing: int = 16  # passes that measure the standing statistics of batch norm; 0: use those of training
 
 
-def nearest_size(size: tuple[int, int]) -> str:
-    """A size that can be drawn, near one that cannot."""
-    step = 2 ** max(1, int(math.log2(min(size))) - 2)
-    height, width = (step * max(4, round(side / step)) for side in size)
-    return f"{height}x{width}"
-
-
 def truncate(z: Tensor, mass: float) -> Tensor:
     """Standard normal to truncated normal that keeps the central probability ``mass``, by its quantile function.
 
@@ -80,16 +73,11 @@ def orthogonality(weight: Tensor) -> Tensor:
     return (filters @ filters.T - torch.diag(squares)).square().sum()
 
 
-def attention_at(config: BigGANConfig, spec: ImageSpec) -> tuple[int, ...]:
-    """How often the image is halved at each of the resolutions that attend."""
-    size = (spec.height, spec.width)
-    return attention_levels(config.attention_resolutions, level_sizes(size, 1 + base_size(size)[1]))
-
-
-def feature_maps(config: BigGANConfig, width: int, levels: int) -> list[int]:
-    """The feature maps at each of ``levels`` + 1 resolutions, from the base up."""
-    widths = [*config.widths, *[config.widths[-1]] * levels]
-    return [width * w for w in widths[: levels + 1]]
+def layout(config: BigGANConfig, spec: ImageSpec) -> tuple[tuple[int, int], list[int], tuple[int, ...]]:
+    """The base size, the widths by resolution from the base up, and how often the image is halved where it attends."""
+    base, levels = base_size(size := (spec.height, spec.width))
+    widths = [*config.widths, *[config.widths[-1]] * levels][: levels + 1]
+    return base, widths, attention_levels(config.attention_resolutions, level_sizes(size, levels + 1))
 
 
 class Generator(nn.Module):
@@ -97,8 +85,8 @@ class Generator(nn.Module):
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        base, levels = base_size((spec.height, spec.width))
-        maps, attention = feature_maps(config, config.generator_width, levels), attention_at(config, spec)
+        base, widths, attention = layout(config, spec)
+        maps, levels = [config.generator_width * w for w in widths], len(widths) - 1
         self.chunks, chunk = (1, config.latent) if config.deep else (levels + 1, config.chunk)
         self.latent = chunk * self.chunks
         self.shared = nn.Embedding(classes, config.embedding) if classes else None
@@ -133,16 +121,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image, and a label [B] if there are classes, to logits [B]: positive means real.
-
-    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
-    """
+    """An image, and a label [B] if there are classes (by projection, Miyato 2018), to logits [B], positive: real."""
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        _, levels = base_size((spec.height, spec.width))
-        maps = feature_maps(config, config.discriminator_width, levels)[::-1]
-        attention, layers = attention_at(config, spec), nn.Sequential()
+        _, widths, attention = layout(config, spec)
+        maps, layers = [config.discriminator_width * w for w in reversed(widths)], nn.Sequential()
         if config.deep:
             layers.append(SpectralConv2d(spec.channels, maps[0], 3))  # [B, maps, H, W]
         else:
@@ -153,7 +137,7 @@ class Discriminator(nn.Module):
                 layers.append(DeepDown(i, o, downsample=True))
                 layers.extend(DeepDown(o, o, downsample=False) for _ in range(config.depth - 1))
             else:
-                layers.append(Down(i, o, downsample=level <= levels))
+                layers.append(Down(i, o, downsample=level < len(widths)))
             layers.extend([Attention(o)] if level in attention else [])
         self.layers = layers
         self.head = SpectralLinear(maps[-1], 1)
@@ -181,9 +165,11 @@ class BigGAN(Model):
         super().__init__(config, spec)
         base, doublings = base_size(size := (spec.height, spec.width))
         if not doublings or min(base) > LONGEST_BASE:
+            step = 2 ** max(1, int(math.log2(min(size))) - 2)
+            height, width = (step * max(4, round(side / step)) for side in size)
             raise LimnerError(
                 f"biggan cannot double a base of 3 to {LONGEST_BASE} pixels a side up to {size[0]}x{size[1]}: "
-                f"choose --size {nearest_size(size)}."
+                f"choose --size {height}x{width}."
             )
         classes = choose_classes(self)
         self.generator = Generator(config, spec, classes)
@@ -200,8 +186,6 @@ class BigGAN(Model):
         self.measured = {}  # statistics of weights that training may change
         super().train(mode)
         return self
-
-    # ---- training
 
     def objectives(self) -> list[Objective]:
         discriminator = Objective("discriminator", self.discriminator_loss)
@@ -230,8 +214,6 @@ class BigGAN(Model):
         z = torch.randn(len(batch.image), self.generator.latent, device=batch.image.device)
         return self.generator(z, batch.condition.label)
 
-    # ---- sampling
-
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: BigGANSampling, draws: Draws) -> Iterator[Canvas]:
         """A canvas for each pass that measures statistics, unless they are cached, and one for the image.
@@ -259,10 +241,8 @@ class BigGAN(Model):
         sampling = BigGANSampling()
         for _ in self.measure(sampling):
             pass
-        label = condition.label
-        if label is None:
-            label = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
-        return self.measured[sampling](latent, label)
+        first = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
+        return self.measured[sampling](latent, first if condition.label is None else condition.label)
 
     def measure(self, sampling: BigGANSampling) -> Iterator[int]:
         """Measure standing statistics for this truncation into ``measured``; yields the passes done after each.

@@ -97,10 +97,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image, and a label [B] if there are classes, to logits [B]: positive means real.
-
-    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
-    """
+    """An image, and a label [B] if there are classes (by projection, Miyato 2018), to logits [B], positive: real."""
 
     def __init__(self, config: DCGANConfig, spec: ImageSpec, classes: int):
         super().__init__()

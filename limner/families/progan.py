@@ -29,6 +29,10 @@ from limner.settings import LimnerError
 HE = 2**0.5  # gain of a layer before a leaky ReLU (He 2015)
 LONGEST = 16  # pixels: limit on the longer side at level 0
 
+leaky_relu = partial(F.leaky_relu, negative_slope=0.2)
+upsample = partial(F.interpolate, scale_factor=2.0, mode="nearest")  # [B, C, H, W] -> [B, C, 2H, 2W]
+downsample = partial(F.avg_pool2d, kernel_size=2)  # [B, C, H, W] -> [B, C, H/2, W/2]
+
 LOSSES = {  # name -> (the discriminator's, the generator's)
     "wgan_gp": (adversarial.wasserstein_d, adversarial.wasserstein_g),
     "non_saturating": (adversarial.non_saturating_d, adversarial.non_saturating_g),
@@ -58,9 +62,6 @@ class ProGANSampling:
     truncation: float = 1.0  # factor on the latent; below 1: higher quality, less diversity
 
 
-# ---- growing
-
-
 class Growth(NamedTuple):
     """How far a network has grown."""
 
@@ -73,28 +74,13 @@ def growth(seen: int, last: int, stable: int, fade: int) -> Growth:
     level, within = divmod(seen, stable + fade) if stable + fade else (last, 0)
     if level >= last:
         return Growth(last, 1.0)
-    if within > stable:
-        return Growth(level + 1, (within - stable) / fade)
-    return Growth(level, 1.0)
-
-
-def upsample(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W], nearest neighbour."""
-    return F.interpolate(image, scale_factor=2.0, mode="nearest")
-
-
-def downsample(image: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, H/2, W/2], means of 2x2 pixels."""
-    return F.avg_pool2d(image, 2)
+    return Growth(level + 1, (within - stable) / fade) if within > stable else Growth(level, 1.0)
 
 
 def at_growth(image: Tensor, last: int, grown: Growth) -> Tensor:
     """Real images at the resolution of ``grown``, blended with the next coarser one while a level fades in."""
     image = F.avg_pool2d(image, 2 ** (last - grown.level))  # [B, C, h, w]
     return image if grown.alpha == 1 else torch.lerp(upsample(downsample(image)), image, grown.alpha)
-
-
-# ---- networks
 
 
 def layout(config: ProGANConfig, spec: ImageSpec) -> tuple[tuple[int, int], list[int]]:
@@ -125,10 +111,6 @@ class DownConv2d(EqualConv2d):
         return conv2d(x, weight, self.bias, stride=2, padding=1)  # [B, o, h/2, w/2]
 
 
-def leaky_relu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.2)
-
-
 class Generator(nn.Module):
     """A latent [B, latent] of mean square 1, and a label [B] if there are classes, to an image at level ``grown``.
 
@@ -156,9 +138,7 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
         x = latent if self.embed is None else torch.cat([latent, pixel_norm(self.embed(label))], dim=1)
         x = self.dense(x).unflatten(1, self.shape) + self.bias[:, None, None]  # [B, maps, h, w]
-        x = pixel_norm(leaky_relu(x))
-        x = pixel_norm(leaky_relu(self.first(x)))
-        before = x
+        before = x = pixel_norm(leaky_relu(self.first(pixel_norm(leaky_relu(x)))))
         for level in range(grown.level):
             before = x
             x = pixel_norm(leaky_relu(self.up[level](x)))  # [B, maps, 2h, 2w]
@@ -171,10 +151,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image at level ``grown``, and a label [B] if there are classes, to logits [B].
-
-    The label enters by projection: its embedding times the last features (Miyato and Koyama 2018).
-    """
+    """An image at level ``grown``, and a label [B] if there are classes (by projection, Miyato 2018), to logits [B]."""
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
@@ -200,9 +177,6 @@ class Discriminator(nn.Module):
         if self.embed is not None:
             score = score + (self.embed(label) * x).sum(1) / x.shape[1] ** 0.5  # [B]
         return score.float()
-
-
-# ---- the family
 
 
 _training = partial(gan_training, betas=(0.0, 0.99))  # Karras 2018, appendix A

@@ -267,15 +267,13 @@ class R3GAN(Model):
 
     def penalties(self, images: Tensor, label: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits [2B], and R1 and R2 with their weight gamma / 2, in float32 (eq. 4)."""
-        trains = torch.is_grad_enabled()  # held-out losses need gradients by the images too
-        images = images.requires_grad_()
         with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-            scores = self.discriminator(images, label)  # [2B]
+            scores = self.discriminator(images.requires_grad_(), label)  # [2B]
             with no_weight_gradients():
                 norms = squared_gradient_norm(scores, images)  # [2B]
+        if not torch.is_grad_enabled():  # held-out losses, which need gradients by the images too
+            scores, norms = scores.detach(), norms.detach()
         r1, r2 = (0.5 * self.discriminator.gamma * part.mean() for part in norms.chunk(2))
-        if not trains:
-            scores, r1, r2 = scores.detach(), r1.detach(), r2.detach()
         return scores, {"r1": r1, "r2": r2}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:

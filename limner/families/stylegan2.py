@@ -135,8 +135,6 @@ class StyleGAN2(Model):
         path = [Objective("generator", self.path_loss, every=PATH_EVERY)] if self.config.path else []
         return [discriminator, Objective("generator", self.generator_loss), *r1, *path]
 
-    # ---- the losses
-
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         label = batch.condition.label
         with torch.no_grad():
@@ -190,8 +188,6 @@ class StyleGAN2(Model):
             mixes = mixes & (torch.arange(layers, device=like.device) >= other_from)  # [n, layers]
             w = torch.where(mixes[:, :, None], other[:, None], w)
         return w
-
-    # ---- drawing
 
     @property
     def layers(self) -> int:

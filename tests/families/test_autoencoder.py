@@ -9,7 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
-from limner.families.autoencoder import VQGAN, Autoencoder, adaptive_weight, perceptual_network
+from limner.families._codec import AutoencoderConfig
+from limner.families.autoencoder import Autoencoder, adaptive_weight, perceptual_network
 from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
 from limner.metrics.features import random_vgg
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
@@ -42,8 +43,13 @@ def count(module: nn.Module) -> int:
 
 
 def test_vqgan_has_the_published_size():
+    """Esser's ImageNet model: 1024 entries of dimension 256, one for each 16x16 pixels."""
+    config = AutoencoderConfig(
+        kind="vq", patch=1, width=128, multiples=(1, 1, 2, 2, 4), blocks=2, attention_resolutions=(16,),
+        hidden=256, latent=256, codes=1024, discriminator_width=64, discriminator_layers=3,
+    )  # fmt: skip
     with torch.device("meta"):
-        vqgan = Autoencoder(VQGAN, ImageSpec(3, 256, 256))
+        vqgan = Autoencoder(config, ImageSpec(3, 256, 256))
     assert count(vqgan.autoencoder) == 72_141_699
     assert count(vqgan.discriminator) == 2_765_633
     assert vqgan.autoencoder.shape == (256, 16, 16)
