@@ -96,12 +96,12 @@ WORDS = {
 
 def families(language: str) -> str:
     """What the families say of themselves; docs/families.zh.json has translations of it."""
-    from limner.families import describe_families
+    from limner.families import describe, names
 
     *heads, conditions = WORDS[language]
     about = json.loads((ROOT / "docs" / "families.zh.json").read_text("utf-8")) if language == "zh" else {}
     rows = []
-    for family in describe_families():
+    for family in map(describe, names()):
         papers = re.findall(r"[^;]*? \d{4}(?=,)", family.paper)
         kinds = [kind for kind in ("label", "text") if kind in family.reads] or [""]
         named = f"`{family.family}`", about.get(family.family, family.about)

@@ -107,9 +107,8 @@ class Parent:
     source: str = ""  # attribute of the parent's model that is the network; "": the whole model
     family: str = ""  # trained first if the field is empty; "": then there is no parent
     frozen: bool = True  # never trained, and shared with the average
-    size: Callable[[Any, ImageSpec], tuple[int, int]] | None = (
-        None  # (config, spec) -> image size; None: same
-    )
+    # (config, spec) -> (height, width) of its images; None: those of this run
+    size: Callable[[Any, ImageSpec], tuple[int, int]] | None = None
     share: float = 0.25  # of the budget, if it is trained first
 
     def find(self, model: Model) -> Any:
@@ -271,8 +270,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Any, spec: ImageSpec):
         super().__init__()
-        self.config = config
-        self.spec = spec
+        self.config, self.spec = config, spec
         has = {"label": bool(spec.classes), "text": spec.captions, "given": spec.given is not None}
         self.follows = frozenset(field for field in self.reads if has.get(field, True))
         if spec.frames > 1 and not self.video:

@@ -15,7 +15,6 @@ from limner.settings import LimnerError, nearest
 if TYPE_CHECKING:
     from limner.core import ImageSpec, Model
 
-
 DEFAULT = "flow"  # what the demo trains: from a sentence to a picture
 CLASSIFIER = "vit"  # what is trained on synthetic images, to measure what they are worth
 

@@ -179,8 +179,7 @@ class BigGAN(Model):
                 nn.init.orthogonal_(module.weight)
                 if isinstance(bias := getattr(module, "bias", None), Tensor):
                     nn.init.zeros_(bias)
-        # With standing statistics, by what they were measured for.
-        self.measured: dict[BigGANSampling, Generator] = {}
+        self.measured: dict[BigGANSampling, Generator] = {}  # with the standing statistics of these settings
 
     def train(self, mode: bool = True) -> BigGAN:
         self.measured = {}  # statistics of weights that training may change
@@ -216,13 +215,10 @@ class BigGAN(Model):
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: BigGANSampling, draws: Draws) -> Iterator[Canvas]:
-        """A canvas for each pass that measures statistics, unless they are cached, and one for the image.
-
-        Without labels, each image's own stream draws its label.
-        """
+        """A canvas for each pass that measures statistics, unless they are cached, and one for the image."""
         if not 0 <= sampling.truncation <= 1:
             raise LimnerError(
-                f"--truncation {sampling.truncation:g} is not a valid truncation for biggan: choose 0 to 1."
+                f"--truncation {sampling.truncation:g} is out of range for biggan: choose 0 to 1."
             )
         z = truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
         label = with_labels(self, condition, draws).label
@@ -272,8 +268,7 @@ class BigGAN(Model):
 def _training(lr: tuple[float, float], batch: int, **options: Any) -> Training:
     """Adam without momentum; ``lr`` is that of the generator and that of the discriminator.
 
-    The preset paper has those of the authors' PyTorch code for one discriminator step; Brock 2019, appendix C, has
-    5e-5 and 2e-4 for two.
+    Brock 2019, appendix C, has 5e-5 and 2e-4 for two discriminator steps; the preset paper is the authors' for one.
     """
     adam = Optimiser("adam", betas=(0.0, 0.999), eps=1e-6)
     players = {"generator": replace(adam, lr=lr[0]), "discriminator": replace(adam, lr=lr[1])}

@@ -76,18 +76,16 @@ class Generator(nn.Module):
         levels = halvings(size := (spec.height, spec.width))
         maps = [*reversed(widths(config.width, config.widest, levels)), spec.channels]
         bias = not config.batch_norm  # batch norm subtracts any constant
-
-        def upsample(i: int, o: int) -> list[nn.Module]:
-            if config.upsample == "transposed":
-                return [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=bias)]
-            return [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1, bias=bias)]
-
         coarse = ceil_sizes(size, levels)[-1]
         layers: list[nn.Module] = [nn.Unflatten(1, (inputs, 1, 1))]
         layers += [nn.ConvTranspose2d(inputs, maps[0], coarse, bias=bias)]  # [B, maps, h, w]
         for i, o in pairwise(maps):
             layers += [nn.BatchNorm2d(i)] if config.batch_norm else []
-            layers += [activation(config.generator_activation), *upsample(i, o)]  # [B, o, 2h, 2w]
+            layers += [activation(config.generator_activation)]
+            if config.upsample == "transposed":  # to [B, o, 2h, 2w]
+                layers += [nn.ConvTranspose2d(i, o, 4, stride=2, padding=1, bias=bias)]
+            else:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(i, o, 3, padding=1, bias=bias)]
         return nn.Sequential(*layers, nn.Tanh(), Crop(size))
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:

@@ -129,8 +129,7 @@ class DINO(Model):
         self.followed.fill_(self.seen)
 
     def augment(self, x: Tensor) -> Tensor:
-        if self.config.mirror:
-            x = views.mirror(x)
+        x = views.mirror(x) if self.config.mirror else x
         return views.weather(views.colour(views.light(views.viewpoint(x))))
 
     def crops(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -139,8 +138,7 @@ class DINO(Model):
         size = (x.shape[2], x.shape[3])
         h, w = (max(1, round(side * c.local_side / patch)) * patch for side in size)
         global_views = [self.augment(views.crop(x, size, *c.global_area)) for _ in range(2)]
-        if c.occlude:
-            global_views = [views.occlude(view) for view in global_views]
+        global_views = [views.occlude(view) for view in global_views] if c.occlude else global_views
         return global_views, [
             self.augment(views.crop(x, (h, w), *c.local_area)) for _ in range(c.local_views)
         ]

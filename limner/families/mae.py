@@ -57,10 +57,9 @@ class Network(nn.Module):
     def forward(self, image: Tensor, keep: Tensor) -> Tensor:
         """[B, C, H, W] and the indices [B, K] of the visible patches -> predicted patches [B, L, p p C]."""
         visible = self.decoder_embed(self.body(image, keep))  # [B, 1 + K, D]
-        grid = self.body.grid
-        x = self.mask_token.to(visible.dtype).expand(len(visible), grid[0] * grid[1], -1)  # [B, L, D]
+        x = self.mask_token.to(visible.dtype).expand(len(visible), math.prod(self.body.grid), -1)  # [B, L, D]
         x = x.scatter(1, keep[..., None].expand(-1, -1, visible.shape[2]), visible[:, 1:])
-        x = x + sincos(x.shape[2], grid, x.device).to(x.dtype)
+        x = x + sincos(x.shape[2], self.body.grid, x.device).to(x.dtype)
         x = torch.cat([visible[:, :1], x], dim=1)  # [B, 1 + L, D]
         for layer in self.layers:
             x = layer(x)
@@ -98,10 +97,8 @@ class MAE(Model):
     def view(self, x: Tensor) -> Tensor:
         """A random view of each image [B, C, H, W]."""
         c = self.config
-        if c.crop_area < 1:
-            x = views.crop(x, (x.shape[2], x.shape[3]), c.crop_area)
-        if c.mirror:
-            x = views.mirror(x)
+        x = views.crop(x, (x.shape[2], x.shape[3]), c.crop_area) if c.crop_area < 1 else x
+        x = views.mirror(x) if c.mirror else x
         return views.weather(views.colour(views.light(x))) if c.augment else x
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -213,8 +213,7 @@ class R3GAN(Model):
             R3GANConfig(width=192, widest=384, gamma=1.0, gamma_end=0.1, burn_in=2_000_000),
             _training(2e-4, batch=256, average=50_000.0),
         ),
-        # FFHQ-64
-        "paper": Preset(
+        "paper": Preset(  # FFHQ-64
             R3GANConfig(), _training(2e-4, batch=256, schedule="cosine", average=500_000.0), size=(64, 64), channels=3,
             parameters={"generator": 22_429_824, "discriminator": 22_381_440},  # brownvc/R3GAN
         ),
@@ -225,8 +224,7 @@ class R3GAN(Model):
         base, doublings = base_size((spec.height, spec.width))
         if not doublings or max(base) > LONGEST:
             raise LimnerError(
-                f"r3gan needs a height and width that are a small base times a power of two, such as 32x32 or "
-                f"24x40, not {spec.height}x{spec.width}: choose another --size."
+                f"r3gan cannot double a small base up to {spec.height}x{spec.width}: choose a --size such as 24x40."
             )
         classes = choose_classes(self)
         self.augment_probability = 0.0
@@ -247,10 +245,8 @@ class R3GAN(Model):
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Each real image against its own fake (eq. 2); with the penalties unless they are lazy."""
         images, label = self.real_and_fake(batch)
-        if self.config.lazy == 1:
-            scores, penalties = self.penalties(images, label)
-        else:
-            scores, penalties = self.discriminator(images, label), {}  # [2B]
+        lazy = self.config.lazy > 1
+        scores, penalties = (self.discriminator(images, label), {}) if lazy else self.penalties(images, label)
         return {"adversarial": relativistic_d(*scores.chunk(2)), **penalties}
 
     def penalty_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -285,9 +281,8 @@ class R3GAN(Model):
 
     def augmented(self, images: Tensor) -> Tensor:
         """What the discriminator sees: images augmented in training (Karras 2020b)."""
-        if not (self.training and self.augment_probability):
-            return images
-        return augment(images, self.augment_probability, self.config.mirror)
+        probability = self.augment_probability if self.training else 0.0
+        return augment(images, probability, self.config.mirror) if probability else images
 
     def generate_fakes(self, batch: Batch) -> Tensor:
         """Images with the labels of the batch, of any range unless bounded: [B, C, H, W]."""

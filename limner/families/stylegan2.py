@@ -41,8 +41,7 @@ class StyleGAN2Config:
     mixing: float = 0.9  # probability of style mixing
     r1: float = 6.25e-6  # gamma of R1 for each pixel of an image (Karras 2020b: 0.0002 over the batch size)
     path: float = 2.0  # weight of the path length regularisation; 0: none
-    # of what the discriminator sees; for small datasets
-    augment: Literal["adaptive", "fixed", "none"] = "adaptive"
+    augment: Literal["adaptive", "fixed", "none"] = "adaptive"  # of the discriminator's input; for small data
     augment_probability: float = 0.0  # of each augmentation; adaptive: at the start of training
     augment_limit: float = 0.8  # adaptive: limit; above about 0.8 augmentations leak into samples
     ada_target: float = 0.6  # adaptive: target for r_t, the mean sign of the logits of real images
@@ -68,8 +67,8 @@ def sizes(config: StyleGAN2Config, spec: ImageSpec) -> tuple[tuple[int, int], li
             f"stylegan2 cannot double a small base up to {spec.height}x{spec.width}: "
             "choose a --size such as 32, 64 or 48x64."
         )
-    maps = [min(config.channel_base // (4 * 2**i), config.channel_max) for i in range(doublings + 1)]
-    return base, [max(m, 1) for m in maps]
+    levels = range(doublings + 1)
+    return base, [max(1, min(config.channel_base // (4 * 2**i), config.channel_max)) for i in levels]
 
 
 class Generator(nn.Module):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from limner.core import Batch, ImageSpec, Model, Objective, Parent, Preset
 from limner.families._presets import training
 from limner.networks.images import views
+from limner.networks.layers import zero_init
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 from limner.settings import LimnerError, Optimiser
 
@@ -37,15 +38,10 @@ class Network(nn.Module):
     def __init__(self, config: ViTConfig, spec: ImageSpec):
         super().__init__()
         self.body = PatchTransformer(config.body, spec.channels, (spec.height, spec.width), config.drop_path)
-        self.head = nn.Linear(config.body.width, len(spec.classes))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.body(x)[:, 0]  # [B, W], the class token
+        self.head = zero_init(nn.Linear(config.body.width, len(spec.classes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x)).float()  # [B, K]
+        return self.head(self.body(x)[:, 0]).float()  # [B, K]
 
 
 class ViT(Model):
@@ -69,7 +65,7 @@ class ViT(Model):
         super().__init__(config, spec)
         if len(spec.classes) < 2:
             raise LimnerError(
-                "vit needs at least two classes, which this data does not have: sort them into one folder a class."
+                "vit needs data of at least two classes: sort the images into one folder a class."
             )
         self.network = Network(config, spec)
 
@@ -82,8 +78,7 @@ class ViT(Model):
 
     def view(self, x: Tensor) -> Tensor:
         """A random view of each image [B, C, H, W]."""
-        if self.config.mirror:
-            x = views.mirror(x)
+        x = views.mirror(x) if self.config.mirror else x
         return views.occlude(views.weather(views.light(views.viewpoint(x)))) if self.config.augment else x
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -104,7 +99,7 @@ class ViT(Model):
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, width], the class token; other sizes too."""
-        return self.network.features(image).float()
+        return self.body(image)[:, 0].float()
 
     def classify(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, K] logits."""
