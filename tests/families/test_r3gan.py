@@ -87,7 +87,7 @@ def test_other_published_sizes_follow_from_the_config_alone() -> None:
 )
 def test_a_size_is_a_small_base_times_a_power_of_two(size: tuple[int, int], found: Any) -> None:
     if found is None:
-        with pytest.raises(LimnerError, match="r3gan needs a height and width"):
+        with pytest.raises(LimnerError, match="r3gan cannot double a small base up to"):
             build(ImageSpec(3, *size))
     else:
         layers = build(ImageSpec(3, *size)).generator
