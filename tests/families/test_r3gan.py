@@ -98,7 +98,7 @@ def test_other_sizes_are_refused_by_the_command(
     limner: Callable[..., Any], images: Path, tmp_path: Path
 ) -> None:
     refused = limner("train", "r3gan", images, "--size", "30x17", "--out", tmp_path / "run", ok=False)
-    assert refused.returncode == 2 and "r3gan needs a height and width" in refused.stderr
+    assert refused.returncode == 2 and "r3gan cannot double a small base up to" in refused.stderr
     assert not (tmp_path / "run").exists()
 
 
