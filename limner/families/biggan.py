@@ -23,7 +23,7 @@ from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.convnets import base_size
 from limner.networks.gans.residual import Attention, DeepDown, DeepUp, Down, Up
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
-from limner.networks.layers import attention_levels, level_sizes
+from limner.networks.shape import attention_levels, level_sizes
 from limner.settings import LimnerError, Optimiser, Training
 
 STANDING_BATCH = 32  # images in each pass that measures standing statistics

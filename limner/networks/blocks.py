@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
 from limner.networks.checks import check_dropout
-from limner.networks.layers import Size, zero_init
+from limner.networks.layers import zero_init
+from limner.networks.shape import Size
 
 
 class GroupNorm(nn.GroupNorm):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from limner.networks.layers import Size
+from limner.networks.shape import Size
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "silu"]
 

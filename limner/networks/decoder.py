@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.blocks import Attention, Block, norm
-from limner.networks.layers import Size, attention_levels, check_levels, level_sizes
+from limner.networks.shape import Size, attention_levels, check_levels, level_sizes
 
 
 @dataclass(frozen=True)

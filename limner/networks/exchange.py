@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.networks.codec import Attention as CodecAttention
-from limner.networks.layers import Down, Up, level_sizes
-from limner.networks.shape import FeatureShape
+from limner.networks.layers import Down, Up
+from limner.networks.shape import FeatureShape, level_sizes
 from limner.networks.unets.diffusion import Attention, DiffusionUNet, Level
 
 

@@ -1,16 +1,12 @@
-"""Layers, initialisations, sizes of feature maps and time features that several networks share."""
+"""Layers, initialisations and time features that several networks share."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.checks import SettingsError
-
-Size = tuple[int, int]  # (height, width)
 Resample = Literal["", "up", "down"]
 
 
@@ -73,37 +69,6 @@ def init_xavier(module: nn.Module) -> None:
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
             nn.init.zeros_(part.bias)
-
-
-def check_levels(widths: Sequence[int], blocks: Sequence[int]) -> None:
-    """Raises SettingsError unless there is one width and one number of blocks for each level."""
-    if len(widths) != len(blocks):
-        raise SettingsError(
-            f"widths is for {len(widths)} levels and blocks for {len(blocks)}: give both one number a level"
-        )
-
-
-def level_sizes(size: Size, levels: int, patch: int = 1) -> list[Size]:
-    """(height, width) of a network's feature maps by level; each level halves those of the one before.
-
-    Level 0 has one position for each patch of ``patch`` x ``patch`` pixels of an image of ``size``, padded until
-    it halves ``levels`` - 1 times.
-    """
-    multiple = patch * 2 ** (levels - 1)
-    height, width = (-(-side // multiple) * multiple // patch for side in size)
-    return [(height >> level, width >> level) for level in range(levels)]
-
-
-def attention_levels(resolutions: Sequence[int], sizes: Sequence[Size]) -> tuple[int, ...]:
-    """The levels at which a network attends: for each resolution the level whose shorter side is nearest by ratio.
-
-    A resolution is the shorter side of feature maps, as in ``sizes``, by level. Raises SettingsError for one below 1.
-    """
-    if any(resolution < 1 for resolution in resolutions):
-        raise SettingsError(f"attention resolutions are sides of 1 or more, not {min(resolutions)}")
-    sides = [min(size) for size in sizes]
-    ratios = [[max(side / r, r / side) for side in sides] for r in resolutions]  # resolutions x levels
-    return tuple(sorted({row.index(min(row)) for row in ratios}))
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -11,7 +11,7 @@ from limner import families
 from limner.config import from_json, to_json
 from limner.core import ImageSpec, Model
 from limner.families import _format1
-from limner.networks.layers import attention_levels, level_sizes
+from limner.networks.shape import attention_levels, level_sizes
 from limner.networks.unets.diffusion import DiffusionUNet
 
 OLD = {  # family: settings in the words of format 1

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from limner.networks.attention import attend, split_heads
 from limner.networks.checks import SettingsError
-from limner.networks.layers import attention_levels, level_sizes, sinusoids
-from limner.networks.shape import FeatureShape
+from limner.networks.layers import sinusoids
+from limner.networks.shape import FeatureShape, attention_levels, level_sizes
 from limner.networks.unets.diffusion import Attention, Block, DiffusionUNet, Down, SpatialTransformer
 from limner.networks.unets.song import SongBlock, SongUNet
 from tests.helpers import golden

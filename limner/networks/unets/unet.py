@@ -13,16 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.blocks import Attention, Block, norm
-from limner.networks.layers import (
-    Size,
-    attention_levels,
-    check_levels,
-    level_sizes,
-    pad_to_multiple,
-    time_features,
-    zero_init,
-)
-from limner.networks.shape import FeatureShape
+from limner.networks.layers import pad_to_multiple, time_features, zero_init
+from limner.networks.shape import FeatureShape, Size, attention_levels, check_levels, level_sizes
 
 
 @dataclass(frozen=True)
