@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.core import Denoised
 from limner.diffusion.bound import step_bound
-from limner.diffusion.paths import Discrete, Path, expand_dims, interpolate, noised, training_times, velocity
+from limner.diffusion.paths import STRAIGHT, Discrete, Path, expand_dims, noised, training_times, velocity
 
 Prediction = Literal["noise", "velocity", "data"]
 Network = Callable[[Tensor, Tensor], Tensor]  # noisy x [B, C, ...] and its times [B] -> prediction
@@ -35,7 +35,7 @@ def flow_matching_loss(
     """Squared error of the velocity, whether the network predicts that or the data (Lipman 2023; Li and He 2025)."""
     c = config
     t = training_times(len(data), c.time_mean, c.time_std, c.time_uniform, data.device)
-    x_t = interpolate(data, noise := torch.randn_like(data), t)
+    x_t = noised(STRAIGHT, data, noise := torch.randn_like(data), t)
     out = network(x_t, t)  # [B, C, ...]
     if predict == "velocity":
         error = out - (data - noise)

@@ -93,9 +93,7 @@ class Straight:
         return [self.level(max(0.0, 1 - shift * s / (1 + (shift - 1) * s))) for s in noise]
 
 
-def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = t data + (1 - t) noise, for times t [B]."""
-    return noised(Straight(), data, noise, t)
+STRAIGHT = Straight()
 
 
 def velocity(data: Tensor, x_t: Tensor, t: Tensor, sigma_floor: float = 0.0) -> Tensor:
@@ -163,19 +161,19 @@ Spacing = Literal["even", "ddim", "quadratic", "snr", "karras"]
 
 
 def betas(schedule: Schedule, steps: int) -> Tensor:
-    """[steps] in float64: the fraction of the variance that each step replaces by noise.
+    """[steps], float64, on the CPU: the fraction of the variance that each step replaces by noise.
 
     linear: 1e-4 to 0.02 for 1000 steps (Ho 2020); cosine (Nichol 2021, eq. 17); scaled_linear: linear in the
     square root, as latent diffusion's code has it under the name linear, 0.0015 to 0.0195 (Rombach 2022).
     """
     if schedule == "cosine":
-        at = torch.arange(steps + 1, dtype=torch.float64) / steps
+        at = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         alphas_cumprod = torch.cos((at + 0.008) / 1.008 * math.pi / 2) ** 2
         return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
     if schedule == "scaled_linear":
-        return torch.linspace(0.0015**0.5, 0.0195**0.5, steps, dtype=torch.float64) ** 2
+        return torch.linspace(0.0015**0.5, 0.0195**0.5, steps, dtype=torch.float64, device="cpu") ** 2
     scale = 1000 / steps
-    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64)
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64, device="cpu")
 
 
 class Discrete:

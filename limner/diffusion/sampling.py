@@ -118,9 +118,8 @@ def evaluate(calls: Sequence[Call]) -> list[Denoised]:
     for i, call in enumerate(calls):
         group = next((group for group in groups if _fits(call, [calls[k] for k in group])), None)
         if group is None:
-            groups.append([i])
-        else:
-            group.append(i)
+            groups.append(group := [])
+        group.append(i)
     guesses: dict[int, Denoised] = {}
     for group in groups:
         guesses.update(zip(group, _together(calls[group[0]].model, [calls[i] for i in group]), strict=True))

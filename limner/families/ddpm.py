@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Part, Preset
-from limner.diffusion import paths
 from limner.diffusion.objectives import Prediction, denoised, diffusion_loss
-from limner.diffusion.paths import Schedule, Spacing
+from limner.diffusion.paths import Discrete, Schedule, Spacing, betas
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
@@ -69,19 +68,16 @@ class Network(nn.Module):
         super().__init__()
         c = config
         self.quick, self.steps, self.classes = c.network == "quick", c.steps, classes
-        shape = FeatureShape(
-            channels, out, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
-            c.patch if self.quick else 1, classes, c.dropout,
-        )  # fmt: skip
+        shape = FeatureShape(channels, out, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
+                             c.patch if self.quick else 1, classes, c.dropout)  # fmt: skip
         self.unet: QuickUNet | DiffusionUNet
         if self.quick:
             self.unet = QuickUNet(shape, c.head_width or c.width * max(c.multiples))
         else:
             adm = c.network == "adm"
-            self.unet = DiffusionUNet(
-                shape, head_width=c.head_width, heads=int(not c.head_width), order=c.order, original=not adm,
-                scale_shift=adm and c.scale_shift, resample_blocks=adm and c.resample_blocks,
-            )  # fmt: skip
+            self.unet = DiffusionUNet(shape, head_width=c.head_width, heads=int(not c.head_width), order=c.order,
+                                      original=not adm, scale_shift=adm and c.scale_shift,
+                                      resample_blocks=adm and c.resample_blocks)  # fmt: skip
         self.shape = shape
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
@@ -103,8 +99,7 @@ class DDPM(Model):
             raise LimnerError(
                 f"--model.steps {config.steps} is out of range: ddpm needs 2 or more, such as 1000."
             )
-        with torch.device("cpu"):
-            self.path = paths.Discrete(paths.betas(config.schedule, config.steps))
+        self.path = Discrete(betas(config.schedule, config.steps))
         out = spec.channels * (2 if config.learn_variance else 1)
         self.network = Network(config, spec.channels, out, (spec.height, spec.width), choose_classes(self))
 
@@ -143,13 +138,11 @@ class DDPM(Model):
         try:
             if not isinstance(unet, DiffusionUNet):
                 raise exchange.ExchangeError("it has no network of that kind")
-            options = exchange.UNetOptions(
-                self.network.shape, c.head_width, c.network == "ddpm", c.network == "adm" and c.scale_shift,
-                exchange.norm_groups(unet),
-            )  # fmt: skip
-            settings = exchange.unet_settings(options)
+            options = exchange.UNetOptions(self.network.shape, c.head_width, c.network == "ddpm",
+                                           c.network == "adm" and c.scale_shift,
+                                           exchange.norm_groups(unet))  # fmt: skip
             scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
-            unet_part = Part("unet", settings, exchange.export_weights(unet))
+            unet_part = Part("unet", exchange.unet_settings(options), exchange.export_weights(unet))
         except exchange.ExchangeError as error:
             raise LimnerError(
                 f"ddpm cannot be written for diffusers, for {error}: train with --model.network ddpm."
@@ -169,14 +162,12 @@ class DDPM(Model):
             schedule, steps, predict, variance = exchange.scheduler_options(scheduler)
             if shape.out != shape.channels * (2 if variance else 1):
                 raise exchange.ExchangeError(f"it gives {shape.out} channels for {shape.channels}")
-            config = DDPMConfig(
-                network="ddpm" if original else "adm", width=shape.width, multiples=tuple(shape.multiples),
-                blocks=shape.blocks, attention_resolutions=tuple(shape.attention_resolutions),
-                head_width=options.head_width, dropout=shape.dropout,
-                scale_shift=options.scale_shift or original, resample_blocks=original,
-                condition="label" if shape.classes else "none",
-                steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
-            )  # fmt: skip
+            config = DDPMConfig(network="ddpm" if original else "adm", width=shape.width,
+                                multiples=tuple(shape.multiples), blocks=shape.blocks,
+                                attention_resolutions=tuple(shape.attention_resolutions), head_width=options.head_width,
+                                dropout=shape.dropout, scale_shift=options.scale_shift or original,
+                                resample_blocks=original, condition="label" if shape.classes else "none", steps=steps,
+                                schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
             check_settings(config)
             model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
@@ -184,11 +175,6 @@ class DDPM(Model):
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model
-
-
-def halflife(decay: float, batch: int) -> float:
-    """In images, of a moving average that decays by ``decay`` each step."""
-    return batch * math.log(0.5) / math.log(decay)
 
 
 DDPM.presets = {
@@ -201,12 +187,13 @@ DDPM.presets = {
         training(Optimiser("adamw", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, flat=0.5, warmup=10_000,
                  clip=1.0, average=500_000.0),
     ),
-    # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip).
+    # CIFAR-10: 800,000 steps; without labels, and images are also shown mirrored (--data.flip). The moving average
+    # decays by 0.9999 each step.
     "paper": Preset(
         DDPMConfig(network="ddpm", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(16,),
                    head_width=0, dropout=0.1),
         training(Optimiser("adam", lr=2e-4, betas=(0.9, 0.999)), "network", batch=128, schedule="constant",
-                 warmup=5000 * 128, clip=1.0, average=halflife(0.9999, 128), average_rampup=0.0),
+                 warmup=5000 * 128, clip=1.0, average=128 * math.log(0.5) / math.log(0.9999), average_rampup=0.0),
         size=(32, 32), channels=3,
         parameters={"network": 35_746_307},  # CIFAR-10, ermongroup/ddim
     ),

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
-from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
-from limner.diffusion.paths import Spacing
+from limner.diffusion.paths import STRAIGHT, Discrete, Path, Spacing, betas
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
@@ -25,9 +23,7 @@ from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 
 TIME_SCALE = 50  # of the straight path's times in the embedding, whose shortest wavelength is then an eighth
-STRAIGHT = paths.Straight()
-with torch.device("cpu"):  # even where a model is laid out on another device
-    DISCRETE = paths.Discrete(paths.betas("linear", 1000))
+DISCRETE = Discrete(betas("linear", 1000))
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class DiT(Model):
     def __init__(self, config: DiTConfig, spec: ImageSpec):
         super().__init__(config, spec)
         self.discrete = config.predict == "noise"
-        self.path: paths.Path = DISCRETE if self.discrete else STRAIGHT
+        self.path: Path = DISCRETE if self.discrete else STRAIGHT
         out = spec.channels * (2 if self.discrete and config.learn_variance else 1)
         self.network = Network(config, spec, choose_condition(self, "text", "label"), out)
 

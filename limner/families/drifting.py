@@ -129,10 +129,8 @@ class Drifting(Model):
     reads = frozenset({"label", "text"})
     averaged = ("generator",)
     parents: ClassVar[dict[str, Parent]] = {
-        "pretrained": Parent(
-            PatchTransformer, "a transformer over patches", config="feature_encoder", weights="feature_encoder",
-            source="body",
-        )
+        "pretrained": Parent(PatchTransformer, "a transformer over patches", config="feature_encoder",
+                             weights="feature_encoder", source="body")
     }  # fmt: skip
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "samples drift to the data during training; no teacher"
@@ -198,9 +196,8 @@ class Drifting(Model):
         keep = torch.rand(len(sample), device=sample.device) >= c.condition_dropout
         rows = torch.randperm(n, device=sample.device)[: max(few, len(sample) - 1)]  # [P]
         texts = [texts[i] for i in rows.tolist()]
-        condition = self.generator.embedder(
-            Condition(len(sample), text=[texts[i] for i in sample.tolist()]), keep
-        )
+        chosen = Condition(len(sample), text=[texts[i] for i in sample.tolist()])
+        condition = self.generator.embedder(chosen, keep)
         similarity = trigram_similarity(texts).to(sample.device)
         pairs = losses.pairs_by_similarity(similarity, sample, keep, c.text_temperature)
         return self.generator(self.noise(sample), condition), batch.image[rows], pairs
@@ -250,9 +247,8 @@ class Drifting(Model):
         """One canvas; without labels, each image's own stream chooses its label."""
         latent = self.generator.truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
         condition = with_labels(self, condition, draws)
-        check_guidance(
-            self, sampling.guidance, 1.0 if self.generator.guidance is None else self.config.guidance
-        )
+        largest = 1.0 if self.generator.guidance is None else self.config.guidance
+        check_guidance(self, sampling.guidance, largest)
         picture = self.paint(latent, condition, sampling.guidance)
         yield Canvas(1, 1, lambda: picture)
 

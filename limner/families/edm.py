@@ -75,10 +75,8 @@ class Network(nn.Module):
         c, channels, size = config, spec.channels, (spec.height, spec.width)
         self.sigma_data, self.classes, self.quick = c.sigma_data, classes, c.network == "quick"
         numbers = augment_conditioning.FEATURES if c.augment else 0
-        shape = FeatureShape(
-            channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
-            c.patch if self.quick else 1, classes, c.dropout,
-        )  # fmt: skip
+        shape = FeatureShape(channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
+                             c.patch if self.quick else 1, classes, c.dropout)  # fmt: skip
         self.unet = QuickUNet(shape, c.head_width, numbers) if self.quick else SongUNet(shape, numbers)
 
     def forward(

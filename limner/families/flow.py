@@ -13,8 +13,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
-from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
+from limner.diffusion.paths import STRAIGHT
 from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
@@ -22,8 +22,6 @@ from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
-
-PATH = paths.Straight()
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Flow(Model):
         return Denoised(self.network(x, time, rows))
 
     def plan(self, sampling: FlowSampling) -> Plan:
-        return Plan(PATH, PATH.levels(sampling.steps, sampling.shift), self.spec.shape)
+        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape)
 
     sample = draw
 

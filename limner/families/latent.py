@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Parent, Preset
-from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
-from limner.diffusion.paths import NoiseLevel
+from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, Path, betas, spaced_times
 from limner.diffusion.sampling import Plan, SamplingConfig, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
@@ -30,9 +29,7 @@ from limner.networks.unets.unet import UNet, UNetLevels
 from limner.settings import LimnerError, Optimiser
 from limner.text.encoder import TextConfig
 
-STRAIGHT = paths.Straight()
-with torch.device("cpu"):  # even where a model is laid out on another device
-    DISCRETE = paths.Discrete(paths.betas("scaled_linear", 1000))
+DISCRETE = Discrete(betas("scaled_linear", 1000))
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,8 @@ class Network(nn.Module):
         self.kind = c.network
         self.body: nn.Module
         if c.network == "ldm":
-            unet = FeatureShape(
-                channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions, dropout=c.dropout
-            )  # fmt: skip
+            unet = FeatureShape(channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
+                                dropout=c.dropout)  # fmt: skip
             self.body = DiffusionUNet(unet, head_width=c.head_width, context=tokens)
         elif c.network == "dit":
             self.time: nn.Module = TimeEmbedder(embedding)
@@ -91,9 +87,8 @@ class Network(nn.Module):
         else:
             self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
             widths = tuple(c.width * m for m in c.multiples)
-            levels = UNetLevels(
-                widths, (c.blocks,) * len(widths), c.attention_resolutions, (), 1, c.head_width, c.dropout
-            )  # fmt: skip
+            levels = UNetLevels(widths, (c.blocks,) * len(widths), c.attention_resolutions, (), 1, c.head_width,
+                                c.dropout)  # fmt: skip
             self.body = UNet(channels, channels, size, embedding, levels, tokens)
 
     def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
@@ -116,10 +111,8 @@ class LatentDiffusion(Model):
     reads = frozenset({"label", "text", "image", "mask"})
     averaged = ("network",)
     parents: ClassVar[dict[str, Parent]] = {
-        "autoencoder": Parent(
-            ConfiguredCodec, "an autoencoder", config="codec", weights="autoencoder", source="autoencoder",
-            family="autoencoder",
-        )
+        "autoencoder": Parent(ConfiguredCodec, "an autoencoder", "codec", "autoencoder", source="autoencoder",
+                              family="autoencoder")
     }  # fmt: skip
     paper = "Rombach 2022, High-Resolution Image Synthesis with Latent Diffusion Models"
     about = "diffusion or flow matching in an autoencoder's latent space"
@@ -139,25 +132,19 @@ class LatentDiffusion(Model):
         self.shape = self.autoencoder.shape
         self.network = Network(config, self.shape, condition, len(spec.classes))
         self.discrete = config.predict == "noise"
-        self.path: paths.Path = DISCRETE if self.discrete else STRAIGHT
+        self.path: Path = DISCRETE if self.discrete else STRAIGHT
         self.register_buffer("latent_mean", torch.zeros(self.shape[0], 1, 1))
         self.register_buffer("latent_scale", torch.zeros(self.shape[0], 1, 1))  # 0: not measured yet
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
-    # ---- latents
-
     @torch.no_grad()
     def measure_scale(self, latent: Tensor) -> None:
         """Set the mean and scale of latents (Rombach 2022, appendix G) from the first batch of training."""
-        if self.config.channelwise:
-            std, mean = torch.std_mean(latent, (0, 2, 3))
-        else:
-            std, mean = (
-                latent.std().expand(len(self.latent_scale)),
-                self.latent_mean.new_zeros(len(self.latent_scale)),
-            )
+        std, mean = torch.std_mean(latent, (0, 2, 3))
+        if not self.config.channelwise:
+            std, mean = latent.std().expand_as(std), torch.zeros_like(mean)
         self.latent_mean.copy_(mean[:, None, None])
         self.latent_scale.copy_(1 / std.clamp(min=1e-6)[:, None, None])
 
@@ -180,8 +167,6 @@ class LatentDiffusion(Model):
             self.measure_scale(latent)
         return (latent - self.latent_mean) * self.scale()
 
-    # ---- training
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the noise (Rombach 2022, eq. 3), or of the velocity."""
         c, data = self.config, self.training_latents(batch.image)
@@ -190,8 +175,6 @@ class LatentDiffusion(Model):
 
     def call_network(self, x: Tensor, t: Tensor, rows: ConditionEmbedding) -> Tensor:
         return self.network(x, t / DISCRETE.steps if self.discrete else t, rows)  # [B, C, h, w]
-
-    # ---- drawing
 
     embed = embed_condition
 
@@ -216,10 +199,8 @@ class LatentDiffusion(Model):
             levels = STRAIGHT.levels(s.steps, s.shift)
         else:
             levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
-        return Plan(
-            self.path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode, decode=self.decode,
-            same_space=self.same_latents,
-        )  # fmt: skip
+        return Plan(self.path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode,
+                    decode=self.decode, same_space=self.same_latents)  # fmt: skip
 
     sample = draw
 
@@ -228,7 +209,7 @@ def ddim_levels(steps: int) -> list[NoiseLevel]:
     """As in latent diffusion's code: every (1000 / steps)-th time plus one, and the end is time 0, not the data."""
     if steps == 1:
         return [DISCRETE.level(DISCRETE.steps - 1), DISCRETE.level(0)]
-    times = paths.spaced_times(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
+    times = spaced_times(DISCRETE.steps, min(steps, DISCRETE.steps), "ddim")
     return [*(DISCRETE.level(min(t + 1, DISCRETE.steps - 1)) for t in reversed(times)), DISCRETE.level(0)]
 
 

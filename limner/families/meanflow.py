@@ -8,10 +8,9 @@ to x_s, so x_s = x_t + (s - t) u. The network predicts an image D, and u = (D - 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -99,7 +98,7 @@ class Network(nn.Module):
         rows = self.embedder(condition, keep)
         if guidance is not None and hasattr(self, "guidance") and rows.embedding is not None:
             embedding = rows.embedding + self.guidance(guidance.log()[:, None])  # [B, E]
-            rows = dataclasses.replace(rows, embedding=embedding)
+            rows = replace(rows, embedding=embedding)
         return rows
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, condition: ConditionEmbedding) -> Tensor:
@@ -155,7 +154,7 @@ class MeanFlow(Model):
         """
         c, data, n = self.config, batch.image, len(batch.image)
         t, s, equal = self.times(n, data.device)
-        x = paths.interpolate(data, torch.randn_like(data), t)
+        x = paths.noised(paths.STRAIGHT, data, torch.randn_like(data), t)
         keep = torch.rand(n, device=data.device) >= c.condition_dropout
         guidance = self.training_guidance(keep)
         condition = self.network.embed(batch.condition, keep, guidance)

@@ -16,7 +16,7 @@ from limner.diffusion.bound import step_bound
 from limner.diffusion.objectives import split_variance
 from limner.diffusion.paths import CLEAN, NoiseLevel, expand_dims
 from limner.diffusion.sampling import Call, evaluate
-from limner.families.ddpm import DDPM, DDPMConfig, DDPMSampling, halflife
+from limner.families.ddpm import DDPM, DDPMConfig, DDPMSampling
 from limner.networks.unets.diffusion import Attention, DiffusionUNet
 from tests.helpers import golden
 
@@ -154,7 +154,8 @@ def test_which_steps_are_kept() -> None:
 
 
 def test_the_average_halves_as_the_papers_decay_does() -> None:
-    assert 0.9999 ** (halflife(0.9999, 128) / 128) == pytest.approx(0.5)
+    average = DDPM.presets["paper"].training.average
+    assert 0.9999 ** (average / 128) == pytest.approx(0.5)
 
 
 def test_the_paper_presets_network() -> None:

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from limner import families
 from limner.core import Batch, Condition, ConditionEmbedding, Draws, ImageSpec, LimnerError
-from limner.diffusion.paths import noised
+from limner.diffusion.paths import STRAIGHT, noised
 from limner.diffusion.sampling import Call, evaluate, shrink_mask
-from limner.families.latent import DISCRETE, STRAIGHT, LatentDiffusion, LatentSampling, ddim_levels
+from limner.families.latent import DISCRETE, LatentDiffusion, LatentSampling, ddim_levels
 from limner.networks.transformers.dit import DiTBlocks
 from limner.text.encoder import TextConfig
 from tests.helpers import golden
