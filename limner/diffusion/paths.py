@@ -1,7 +1,7 @@
 """Paths between data and noise, x = alpha data + sigma noise: straight, variance preserving, exploding.
 
-A path gives alpha and sigma at its times, and the noise levels of a sampler's steps. On every path the ratio
-sigma / alpha measures the noise (Karras 2022), so every solver works on all of them.
+A path gives the noise levels of a sampler's steps; two give alpha and sigma at training times [B], too. On every path
+the ratio sigma / alpha measures the noise (Karras 2022), so every solver works on all of them.
 """
 
 from __future__ import annotations
@@ -43,13 +43,9 @@ CLEAN = NoiseLevel(1.0, 0.0, math.nan)  # the end of every path, where no networ
 
 
 class Path(Protocol):
-    """alpha and sigma for times [B]; each path has its own unit and direction of time."""
+    """Each path has its own unit and direction of time."""
 
     straight: ClassVar[bool]  # the ODE is straightest in x / (alpha + sigma), rather than in x / alpha
-
-    def alpha(self, t: Tensor) -> Tensor: ...
-
-    def sigma(self, t: Tensor) -> Tensor: ...
 
     def at(self, ratio: float) -> NoiseLevel:
         """The level where sigma / alpha is ``ratio``."""
@@ -61,7 +57,7 @@ def expand_dims(t: Tensor, x: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def noised(path: Path, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def noised(path: Straight | Discrete, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) data + sigma(t) noise, for times t [B]."""
     return expand_dims(path.alpha(t), data) * data + expand_dims(path.sigma(t), data) * noise
 
@@ -134,12 +130,6 @@ class Exploding:
     sigma_max: float = 80.0  # the largest, in effect pure noise
     rho: float = 7.0  # above 1: more of the steps near the data
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return t
-
     def at(self, ratio: float) -> NoiseLevel:
         return NoiseLevel(1.0, ratio, ratio)
 
@@ -183,14 +173,10 @@ class Discrete:
 
     def __init__(self, betas: Tensor):
         self.betas = betas.double()
-        self.alphas_cumprod = torch.cumprod(1 - self.betas, 0)
+        self.alphas_cumprod, self.steps = torch.cumprod(1 - self.betas, 0), len(betas)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Discrete) and torch.equal(self.betas, other.betas)
-
-    @property
-    def steps(self) -> int:
-        return len(self.betas)
 
     def random_times(self, n: int, device: torch.device | str) -> Tensor:
         """[n] training times, stratified over all steps."""

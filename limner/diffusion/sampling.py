@@ -76,8 +76,7 @@ class Plan:
     guided_channels: int = 0  # channels that guidance applies to, counted from the first; 0: all
     encode: Callable[[Tensor], Tensor] = identity  # [B, C, H, W] in [-1, 1] -> [B, *shape]
     decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
-    # whether another model has the same encode and decode
-    same_space: Callable[[Any], bool] = lambda other: True
+    same_space: Callable[[Any], bool] = lambda other: True  # whether another model encodes and decodes alike
 
 
 class Diffusion(Denoises, Protocol):

@@ -36,8 +36,7 @@ class DDPMConfig:
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    # shorter sides of feature maps with attention (quick: in patches)
-    attention_resolutions: tuple[int, ...] = (4,)
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of maps with attention (quick: in patches)
     head_width: int = 64  # channels of an attention head; 0: a single head
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
@@ -126,9 +125,8 @@ class DDPM(Model):
         return denoised(self.config.predict, self.path, x, out, alpha, sigma)
 
     def plan(self, sampling: DDPMSampling) -> Plan:
-        s = sampling
-        levels = self.path.levels(s.steps, s.spacing)
-        return Plan(self.path, levels, self.spec.shape, clip=1.0, variance=s.variance)
+        levels = self.path.levels(sampling.steps, sampling.spacing)
+        return Plan(self.path, levels, self.spec.shape, clip=1.0, variance=sampling.variance)
 
     sample = draw
 

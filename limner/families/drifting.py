@@ -2,8 +2,7 @@
 
 Deng, Li, Li, Du and He 2026, "Generative Modeling via Drifting". A generator draws an image from noise in one
 call. Each step compares its samples with the batch's images in several spaces of features. The drifting field says
-where each sample should move, and the generator learns to draw there. There is no teacher, no discriminator and no
-path from noise to data.
+where each sample should move, and the generator learns to draw there, without teacher, discriminator or path.
 """
 
 from __future__ import annotations

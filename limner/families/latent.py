@@ -37,11 +37,9 @@ class LatentConfig(FlowMatching):
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     autoencoder: str = ""  # run of autoencoder whose latents are drawn; empty: one is trained first
-    # settings of the autoencoder that is trained
-    codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # of the autoencoder that is trained
     channelwise: bool = True  # scale each latent channel to mean 0 and variance 1; false: one scale for all
-    # U-Nets for a CPU (quick) or of the paper (ldm); dit: transformer
-    network: Literal["quick", "ldm", "dit"] = "quick"
+    network: Literal["quick", "ldm", "dit"] = "quick"  # quick: U-Net for a CPU; ldm: the paper's U-Net
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
@@ -52,8 +50,7 @@ class LatentConfig(FlowMatching):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Prediction = "data"  # noise: diffusion; the others: flow matching
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
-    # text encoder; for ldm, a label is a token of its width
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig = field(default_factory=TextConfig)  # text encoder; ldm: a label is a token of its width
     time_mean: float = -0.4  # flow matching: training times are sigmoid(normal); mean of the normal
 
 
@@ -69,8 +66,7 @@ class Network(nn.Module):
     """Noisy latent [B, C, h, w], time [B] in [0, 1] and condition -> [B, C, h, w]; 0 at first."""
 
     def __init__(self, config: LatentConfig, shape: tuple[int, int, int], condition: str, classes: int):
-        c, (channels, *sides) = config, shape
-        size = (sides[0], sides[1])
+        c, channels, size = config, shape[0], shape[1:]
         tokens = c.text.width if condition == "text" or (c.network == "ldm" and condition == "label") else 0
         embedding = {"quick": 2 * c.width, "dit": c.body.width, "ldm": tokens}[c.network]
         super().__init__()
