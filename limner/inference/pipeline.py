@@ -131,7 +131,7 @@ class Pipeline:
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
-        prompts, labels = ([v] if isinstance(v, str) else v for v in (options.prompt, options.label))
+        prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
