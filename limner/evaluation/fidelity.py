@@ -150,10 +150,12 @@ def _distances(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
     }  # fmt: skip
 
 
-def nearest_pairs(samples: Samples, real: Real, sets: FeatureSets) -> tuple[Tensor, list[str]]:
-    """The images nearest to a training image, each followed by it: [2 PAIRS, C, H, W], and their captions."""
+def nearest_pairs(
+    samples: Samples, real: Real, sets: FeatureSets, count: int = PAIRS
+) -> tuple[Tensor, list[str]]:
+    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions."""
     distance, index = neighbours.nearest_distances(sets.drawn, sets.training)
-    closest = distance.argsort()[:PAIRS]
+    closest = distance.argsort()[:count]
     originals = real.training.batch(index[closest].numpy()).image
     images = torch.stack([samples.images[closest], originals], dim=1).flatten(0, 1)
     captions = [word for d in distance[closest].tolist() for word in ("drawn", f"training, {d:.2g} away")]
