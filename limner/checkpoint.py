@@ -332,8 +332,9 @@ def save(
         os.rename(temporary, final)
         _sync(root)
         _publish(final / MODEL, run / MODEL)
-    except (OSError, SafetensorError) as error:
-        raise LimnerError(_no_room(final, needed, error)) from error
+    except (OSError, SafetensorError, LimnerError) as error:
+        reason = error.__context__ if isinstance(error, LimnerError) else error
+        raise LimnerError(_no_room(final, needed, reason)) from error
     finally:
         _remove(temporary)
     _prune(root, final, keep)

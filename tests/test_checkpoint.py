@@ -443,6 +443,18 @@ def test_a_full_disk(tmp_path, run, model, monkeypatch, call):
     assert check(checkpoint.resume(tmp_path), model) == 300
 
 
+def test_a_disk_that_fills_as_the_state_is_written(tmp_path, run, model, monkeypatch):
+    """Files that are written by a temporary name name the bytes too."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(LimnerError, match=r"No space left on device.* needs [\d,]+ bytes"):
+        save(tmp_path, run, model, 100)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_a_disk_that_is_full_beforehand(tmp_path, run, model, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1234))
     with pytest.raises(LimnerError, match=r"needs [\d,]+ bytes and the disk has 1,234 free"):
