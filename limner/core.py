@@ -408,6 +408,14 @@ class Translates(Protocol):
         """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
 
 
+@runtime_checkable
+class ScoresText(Protocol):
+    """Says how well texts fit pictures: for ranking and for measuring."""
+
+    def score_text(self, image: Tensor, texts: Sequence[str]) -> Tensor:
+        """[B, C, H, W] in [-1, 1] and B texts -> [B] similarities; larger fits better."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One component of a folder of diffusers; ``_class_name`` among its settings says what it is."""
