@@ -7,6 +7,7 @@ the ratio sigma / alpha measures the noise (Karras 2022), so every solver works 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, Literal, Protocol
@@ -227,10 +228,22 @@ def spaced_times(total: int, steps: int, spacing: Spacing) -> list[int]:
 
     even: with both ends (Nichol 2021); ddim: every (total / steps)-th; quadratic (Song 2021, appendix D.2).
     """
-    if spacing == "even":  # a running sum, so that rounding falls as it does in the paper's code
-        strides = [(total - 1) / (steps - 1)] * (steps - 1)
-        return [round(at) for at in accumulate(strides, initial=0.0)]
+    if spacing == "even":
+        return sectioned_times(total, [steps])
     if spacing == "quadratic":
         end = math.sqrt(0.8 * total)
         return sorted({int((end * i / max(steps - 1, 1)) ** 2) for i in range(steps)})
     return [i * total // steps for i in range(steps)]
+
+
+def sectioned_times(total: int, sections: Sequence[int]) -> list[int]:
+    """``sections[i]`` times of the i-th equal part of 0 to ``total`` - 1, its ends included (Nichol 2021)."""
+    size, extra = divmod(total, len(sections))
+    times, start = [], 0
+    for i, count in enumerate(sections):
+        length = size + (i < extra)
+        strides = [(length - 1) / (count - 1)] * (count - 1)
+        # A running sum, so that rounding falls as it does in the paper's code.
+        times += [start + round(at) for at in accumulate(strides, initial=0.0)]
+        start += length
+    return times

@@ -21,7 +21,7 @@ class AutoencoderConfig:
     width: int = 32  # channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # of that width, by level; each level but the last halves the side
     blocks: int = 1  # residual blocks a level; the decoder has one more
-    attention_resolutions: tuple[int, ...] = ()  # shorter sides of the feature maps that attend, in patches
+    attention_resolutions: tuple[int, ...] = ()  # shorter sides, in pixels, of feature maps with attention
     dropout: float = 0.0  # dropout probability inside the blocks
     hidden: int = 4  # channels between encoder or decoder and the 1x1 convolution at the code
     latent: int = 4  # channels of the code

@@ -37,7 +37,7 @@ class BigGANConfig:
     generator_width: int = 96  # feature maps of the generator for each unit of widths
     discriminator_width: int = 96  # the same, of the discriminator
     widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # by resolution, from the base up; the last repeats
-    attention_resolutions: tuple[int, ...] = (64,)  # shorter sides of the feature maps that attend
+    attention_resolutions: tuple[int, ...] = (64,)  # shorter sides, in pixels, of feature maps with attention
     chunk: int = 20  # latent dimension of the base and of each doubling
     embedding: int = 128  # dimension of a label's embedding, shared by all layers
     deep: bool = False  # bottleneck blocks, each conditioned on the whole latent

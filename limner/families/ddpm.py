@@ -36,7 +36,7 @@ class DDPMConfig:
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
-    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of maps with attention (quick: in patches)
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides, in pixels, of maps with attention
     head_width: int = 64  # channels of an attention head; 0: a single head
     dropout: float = 0.0  # inside the blocks
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels

@@ -20,7 +20,7 @@ class DecoderConfig:
     patch: int = 2  # pixels a side of a position at the finest level
     widths: tuple[int, ...] = (64, 128, 192)  # channels by level, finest first; each level halves the side
     blocks: tuple[int, ...] = (1, 2, 2)  # residual blocks by level
-    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides of the feature maps that attend, in patches
+    attention_resolutions: tuple[int, ...] = (4,)  # shorter sides, in pixels, of feature maps with attention
     head_width: int = 64  # channels of an attention head
     embedding: int = 128  # width of the embedding of latent and condition
     full_size_width: int = 32  # channels at the image's full size, behind bilinear upsampling

@@ -18,7 +18,7 @@ class FeatureShape:
     width: int  # unit of channels
     multiples: Sequence[int]  # channels of the feature maps by level, in units of ``width``
     blocks: int  # residual blocks a level; a codec's decoder has one more
-    attention_resolutions: Sequence[int] = ()  # shorter sides of the feature maps that attend, in patches
+    attention_resolutions: Sequence[int] = ()  # shorter sides, in pixels, of feature maps with attention
     patch: int = 1  # pixels a side that are folded into the channels first
     classes: int = 0  # labels; 0: none
     dropout: float = 0.0  # inside the blocks

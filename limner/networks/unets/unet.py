@@ -25,7 +25,7 @@ class UNetLevels:
 
     widths: tuple[int, ...] = (48, 128, 192)  # U-Net: channels by level
     blocks: tuple[int, ...] = (1, 1, 1)  # U-Net: residual blocks by level, going down and again going up
-    attention_resolutions: tuple[int, ...] = (4,)  # U-Net: shorter sides of maps with attention, in patches
+    attention_resolutions: tuple[int, ...] = (4,)  # U-Net: shorter sides, in pixels, of maps with attention
     cross_attention_resolutions: tuple[int, ...] = (8,)  # U-Net: the same, for attention to the tokens alone
     patch: int = 2  # U-Net: pixels a side that are folded into the channels first
     head_width: int = 64  # U-Net: channels of an attention head
