@@ -43,9 +43,7 @@ class LatentConfig(FlowMatching):
     width: int = 128  # U-Nets: channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
-    attention_resolutions: tuple[int, ...] = (
-        4,
-    )  # U-Nets: shorter sides, in pixels, of feature maps with attention
+    attention_resolutions: tuple[int, ...] = (4,)  # U-Nets: shorter sides, in pixels, of maps with attention
     head_width: int = 64  # U-Nets: channels of an attention head
     dropout: float = 0.0  # U-Nets: inside the blocks
     body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer

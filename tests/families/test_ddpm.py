@@ -144,12 +144,12 @@ def test_which_steps_are_kept() -> None:
         return found == expected[name].long().tolist()
 
     assert same(paths.spaced_times(1000, 10, "even"), "10")
+    assert same(paths.sectioned_times(1000, [10, 15, 20]), "10,15,20")
     assert same(paths.spaced_times(1000, 250, "even")[:10], "250_first10")
     assert same(paths.spaced_times(1000, 250, "even")[-3:], "250_last3")
     for n in (10, 25, 50):
         assert same(paths.spaced_times(1000, n, "ddim"), f"ddim{n}")
     _, expected = golden("ddim_timesteps")
-    assert same(paths.sectioned_times(1000, [10, 15, 20]), "10,15,20")
     assert same(paths.spaced_times(1000, 10, "ddim"), "uniform")
     assert same(paths.spaced_times(1000, 10, "quadratic"), "quad")
 
