@@ -193,7 +193,7 @@ def _read_model(path: Path) -> tuple[Header, dict[str, Tensor], int]:
         saved = json.loads(metadata["limner"])
         version = saved["format"]
         header, tensors = _migrate(saved, tensors, path)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path} is damaged: its header cannot be read ({error}).") from error
     return {**header, "digest": digest}, tensors, version
 

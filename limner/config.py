@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -199,24 +200,27 @@ def read_run(folder: str | Path) -> Run:
     except ValueError as error:
         raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
     version = saved.pop("format", 1) if isinstance(saved, dict) else FORMAT
-    if version not in range(1, FORMAT + 1):
+    if type(version) is not int or version not in range(1, FORMAT + 1):
         raise LimnerError(
             f"{path} has the format {version!r}, which this version of Limner cannot read: update it."
         )
     if version in MIGRATIONS:
-        saved = migrate_run(saved, _spec_of(Path(folder), saved.get("size")), version)
+        try:
+            saved = migrate_run(saved, _spec_of(Path(folder), saved.get("size")), version)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LimnerError(f"{path} has settings that format {version} cannot have ({error}).") from None
     return Run.from_json(saved)
 
 
 def _spec_of(folder: Path, size: Any) -> dict[str, Any]:
-    """The spec of a run's images, as JSON: from its model file; without one, from its settings; else 32 x 32."""
-    try:
-        with open(folder / "model.safetensors", "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return dict(json.loads(header["__metadata__"]["limner"])["spec"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
-        height, width = size if isinstance(size, list) and len(size) == 2 else (32, 32)
-        return {"height": height, "width": width}
+    """The spec of a run's images, as JSON: from a model file of it or a parent; else from its size; else 32 x 32."""
+    for path in sorted(folder.rglob("model.safetensors"), key=lambda path: len(path.parts)):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+            with open(path, "rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            return dict(json.loads(header["__metadata__"]["limner"])["spec"])
+    height, width = size if isinstance(size, list) and len(size) == 2 else (32, 32)
+    return {"height": height, "width": width}
 
 
 class Budget(NamedTuple):

@@ -130,10 +130,19 @@ def test_what_json_cannot_hold_is_refused():
         to_json({"a": {1, 2}})
 
 
-@pytest.mark.parametrize("version", [0, 99, "2", [], None])
+@pytest.mark.parametrize("version", [0, 99, "2", [], None, 1.0, True])
 def test_formats_of_the_future_are_refused(version, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"format": version}))
     with pytest.raises(LimnerError, match="cannot read: update it"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "saved", [{"family": "flow", "model": {"attention": 3}}, {"family": ["flow"], "model": {}}]
+)
+def test_settings_that_an_old_format_cannot_have_are_refused(saved, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(LimnerError, match=r"config\.json has settings that format 1 cannot have"):
         read_run(tmp_path)
 
 

@@ -166,7 +166,8 @@ class Session:
     def _begin(self, run: Run) -> dict[str, Model]:
         """The models of the parents, by config field, whose weights the new run takes."""
         paths = {name: parents.path_of(run, self.out, name) for name in parents.parents_of(run)}
-        loaded = {name: checkpoint.load(path) for name, path in paths.items()}
+        with self.ranks.in_turn():  # the first process may still be saving a parent
+            loaded = {name: checkpoint.load(path) for name, path in paths.items()}
         models = {name: parent.model for name, parent in loaded.items()}
         self.run = parents.settle(run, models)
         self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}

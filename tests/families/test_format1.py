@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from limner import families
-from limner.config import from_json, to_json
+from limner import checkpoint, config, families
+from limner.config import from_json, preset_run, read_run, to_json
 from limner.core import ImageSpec, Model
 from limner.families import _format1
 from limner.networks.shape import attention_levels, level_sizes
@@ -69,3 +71,18 @@ def test_resolutions_of_biggan_that_nothing_had_are_dropped() -> None:
         assert tuple(model["attention_resolutions"]) == expected
         levels = attention_levels(expected, level_sizes((size, size), 5))
         assert {size >> level for level in levels} == set(expected)
+
+
+def test_without_a_checkpoint_of_its_own_the_size_is_that_of_a_parent(tmp_path: Path) -> None:
+    """A run that was interrupted while its parent was trained, with images of their own size."""
+    parent = preset_run("autoencoder", "tiny")
+    header = checkpoint.make_header(parent, ImageSpec(3, 64, 64), seen=0)
+    checkpoint.write_model(tmp_path / "autoencoder" / "model.safetensors", {"a": torch.zeros(1)}, header)
+    saved = to_json(preset_run("latent", "tiny")) | {"size": None}
+    for settings in (saved["model"], saved["model"]["codec"]):
+        for name in ("attention_resolutions", "cross_attention_resolutions"):
+            settings.pop(name, None)
+    saved["model"]["codec"] |= {"patch": 2, "multiples": [1, 2], "attention": [1]}
+    config.files.write_json(tmp_path / "config.json", saved)
+    assert json.loads((tmp_path / "config.json").read_text()).get("format") is None
+    assert read_run(tmp_path).model.codec.attention_resolutions == (16,), "half of 32 patches a side"
