@@ -37,7 +37,7 @@ def to_json(value: Any) -> Any:
         return [to_json(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{type(value).__name__} has no place in a config")
+    raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
 
 
 class JsonResult:

@@ -86,7 +86,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class NoSampling:
-    """The sampling options of a family that draws nothing, or of none yet: none."""
+    """No sampling options: of a family that draws nothing, or before a family is chosen."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.metrics.features import Features, resize, with_channels
+from limner.metrics.features import Features, resize
+from limner.networks.images.channels import with_channels
 from limner.settings import LimnerError, need
 
 Side = int | tuple[int, int]

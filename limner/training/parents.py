@@ -25,7 +25,7 @@ from limner.networks.checks import SettingsError
 from limner.settings import LimnerError, join_words
 from limner.training.loop import check_objectives
 
-MOST = 0.5  # of a budget, for all the parents of one run that are trained first
+PARENTS_SHARE = 0.5  # of a budget, at most: for all the parents of one run that are trained first
 INHERITED = (  # training settings that a parent takes from the run it is trained for; the others are its preset's
     "channels_last", "compile", "device", "processes", "save_every", "sample_every", "samples",
     "evaluate_every", "log_every", "keep", "tensorboard", "data_changed",
@@ -51,7 +51,7 @@ def path_of(run: Run, out: Path, field: str) -> Path:
 def shares(run: Run) -> dict[str, float]:
     """The share of the budget that each parent that is trained first gets."""
     wanted = {field: parent.share for field, parent in trained_first(run).items()}
-    scale = MOST / max(sum(wanted.values()), MOST)
+    scale = PARENTS_SHARE / max(sum(wanted.values()), PARENTS_SHARE)
     return {field: share * scale for field, share in wanted.items()}
 
 

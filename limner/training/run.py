@@ -63,6 +63,8 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
             f"{run.family} does not train on given pictures: leave out --data.pairs, --data.side-by-side and "
             "--data.domain, or choose a family that reads them (see `limner families`)."
         )
+    for length in (run.budget, t.save_every, t.sample_every, t.evaluate_every):
+        parse_budget(length, epoch=1)  # refused now rather than after the parents are trained
     device = pick_device(t.device)
     if int(os.environ.get("RANK", "0")) or MEET in os.environ:  # not the first process of this training
         with join(device, 1, ()) as ranks, torch.random.fork_rng():
@@ -181,13 +183,18 @@ class Session:
                 f"The data is not what {self.out} was trained on: name the same source and options, "
                 f"or add --training.data_changed to continue with the new data."
             )
-        self.run = parents.keep_parents(run, Run.from_json(resumed.header["run"]), self.out)
+        saved = Run.from_json(resumed.header["run"])
+        if saved.family != run.family:
+            raise LimnerError(
+                f"{self.out} is a run of {saved.family}, so it cannot resume as {run.family}: choose another --out."
+            )
+        self.run = parents.keep_parents(run, saved, self.out)
         self.digests = resumed.header["parents"]
         self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
         return {}
 
     def train(self) -> Result:
-        """Step until the budget is spent or a signal asks to stop; at least one step, unless it asks before."""
+        """Step until the budget is spent or a signal asks to stop; at least one step, unless a signal comes first."""
         run, loop, journal = self.run, self.loop, self.journal
         t, epoch = run.training, len(self.training)
         budget = parents.own_budget(run, epoch, self.seconds_before)

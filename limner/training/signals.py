@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Signals:
-    """Remembers the signal that asked to stop, so that the loop can finish its step and save; a second Ctrl-C exits."""
+    """Keeps the stop signal, so that the loop can finish its step and save; a second Ctrl-C exits at once."""
 
     caught = 0
 

@@ -225,7 +225,14 @@ def test_what_the_model_refuses_shows_before_the_parent_is_trained(pictures, tmp
         toolkit.train(
             "latent", pictures, tmp_path / "run", budget="8img", model={"condition": "label"}, **QUIET
         )
+    with pytest.raises(LimnerError, match="'5x' is not a valid budget"):
+        train(pictures, tmp_path / "run", training={**QUICK, "sample_every": "5x"})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_cannot_resume_as_another_family(pictures, parent):
+    with pytest.raises(LimnerError, match="ae is a run of autoencoder, so it cannot resume as vae"):
+        toolkit.train("vae", pictures, parent, budget="160img", resume=True, **QUIET)
 
 
 def test_the_command_says_so_and_goes_on(pictures, tmp_path, capsys):
