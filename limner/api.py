@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -26,7 +26,7 @@ class TrainSettings(TypedDict, total=False):
     seed: int  # default: 0
     resume: bool  # resume from the newest checkpoint in ``out``
     quiet: bool  # print nothing
-    model: dict[str, Any]  # fields of the family's Config that differ from the preset's
+    model: dict[str, Any]  # fields of the family's Config that differ from the preset's; nested ones as dicts
     training: dict[str, Any]  # fields of Training that differ from the preset's
     data: dict[str, Any]  # fields of DataOptions
 
@@ -48,7 +48,7 @@ def train(
     sources = [sources] if isinstance(sources, (str, Path)) else sources
     size = settings.get("size") or run.size
     changed: dict[str, Any] = {
-        name: from_json(type(value), to_json(value) | to_json(settings.get(name) or {}), name)
+        name: from_json(type(value), _changed(value, settings.get(name) or {}), name)
         for name, value in (("model", run.model), ("training", run.training), ("data", run.data))
     }
     run = replace(
@@ -56,3 +56,13 @@ def train(
         budget=settings.get("budget", run.budget), seed=settings.get("seed", run.seed), **changed,
     )  # fmt: skip
     return train_run(run, out, resume=settings.get("resume", False), quiet=settings.get("quiet", False))
+
+
+def _changed(settings: Any, changes: Any) -> dict[str, Any]:
+    """Settings with changes, as JSON; a dict changes only the fields of a nested dataclass that it names."""
+    entries: dict[str, Any] = to_json(settings)
+    for name, change in changes.items():
+        own = getattr(settings, name, None)
+        nested = isinstance(change, dict) and is_dataclass(own) and change.keys() <= entries[name].keys()
+        entries[name] = _changed(own, change) if nested else to_json(change)
+    return entries

@@ -62,6 +62,7 @@ def run(argv: list[str]) -> int:
     from limner import checkpoint
     from limner.training.run import train
 
+    config.parse_budget(given.budget, epoch=1)  # refused before a finished demo is removed
     out = Path(given.out)
     if (out / "demo.json").exists():  # finished: start anew, and leave other files alone
         for name in WRITTEN:

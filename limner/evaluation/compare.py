@@ -44,7 +44,9 @@ def compare(
                 f"{name} draws no images to compare: leave it out, or measure it with limner evaluate."
             )
     if not names:
-        raise LimnerError(f"Name the families to compare: --families {','.join(families.names()[:3])}.")
+        raise LimnerError(
+            f"Name the families to compare: --families {','.join(families.supporting(Generates)[:3])}."
+        )
     settings = {"sources": list(sources), **to_json(options), "extra": list(extra)}
     parse_budget(options.budget, 1)
     to.mkdir(parents=True, exist_ok=True)

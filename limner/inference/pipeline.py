@@ -53,6 +53,8 @@ def generate(
     """
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
+    if batch < 1:
+        raise LimnerError("--batch must be at least 1 image.")
     sampling = sampling if sampling is not None else model.Sampling()
     condition, images = condition.to(model.device), []
     with torch.inference_mode(), autocast(model.device, precision):
@@ -111,8 +113,6 @@ class Pipeline:
         ``options`` are the fields of ``SampleOptions`` (prompt, label, seed, ...) and of the family's Sampling (steps,
         guidance, ...). Raises LimnerError.
         """
-        if n < 1:
-            raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
         names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
         wanted = SampleOptions(**{name: options.pop(name) for name in names})
         condition, sampling = self.condition(n, wanted), self.sampling(options)
@@ -131,6 +131,8 @@ class Pipeline:
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
+        if n < 1:
+            raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
         image, mask, follows = options.image, options.mask, self.model.follows

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner import checkpoint, families
+from limner import api, checkpoint, config, families
 from limner.cli import COMMANDS
 from limner.training.journal import read_log
 from tests.helpers import paint
@@ -208,6 +208,8 @@ def test_demo(limner: Command, tmp_path: Path) -> None:
     checkpoint.load(left)
 
     (left / "mine.txt").write_text("not the demo's")
+    assert limner("demo", "--out", left, "--budget", "soon", ok=False).returncode == 2
+    checkpoint.load(left)  # a budget that is not valid removes nothing
     limner("demo", "--out", left, "--budget", "2s")
     assert (left / "mine.txt").exists(), "done again, it clears away what is its own"
     assert json.loads((left / "demo.json").read_text())["train_seconds"] < shown["train_seconds"] + 1
@@ -229,6 +231,23 @@ def test_from_python(images: Path, tmp_path: Path) -> None:
         limner.train("vae", images, tmp_path / "other", preset="tiny", model={"latent": "x"})
     with pytest.raises(limner.settings.LimnerError, match=r"no keyword 'bugdet'. Did you mean budget"):
         limner.train("vae", images, tmp_path / "other", bugdet="4m")
+
+
+def test_nested_settings_from_python_change_only_what_they_name() -> None:
+    body = config.preset_run("dit", "tiny").model.body
+    changed = api._changed(config.preset_run("dit", "tiny").model, {"body": {"depth": 7}})["body"]
+    assert changed == config.to_json(body) | {"depth": 7}
+    whole = type(body)(depth=7)
+    assert api._changed(config.preset_run("dit", "tiny").model, {"body": whole})["body"] == config.to_json(
+        whole
+    )
+
+
+def test_counts_below_one_are_refused(run: Path, images: Path, limner: Command, tmp_path: Path) -> None:
+    start = ("--image", sorted(images.rglob("*.png"))[0])
+    for options in (("--n", -5, *start), ("--n", 0), ("--batch", 0)):
+        done = limner("sample", run, "--to", tmp_path / "x.png", *options, ok=False)
+        assert done.returncode == 2 and done.stderr.strip().startswith("limner: "), done.stderr
 
 
 # ---- mistakes
