@@ -124,9 +124,11 @@ def _latent(model: Settings, spec: Mapping[str, Any]) -> None:
 
 def _biggan(model: Settings, spec: Mapping[str, Any]) -> None:
     """Resolutions that no feature maps have did nothing."""
-    side = min(spec["height"], spec["width"])
+    from limner.networks.convnets import base_size  # imports torch
+
     if "attention" in model:
-        sides = [side >> level for level in range(side.bit_length())]
+        (height, width), levels = base_size((spec["height"], spec["width"]))
+        sides = [min(height, width) << level for level in range(levels + 1)]
         model["attention_resolutions"] = [r for r in model.pop("attention") if r in sides]
 
 
@@ -153,8 +155,10 @@ def settings(run: Mapping[str, Any], spec: Mapping[str, Any]) -> Settings:
     changed: Settings = copy.deepcopy(dict(run))
     family, model = changed.get("family"), changed.get("model")
     if isinstance(model, dict):
-        if family in CHANGED:
-            CHANGED[family](model, spec)
+        try:
+            CHANGED.get(str(family), lambda *_: None)(model, spec)
+        except (TypeError, ValueError, ArithmeticError, AttributeError):  # values of another kind
+            changed["model"] = model = copy.deepcopy(run["model"])
         for old, new in SETTINGS.get(str(family), {}).items():
             _move(model, old, new)
     return changed

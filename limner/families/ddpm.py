@@ -30,7 +30,7 @@ from limner.settings import LimnerError, Optimiser
 
 @dataclass(frozen=True)
 class DDPMConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "head_width")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("blocks", "attention_resolutions", "head_width")
 
     network: Literal["quick", "ddpm", "adm"] = "quick"  # quick: for a CPU; ddpm: Ho 2020; adm: Dhariwal 2021
     width: int = 48  # channels of the first level

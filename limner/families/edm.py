@@ -27,7 +27,7 @@ from limner.settings import LimnerError, Optimiser
 
 @dataclass(frozen=True)
 class EDMConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("blocks", "attention_resolutions")
 
     network: Literal["quick", "song"] = "quick"  # quick: on a CPU; song: the paper's DDPM++
     width: int = 48  # channels of the first level

@@ -34,7 +34,7 @@ DISCRETE = Discrete(betas("scaled_linear", 1000))
 
 @dataclass(frozen=True)
 class LatentConfig(FlowMatching):
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("blocks", "attention_resolutions")
 
     autoencoder: str = ""  # run of autoencoder whose latents are drawn; empty: one is trained first
     codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # of the autoencoder that is trained

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from limner.settings import LimnerError, Optimiser
 
 @dataclass(frozen=True)
 class MAEConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("decoder_depth",)
+
     body: PatchConfig = field(default_factory=PatchConfig)  # the transformer
     decoder_width: int = 64  # of a token in the decoder
     decoder_depth: int = 2  # layers of the decoder

@@ -14,7 +14,7 @@ from limner.networks.shape import Size, attention_levels, check_levels, level_si
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("blocks", "attention_resolutions")
 
     latent: int = 64  # latent dimensions
     patch: int = 2  # pixels a side of a position at the finest level

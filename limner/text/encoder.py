@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from limner.text.pieces import PAD, PIECE, START, to_pieces
 @dataclass(frozen=True)
 class TextConfig:
     """Settings of the text encoder that is trained with a generator."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("layers",)
 
     width: int = 128  # channels of a token
     layers: int = 2  # transformer layers

@@ -11,7 +11,7 @@ import torch
 
 from limner import checkpoint, config, families
 from limner.config import from_json, preset_run, read_run, to_json
-from limner.core import ImageSpec, Model
+from limner.core import Batch, Condition, ImageSpec, LimnerError, Model
 from limner.families import _format1
 from limner.networks.shape import attention_levels, level_sizes
 from limner.networks.unets.diffusion import DiffusionUNet
@@ -66,7 +66,7 @@ def test_latent_models_count_from_the_size_of_the_code() -> None:
 
 def test_resolutions_of_biggan_that_nothing_had_are_dropped() -> None:
     for size, expected in ((64, (64, 16)), (32, (16,)), (128, (64, 16))):
-        model = {"attention": [64, 16]}
+        model = {"attention": [64, 16, 2]}  # 2: below the base of 4
         _format1.CHANGED["biggan"](model, {"height": size, "width": size})
         assert tuple(model["attention_resolutions"]) == expected
         levels = attention_levels(expected, level_sizes((size, size), 5))
@@ -86,3 +86,30 @@ def test_without_a_checkpoint_of_its_own_the_size_is_that_of_a_parent(tmp_path: 
     config.files.write_json(tmp_path / "config.json", saved)
     assert json.loads((tmp_path / "config.json").read_text()).get("format") is None
     assert read_run(tmp_path).model.codec.attention_resolutions == (16,), "half of 32 patches a side"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attention": 3}, {"widths": 3, "attention": [1]}, {"patch": "2", "attention": [1]}]
+)
+def test_values_of_another_kind_are_refused_by_the_reader(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LimnerError, match="model"):
+        migrated("flow", wrong, ImageSpec(3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "family, settings",
+    [
+        ("flow", {"text_layers": 0}),
+        ("flow", {"widths": [8, 8, 8], "blocks": [0, 1, 1], "attention": [2]}),
+        ("drifting", {"widths": [8, 8], "blocks": [0, 1], "attention": []}),
+        ("ddpm", {"blocks": 0}),
+        ("edm", {"blocks": 0}),
+        ("mae", {"decoder_depth": 0}),
+    ],
+)
+def test_networks_without_blocks_still_open(family: str, settings: dict[str, Any]) -> None:
+    spec = ImageSpec(3, 16, 16, captions=True)
+    model = migrated(family, settings, spec)
+    batch = Batch(torch.rand(4, 3, 16, 16), Condition(4, text=["a", "b", "c", "d"]))
+    for objective in model.objectives():
+        assert objective.total(objective.loss(batch)).isfinite()

@@ -21,7 +21,11 @@ from limner.networks.shape import FeatureShape, Size, attention_levels, check_le
 class UNetLevels:
     """The feature maps of a `UNet` by level, a part of a family's Config. Each level but the first halves the size."""
 
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        "blocks",
+        "attention_resolutions",
+        "cross_attention_resolutions",
+    )
 
     widths: tuple[int, ...] = (48, 128, 192)  # U-Net: channels by level
     blocks: tuple[int, ...] = (1, 1, 1)  # U-Net: residual blocks by level, going down and again going up
