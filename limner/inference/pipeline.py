@@ -49,10 +49,13 @@ def generate(
 ) -> Tensor:  # fmt: skip
     """[N, *spec.shape] in [-1, 1] on the CPU.
 
-    ``on_canvas`` is called with each intermediate canvas. Raises LimnerError for a family that does not draw.
+    ``on_canvas`` is called with each intermediate canvas. Raises LimnerError for a family that does not draw, and
+    where a given picture is missing.
     """
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
+    if "given" in model.follows and condition.image is None:
+        raise LimnerError("This run makes its images from given pictures: name one with --image.")
     if batch < 1:
         raise LimnerError("--batch must be at least 1 image.")
     sampling = sampling if sampling is not None else model.Sampling()
@@ -137,8 +140,6 @@ class Pipeline:
         condition = condition_for(self.model, n, prompts, labels)
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
-            if "given" in follows:
-                raise LimnerError("This run makes its images from given pictures: name one with --image.")
             if mask:
                 raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
             return condition

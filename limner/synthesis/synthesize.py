@@ -84,6 +84,10 @@ def synthesize(
     model, header = pipeline.model, pipeline.loaded.header
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
+    if "given" in model.follows:
+        raise LimnerError(
+            f"{run} makes its images from given pictures: use limner sample {run} --image FILE."
+        )
     if options.n < 1:
         raise LimnerError(f"Cannot make {options.n} images: ask for at least one.")
     opened = pipeline.sampling(sampling)

@@ -16,6 +16,7 @@ from limner import checkpoint
 from limner.core import ImageSpec
 from limner.data import Data, Selection, check, open_data, open_like, open_picture
 from limner.settings import DataOptions, LimnerError
+from limner.synthesis.synthesize import synthesize
 
 
 def flat(folder: Path, values: list[int], suffix: str = ".png", size: tuple[int, int] = (16, 16)) -> Path:
@@ -264,6 +265,9 @@ def test_a_family_trains_on_given_pictures_and_resumes_bit_for_bit(folders, tmp_
     assert made[0].shape[2:] == (16, 16) and not torch.equal(made[0], made[1])
     with pytest.raises(LimnerError, match="given pictures: name one with --image"):
         pipeline.tensors(1)
+    with pytest.raises(LimnerError, match="given pictures: use limner sample"):
+        synthesize(tmp_path / "whole", tmp_path / "folder", quiet=True)
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.usefixtures("toy")
