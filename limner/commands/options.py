@@ -1,7 +1,7 @@
 """How a command reads its arguments: the fields of a dataclass become flags, a field's comment its help.
 
 The flags of some commands depend on a family: of the run that the first argument names, or named itself. Those
-commands parse in two stages: look the family up first, then read every flag. Nothing here imports torch until
+commands parse twice: they look the family up first, then read every flag. Nothing here imports torch until
 a family is named.
 """
 
@@ -68,7 +68,7 @@ def select(options: type[Selected], given: Any) -> Selected:
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag that the second stage depends on; ``parse`` reads it again with all others."""
+    """The value of a flag that the other flags depend on; ``parse`` reads it again with them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(flag, dest="value", nargs="?")
     return parser.parse_known_args(argv)[0].value
@@ -77,7 +77,7 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
 def _registry() -> ConstructorRegistry:
     """tyro's rules, except that help does not show empty defaults: the help text says what leaving it out means."""
     registry = ConstructorRegistry()
-    within = False  # tyro's own rules are asked from within the rule below
+    within = False  # the rule below calls tyro's own rules
 
     @registry.struct_rule
     def hide_empty_defaults(info: StructTypeInfo) -> StructConstructorSpec | None:

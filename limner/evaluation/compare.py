@@ -111,7 +111,7 @@ def _train(
         process.wait()
         raise
     _, status, usage = os.wait4(process.pid, 0)
-    code = process.returncode = os.waitstatus_to_exitcode(status)  # so that nobody waits for it again
+    code = process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
     if code in (130, 143):
         raise KeyboardInterrupt
     if code:

@@ -141,7 +141,7 @@ class Pipeline:
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
             if mask:
-                raise LimnerError("A --mask says which part of an --image to draw anew: name that image too.")
+                raise LimnerError("A --mask says which part of an --image to repaint: name that image too.")
             return condition
         for name in ("image", "mask") if mask else ("image",):
             if name not in follows and not (name == "image" and "given" in follows):
@@ -155,5 +155,7 @@ class Pipeline:
             grey = dataclasses.replace(self.spec, channels=1)
             region = (open_picture(mask, grey, data) > 0).float().expand(n, -1, -1, -1)
             if not region.any():
-                raise LimnerError(f"The mask {mask} has no white part, so nothing would be drawn anew.")
+                raise LimnerError(
+                    f"The mask {mask} has no white part, so nothing would be repainted: make that part white."
+                )
         return dataclasses.replace(condition, image=picture, mask=region)

@@ -1,4 +1,4 @@
-"""Options of the commands that make and judge training data. Nothing here imports torch, so that help is quick."""
+"""Options of the commands that make training data or measure its use; help needs no torch."""
 
 from __future__ import annotations
 

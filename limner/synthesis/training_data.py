@@ -191,7 +191,7 @@ def _train(
 
 
 class TestImages(NamedTuple):
-    """The held-out images that nobody is trained on."""
+    """The held-out images that neither the generator nor a classifier is trained on."""
 
     data: Data
     left_out: int  # images that equal one of the training images
