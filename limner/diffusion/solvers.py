@@ -50,7 +50,10 @@ class Problem:
 
 
 class Step(NamedTuple):
-    """Where a solver is after ``done`` whole steps: ``x`` [B, ...] and the last guess of the clean data."""
+    """A solver after ``done`` whole steps: ``x`` [B, ...] and the last guess of the clean data.
+
+    Before the last step, ``x`` is that of the next query: with churn's noise, or before UniPC's correction.
+    """
 
     done: int
     x: Tensor
