@@ -1,0 +1,41 @@
+"""The vocabulary: one categorical draw for all, and what an objective minimises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limner.core import Draws, Objective
+
+
+def test_an_index_is_drawn_by_its_weight() -> None:
+    weights = torch.tensor([1.0, 0.0, 2.0, 5.0])
+    drawn = Draws(range(4000)).choose(weights.expand(4000, -1))
+    share = torch.bincount(drawn, minlength=4) / 4000
+    assert share[1] == 0
+    torch.testing.assert_close(share, weights / 8, atol=0.03, rtol=0)
+
+
+def test_a_row_draws_the_same_alone_and_in_a_batch() -> None:
+    weights = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
+    together, apart = Draws(range(6)), [Draws([seed]) for seed in range(6)]
+    for _ in range(20):  # the streams stay in step
+        alone = torch.cat([one.choose(weights[i : i + 1]) for i, one in enumerate(apart)])
+        assert torch.equal(together.choose(weights), alone)
+
+
+def test_weights_need_no_sum_of_one_and_rounding_never_leaves_them() -> None:
+    tiny = torch.tensor([[1e-30, 3e-30, 0.0]], dtype=torch.float64)
+    drawn = torch.cat([Draws([seed]).choose(tiny) for seed in range(200)])
+    assert set(drawn.tolist()) == {0, 1}
+    many = torch.full((1, 100_000), 1.0)
+    assert all(0 <= int(Draws([seed]).choose(many)) < 100_000 for seed in range(50))
+    assert int(Draws([3]).choose(torch.tensor([[0.0, 0.0, 1.0, 0.0]]))) == 2
+
+
+def test_what_is_only_shown_is_not_minimised() -> None:
+    x = torch.tensor(2.0, requires_grad=True)
+    objective = Objective("network", lambda batch: {}, shown=("distance",))
+    total = objective.total({"loss": 3 * x, "distance": x.square()})
+    total.backward()
+    assert float(total.detach()) == 6 and x.grad == pytest.approx(3)
