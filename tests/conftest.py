@@ -52,9 +52,13 @@ def images(tmp_path: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever runs the real command is marked process, the contract of families contract."""
+    """Whatever runs the real command is marked process, the contract of families contract; the longest come first.
+
+    So that no worker is left with a test of minutes while the others have nothing to do.
+    """
     for item in items:
         if "limner" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.process)
         if item.path.name == "test_contract.py":
             item.add_marker(pytest.mark.contract)
+    items.sort(key=lambda item: (item.path.name != "test_readme.py", not item.get_closest_marker("process")))
