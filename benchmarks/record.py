@@ -52,11 +52,16 @@ def machine(threads: int) -> str:
 
 
 def record(
-    name: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], note: str = "", threads: int = 0
+    name: str,
+    columns: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    note: str = "",
+    threads: int = 0,
+    command: str = "",
 ) -> Path:
     """Write ``benchmarks/results/NAME.json``. A cell is a number, [value, low, high], text or None."""
     about = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command or shlex.join(["python", *sys.argv]),
         "machine": machine(threads or torch.get_num_threads()),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
