@@ -22,7 +22,7 @@ demo: venv
 test: dev
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s fonts-noto-color-emoji unicode-data >/dev/null 2>&1; then \
 		(apt-get update -q && apt-get install -y -q fonts-noto-color-emoji unicode-data) >/dev/null 2>&1 || true; fi
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 check: dev
 	$(BIN)/ruff check .

@@ -138,11 +138,16 @@ def test_formats_of_the_future_are_refused(version, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "saved", [{"family": "flow", "model": {"attention": 3}}, {"family": ["flow"], "model": {}}]
+    ("change", "refusal"),
+    [
+        ({"model": {"attention": 3}}, r"model\.attention is not a setting"),
+        ({"family": ["flow"]}, r"run\.family must be text"),
+    ],
 )
-def test_settings_that_an_old_format_cannot_have_are_refused(saved, tmp_path):
+def test_settings_that_an_old_format_cannot_have_are_refused_by_name(change, refusal, tmp_path):
+    saved = {**config.preset_run("flow", "tiny").to_json(), **change}
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(LimnerError, match=r"config\.json has settings that format 1 cannot have"):
+    with pytest.raises(LimnerError, match=refusal):
         read_run(tmp_path)
 
 
