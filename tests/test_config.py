@@ -16,6 +16,7 @@ from limner.config import (
     from_json,
     parse_budget,
     parse_size,
+    preset_run,
     read_run,
     to_json,
 )
@@ -145,7 +146,7 @@ def test_formats_of_the_future_are_refused(version, tmp_path):
     ],
 )
 def test_settings_that_an_old_format_cannot_have_are_refused_by_name(change, refusal, tmp_path):
-    saved = {**config.preset_run("flow", "tiny").to_json(), **change}
+    saved = {**preset_run("flow", "tiny").to_json(), **change}
     (tmp_path / "config.json").write_text(json.dumps(saved))
     with pytest.raises(LimnerError, match=refusal):
         read_run(tmp_path)
