@@ -112,8 +112,10 @@ def main() -> None:
 
     rows = []
     for family in given.families.split(","):
-        jobs: list[tuple[str, str, str]] = [] if given.no_training else [("train", "none", "0")]
-        if hasattr(families.load(family), "sample"):
+        draws = hasattr(families.load(family), "sample")
+        kind = "none" if draws else "label"  # what classifies needs classes to train on
+        jobs: list[tuple[str, str, str]] = [] if given.no_training else [("train", kind, "0")]
+        if draws:
             reads = families.load(family).reads
             kinds = [k for k in given.conditions.split(",") if k == "none" or k in reads]
             jobs += [("draw", kind, batch) for kind in kinds for batch in given.batches.split(",")]

@@ -15,7 +15,6 @@ from limner import families
 from limner.core import Model
 from tests.helpers import paint
 
-
 # How long an example takes says nothing on a machine that is busy with other things.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
