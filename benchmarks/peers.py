@@ -181,13 +181,13 @@ class DCGAN:
         fake = self.generator(torch.randn(len(real), self.noise, 1, 1))
         self.discriminator.zero_grad()
         for images, truth in ((real, 1.0), (fake.detach(), 0.0)):
-            self.judge(images, truth).backward()
+            self.discriminator_loss(images, truth).backward()
         moves_discriminator.step()
         self.generator.zero_grad()
-        self.judge(fake, 1.0).backward()
+        self.discriminator_loss(fake, 1.0).backward()
         moves_generator.step()
 
-    def judge(self, images: Tensor, truth: float) -> Tensor:
+    def discriminator_loss(self, images: Tensor, truth: float) -> Tensor:
         logits = self.discriminator(images)
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, truth))
 

@@ -40,7 +40,7 @@ FLOOR_DRAWS = 20  # sets of n real images that the floor is the mean of
 
 
 class Classifier(nn.Module):
-    """The judge: four convolutions to 64 features, and a linear layer on them."""
+    """The classifier that is measured with: four convolutions to 64 features, and a linear layer on them."""
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
@@ -63,20 +63,20 @@ class Classifier(nn.Module):
 
 
 def train_classifier(data: Data, steps: int, batch: int = 64) -> tuple[Classifier, float]:
-    """The judge, always from the same seed, and its accuracy on the images that it learned from."""
+    """The classifier, always from the same seed, and its accuracy on the images that it learned from."""
     torch.manual_seed(0)
     images, labels = as_tensor(data), torch.from_numpy(data.labels)
-    judge = Classifier(data.spec.channels, len(data.spec.classes))
-    optimiser = torch.optim.Adam(judge.parameters(), lr=1e-3)
+    classifier = Classifier(data.spec.channels, len(data.spec.classes))
+    optimiser = torch.optim.Adam(classifier.parameters(), lr=1e-3)
     for _ in range(steps):
         rows = torch.randint(len(images), (batch,))
-        loss = F.cross_entropy(judge(images[rows]), labels[rows])
+        loss = F.cross_entropy(classifier(images[rows]), labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.inference_mode():
-        guesses = torch.cat([judge(part).argmax(1) for part in images.split(256)])
-    return judge.eval(), float((guesses == labels).float().mean())
+        guesses = torch.cat([classifier(part).argmax(1) for part in images.split(256)])
+    return classifier.eval(), float((guesses == labels).float().mean())
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
@@ -141,21 +141,21 @@ def run_set(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
         options = DataOptions(labels=labels, captions=False, channels=CHANNELS[name])
         return limner.open_data(name, size=SIZE, options=options)
 
-    judge, accuracy = train_classifier(open_images(labels=True), args.classifier_steps)
+    classifier, accuracy = train_classifier(open_images(labels=True), args.classifier_steps)
     data = open_images(labels=False)
     images = as_tensor(data)
-    real = judge.features(images)
+    real = classifier.features(images)
     random = np.random.default_rng(args.seed)
     samples = [random.choice(len(real), min(args.n, len(real)), replace=False) for _ in range(FLOOR_DRAWS)]
     floor = float(np.mean([frechet(real[rows], real) for rows in samples]))
     grid(images[samples[0][:64]]).save(out / f"{name}-real.png")
-    print(f"\n{name}: {len(data)} images; the judge is right on {accuracy:.1%} of them")
+    print(f"\n{name}: {len(data)} images; the classifier is right on {accuracy:.1%} of them")
     print(f"  {'real images':<30} Frechet distance {floor:10.3f}  (n = {len(samples[0])}: the floor)")
 
     results: dict[str, Any] = {}
     summary: dict[str, Any] = {
         "images": len(data),
-        "judge_accuracy": accuracy,
+        "classifier_accuracy": accuracy,
         "floor": floor,
         "contestants": results,
     }
@@ -166,7 +166,7 @@ def run_set(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
         else:
             drawn, took = run_peer(kind, images, parameters, calls, args)
         grid(drawn[:64]).save(out / f"{name}-{kind.name}.png")
-        distance = frechet(judge.features(as_saved(drawn)), real)
+        distance = frechet(classifier.features(as_saved(drawn)), real)
         results[kind.name] = {"frechet": distance, "n": len(drawn)} | took
         print(
             f"  {kind.name:<30} Frechet distance {distance:10.3f}  (n = {len(drawn)}; "

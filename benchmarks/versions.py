@@ -136,7 +136,7 @@ def main() -> None:
             )
     if given.record:
         columns = {name: name for name in ("family", "what", "condition", "batch")} | {
-            "ratio": "speed, of before"
+            "ratio": "speed relative to before"
         }
         note = f"small presets, 3x32x32, random pixels, {given.pairs} pairs of {given.seconds:g} s slices"
         print(f"Written: {record(given.record, columns, rows, note, threads=1)}")

@@ -67,11 +67,11 @@ def test_dcgan_is_of_the_size_asked_for_and_learns():
     peer = DCGAN(torch.ones(8, 1, 32, 32), 500_000, batch=8)
     assert peer.parameters == pytest.approx(500_000, rel=0.03)
     with torch.no_grad():
-        before = float(peer.judge(torch.ones(8, 1, 32, 32), 1.0))
+        before = float(peer.discriminator_loss(torch.ones(8, 1, 32, 32), 1.0))
     for _ in range(5):
         peer.step(0.5)
     with torch.no_grad():
-        assert float(peer.judge(torch.ones(8, 1, 32, 32), 1.0)) < before
+        assert float(peer.discriminator_loss(torch.ones(8, 1, 32, 32), 1.0)) < before
     drawn = peer.sample(3, calls=1)
     assert drawn.shape == (3, 1, 32, 32) and float(drawn.abs().max()) <= 1
 

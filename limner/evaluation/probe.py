@@ -28,7 +28,7 @@ def measure(
     pipeline: Pipeline, sources: Sequence[str], real: Real, per_class: int = 0, seed: int = 0, quiet: bool = False,
     ranks: Ranks = ALONE,
 ) -> Understanding | None:  # fmt: skip
-    """How well the held-out images' labels can be told from a run's features and classes; None where nothing can.
+    """How well a run's features and classes predict the held-out images' labels; None without either, or labels.
 
     ``knn_accuracy`` and ``probe_accuracy`` of its features, trained on the training part's labels; with
     ``per_class`` also ``few_probe_accuracy``, trained on that many of each class; ``accuracy`` of its own classes.
