@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from record import record
 
-from limner.data import open_data, pack
+from limner.data import open_data, parallel
 from limner.settings import DataOptions
 
 
@@ -37,7 +37,7 @@ def photographs(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, pack.cores()])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, parallel.cores()])
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/packing.json")
     args = parser.parse_args()
     rows = []
@@ -48,7 +48,7 @@ def main() -> None:
         size = sum(p.stat().st_size for p in folder.iterdir()) / args.images
         print(f"{args.images:,} JPEGs of 640x480, {size / 1000:.0f} kB each, on {os.cpu_count()} cores")
         for workers in args.workers:
-            pack.cores = partial(int, workers)
+            parallel.cores = partial(int, workers)
             options = DataOptions(cache=f"{scratch}/cache{workers}")
             started, used = time.perf_counter(), time.process_time()
             data = open_data(folder, size=(32, 32), options=options, progress=False)

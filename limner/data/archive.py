@@ -21,7 +21,8 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from limner.data.sources import Listing, Opener, Problem, Source, annotate, printable, stamp
+from limner.data.annotate import annotate
+from limner.data.sources import Listing, Opener, Problem, Source, printable, stamp
 from limner.settings import LimnerError
 
 _MOST_GROWTH = 50  # times its own size that an archive may unpack to
@@ -34,7 +35,7 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
     """One source of one or more archives. `scratch` is a folder for temporary files."""
 
     def listing() -> Listing:
-        items, problems, others = [], [], 0
+        items, problems, notes, others = [], [], [], 0
         for path in paths:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
@@ -44,8 +45,9 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
             inside = annotate({n: opener for n, opener in files.items() if not n.startswith("__MACOSX/")})
             items += inside.items
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
+            notes += [f"{path.name}: {note}" for note in inside.notes]
             others += inside.others
-        return Listing(items, problems, others)
+        return Listing(items, problems, others, notes)
 
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
     return Source(text, ["archives", stamps], listing)

@@ -13,9 +13,11 @@ from typing import Any
 from PIL import Image
 
 from limner.data import decode
+from limner.data.cache import cache_folder
 from limner.data.find import find
 from limner.data.open import Sources, named, partners_of
-from limner.data.pack import DEFAULTS, attempt_each, cache_folder, common_size
+from limner.data.pack import DEFAULTS, common_size
+from limner.data.parallel import attempt_each
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
 from limner.settings import DataOptions
@@ -40,6 +42,7 @@ class Report:
     duplicates: list[list[str]]  # groups of files with the same content
     problems: list[Problem]
     others: int  # files that are not images, ignored
+    notes: list[str]  # sentences on how the sources were read
     advice: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class Report:
         lines += _listed("problems", [f"{p.path!r}: {p.reason}" for p in self.problems])
         same = [" = ".join(map(repr, group[:4])) for group in self.duplicates]
         lines += _listed("groups of files with the same content", same)
-        return "\n".join(lines + [f"- {sentence}" for sentence in self.advice])
+        return "\n".join(lines + [f"- {sentence}" for sentence in (*self.notes, *self.advice)])
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -75,6 +78,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
     problems: list[Problem] = []
     images: list[tuple[Item, tuple[decode.Header, str]]] = []
     files: list[tuple[Item, tuple[decode.Header, str]]] = []  # those of the images that are not drawn
+    notes: list[str] = []
     others = unreadable = 0
     for source in [find(text, cache_folder(options)) for text in texts]:
         listing = source.listing()
@@ -84,6 +88,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         files += [] if source.drawn else readable
         problems += listing.skipped + bad
         others += listing.others
+        notes += listing.notes
         unreadable += len(bad)
 
     if options.pairs:
@@ -107,6 +112,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         duplicates=[names for names in same.values() if len(names) > 1],
         problems=problems,
         others=others,
+        notes=notes,
         advice=[],
     )
     advice = list(_advice(report, unreadable, [header for _, (header, _) in files], options))

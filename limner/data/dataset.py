@@ -43,6 +43,7 @@ class Data:
     labels: np.ndarray | None = None  # [N] int64
     captions: list[str] | None = None  # N; '' where an image has none
     problems: list[Problem] = dataclasses.field(default_factory=list)  # files left out, and why
+    notes: list[str] = dataclasses.field(default_factory=list)  # sentences on how the sources were read
     sources: tuple[str, ...] = ()
     source: np.ndarray | None = None  # [N] index into `sources`
     given: Data | None = None  # the pictures that rows are given

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from limner.data.annotate import annotate
 from limner.data.archive import archives
 from limner.data.builtin import digits, emoji, shapes
 from limner.data.decode import SUFFIXES
-from limner.data.sources import Folder, Source, annotate, opener_of, printable, stamp
+from limner.data.folder import Folder
+from limner.data.sources import Source, opener_of, printable, stamp
 from limner.data.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 

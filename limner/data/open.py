@@ -15,9 +15,11 @@ from rich.console import Console
 from torch import Tensor
 
 from limner.core import ImageSpec
+from limner.data.cache import cache_folder
 from limner.data.dataset import Data
 from limner.data.find import find
-from limner.data.pack import DEFAULTS, Request, attempt_each, cache_folder, examples, header_of, packed
+from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
+from limner.data.parallel import attempt_each
 from limner.data.sources import Problem
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 

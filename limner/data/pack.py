@@ -1,7 +1,6 @@
 """Sources -> one memory-mapped array in the cache: scan, then decode, orient and resize once.
 
-The cache keeps one folder a packing, `array.npy` and `index.json`, named by what went in: the files' names,
-sizes and times, and the options. It appears by one rename, so it is never seen half written.
+A packing is named by what went in: the files' names, sizes and times, and the options.
 """
 
 from __future__ import annotations
@@ -11,41 +10,26 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from limner.core import ImageSpec
 from limner.data import decode
+from limner.data.cache import cache_folder, load, publish, unfinished
 from limner.data.dataset import Data
+from limner.data.parallel import attempt_each, in_parallel
 from limner.data.sources import Item, Listing, Problem, Source, printable
 from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
 VERSION = 1  # of the packing; another version ignores what is in the cache
-_GROUP = 16  # images that a thread takes at a time
-_STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
-
-R = TypeVar("R")
-Watch = Callable[[float], None]
-
-
-def cache_folder(options: DataOptions) -> Path:
-    return Path(options.cache or os.environ.get("LIMNER_CACHE") or "~/.cache/limner").expanduser()
-
 
 # Options that do not change what is packed from one source.
 _NOT_PACKED = (
@@ -81,89 +65,19 @@ def packed(request: Request, say: Console) -> Data:
         raise LimnerError(f"{what} cannot be made: choose a size such as 64x64.")
     decode.colour(request.options.background)
     folder = request.folder
-    if (data := _load(folder)) is None:
+    if (data := load(folder)) is None:
         _pack(request, folder, say)
-        data = _load(folder)
+        data = load(folder)
     if data is None:
         raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
+    for note in data.notes:
+        say.print(note, markup=False)
     oracles = {source.oracle for source in request.sources}
     return dataclasses.replace(
         data,
         sources=tuple(source.name for source in request.sources),
         oracle=oracles.pop() if len(oracles) == 1 and data.spec.channels == 3 else None,
     )
-
-
-def _load(folder: Path) -> Data | None:
-    """The data packed in a folder; None if there is none, or it is damaged."""
-    try:
-        index = json.loads((folder / "index.json").read_text("utf-8"))
-        pixels = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
-        bits = 8 * pixels.dtype.itemsize
-        spec = ImageSpec(**{**index["spec"], "classes": tuple(index["spec"]["classes"]), "bits": bits})
-        counts = index.get("sources", [len(pixels)])  # images of each source, one after another
-        if not len(pixels) == len(index["names"]) == sum(counts) or pixels.shape[-1] != spec.channels:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
-    return Data(
-        spec,
-        index["fingerprint"],
-        np.asarray(pixels),  # still mapped; indexing np.memmap itself is slower
-        np.arange(len(pixels)),
-        index["names"],
-        None if index["labels"] is None else np.array(index["labels"], np.int64),
-        index["captions"],
-        [Problem(*problem) for problem in index["problems"]],
-        source=np.repeat(np.arange(len(counts)), counts),
-    )
-
-
-def in_parallel(
-    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = lambda share: None
-) -> Iterator[tuple[Item, R | Problem]]:
-    """Each item in turn with work(item), or why it failed; ``watch`` is called with the share done.
-
-    In threads, as Pillow decodes and resizes without holding Python's lock; a bounded number is under way.
-    """
-    workers = cores()
-
-    def attempt(item: Item) -> R | Problem:
-        try:
-            return work(item)
-        except LimnerError:
-            raise
-        except Exception as error:  # on damaged files Pillow raises nearly anything
-            return Problem(item.name, decode.reason(error))
-
-    def several(group: Sequence[Item]) -> list[tuple[Item, R | Problem]]:
-        return [(item, attempt(item)) for item in group]
-
-    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs, palettes and EXIF: what matters becomes a Problem
-        groups = (items[start : start + _GROUP] for start in range(0, len(items), _GROUP))
-        submitted = (pool.submit(several, group) for group in groups)
-        under_way = deque(islice(submitted, 4 * workers))
-        done = 0
-        while under_way:
-            finished = under_way.popleft().result()
-            done += len(finished)
-            watch(done / len(items))
-            yield from finished
-            under_way.extend(islice(submitted, 1))
-
-
-def attempt_each(
-    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = lambda share: None
-) -> tuple[list[tuple[Item, R]], list[Problem]]:
-    """The items for which the work succeeded, with its results, and why it failed for the others."""
-    results = list(in_parallel(work, items, watch))
-    done = [(item, result) for item, result in results if not isinstance(result, Problem)]
-    return done, [result for _, result in results if isinstance(result, Problem)]
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Packing ----------------------------------------------------------------------------------------------------
@@ -197,16 +111,17 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
     items, headers, bad = _scan(request, listings, say)
     plan = _plan(request, headers)
     try:
-        with _unfinished(folder.parent) as scratch:
+        with unfinished(folder.parent) as scratch:
             written, used, undecodable = _write_rows(scratch, items, plan, say)
             kept, bad = list(chain.from_iterable(written)), bad + undecodable
             _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
             index = _index(kept, skipped + bad, plan, options.channels or used, options, say)
+            index["notes"] = [note for listing in listings for note in listing.notes]
             index["sources"] = list(map(len, written))
             index["fingerprint"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(json.dumps(index), "utf-8")
-            _publish(scratch, folder)
+            publish(scratch, folder)
     except OSError as error:
         need = sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize
         raise LimnerError(
@@ -342,37 +257,6 @@ def _index(
 def _natural(name: str) -> tuple[int, int, str]:
     """'2' before '10', numbers before words."""
     return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
-
-
-@contextmanager
-def _unfinished(packed: Path) -> Iterator[Path]:
-    """A folder to write in, removed afterwards unless it was renamed."""
-    packed.mkdir(parents=True, exist_ok=True)
-    for path in packed.glob("unfinished-*"):  # left behind by killed processes
-        with suppress(OSError):  # another process may be faster
-            if time.time() - path.stat().st_mtime > _STALE:
-                shutil.rmtree(path, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix="unfinished-", dir=packed))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Renames into place, unless another process has put the same there first."""
-    for _ in range(3):
-        try:
-            os.rename(scratch, folder)
-            return
-        except OSError:
-            if _load(folder) is not None:
-                return
-            if not folder.exists():
-                raise
-            damaged = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)
-            os.rename(folder, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:

@@ -8,7 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, one_line, stamp
+from limner.data.metadata import one_line
+from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, stamp
 from limner.settings import LimnerError, need
 
 
