@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 from limner import families, files
-from limner.families import _format1
+from limner.families import _format1, _format2
 from limner.settings import DataOptions, LimnerError, Training, nearest
 
 if typing.TYPE_CHECKING:
@@ -174,8 +174,11 @@ class Migration(NamedTuple):
     weight: Callable[[str, str], str]  # (family, name of a weight) -> name
 
 
-FORMAT = 2  # of config.json and of the header of every model file
-MIGRATIONS = {1: Migration(_format1.settings, _format1.weight)}
+FORMAT = 3  # of config.json and of the header of every model file
+MIGRATIONS = {
+    1: Migration(_format1.settings, _format1.weight),
+    2: Migration(_format2.settings, _format2.weight),
+}
 
 
 def migrate_run(run: Mapping[str, Any], spec: Mapping[str, Any], version: int) -> dict[str, Any]:

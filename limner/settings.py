@@ -48,7 +48,7 @@ class DataOptions:
     """How images become the packed array that training reads."""
 
     channels: Literal[1, 3, 4] | None = None  # 1 grey, 3 RGB, 4 RGBA; default: what the images have
-    fit: Literal["crop", "pad", "stretch"] = "crop"  # how an image of another aspect meets the size
+    fit: Literal["crop", "pad", "squash"] = "crop"  # how an image of another aspect meets the size
     background: str = "white"  # what shows through transparency when the model has no alpha
     labels: bool = True  # use class folders and labels where there are any
     captions: bool = True  # use captions where there are any

@@ -191,3 +191,12 @@ def test_size():
     for text in ("", "0", "x", "64x", "x48", "-3", "3.5", "64x48x3", "032", "9999999"):
         with pytest.raises(LimnerError, match="HEIGHTxWIDTH"):
             parse_size(text)
+
+
+def test_settings_of_format_2(tmp_path):
+    """`--data.fit stretch` is called squash since format 3."""
+    for old, new in ("stretch", "squash"), ("pad", "pad"):
+        saved = {"format": 2, **preset_run("flow", "tiny").to_json()}
+        saved["data"]["fit"] = old
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        assert read_run(tmp_path).data.fit == new

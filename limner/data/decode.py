@@ -127,7 +127,7 @@ def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -
     # The decoder may shrink by up to 8, to twice the size needed; not halves, which would mix at the seam.
     if image.format in ("JPEG", "MPO") and not half:
         across, down = (height, width) if _orientation(image) >= 5 else (width, height)
-        if fit != "stretch":  # the size that the whole image must have
+        if fit != "squash":  # the size that the whole image must have
             choose = max if fit == "crop" else min
             scale = choose(across / image.width, down / image.height)
             across, down = int(scale * image.width) + 1, int(scale * image.height) + 1

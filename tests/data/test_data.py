@@ -310,7 +310,7 @@ def test_two_processes_pack_at_once(pets, cache):
     assert len(list(cache.glob("packed/*"))) == 1
 
 
-def test_crop_pad_and_stretch(tmp_path):
+def test_crop_pad_and_squash(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = (255, 0, 0)  # a red square in the middle
     write(tmp_path / "a" / "wide.png", wide)
@@ -320,8 +320,8 @@ def test_crop_pad_and_stretch(tmp_path):
     pad = read(tmp_path / "a", size=(60, 60), options=DataOptions(fit="pad", background="blue")).array[0]
     assert (pad[:20] == [0, 0, 255]).all() and (pad[40:] == [0, 0, 255]).all()
     assert np.array_equal(pad[20:40], wide)
-    stretch = read(tmp_path / "a", size=(40, 30), options=DataOptions(fit="stretch")).array[0]
-    assert (np.abs(stretch[:, 13:17] - np.array(red)) < 5).all() and (stretch[:, :8] < 5).all()
+    squash = read(tmp_path / "a", size=(40, 30), options=DataOptions(fit="squash")).array[0]
+    assert (np.abs(squash[:, 13:17] - np.array(red)) < 5).all() and (squash[:, :8] < 5).all()
 
 
 def test_large_jpegs_are_shrunk_in_the_decoder_to_the_same_picture(tmp_path):
