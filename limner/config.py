@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 import types
 import typing
@@ -197,12 +196,10 @@ def read_run(folder: str | Path) -> Run:
     """The ``config.json`` of a run's folder, of this format or an earlier one. Raises LimnerError."""
     path = Path(folder) / "config.json"
     try:
-        saved = json.loads(path.read_text("utf-8"))
+        saved = files.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise LimnerError(f"{folder} holds no run: there is no {path}.") from None
-    except ValueError as error:
-        raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
-    version = saved.pop("format", 1) if isinstance(saved, dict) else FORMAT
+    version = saved.pop("format", 1)
     if type(version) is not int or version not in range(1, FORMAT + 1):
         raise LimnerError(
             f"{path} has the format {version!r}, which this version of Limner cannot read: update it."
@@ -212,16 +209,20 @@ def read_run(folder: str | Path) -> Run:
             saved = migrate_run(saved, _spec_of(Path(folder), saved.get("size")), version)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LimnerError(f"{path} has settings that format {version} cannot have ({error}).") from None
-    return Run.from_json(saved)
+    try:
+        return Run.from_json(saved)
+    except LimnerError as error:
+        raise LimnerError(f"{path} does not hold the settings of a run: {error}") from None
 
 
 def _spec_of(folder: Path, size: Any) -> dict[str, Any]:
     """The spec of a run's images, as JSON: from a model file of it or a parent; else from its size; else 32 x 32."""
     for path in sorted(folder.rglob("model.safetensors"), key=lambda path: len(path.parts)):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        with contextlib.suppress(OSError, LimnerError, ValueError, KeyError, TypeError):
             with open(path, "rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            return dict(json.loads(header["__metadata__"]["limner"])["spec"])
+                length = int.from_bytes(file.read(8), "little")
+                header = files.parse_json(file.read(min(length, path.stat().st_size)), path)
+            return dict(files.parse_json(header["__metadata__"]["limner"], path)["spec"])
     height, width = size if isinstance(size, list) and len(size) == 2 else (32, 32)
     return {"height": height, "width": width}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from limner import files
 from limner.commands import INTERRUPTED, say
 from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.settings import LimnerError
@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
         result = synthesize(given.run, given.to, options, device=given.device, **vars(given.sampling))
     except KeyboardInterrupt:
         about = Path(given.to) / "provenance.json"
-        kept = json.loads(about.read_text("utf-8"))["kept"] if about.exists() else 0
+        kept = files.read_json(about).get("kept", 0) if about.exists() else 0
         say(f"Stopped with {kept:,} of {given.n:,} images in {given.to}. Resume with the same command.")
         return INTERRUPTED
     for sentence in report(result, given.to):

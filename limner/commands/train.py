@@ -28,7 +28,7 @@ class Options:
     # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: their own, if all share one of 16 to 64, else 32
     size: str = ""
     seed: int = 0  # the same seed gives the same run
-    resume: bool = False  # resume from the newest checkpoint in --out, with its settings
+    resume: bool = False  # go on from the newest checkpoint in --out, with its settings, or begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,13 @@ def parse_train(argv: Sequence[str]) -> Arguments:
     values["size"] = "x".join(map(str, start.size)) if start.size else ""
     options: Any = FamilyOptions
     given = parse(options[family.Config], argv[1:], f"train {argv[0]}", options(**values))
+    if given.resume and not _holds_run(Path(given.out)):
+        if not given.sources:
+            raise LimnerError(
+                f"{given.out} holds no run to resume: name another --out, or the images to begin one there."
+            )
+        if os.environ.get("RANK", "0") == "0":  # of several processes only the first reports
+            say(f"{given.out} holds no run yet: --resume begins one.")
     if not given.sources:
         raise LimnerError(
             f"Name the images to train on: a folder, or a built-in set: limner train {argv[0]} shapes."
@@ -96,11 +103,18 @@ def parse_train(argv: Sequence[str]) -> Arguments:
     return Arguments(Run(family=argv[0], **values), given.out, given.resume)
 
 
+def _holds_run(folder: Path) -> bool:
+    """Whether a training wrote there before, if only its settings."""
+    return any((folder / name).exists() for name in ("config.json", "model.safetensors", "checkpoints"))
+
+
 def _saved_run(argv: Sequence[str], preset: str | None) -> Run:
-    """The run that --resume continues; flags change single settings."""
+    """The run that --resume continues; flags change single settings. Where there is none, the one that it begins."""
     out = flag_value(argv, "--out")
     if not out:
         raise LimnerError("Name the run to resume: --out RUN --resume.")
+    if not _holds_run(Path(out)):
+        return config.preset_run(argv[0], preset)
     saved = config.read_run(out)
     if (argv[0], preset or saved.preset) != (saved.family, saved.preset):
         raise LimnerError(

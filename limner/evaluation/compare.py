@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def compare(
     parse_budget(options.budget, 1)
     to.mkdir(parents=True, exist_ok=True)
     about = to / "comparison.json"
-    if about.exists() and json.loads(about.read_text("utf-8")) != settings:
+    if about.exists() and files.read_json(about) != settings:
         raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
     files.write_json(about, settings)
     rows: list[Row] = []
@@ -81,7 +80,7 @@ def compare(
 
 def read_row(path: Path) -> Row:
     """A row as ``Row.to_json`` wrote it. Raises LimnerError for anything else."""
-    data = json.loads(path.read_text("utf-8"))
+    data = files.read_json(path)
     for part, kind in (("cost", Cost), ("fidelity", Fidelity)):
         data[part] = {f.name: data.pop(f.name) for f in fields(kind) if f.name in data}
     return from_json(Row, data, str(path))

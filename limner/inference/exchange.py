@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from limner import checkpoint, families
+from limner import checkpoint, families, files
 from limner.config import Run, write_run
 from limner.core import DataOptions, Exchanges, LimnerError, Part
 from limner.settings import join_words
@@ -105,12 +105,9 @@ def read(folder: Path) -> list[Part]:
     for path in (place / name for place in places for name in (SETTINGS, SCHEDULER)):
         if not path.is_file():
             continue
-        try:
-            settings = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise LimnerError(f"{path} cannot be read as JSON: {error}.") from None
+        settings = files.read_json(path)
         weights = read_weights(path.parent) if path.name == SETTINGS else {}
-        if isinstance(settings, dict) and isinstance(settings.get("_class_name"), str):
+        if isinstance(settings.get("_class_name"), str):
             parts.append(Part("" if path.parent == folder else path.parent.name, settings, weights))
     if not parts:
         raise LimnerError(f"{folder} was not written by diffusers: no {SETTINGS} in it names a _class_name.")

@@ -85,8 +85,9 @@ def save(folder: Path, batch: ImageBatch) -> None:
 def saved(folder: Path) -> set[str]:
     """The images that an earlier ``save`` wrote. Raises LimnerError for a folder with any other file."""
     listed: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+    with contextlib.suppress(OSError, LimnerError, ValueError, TypeError, KeyError):
+        listing = folder / "metadata.jsonl"
+        rows = [files.parse_json(line, listing) for line in listing.read_text("utf-8").splitlines()]
         by_seed = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
         listed = {name for name, own in by_seed.items() if name == own}
     files.refuse_other_files(folder, "--to", listed | {"metadata.jsonl"} if listed else ())
@@ -104,9 +105,9 @@ def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
         files.write_json(about, provenance.to_json())
         return provenance, set()
     old: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
-        old = json.loads(about.read_text("utf-8"))
-    mine = isinstance(old, dict) and old.get("made_by") == Provenance.made_by
+    with contextlib.suppress(files.Damaged):
+        old = files.read_json(about)
+    mine = old.get("made_by") == Provenance.made_by
     if not mine or not isinstance(old.get("settings"), dict):
         raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
     settings = provenance.settings
@@ -125,8 +126,8 @@ def _repair(to: Path, seeds: range, count: int) -> set[int]:
     lines = listed.read_text("utf-8").splitlines(keepends=True) if listed.exists() else []
     kept: dict[int, str] = {}  # seed -> line
     for line in lines:  # the last may be cut short, or not be counted yet
-        with contextlib.suppress(ValueError, KeyError):
-            row = json.loads(line)
+        with contextlib.suppress(files.Damaged, KeyError):
+            row = files.parse_json(line, listed)
             if line.endswith("\n") and row["seed"] in seeds:
                 if not (to / row["file_name"]).exists():
                     raise LimnerError(

@@ -271,7 +271,7 @@ def table_rows(result: TrainingDataScores) -> list[tuple[str, str, str, str, str
 def add_to_evaluation(result: TrainingDataScores, folder: str | Path) -> None:
     """Write the result into the evaluation.json of a folder, as its ``training_data``."""
     path = Path(folder) / "evaluation.json"
-    evaluation = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    evaluation = files.read_json(path) if path.exists() else {}
     files.write_json(path, evaluation | {"training_data": result.to_json()})
 
 
@@ -282,7 +282,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
     if not about.exists():
         for part in filter(Path.exists, parts):
             raise LimnerError(f"{part} was not made by --as-training-data: move it, or name another --to.")
-    elif json.loads(about.read_text("utf-8")) != settings:
+    elif files.read_json(about) != settings:
         for part in parts:
             shutil.rmtree(part, ignore_errors=True)
     files.write_json(about, settings)

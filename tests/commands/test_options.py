@@ -95,6 +95,14 @@ def test_help_says_what_each_setting_does(capsys):
     assert "folder for the run" in shown and "SOURCE..." in shown
 
 
+def test_resume_begins_where_there_is_no_run(toy, tmp_path, capsys):
+    """One command begins or goes on, as a launcher that restarts it needs."""
+    argv = ["toy", "shapes", "--out", str(tmp_path / "new"), "--resume", "--seed", "5"]
+    given = parse_train(argv)
+    assert given.resume and given.run == parse_train([a for a in argv if a != "--resume"]).run
+    assert f"{tmp_path / 'new'} holds no run yet: --resume begins one." in capsys.readouterr().out
+
+
 def test_resume_uses_the_saved_settings(toy, tmp_path):
     saved = toy_run(toy, preset="tiny")
     config.write_run(tmp_path, saved)
