@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from limner.version import __version__ as __version__
+from limner.settings import __version__ as __version__
 
 __all__ = ["load", "open_data", "train"]
 

@@ -7,8 +7,9 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from limner.config import from_json, preset_run, to_json
+from limner.config import preset_run
 from limner.data import open_data
+from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline as load
 from limner.settings import LimnerError, nearest
 from limner.training.run import Result

@@ -35,10 +35,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from limner import config, families, files
-from limner.config import Run, from_json, migrate_run, to_json
+from limner.config import Run, migrate_run
 from limner.core import ImageSpec, Model
-from limner.settings import LimnerError, nearest
-from limner.version import __version__
+from limner.fields import from_json, to_json
+from limner.settings import LimnerError, __version__, nearest
 
 MODEL, LIVE, STATE = "model.safetensors", "live.safetensors", "state.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"

@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
         print(HELP)
         return 0 if argv else MISTAKE
     if argv[0] in ("-V", "--version"):
-        from limner.version import __version__
+        from limner.settings import __version__
 
         print(f"limner {__version__}")
         return 0

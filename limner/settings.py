@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from limner.fields import LimnerError, join_words, nearest
 
-class LimnerError(Exception):
-    """A mistake that the person can fix: one sentence with what is wrong, where, and what to do.
+__all__ = [
+    "BUILT_IN", "DataOptions", "LimnerError", "NoSampling", "Optimiser", "Training", "join_words", "nearest", "need",
+]  # fmt: skip
 
-    The command line prints the message without a traceback and exits with code 2.
-    """
+
+__version__ = "0.1.0"
 
 
 def need(module: str, why: str, extra: str) -> Any:
@@ -30,17 +30,6 @@ BUILT_IN = {
     "digits": "handwritten digits, with labels",
     "emoji": "the emoji of a colour font, with names and groups",
 }
-
-
-def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
-    """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""
-    matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=0.5)
-    return f" Did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def join_words(words: Sequence[str], conjunction: str = "or") -> str:
-    """'a, b or c'"""
-    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner import families
-from limner.config import (
-    INLINE,
-    Budget,
-    JsonResult,
-    Run,
-    from_json,
-    parse_budget,
-    parse_size,
-    preset_run,
-    read_run,
-    to_json,
-)
+from limner.config import Budget, Run, parse_budget, parse_size, preset_run, read_run
+from limner.fields import INLINE, JsonResult, from_json, to_json
 from limner.settings import LimnerError, Optimiser, Training
 from tests.helpers import toy_run
 

@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a result, or anything else that ``config.to_json`` takes."""
-    from limner.config import to_json
+    from limner.fields import to_json
 
     print(json.dumps(to_json(value), ensure_ascii=False, indent=2))
 

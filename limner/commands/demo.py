@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limner import config, families, files
+from limner import config, families, fields, files
 from limner.commands import say
 from limner.commands.options import parse
-from limner.config import JsonResult, Run
+from limner.config import Run
+from limner.fields import JsonResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +152,7 @@ def _page(out: Path, run: Run, result: Result, prompts: Sequence[str], pixels: n
         sheet = grid(pixels[few], [prompts[i] for i in few], columns=8)
         caption = f"{len(wrong)} of {len(prompts)} were wrong; the first {len(few)}"
         sections.append(("What was wrong", report.picture(sheet, caption)))
-    sections += report.training_sections(out, read_log(out), json.dumps(config.to_json(run), indent=2))
+    sections += report.training_sections(out, read_log(out), json.dumps(fields.to_json(run), indent=2))
     summary = (
         f"A text-to-image model trained from random weights in {result.train_seconds:.0f} s, "
         f"on {result.images_seen:,} views of pictures that Limner drew itself."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
-from limner import config, families, files
+from limner import config, families, fields, files
 from limner.commands import say
 from limner.commands.options import Config, Sources, flag_value, parse
 from limner.config import Run
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
     summary = (
         f"{result.seen:,} images seen in {result.seconds:.0f} s, {result.images_per_second:,.0f} per second."
     )
-    settings = json.dumps(config.to_json(given.run), indent=2)
+    settings = json.dumps(fields.to_json(given.run), indent=2)
     sections = report.training_sections(out, read_log(out), settings)
     files.write_text(out / "report.html", report.page(f"{family}: {out.name}", summary, sections))
     if result.stopped:

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from limner import families, files
-from limner.config import from_json, parse_budget, to_json
+from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.fidelity import draw_samples, find_features, measure_samples
@@ -21,6 +21,7 @@ from limner.evaluation.options import CompareOptions
 from limner.evaluation.real import open_real
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.tables import COMPARISON, advice, comparison_row, ranked
+from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
 from limner.training.journal import read_log

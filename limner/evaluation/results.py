@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from limner.config import INLINE, JsonResult
 from limner.evaluation.options import CompareOptions
+from limner.fields import INLINE, JsonResult
 from limner.inference.understand import Accuracy
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limner import checkpoint, files
-from limner.config import JsonResult
 from limner.core import Autoencodes, Condition, Directed, Draws, ImageSpec, Latent, Layered
 from limner.data import open_picture
+from limner.fields import JsonResult
 from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
 from limner.inference.pipeline import condition_for

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner import checkpoint, families, files
-from limner.config import JsonResult
 from limner.core import Classifies, Describes, Latent, LimnerError, nearest
 from limner.data import Data, batches, open_like
 from limner.device import autocast
 from limner.distributed import ALONE, Ranks
+from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels

@@ -24,8 +24,8 @@ from typing import Any
 from torch import Tensor
 
 from limner import files
-from limner.config import JsonResult
 from limner.core import Condition, ImageSpec, LimnerError
+from limner.fields import JsonResult
 from limner.pictures.grid import save_png
 
 

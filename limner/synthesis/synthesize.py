@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from limner import checkpoint
-from limner.config import to_json
 from limner.core import Condition, Generates, LimnerError, Model
 from limner.data import open_like
 from limner.evaluation.real import as_saved, open_real
+from limner.fields import to_json
 from limner.inference.pipeline import Pipeline, condition_for, generate
 from limner.progress import Watch, bar, ignore, part
+from limner.settings import __version__
 from limner.synthesis import folder
 from limner.synthesis.filters import REASONS, Filter, apply_filters, open_filters
 from limner.synthesis.folder import ImageBatch, Provenance
 from limner.synthesis.options import SynthesizeOptions
-from limner.version import __version__
 
 PATIENCE = 4000  # images in a row of which at least one in a hundred must pass the filters
 

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from limner import api, checkpoint, families, files
-from limner.config import JsonResult, parse_budget
+from limner.config import parse_budget
 from limner.core import Classifies, Generates, LimnerError
 from limner.data import Data, batches
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_real
+from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities, over_data
 from limner.metrics.probes import wilson

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner import api, checkpoint, config, families
+from limner import api, checkpoint, config, families, fields
 from limner.cli import COMMANDS
 from limner.training.journal import read_log
 from tests.helpers import paint
@@ -236,9 +236,9 @@ def test_from_python(images: Path, tmp_path: Path) -> None:
 def test_nested_settings_from_python_change_only_what_they_name() -> None:
     body = config.preset_run("dit", "tiny").model.body
     changed = api._changed(config.preset_run("dit", "tiny").model, {"body": {"depth": 7}})["body"]
-    assert changed == config.to_json(body) | {"depth": 7}
+    assert changed == fields.to_json(body) | {"depth": 7}
     whole = type(body)(depth=7)
-    assert api._changed(config.preset_run("dit", "tiny").model, {"body": whole})["body"] == config.to_json(
+    assert api._changed(config.preset_run("dit", "tiny").model, {"body": whole})["body"] == fields.to_json(
         whole
     )
 

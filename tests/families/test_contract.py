@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 import limner
 from limner import checkpoint, families
-from limner.config import from_json, to_json
 from limner.core import (
     Autoencodes,
     Batch,
@@ -42,6 +41,7 @@ from limner.core import (
     Objective,
     Training,
 )
+from limner.fields import from_json, to_json
 from limner.networks.checks import SettingsError
 
 FAMILIES = families.names()

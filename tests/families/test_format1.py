@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from limner import checkpoint, config, families
-from limner.config import from_json, preset_run, read_run, to_json
+from limner.config import preset_run, read_run
 from limner.core import Batch, Condition, ImageSpec, LimnerError, Model
 from limner.families import _format1
+from limner.fields import from_json, to_json
 from limner.networks.shape import attention_levels, level_sizes
 from limner.networks.unets.diffusion import DiffusionUNet
 
