@@ -360,15 +360,18 @@ def resume(run_dir: str | Path) -> Resumed | None:
 
 
 @contextlib.contextmanager
-def lock(run_dir: str | Path) -> Iterator[None]:
-    """Lock a run's folder against a second training. Raises a LimnerError that names the process that has the lock."""
+def lock(run_dir: str | Path, flag: str = "--out") -> Iterator[None]:
+    """Lock a run's folder against a second training. Raises a LimnerError that names the process that has the lock.
+
+    ``flag`` is the option that names another folder.
+    """
     folder = Path(run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / LOCK, "a+")  # noqa: SIM115
     except OSError as error:
         raise LimnerError(
-            f"Cannot write a run to {folder} ({error.strerror}): choose another --out."
+            f"Cannot write a run to {folder} ({error.strerror}): choose another {flag}."
         ) from error
     with file:
         try:
@@ -377,7 +380,7 @@ def lock(run_dir: str | Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LimnerError(
-                f"{folder} is in use by {holder}: wait for it, stop it, or choose another --out."
+                f"{folder} is in use by {holder}: wait for it, stop it, or choose another {flag}."
             ) from None
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import keyword
 import os
+import signal
 import sys
 import warnings
 
-from limner.commands import INTERRUPTED, MISTAKE
-from limner.settings import BUILT_IN, LimnerError, nearest
+from limner.commands import MISTAKE
+from limner.settings import BUILT_IN, LimnerError, Stopped, nearest, signal_of
 
 HELP = f"""\
 usage: limner COMMAND [ARGUMENTS]
@@ -58,17 +59,30 @@ def run(argv: list[str]) -> int:
     return importlib.import_module(f"limner.commands.{module}").run(argv[1:]) or 0
 
 
+def _stop_on_signals() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files are removed, and its trainings end with it."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, stop)
+
+
 def main() -> None:
     """The entry point: a mistake that the person can fix is one sentence and exit code 2, never a traceback."""
+    if "WORLD_SIZE" not in os.environ:  # torchrun's signal must end a process at once that waits for others
+        _stop_on_signals()
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
     try:
         code = run(sys.argv[1:])
     except LimnerError as mistake:
         print(f"limner: {mistake}", file=sys.stderr)
         code = MISTAKE
-    except KeyboardInterrupt:
-        print("limner: interrupted", file=sys.stderr)
-        code = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        code = 128 + signal_of(stop)
+        print(f"limner: stopped by {signal.Signals(signal_of(stop)).name}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from limner.fields import LimnerError, join_words, nearest
 
 __all__ = [
-    "BUILT_IN", "DataOptions", "LimnerError", "NoSampling", "Optimiser", "Training", "join_words", "nearest", "need",
+    "BUILT_IN", "DataOptions", "LimnerError", "NoSampling", "Optimiser", "Stopped", "Training", "join_words",
+    "nearest", "need", "signal_of",
 ]  # fmt: skip
 
 
 __version__ = "0.1.0"
+
+
+class Stopped(KeyboardInterrupt):
+    """The signal ``number`` asks a command to end, as Ctrl-C does; its exit code is 128 + that number."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    """The number of the signal that asked to stop: SIGINT where it was Ctrl-C."""
+    return stop.number if isinstance(stop, Stopped) else signal.SIGINT
 
 
 def need(module: str, why: str, extra: str) -> Any:

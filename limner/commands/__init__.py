@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-MISTAKE, INTERRUPTED = 2, 130  # exit codes; a training stopped by a signal exits with 128 + its number
+MISTAKE = 2  # exit code; a command that is stopped by a signal exits with 128 + its number
 
 
 def say(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from limner.commands import INTERRUPTED, print_json, say, table
+from limner.commands import print_json, say, table
 from limner.commands.options import Sources, parse, select
 from limner.evaluation.options import CompareOptions
 from limner.settings import LimnerError
@@ -35,9 +35,9 @@ def run(argv: list[str]) -> int:
 
     names = [name.strip() for name in given.families.split(",") if name.strip()]
     result = compare(given.sources, names, given.to, select(CompareOptions, given), extra)
-    if len(result.rows) < len(names):
+    if result.stopped:
         say("Stopped. Resume with the same command.")
-        return INTERRUPTED
+        return 128 + result.stopped
     if given.json:
         print_json(result)
     else:
@@ -45,6 +45,6 @@ def run(argv: list[str]) -> int:
         table([*COMPARISON_SHORT], [[row[at] for at in COMPARISON_SHORT.values()] for row in shown])
         for row in result.rows:
             if row.failed:
-                say(f"{row.family} failed: {row.failed}")
+                say(f"{row.family} {'did not finish' if row.unfinished else 'failed'}: {row.failed}")
         say(f"{result.advice}\nLook at {Path(given.to) / 'report.html'}.")
-    return 1 if all(row.failed for row in result.rows) else 0
+    return 1 if all(row.failed for row in result.rows) or any(row.unfinished for row in result.rows) else 0

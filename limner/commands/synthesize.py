@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limner import files
-from limner.commands import INTERRUPTED, say
+from limner.commands import say
 from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
-from limner.settings import LimnerError
+from limner.settings import LimnerError, signal_of
 from limner.synthesis.options import SynthesizeOptions
 
 
@@ -36,11 +36,11 @@ def run(argv: list[str]) -> int:
     options = select(SynthesizeOptions, given)
     try:
         result = synthesize(given.run, given.to, options, device=given.device, **vars(given.sampling))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         about = Path(given.to) / "provenance.json"
         kept = files.read_json(about).get("kept", 0) if about.exists() else 0
         say(f"Stopped with {kept:,} of {given.n:,} images in {given.to}. Resume with the same command.")
-        return INTERRUPTED
+        return 128 + signal_of(stop)
     for sentence in report(result, given.to):
         say(sentence)
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import html
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +13,9 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from limner import families, files
+from limner import checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
@@ -24,7 +27,15 @@ from limner.evaluation.tables import COMPARISON, advice, comparison_row, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
+from limner.settings import Stopped, signal_of
 from limner.training.journal import read_log
+
+LIBC = ctypes.CDLL(None)
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # signals that ask a training to save and end
+
+
+class Killed(LimnerError):
+    """A signal that does not ask to stop ended a training, such as SIGKILL where memory ran out."""
 
 
 def compare(
@@ -34,8 +45,9 @@ def compare(
     """Train each family for the same time, measure all alike, and write report.html and report.json into ``to``.
 
     Finished rows in that folder are kept, and an unfinished training is resumed. A family that fails gets a row with
-    the reason. Interrupted, it returns the rows so far. ``extra`` arguments go to every training. Raises LimnerError
-    when a family does not exist or does not draw, or the folder holds another comparison.
+    the reason. Stopped by a signal, it returns the rows so far; the training that ran has saved and ended. ``extra``
+    arguments go to every training. Raises LimnerError when a family does not exist or does not draw, or the folder
+    is in use or holds another comparison.
     """
     to = Path(to)
     for name in names:
@@ -49,30 +61,35 @@ def compare(
         )
     settings = {"sources": list(sources), **to_json(options), "extra": list(extra)}
     parse_budget(options.budget, 1)
-    to.mkdir(parents=True, exist_ok=True)
+    with checkpoint.lock(to, "--to"):
+        return _compare(names, to, settings, Comparison(
+            sources=list(sources), options=options, extra=list(extra), rows=[], ranking=[], advice=advice([])
+        ))  # fmt: skip
+
+
+def _compare(names: Sequence[str], to: Path, settings: dict[str, Any], result: Comparison) -> Comparison:
+    """Train and measure each family that is not finished, and add its row to the result."""
     about = to / "comparison.json"
     if about.exists() and files.read_json(about) != settings:
         raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
     files.write_json(about, settings)
     rows: list[Row] = []
-    result = Comparison(
-        sources=list(sources), options=options, extra=list(extra), rows=[], ranking=[], advice=advice([])
-    )
     for name in names:
         finished = to / f"{name}.json"
         if finished.exists():
             row = read_row(finished)
         else:
+            _refuse_in_use(to / name)
             row = Row(family=name)
             try:
-                row = replace(row, peak_memory=_train(name, sources, to / name, options, extra))
-                cost, fidelity = _measure(to / name, sources, options)
+                row = replace(row, peak_memory=_train(name, to / name, result))
+                cost, fidelity = _measure(to / name, result.sources, result.options)
                 row = replace(row, cost=cost, fidelity=fidelity)
                 files.write_json(finished, row.to_json())
             except LimnerError as error:  # it is tried again by the next call
-                row = replace(row, failed=str(error))
-            except KeyboardInterrupt:
-                break
+                row = replace(row, failed=str(error), unfinished=isinstance(error, Killed) or None)
+            except KeyboardInterrupt as stop:
+                return replace(result, stopped=signal_of(stop))
         rows.append(row)
         result = replace(result, rows=rows, ranking=[row.family for row in ranked(rows)], advice=advice(rows))
         _write(to, result)
@@ -87,36 +104,73 @@ def read_row(path: Path) -> Row:
     return from_json(Row, data, str(path))
 
 
-def _train(
-    name: str, sources: Sequence[str], run: Path, options: CompareOptions, extra: Sequence[str]
-) -> int:
+def _refuse_in_use(run: Path) -> None:
+    """Raises LimnerError while another training works in the folder: that is no failure of the family."""
+    if (run / checkpoint.LOCK).exists():
+        with checkpoint.lock(run, "--to"):
+            pass
+
+
+def _train(name: str, run: Path, asked: Comparison) -> int:
     """Train in a process of its own, so that each has its own memory, and a crash ends only one; its peak in bytes.
 
-    Raises LimnerError with the reason where it fails, and KeyboardInterrupt where it is stopped.
+    Raises LimnerError with the reason where it fails, Killed where a signal that does not ask to stop ended it, and
+    KeyboardInterrupt, when it has saved and ended, where a signal asked it or this process to stop.
     """
-    command = [sys.executable, "-m", "limner.cli", "train", name, *sources, "--out", str(run)]
-    command += ["--budget", options.budget, "--seed", str(options.seed), *extra]
+    options = asked.options
+    command = [sys.executable, "-m", "limner.cli", "train", name, *asked.sources, "--out", str(run)]
+    command += ["--budget", options.budget, "--seed", str(options.seed), *asked.extra]
     command += ["--preset", options.preset] if options.preset else []
     command += ["--size", options.size] if options.size else []
     command += ["--resume"] if (run / "config.json").exists() else []  # perhaps only of a parent so far
     print(f"\n{name}: training for {options.budget}", file=sys.stderr, flush=True)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    last: deque[str] = deque(maxlen=20)
+    with_parent = _end_with_parent if sys.platform == "linux" else None
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=with_parent
+    )
     try:
-        for line in process.stderr:  # shown as it comes
-            print(line, end="", file=sys.stderr, flush=True)
-            last.append(line.strip())
-    except KeyboardInterrupt:  # the training got it too: it saves and ends
-        process.wait()
+        last = _show_errors(process)
+    except KeyboardInterrupt:
+        _stop(process)
         raise
     _, status, usage = os.wait4(process.pid, 0)
     code = process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
-    if code in (130, 143):
-        raise KeyboardInterrupt
+    if ended := -code if code < 0 else code - 128 if code > 128 else 0:
+        if ended in STOPS:
+            raise Stopped(ended)
+        raise Killed(
+            f"its training was ended by {signal.Signals(ended).name}, perhaps for want of memory: "
+            "the same command continues it"
+        )
     if code:
         raise LimnerError(_reason(last) or f"it ended with code {code}")
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _end_with_parent() -> None:
+    """Have Linux ask this process to stop when the one that started it is gone, even by SIGKILL."""
+    LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _show_errors(process: subprocess.Popen[str]) -> deque[str]:
+    """Show what the process writes to stderr as it comes; its last lines."""
+    assert process.stderr is not None
+    last: deque[str] = deque(maxlen=20)
+    for line in process.stderr:
+        print(line, end="", file=sys.stderr, flush=True)
+        last.append(line.strip())
+    return last
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ask a training to save and end, and wait for that; a second Ctrl-C ends it at once."""
+    process.send_signal(signal.SIGTERM)  # SIGINT would be its second one, if Ctrl-C has reached it too
+    try:
+        _show_errors(process)
+        process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
 
 
 def _reason(lines: Sequence[str]) -> str:

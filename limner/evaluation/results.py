@@ -107,6 +107,7 @@ class Row(JsonResult):
     family: str
     peak_memory: int | None = None  # bytes
     failed: str | None = None  # why; then there is neither cost nor fidelity
+    unfinished: bool | None = None  # failed by a signal that ended its training, which can be resumed
     cost: Cost | None = field(default=None, metadata=INLINE)
     fidelity: Fidelity | None = field(default=None, metadata=INLINE)
 
@@ -121,3 +122,4 @@ class Comparison(JsonResult):
     rows: list[Row]  # in the order of the names; without those of families that were not reached
     ranking: list[str]  # families, the best first
     advice: str
+    stopped: int | None = None  # the signal that ended it early

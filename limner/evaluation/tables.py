@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from limner.evaluation.report import number
 from limner.evaluation.results import Evaluation, Figure, Row
+from limner.settings import join_words
 
 FIGURES = {
     "kid": "kernel distance (KID), lower is better",
@@ -68,7 +69,11 @@ def comparison_row(row: Row) -> list[str]:
     """One family under ``COMPARISON``."""
     figures, cost = row.fidelity, row.cost
     if not figures or not cost:
-        return [row.family, f"failed: {row.failed}", *[""] * (len(COMPARISON) - 2)]
+        return [
+            row.family,
+            f"{'unfinished' if row.unfinished else 'failed'}: {row.failed}",
+            *[""] * (len(COMPARISON) - 2),
+        ]
     return [
         row.family,
         number(figures.kid.value),
@@ -91,6 +96,10 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 def advice(rows: Sequence[Row]) -> str:
     """One sentence: which family to take, and what to watch out for."""
+    unfinished = [row.family for row in rows if row.unfinished]
+    if unfinished:
+        missing = join_words(unfinished, "and")
+        return f"There is no advice yet, as {missing} did not finish: the same command continues."
     good = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
     if not good:
         return "No family could be trained on these images: the table says why."

@@ -101,7 +101,7 @@ def synthesize(
         run=str(run), family=model.family, images_seen=header["seen"], settings=settings,
         versions={"limner": __version__, "torch": torch.__version__}, refused={f.name: 0 for f in filters},
     )  # fmt: skip
-    with checkpoint.lock(to):
+    with checkpoint.lock(to, "--to"):
         return _fill(to, provenance, Job(pipeline, opened, conditions, filters, options.batch), quiet)
 
 

@@ -31,6 +31,7 @@ from limner.inference.understand import class_probabilities, over_data
 from limner.metrics.probes import wilson
 from limner.pictures.grid import save_png
 from limner.progress import bar
+from limner.settings import Stopped
 from limner.synthesis.options import SynthesizeOptions, TrainingDataOptions
 from limner.synthesis.synthesize import synthesize
 
@@ -176,7 +177,7 @@ def _open(
 def _train(
     pipeline: Pipeline, options: TrainingDataOptions, parts: list[str], out: Path, budget: str, seed: int, quiet: bool,
 ) -> None:  # fmt: skip
-    """Train a classifier, or finish an interrupted training. Raises KeyboardInterrupt where it is stopped."""
+    """Train a classifier, or finish an interrupted training. Raises Stopped where a signal stops it."""
     resume, spec, data = checkpoint.exists(out), pipeline.spec, pipeline.loaded.run.data
     if resume:
         header = checkpoint.read_model(out)[0]
@@ -188,7 +189,7 @@ def _train(
         data={"channels": spec.channels, "captions": False, "holdout": 0.0, "flip": data.flip, "cache": data.cache},
     )  # fmt: skip
     if result.stopped:
-        raise KeyboardInterrupt
+        raise Stopped(result.stopped)
 
 
 class TestImages(NamedTuple):

@@ -348,6 +348,26 @@ def test_a_signal_saves_and_says_so(
     assert resumed.state["seen"] == last, "nothing that was done is lost"
 
 
+def test_every_command_ends_by_a_signal_with_its_code(images: Path, tmp_path: Path, limner: Command) -> None:
+    """Also one that is not training: here evaluate, while its classifiers train."""
+    run, to = tmp_path / "run", tmp_path / "to"
+    labelled = paint(tmp_path / "sorted" / "a", 60).parent
+    paint(labelled / "b", 60, seed=1)
+    limner("train", "biggan", labelled, "--out", run, *TINY, "--budget", "32img", "--data.holdout", 0.3)
+    command = [sys.executable, "-m", "limner.cli", "evaluate", str(run), str(labelled), "--as-training-data",
+               "--classifier-budget", "10m", "--n", "50", "--to", str(to)]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    classifier = to / "training_data" / "classifiers" / "real-0"
+    deadline = time.monotonic() + 120
+    while not read_log(classifier):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in errors, errors
+    assert checkpoint.resume(classifier), "its training has saved"
+
+
 def test_killed_at_random_moments_a_valid_checkpoint_always_loads(images: Path, tmp_path: Path) -> None:
     """SIGKILL, also in the middle of a save: saves are due every other step here."""
     out = tmp_path / "run"
