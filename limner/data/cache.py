@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from limner.core import ImageSpec
 from limner.data.dataset import Data
+from limner.data.rows import BLOCK, BlockDigests, PackedArray, read_header
 from limner.data.sources import Problem
-from limner.settings import DataOptions
+from limner.files import Damaged, parse_json, write_text
+from limner.settings import DataOptions, LimnerError
 
 _STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
 
@@ -26,29 +31,109 @@ def cache_folder(options: DataOptions) -> Path:
 
 
 def load(folder: Path) -> Data | None:
-    """The data packed in a folder; None if there is none, or it is damaged."""
+    """The data packed in a folder; None if there is none. Raises Damaged."""
     try:
-        index = json.loads((folder / "index.json").read_text("utf-8"))
-        pixels = np.load(folder / "array.npy", mmap_mode="r", allow_pickle=False)
-        bits = 8 * pixels.dtype.itemsize
-        spec = ImageSpec(**{**index["spec"], "classes": tuple(index["spec"]["classes"]), "bits": bits})
-        counts = index.get("sources", [len(pixels)])  # images of each source, one after another
-        if not len(pixels) == len(index["names"]) == sum(counts) or pixels.shape[-1] != spec.channels:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        content = (folder / "index.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise _damaged(folder, f"index.json: {error.strerror}") from None
+    index = parse_json(content, f"The packed data in {folder}")
+    try:
+        if "digest" not in index:
+            index = _with_digests(index, folder)
+        elif not _is_sealed(content):
+            raise _damaged(folder, "index.json has other bytes than were packed")
+        return _data(index, PackedArray(folder / "array.npy", index["blocks"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise _damaged(folder, "index.json has other entries than are packed") from None
+
+
+def sealed(index: dict[str, Any]) -> str:
+    """The content of an index.json: the index with a digest of itself as its last entry."""
+    content = json.dumps(index)[:-1]
+    return f'{content}, "digest": "{_digest(content.encode())}"}}'
+
+
+def _is_sealed(content: bytes) -> bool:
+    """Whether the content of an index.json is as `sealed` makes it."""
+    found = re.search(rb', "digest": "(\w{32})"\}$', content[-100:])
+    return found is not None and _digest(content[: -len(found[0])]) == found[1].decode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def fingerprint_of(shape: Sequence[int], index: dict[str, Any]) -> hashlib.blake2b:
+    """The start of a packing's fingerprint, to be updated with the pixels."""
+    facts = [shape, index["spec"], index["labels"], index["captions"]]
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
+
+
+def _with_digests(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An index of a Limner that knew no digests, completed if the pixels are those of its fingerprint."""
+    blocks = BlockDigests()
+    try:
+        with open(folder / "array.npy", "rb") as file:
+            shape, _, start = read_header(file)
+            file.seek(0)
+            blocks.update(file.read(start))
+            fingerprint = fingerprint_of(shape, index)
+            while part := file.read(BLOCK):
+                fingerprint.update(part)
+                blocks.update(part)
+    except OSError as error:
+        raise _damaged(folder, f"array.npy: {error.strerror}") from None
+    if fingerprint.hexdigest() != index["fingerprint"]:
+        raise _damaged(folder, "array.npy has other bytes than were packed")
+    index = {**index, "blocks": blocks.finish()}
+    with suppress(LimnerError):  # a cache that cannot be written is still read
+        write_text(folder / "index.json", sealed(index))
+    return index
+
+
+def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
+    """Raises KeyError, TypeError or ValueError where the index is not one that is packed."""
+    n, classes = len(pixels), _texts(index["spec"]["classes"])
+    spec = ImageSpec(**{**index["spec"], "classes": tuple(classes), "bits": 8 * pixels.dtype.itemsize})
+    counts = _numbers(index.get("sources", [n]), n + 1)  # images of each source, one after another
+    names, labels, captions = _texts(index["names"], n), index["labels"], index["captions"]
+    frames = (spec.frames,) if spec.frames != 1 else ()
+    if pixels.shape != (n, *frames, spec.height, spec.width, spec.channels) or sum(counts) != n:
+        raise ValueError
     return Data(
         spec,
-        index["fingerprint"],
-        np.asarray(pixels),  # still mapped; indexing np.memmap itself is slower
-        np.arange(len(pixels)),
-        index["names"],
-        None if index["labels"] is None else np.array(index["labels"], np.int64),
-        index["captions"],
-        [Problem(*problem) for problem in index["problems"]],
+        _texts([index["fingerprint"]])[0],
+        pixels,
+        np.arange(n),
+        names,
+        None if labels is None else np.array(_numbers(labels, len(classes), n), np.int64),
+        None if captions is None else _texts(captions, n),
+        [Problem(*_texts(problem, 2)) for problem in index["problems"]],
         source=np.repeat(np.arange(len(counts)), counts),
-        notes=index.get("notes", []),
+        notes=_texts(index.get("notes", [])),
     )
+
+
+def _texts(values: Any, count: int | None = None) -> list[str]:
+    if not isinstance(values, list) or len(values) != (len(values) if count is None else count):
+        raise ValueError
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError
+    return values
+
+
+def _numbers(values: Any, below: int, count: int | None = None) -> list[int]:
+    if not isinstance(values, list) or len(values) != (len(values) if count is None else count):
+        raise ValueError
+    if not all(type(value) is int and 0 <= value < below for value in values):
+        raise ValueError
+    return values
+
+
+def _damaged(folder: Path, reason: str) -> Damaged:
+    return Damaged(f"The packed data in {folder} is damaged: {reason}.")
 
 
 @contextmanager
@@ -73,8 +158,9 @@ def publish(scratch: Path, folder: Path) -> None:
             os.rename(scratch, folder)
             return
         except OSError:
-            if load(folder) is not None:
-                return
+            with suppress(Damaged):
+                if load(folder) is not None:
+                    return
             if not folder.exists():
                 raise
             damaged = tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent)

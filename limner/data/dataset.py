@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from limner.core import Batch, Condition, ImageSpec, mix
+from limner.data.rows import PackedArray
 from limner.data.sources import Oracle, Problem
 from limner.settings import LimnerError
 
@@ -37,7 +38,7 @@ class Data:
 
     spec: ImageSpec
     fingerprint: str  # of pixels, labels, captions and given pictures: names the data wherever it lies
-    pixels: np.ndarray  # memory-mapped [M, H, W, C]; video [M, T, H, W, C]
+    pixels: PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C]
     rows: np.ndarray  # [N] rows of `pixels` in this view
     names: list[str]  # N
     labels: np.ndarray | None = None  # [N] int64
@@ -55,9 +56,8 @@ class Data:
 
     @property
     def array(self) -> np.ndarray:
-        """[N, H, W, C]; video [N, T, H, W, C]: the memory map itself, or a copy of this view's rows."""
-        whole = np.array_equal(self.rows, np.arange(len(self.pixels)))
-        return self.pixels if whole else self.pixels[self.rows]
+        """[N, H, W, C]; video [N, T, H, W, C]: a copy of this view's rows."""
+        return self.pixels[self.rows]
 
     def part(self, indices: np.ndarray) -> Data:
         """A view of some of the images, with the pictures that they are given."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
@@ -21,10 +23,12 @@ import numpy as np
 from rich.console import Console
 
 from limner.data import decode
-from limner.data.cache import cache_folder, load, publish, unfinished
+from limner.data.cache import cache_folder, fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
 from limner.data.parallel import attempt_each, in_parallel
+from limner.data.rows import BlockDigests
 from limner.data.sources import Item, Listing, Problem, Source, printable
+from limner.files import Damaged
 from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
 
@@ -65,7 +69,12 @@ def packed(request: Request, say: Console) -> Data:
         raise LimnerError(f"{what} cannot be made: choose a size such as 64x64.")
     decode.colour(request.options.background)
     folder = request.folder
-    if (data := load(folder)) is None:
+    try:
+        data = load(folder)
+    except Damaged as error:
+        warnings.warn(f"{error} It is packed again.", stacklevel=2)
+        data = None
+    if data is None:
         _pack(request, folder, say)
         data = load(folder)
     if data is None:
@@ -119,8 +128,8 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             index = _index(kept, skipped + bad, plan, options.channels or used, options, say)
             index["notes"] = [note for listing in listings for note in listing.notes]
             index["sources"] = list(map(len, written))
-            index["fingerprint"] = _write_array(scratch, plan, len(kept), index)
-            (scratch / "index.json").write_text(json.dumps(index), "utf-8")
+            index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
+            (scratch / "index.json").write_text(sealed(index), "utf-8")
             publish(scratch, folder)
     except OSError as error:
         need = sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize
@@ -209,26 +218,28 @@ def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(pixels), channels
 
 
-def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> str:
-    """Writes array.npy from the rows, in the channels of the index; returns the data's fingerprint."""
+def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> tuple[str, list[str]]:
+    """Writes array.npy from the rows, in the channels of the index; returns the fingerprint and blocks' digests."""
     channels = index["spec"]["channels"]
     shape = (n, *plan.row[0 if plan.frames > 1 else 1 : -1], channels)
     header = {"descr": np.lib.format.dtype_to_descr(plan.dtype), "fortran_order": False, "shape": shape}
-    facts = [shape, index["spec"], index["labels"], index["captions"]]
-    digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
+    digest, blocks = fingerprint_of(shape, index), BlockDigests()
     count = math.prod(plan.row)
     together = count * max(1, 2**24 // count)
     with open(scratch / "rows", "rb") as rows, open(scratch / "array.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(start := io.BytesIO(), header)
+        file.write(start.getbuffer())
+        blocks.update(start.getbuffer())
         while (part := np.fromfile(rows, plan.dtype, together)).size:
             used = decode.as_channels(part.reshape(-1, *plan.row), channels, plan.background, plan.dtype)
             used = np.ascontiguousarray(used)
             digest.update(used.data)
+            blocks.update(used.data)
             file.write(used.data)
         file.flush()
         os.fsync(file.fileno())
     (scratch / "rows").unlink()
-    return digest.hexdigest()
+    return digest.hexdigest(), blocks.finish()
 
 
 def _index(
