@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 
-from limner.commands import MISTAKE
+from limner.commands import MISTAKE, guard_output, lost_output
 from limner.settings import BUILT_IN, LimnerError, Stopped, nearest, signal_of
 
 HELP = f"""\
@@ -72,6 +72,7 @@ def _stop_on_signals() -> None:
 
 def main() -> None:
     """The entry point: a mistake that the person can fix is one sentence and exit code 2, never a traceback."""
+    guard_output()
     if "WORLD_SIZE" not in os.environ:  # torchrun's signal must end a process at once that waits for others
         _stop_on_signals()
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
@@ -83,12 +84,16 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         code = 128 + signal_of(stop)
         print(f"limner: stopped by {signal.Signals(signal_of(stop)).name}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except SystemExit as end:  # tyro's, after --help or a flag that is not valid
+        code = end.code if isinstance(end.code, int) else 0
     except OSError as error:  # a disk, a name or a permission that only the person can fix
-        print(f"limner: {error.filename or 'A file'}: {error.strerror or error}", file=sys.stderr)
+        from limner.files import explain
+
+        print(f"limner: {explain(error, what='be read or written')}", file=sys.stderr)
         code = MISTAKE
+    if reason := lost_output():
+        print(f"limner: The result cannot be printed ({reason}): send it elsewhere.", file=sys.stderr)
+        code = code or MISTAKE
     sys.exit(code)
 
 

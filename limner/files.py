@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
+import signal
+import threading
 from collections.abc import Collection, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +27,246 @@ class Damaged(LimnerError):
     """A file differs from what was written; an earlier one may be intact."""
 
 
+# Errors -------------------------------------------------------------------------------------------------
+
+_FREE, _PERMIT = "free space, or name another path", "change its permissions, or name another path"
+_ADVICE = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "name a path where larger files are allowed",
+    errno.EACCES: _PERMIT,
+    errno.EPERM: _PERMIT,
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOENT: "name a path that exists",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}  # of any other reason: name another path
+
+
+def explain(error: Exception, path: Path | None = None, what: str = "be written") -> str:
+    """One sentence: which file cannot ``what``, why, and what to do. ``path``: that of the error itself, if None."""
+    number, reason = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or str(error)
+    if match := re.search(r"\(os error (\d+)\)", reason):  # of a library that is not written in Python
+        number, reason = int(match[1]), os.strerror(int(match[1]))
+    if path is not None and number in (errno.ENOTDIR, errno.EEXIST):
+        files_among = [str(parent) for parent in (path, *path.parents) if _is_other(parent)]
+        if files_among:
+            reason = f"{files_among[-1]} is not a folder"
+    name = path if path is not None else getattr(error, "filename", None)
+    subject = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else "A file"
+    return f"{subject} cannot {what} ({reason}): {_ADVICE.get(number, 'name another path')}."
+
+
+def _is_other(path: Path) -> bool:
+    """Whether something is there that is not a folder."""
+    return os.path.lexists(path) and not os.path.isdir(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises LimnerError with the true reason where ``path`` cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise LimnerError(explain(error, path)) from error
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """Raises LimnerError if no file, or no folder, can be written at ``path``: to be called before long work."""
+    with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # a name that is too long, a file among the folders
+        if folder and _is_other(path):
+            raise OSError(errno.EEXIST, "it is not a folder")
+        if not folder and os.path.lexists(path) and not os.path.isfile(path):
+            what = "a folder" if os.path.isdir(path) else "not a file"
+            raise OSError(errno.EISDIR, f"it is {what}")
+        place = path if folder else path.parent
+        while not os.path.lexists(place) and place != place.parent:
+            place = place.parent
+        if not os.access(place, os.W_OK | os.X_OK):
+            reason = errno.EROFS if os.access(place, os.R_OK) and _is_read_only(place) else errno.EACCES
+            raise OSError(reason, f"{place}: {os.strerror(reason)}")
+
+
+def _is_read_only(place: Path) -> bool:
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+# Writing ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Together:
+    """What was written within ``together``."""
+
+    files: dict[Path, Path] = field(default_factory=dict)  # path -> the temporary file
+    folders: list[Path] = field(default_factory=list)  # that were made for them
+
+
+_together: ContextVar[_Together | None] = ContextVar("together", default=None)
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, which is renamed to ``path`` at the end. Raises LimnerError if that fails."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary file to write to, which is renamed to ``path`` at the end. Raises LimnerError if that fails.
+
+    It lies in a hidden folder beside ``path``, with what a library puts beside it. Folders are made as needed. What
+    an earlier process left when it was killed is removed.
+    """
+    made: list[Path] = []
+    scratch, waiting, done = _beside(path), _together.get(), False
+    unfinished = scratch / path.name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LimnerError(f"{path} cannot be written ({reason}): free space, or name another path.") from None
+        with writing(path):
+            check_writable(path)
+            made = _make_folder(path.parent)
+            _clear(path)
+            scratch.mkdir(exist_ok=True)
+            yield unfinished
+            _sync(unfinished)
+            if waiting is None:
+                os.replace(unfinished, path)
+            else:
+                waiting.files[path] = unfinished
+                waiting.folders += made
+        done = True
     finally:
+        if waiting is None or not done:
+            _discard([scratch], [] if done else made)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """The files that are written inside appear at the end, in that order: all, or none where something fails."""
+    if _together.get() is not None:
+        yield
+        return
+    waiting = _Together()
+    token, done = _together.set(waiting), False
+    try:
+        yield
+        with uninterrupted():
+            for path, unfinished in waiting.files.items():
+                with writing(path):
+                    os.replace(unfinished, path)
+        done = True
+    finally:
+        _together.reset(token)
+        _discard(
+            [unfinished.parent for unfinished in waiting.files.values()], [] if done else waiting.folders
+        )
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which is renamed to ``path`` at the end: new, or in the place of an empty one.
+
+    Raises LimnerError if that fails.
+    """
+    made: list[Path] = []
+    scratch, done = _beside(path), False
+    try:
+        with writing(path):
+            check_writable(path, folder=True)
+            made = _make_folder(path.parent)
+            _clear(path)
+            _discard([scratch], [])
+            scratch.mkdir()
+            yield scratch
+            for file in scratch.rglob("*"):
+                _sync(file)
+            os.rename(scratch, path)
+        done = True
+    finally:
+        _discard([scratch], [] if done else made)
+
+
+def _beside(path: Path) -> Path:
+    """The name of what this process writes before it is ``path``, short enough where that of ``path`` is."""
+    if not path.name:
+        raise LimnerError(f"{path} cannot be written: name a file.")
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it; the new ones, the deepest first."""
+    missing = [f for f in (folder, *folder.parents) if not os.path.lexists(f)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes that have ended since were writing before it would be ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name[:50])}\.(\d+)\.tmp")
+    for entry in os.scandir(path.parent):
+        if (match := pattern.fullmatch(entry.name)) and not _runs(int(match[1])):
+            _discard([Path(entry.path)], [])
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
+
+
+def _discard(scratch: list[Path], folders: list[Path]) -> None:
+    """Remove temporary files and folders, and those ``folders`` that are empty."""
+    for path in scratch:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
         with contextlib.suppress(OSError):
-            unfinished.unlink()
+            folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back SIGINT, SIGTERM and SIGHUP until this is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, lambda late, frame: caught.append(late)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in caught:
+            signal.raise_signal(late)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Text in UTF-8; what is no Unicode, as in a file name of other bytes, becomes an escape (that of JSON)."""
     with atomic(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+# Reading ------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limner import files
 from limner.commands import MISTAKE, print_result, say
 from limner.commands.options import Sources, parse
 from limner.config import parse_size
@@ -61,12 +62,15 @@ def _show(argv: list[str]) -> None:
     given = parse(ShowOptions, argv, "data show")
     from limner.data import open_data
     from limner.inference.pipeline import captions_of
-    from limner.pictures.grid import grid
+    from limner.pictures.grid import SUFFIXES, save_grid
 
+    to = Path(given.to)
+    if to.suffix.lower() not in SUFFIXES:
+        raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
+    files.check_writable(to)
     size = parse_size(given.size) if given.size else None
     data = open_data(given.sources, size=size, options=given.data)
     rows = data.order(0, min(given.n, len(data)), given.seed)
     batch = data.batch(rows)
-    Path(given.to).parent.mkdir(parents=True, exist_ok=True)
-    grid(batch.image, captions_of(data.spec, batch.condition)).save(given.to)
-    say(f"{len(rows)} of {len(data):,} images in {given.to}")
+    save_grid(to, batch.image, captions_of(data.spec, batch.condition))
+    say(f"{len(rows)} of {len(data):,} images in {to}")

@@ -30,7 +30,7 @@ def run(argv: list[str]) -> None:
     from limner import checkpoint
     from limner.inference.pipeline import Pipeline, captions_of
     from limner.pictures.film import Film
-    from limner.pictures.grid import grid, save_png
+    from limner.pictures.grid import save_grid, save_png
     from limner.progress import bar
     from limner.synthesis import folder
 
@@ -58,9 +58,8 @@ def run(argv: list[str]) -> None:
         seeds = range(given.seed, given.seed + n)
         folder.save(to, folder.ImageBatch(images, seeds, condition, pipeline.spec))
     else:
-        to.parent.mkdir(parents=True, exist_ok=True)
         if n == 1:
             save_png(images[0], to, pipeline.spec.bits)
         else:
-            grid(images, captions).save(to)
+            save_grid(to, images, captions)
     say(f"{n} images in {to}")

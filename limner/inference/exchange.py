@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,10 @@ def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LimnerError(f"{out} exists already: name another folder with --out, or remove it.")
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with files.atomic_folder(out) as unfinished:
         for part in parts:
-            folder = temporary / part.folder
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = unfinished / part.folder
+            folder.mkdir(exist_ok=True)
             settings = {**part.settings, "_diffusers_version": VERSION}
             if _file_of(part) == PIPELINE:
                 settings |= {p.folder: ["diffusers", p.settings["_class_name"]] for p in parts if p.folder}
@@ -49,13 +46,6 @@ def to_diffusers(run: str | Path, out: str | Path) -> list[Part]:
             if part.weights:
                 tensors = {name: value.cpu().contiguous().clone() for name, value in part.weights.items()}
                 save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise LimnerError(f"Cannot write {out}: {error.strerror}; name another folder with --out.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return parts
 
 
@@ -67,6 +57,7 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
     folder, out = Path(folder), Path(out)
     if checkpoint.exists(out):
         raise LimnerError(f"{out} already holds a run: name another folder with --out.")
+    files.refuse_other_files(out, "--out")
     parts = read(folder)
     for part in parts if size else ():
         if "sample_size" in part.settings:
@@ -90,9 +81,9 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
     )  # fmt: skip
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob(WEIGHTS)))).hexdigest()
     header = checkpoint.make_header(run, spec, seen=0, parents={"diffusers": digest})
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_model(out / checkpoint.MODEL, model.state_dict(), header)
-    write_run(out, run)
+    with files.together():
+        write_run(out, run)
+        checkpoint.write_model(out / checkpoint.MODEL, model.state_dict(), header)
     return name
 
 

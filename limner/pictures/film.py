@@ -9,14 +9,14 @@ from PIL import Image
 
 from limner import files
 from limner.core import Canvas
-from limner.pictures.grid import grid
+from limner.pictures.grid import encode, grid
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int | Sequence[int]) -> None:
     """Write an endless animation, whole or not at all; ``milliseconds`` of every frame, or of each."""
     first, *rest = frames
-    with files.atomic(path) as unfinished:
-        first.save(unfinished, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+    options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
+    files.write_bytes(path, encode(first, "GIF", **options))
 
 
 class Film:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -19,6 +19,8 @@ from limner import files
 from limner.settings import LimnerError
 
 Picture = Tensor | np.ndarray | Image.Image
+
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of sheets
 
 _PAPER, _INK, _MARK, _GUTTER = (250, 250, 248), (66, 66, 72), (196, 48, 40), 12
 _TILE = 128  # pixels that small images are enlarged towards
@@ -50,9 +52,26 @@ def to_pil(image: Tensor, bits: int = 8) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def save_png(image: Tensor, file: str | os.PathLike[str] | IO[bytes], bits: int = 8) -> None:
-    """Writes [C, H, W] in [-1, 1] as a PNG of ``bits`` a channel (``ImageSpec.bits``); colour in 8 bits always."""
-    to_pil(image, bits if len(image) == 1 else 8).save(file, "PNG")
+def png(image: Tensor, bits: int = 8) -> bytes:
+    """[C, H, W] in [-1, 1] as a PNG of ``bits`` a channel (``ImageSpec.bits``); colour in 8 bits always."""
+    return encode(to_pil(image, bits if len(image) == 1 else 8))
+
+
+def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as the bytes of a file; to be written whole, so that Pillow meets no full disk."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def save_png(image: Tensor, path: Path, bits: int = 8) -> None:
+    """Write an image as ``png`` gives it, whole or not at all. Raises LimnerError."""
+    files.write_bytes(path, png(image, bits))
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its suffix (SUFFIXES), whole or not at all. Raises LimnerError."""
+    files.write_bytes(path, encode(picture, SUFFIXES.get(path.suffix.lower(), "PNG")))
 
 
 def grid(
@@ -104,9 +123,8 @@ def save_grid(
     path: Path, images: Tensor | np.ndarray | Sequence[Picture], captions: Sequence[str] | None = None,
     columns: int | None = None, marked: Sequence[bool] = (),
 ) -> None:  # fmt: skip
-    """Write a ``grid`` as a PNG, whole or not at all."""
-    with files.atomic(path) as unfinished:
-        grid(images, captions, columns, marked=marked).save(unfinished, "PNG")
+    """Write a ``grid`` in the format of the suffix (SUFFIXES), whole or not at all."""
+    save_picture(grid(images, captions, columns, marked=marked), path)
 
 
 def _picture(image: Picture) -> Image.Image:

@@ -13,9 +13,7 @@ import contextlib
 import json
 import os
 import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +24,7 @@ from torch import Tensor
 from limner import files
 from limner.core import Condition, ImageSpec, LimnerError
 from limner.fields import JsonResult
-from limner.pictures.grid import save_png
+from limner.pictures.grid import png, save_png
 
 
 @dataclass(frozen=True)
@@ -156,10 +154,10 @@ def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[in
     """
     for i in chosen:
         with open(to / f".{batch.name(i)}", "wb") as file:
-            save_png(batch.images[i], file, batch.spec.bits)
+            file.write(png(batch.images[i], batch.spec.bits))
             file.flush()
             os.fsync(file.fileno())
-    with uninterrupted():
+    with files.uninterrupted():
         for i in chosen:
             os.replace(to / f".{batch.name(i)}", to / batch.name(i))
         with open(to / "metadata.jsonl", "a", encoding="utf-8") as file:
@@ -167,21 +165,3 @@ def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[in
             file.flush()
             os.fsync(file.fileno())
         files.write_json(to / "provenance.json", provenance.to_json())
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until this is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    numbers = signal.SIGINT, signal.SIGTERM
-    before = {number: signal.signal(number, lambda late, frame: caught.append(late)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for late in caught:
-            signal.raise_signal(late)
