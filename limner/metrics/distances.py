@@ -5,28 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
+
+PAIRS = 2**20  # pairs of features that are compared at a time
+ROUNDING = (
+    1e-8  # of a Frechet distance, relative to the variances: square roots of eigenvalues that should be 0
+)
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """[N, D] -> mean [D] and covariance [D, D] with N - 1 below, in float64."""
-    x = features.double()
-    mean = x.mean(0)
-    centred = x - mean
-    return mean, centred.T @ centred / (len(x) - 1)
+    mean = features.mean(0, dtype=torch.float64)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in features.split(1024):
+        centred = part.double() - mean
+        covariance += centred.T @ centred
+    return mean, covariance / (len(features) - 1)
 
 
 def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """|mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (Heusel 2017, eq. 6).
 
-    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only.
+    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only. What is
+    within rounding of 0 is 0.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ other_covariance.double() @ root).clamp(min=0).sqrt().sum()
     offset = (mean - other_mean).double()
-    return float(offset @ offset + covariance.trace() + other_covariance.trace() - 2 * cross)
+    variance = covariance.trace() + other_covariance.trace()
+    distance = float(offset @ offset + variance - 2 * cross)
+    return distance if distance > ROUNDING * float(variance) else 0.0
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -34,21 +45,53 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return frechet(*moments(x), *moments(y))
 
 
-def kernel_distance(x: Tensor, y: Tensor) -> float:
+def kernel_distance(x: Tensor, y: Tensor, equal: tuple[Tensor, Tensor] | None = None) -> float:
     """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski 2018, eq. 4; Gretton 2012, eq. 3).
 
-    Features [N, D] and [M, D]; may be a little below 0 for two samples of one distribution.
+    Features [N, D] and [M, D]; may be a little below 0 for two samples of one distribution. ``equal`` are rows of
+    x and of y [K] that are one image on both sides (see ``equal_pairs``): the estimate supposes that the samples are
+    drawn apart, so these pairs are left out, as each point's pair with itself is within a set.
     """
-    return _mean_kernel(x, x, own=True) + _mean_kernel(y, y, own=True) - 2 * _mean_kernel(x, y)
+    within = _mean_kernel(x) + _mean_kernel(y)
+    total, count = _sum_kernel(x, y), len(x) * len(y)
+    if equal is not None and 0 < len(equal[0]) < count:
+        same = (x[equal[0]].double() * y[equal[1]].double()).sum(1) / x.shape[1] + 1
+        total, count = total - float(same.pow(3).sum()), count - len(same)
+    distance = within - 2 * total / count
+    return distance if abs(distance) > 1e-12 * within else 0.0  # float64's rounding
 
 
-def _mean_kernel(x: Tensor, y: Tensor, own: bool = False) -> float:
-    """Mean of the kernel over all pairs; with ``own``, pairs of a point with itself are left out."""
-    x, y = x.double(), y.double()
-    total = sum(float((part @ y.T / x.shape[1] + 1).pow_(3).sum()) for part in x.split(1024))
-    if own:
-        total -= float((x.square().sum(1) / x.shape[1] + 1).pow_(3).sum())
-    return total / (len(x) * (len(y) - own))
+def equal_pairs(x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Rows [K] of x and of y that hold the same key; of several with one key each takes part in one pair.
+
+    Keys are int64 [N] and [M], such as digests of images.
+    """
+    of = np.unique(np.concatenate([x, y]), return_inverse=True)[1]
+    one, other = (_with_rank(part, len(of)) for part in (of[: len(x)], of[len(x) :]))
+    _, in_x, in_y = np.intersect1d(one, other, assume_unique=True, return_indices=True)
+    return torch.from_numpy(in_x), torch.from_numpy(in_y)
+
+
+def _with_rank(numbers: np.ndarray, more: int) -> np.ndarray:
+    """[N], all different: number * more + how many equal ones come before it."""
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    rank = np.empty(len(numbers), np.int64)
+    rank[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
+    return numbers * more + rank
+
+
+def _sum_kernel(x: Tensor, y: Tensor) -> float:
+    """Of all pairs, in float64, in parts."""
+    y = y.double().T.contiguous()
+    parts = x.split(max(1, PAIRS // max(y.shape[1], 1)))
+    return sum(float((part.double() @ y).div_(len(y)).add_(1).pow_(3).sum()) for part in parts)
+
+
+def _mean_kernel(x: Tensor) -> float:
+    """Over all pairs within a set, but those of a point with itself."""
+    own = float((x.double().square().sum(1) / x.shape[1] + 1).pow_(3).sum())
+    return (_sum_kernel(x, x) - own) / (len(x) * (len(x) - 1))
 
 
 def halves(n: int, repeats: int, seed: int = 0) -> Iterator[Tensor]:
@@ -56,18 +99,24 @@ def halves(n: int, repeats: int, seed: int = 0) -> Iterator[Tensor]:
     return (half for half, _ in disjoint(n, n // 2, repeats, seed))
 
 
-def interval(value: float, of_halves: list[float], share: float = 0.95) -> tuple[float, float]:
+def interval(
+    value: float,
+    of_halves: list[float],
+    share: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
     """Confidence interval (low, high) of a figure at level ``share``, from its values on random halves of the sample.
 
     The delete-half jackknife (Shao and Tu 1995, ch. 2): half of a sample, drawn without replacement, varies
     about the mean of all halves as the whole sample varies about the true value. A bootstrap with replacement
-    would repeat images, which biases Frechet distances and neighbourhoods.
+    would repeat images, which biases Frechet distances and neighbourhoods. It is cut off at the ``bounds`` of what
+    the figure can be: they hold the truth, so the interval holds it as often as before.
     """
     if len(of_halves) < 2:
         return value, value
     drawn = torch.tensor(of_halves, dtype=torch.float64)
     spread = drawn.std().item() * math.sqrt(2) * torch.erfinv(torch.tensor(share, dtype=torch.float64)).item()
-    return value - spread, value + spread
+    return max(bounds[0], value - spread), min(bounds[1], value + spread)
 
 
 def disjoint(total: int, n: int, repeats: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

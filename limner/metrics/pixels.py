@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from limner.settings import LimnerError
+
+PROJECTED = 2**23  # projections of each set that are held at a time
 
 
 def psnr(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
@@ -87,38 +93,99 @@ def pyramid(images: Tensor, least: int) -> list[Tensor]:
     return [*levels, now]
 
 
-def _patches(level: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
-    """[B, C, H, W] -> [B count, C side side], from random places, normalised by channel over all of them."""
-    height, width = level.shape[-2:]
-    cut = []
-    for image in level:
-        tops = torch.randint(height - side + 1, (count,), generator=generator)
-        lefts = torch.randint(width - side + 1, (count,), generator=generator)
-        rows, columns = (start[:, None] + torch.arange(side) for start in (tops, lefts))  # [count, side]
-        cut.append(image[:, rows[:, :, None], columns[:, None, :]].movedim(0, 1))  # [count, C, side, side]
-    patches = torch.cat(cut)
-    patches = patches - patches.mean((0, 2, 3), keepdim=True)
-    return (patches / patches.std((0, 2, 3), keepdim=True).clamp(min=1e-8)).flatten(1)
+class Images(Protocol):
+    """A set of images that is read in parts: a tensor [N, C, H, W], or what gives one for a slice of it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """Square patches from random places of one level of all images' pyramids, cut again at every use."""
+
+    images: Images
+    level: int
+    least: int
+    side: int
+    tops: Tensor  # int16 [N, P]
+    lefts: Tensor
+
+    @classmethod
+    def choose(
+        cls, images: Images, n: int, level: int, size: tuple[int, int], least: int, side: int, count: int,
+        generator: torch.Generator,
+    ) -> _Patches:  # fmt: skip
+        """``count`` places in each of the first n images, whose level has this size."""
+        tops, lefts = (torch.empty(n, count, dtype=torch.int16) for _ in range(2))
+        for i in range(n):
+            tops[i] = torch.randint(size[0] - side + 1, (count,), generator=generator)
+            lefts[i] = torch.randint(size[1] - side + 1, (count,), generator=generator)
+        return cls(images, level, least, side, tops, lefts)
+
+    def parts(self) -> Iterator[Tensor]:
+        """[B P, C, side, side] of some images at a time."""
+        n, step = len(self.tops), 64
+        for at in range(0, n, step):
+            images = self.images[at : min(at + step, n)]
+            level = pyramid(images.float(), self.least)[self.level]
+            windows = level.unfold(2, self.side, 1).unfold(3, self.side, 1)
+            rows = torch.arange(len(level))[:, None]
+            tops, lefts = (places[at : at + step].long() for places in (self.tops, self.lefts))
+            yield windows[rows, :, tops, lefts].flatten(0, 1)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of all values of each channel [C, 1, 1]."""
+        total: Tensor | float = 0.0
+        squares: Tensor | float = 0.0
+        count = self.tops.numel() * self.side**2
+        for part in self.parts():
+            total = total + part.sum((0, 2, 3), dtype=torch.float64)
+        mean = torch.as_tensor(total) / count
+        for part in self.parts():
+            squares = squares + (part.double() - mean[:, None, None]).square().sum((0, 2, 3))
+        std = (torch.as_tensor(squares) / (count - 1)).sqrt().clamp(min=1e-8)
+        return mean.float()[:, None, None], std.float()[:, None, None]
+
+    def projected(self, directions: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
+        """The patches, normalised by channel, along each of the directions [D, K]: [K, N P], each row sorted."""
+        projected, at = np.empty((directions.shape[1], self.tops.numel()), np.float32), 0
+        for part in self.parts():
+            along = part.sub(mean).div_(std).flatten(1) @ directions  # [B P, K]
+            projected[:, at : at + len(along)] = along.T.numpy()
+            at += len(along)
+        projected.sort(axis=1)
+        return projected
 
 
 def sliced_wasserstein(
-    x: Tensor, y: Tensor,
+    x: Images, y: Images,
     patches: int = 64, directions: int = 256, side: int = 7, least: int = 16, seed: int = 0,
 ) -> dict[int, float]:  # fmt: skip
     """Sliced Wasserstein distance x1000 between the patches of two sets [N, C, H, W], by the level's height.
 
     After Karras 2018, section 5: 7x7 patches of each level of a Laplacian pyramid, normalised by channel. Both sets
-    are cut to the length of the smaller.
+    are cut to the length of the smaller. Images are read in parts, and again for each part of the directions.
     """
     n = min(len(x), len(y))
     by_height = {}
     generator = torch.Generator().manual_seed(seed)
-    for a, b in zip(pyramid(x[:n].float(), least), pyramid(y[:n].float(), least), strict=True):
-        if min(a.shape[-2:]) < side:
+    together = max(1, PROJECTED // (n * patches))  # directions at a time
+    for i, level in enumerate(pyramid(x[:1].float(), least)):
+        channels, height, width = level.shape[1:]
+        if min(height, width) < side:
             break
-        p, q = (_patches(level, patches, side, generator) for level in (a, b))
-        direction = torch.randn(p.shape[1], directions, generator=generator)
+        sets = [
+            _Patches.choose(images, n, i, (height, width), least, side, patches, generator)
+            for images in (x, y)
+        ]
+        direction = torch.randn(channels * side**2, directions, generator=generator)
         direction = direction / direction.norm(dim=0)
-        difference = (p @ direction).sort(0).values - (q @ direction).sort(0).values
-        by_height[int(a.shape[-2])] = 1000 * float(difference.abs().mean())
+        known = [(each, *each.moments()) for each in sets]
+        differences = []
+        for some in direction.split(together, dim=1):
+            p, q = (each.projected(some, mean, std) for each, mean, std in known)
+            differences += [float(np.abs(a - b).mean(dtype=np.float64)) for a, b in zip(p, q, strict=True)]
+        by_height[height] = 1000 * sum(differences) / len(differences)
     return by_height

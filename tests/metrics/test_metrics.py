@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -79,6 +80,34 @@ def test_real_against_real_is_zero_within_its_interval_and_a_shift_is_not():
     assert spread(x, moved)[0] > 0
 
 
+def test_an_interval_ends_where_the_figure_does():
+    assert distances.interval(0.98, [0.9, 1.0, 0.95, 1.0], bounds=(0, 1))[1] == 1
+    assert distances.interval(0.5, [0.9, 1.0, 0.0, 1.0], bounds=(0, math.inf))[0] == 0
+    low, high = distances.interval(0.5, [0.4, 0.6, 0.5, 0.45], bounds=(0, 1))
+    assert (low, high) == distances.interval(0.5, [0.4, 0.6, 0.5, 0.45]) and low < 0.5 < high
+
+
+def test_equal_sets_are_0_apart_though_each_image_is_on_both_sides():
+    x = 10 * features(60)
+    keys = np.arange(60)
+    y, order = x.flip(0), keys[::-1].copy()
+    pairs = distances.equal_pairs(keys, order)
+    assert torch.equal(x[pairs[0]], y[pairs[1]]) and len(pairs[0]) == 60
+    assert distances.kernel_distance(x, y) < -1  # as of samples that were drawn apart
+    assert distances.kernel_distance(x, y, pairs) == pytest.approx(0, abs=1e-6)
+    assert distances.frechet_distance(x, y) == 0
+    assert distances.frechet_distance(x[:10], y[50:]) == 0  # variances of lower rank
+    alike = torch.ones(30, 6)  # all of one image
+    same = distances.equal_pairs(np.zeros(30, np.int64), np.zeros(30, np.int64))
+    assert len(same[0]) == 30 and distances.kernel_distance(alike, alike, same) == 0
+
+
+def test_pairs_of_equal_keys():
+    pairs = distances.equal_pairs(np.array([7, 3, 7, -1]), np.array([7, 9, -1, 7, 7]))
+    assert sorted(zip(*(each.tolist() for each in pairs), strict=True)) == [(0, 0), (2, 3), (3, 2)]
+    assert [len(each) for each in distances.equal_pairs(np.array([1]), np.array([2]))] == [0, 0]
+
+
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     """The mean of 60 normal numbers: 95% of the intervals hold 0."""
     hits = 0
@@ -121,6 +150,17 @@ def test_neighbours_match_the_golden_numbers():
     assert neighbours.precision_recall(REAL, DRAWN, 3) == pytest.approx((0.8, 0.4), abs=1e-9)
     assert neighbours.precision_recall(REAL, DRAWN, 1) == pytest.approx((0.0, 0.0), abs=1e-9)
     assert neighbours.density_coverage(REAL, DRAWN, 3) == pytest.approx((0.3, 0.3), abs=1e-9)
+
+
+def test_all_measures_of_overlap_are_those_of_two_tables_of_distances():
+    real, drawn = features(70, 4), features(50, 4, 1, 0.5)
+    found = neighbours.overlap(real, drawn, 3)
+    across = torch.cdist(drawn, real)  # [50, 70]
+    reach, drawn_reach = (torch.cdist(x, x).kthvalue(4, dim=1).values for x in (real, drawn))
+    assert found.precision == pytest.approx((across <= reach).any(1).double().mean().item())
+    assert found.recall == pytest.approx((across <= drawn_reach[:, None]).any(0).double().mean().item())
+    assert found.density == pytest.approx((across < reach).sum().item() / (3 * 50))
+    assert found.coverage == pytest.approx((across < reach).any(0).double().mean().item())
 
 
 def test_a_set_against_itself_is_precise_and_complete():
@@ -235,3 +275,21 @@ def test_sliced_wasserstein_tells_blur_at_the_fine_level_only():
     assert list(same) == [32, 16]
     assert other[32] > 1.5 * same[32]
     assert math.isfinite(other[16])
+
+
+def test_sliced_wasserstein_is_that_of_whole_tables(monkeypatch):
+    """Images read in parts, and directions in parts: against patches that are cut and sorted at once."""
+    x, y = (torch.rand(70, 1, 16, 16, generator=torch.Generator().manual_seed(s)) for s in range(2))
+    monkeypatch.setattr(pixels, "PROJECTED", 70 * 8 * 3)
+    found = pixels.sliced_wasserstein(x, y, patches=8, directions=10, seed=3)
+    generator, tables = torch.Generator().manual_seed(3), []
+    for images in (x, y):
+        cut = []
+        for image in images:
+            tops, lefts = (torch.randint(10, (8,), generator=generator).tolist() for _ in range(2))
+            cut += [image[0, t : t + 7, u : u + 7].flatten() for t, u in zip(tops, lefts, strict=True)]
+        table = torch.stack(cut).double()
+        tables.append((table - table.mean()) / table.std())
+    direction = torch.randn(49, 10, generator=generator)
+    p, q = ((table @ (direction / direction.norm(dim=0)).double()).sort(0).values for table in tables)
+    assert found == {16: pytest.approx(1000 * float((p - q).abs().mean()), rel=1e-4)}
