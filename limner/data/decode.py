@@ -1,35 +1,45 @@
 """One image file -> its pixels at a given size: any mode, depth, orientation and aspect.
 
-The pixels are uint8 or uint16 ``[T, H, W, C]`` with C of 1 grey, 3 RGB or 4 RGBA with premultiplied alpha.
+The pixels are uint8 or uint16 ``[T, H, W, C]`` with C of 1 grey, 3 RGB or 4 RGBA with premultiplied alpha, in sRGB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor
 
+from limner.data import deep
+from limner.data.limits import MAX_PIXELS as MAX_PIXELS
+from limner.data.limits import UNDER_WAY, Unusable, check_scans, check_size, cost
+from limner.data.opening import TURNS, Opened, open_image, reading
 from limner.settings import LimnerError
 
-MAX_PIXELS = 100_000_000  # an image with more counts as a decompression bomb
 SUFFIXES = frozenset(
-    (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".webp", ".avif", ".bmp", ".dib")
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".gif",
+        ".webp",
+        ".avif",
+        ".avifs",
+        ".bmp",
+        ".dib",
+    )
     + (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".jp2", ".j2k", ".dds")
     + (".pcx", ".qoi", ".heic", ".heif", ".jxl")  # the last three are listed as problems
 )
-# Not EPS, PDF and the like, which run programs or read other files.
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO") + (
-    "JPEG2000", "DDS", "PCX", "QOI",
-)  # fmt: skip
-_ORIENTATION = 0x0112
 _FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
-
-
-class Unusable(Exception):
-    """Why one image cannot be used, in a few words."""
+_PLAIN = deep.Scale()
 
 
 def reason(error: Exception) -> str:
@@ -39,6 +49,10 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return f"cannot be read ({error.strerror})"
     message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, NotImplementedError):
+        return f"of a form that is not read ({message[:120]}): convert it to PNG"
+    if isinstance(error, MemoryError):
+        return "decoding it takes more memory than there is: scale it down first"
     return f"truncated or damaged ({message[:120]})"
 
 
@@ -47,104 +61,168 @@ class Header:
     """The properties of an image file, read without decoding it."""
 
     format: str
-    mode: str  # Pillow's
+    mode: str  # Pillow's, and 'RGB;16' and the like for colour of 16 bits
     width: int  # as shown, after the EXIF orientation
     height: int
     bits: int  # 8 or 16 a channel
     channels: int  # 1, 3, or 4 where there may be transparency
     frames: int
-
-
-def open_image(source: IO[bytes] | Image.Image) -> Image.Image:
-    """The image with only its header read. Raises Unusable."""
-    if isinstance(source, Image.Image):
-        return source
-    start = source.read(16)
-    source.seek(0)
-    if not start:
-        raise Unusable("the file is empty")
-    Image.init()
-    try:
-        image = Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
-    except Image.DecompressionBombError:
-        raise Unusable(f"more than {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first") from None
-    except Image.UnidentifiedImageError:
-        if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") or start[:2] == b"\xff\x0a":
-            raise Unusable("HEIC and JPEG XL cannot be read: convert it to PNG or JPEG") from None
-        raise Unusable("not an image, or its start is damaged") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Unusable(f"more than {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first")
-    if image.width * image.height == 0:
-        raise Unusable("it has no pixels")
-    return image
+    profile: str = ""  # the name of a colour profile that is not sRGB, from which the image is converted
+    span: tuple[float, float] | None = (
+        None  # the least and greatest number, of floats and integers of any range
+    )
+    cut: bool = False  # colour of more than 8 bits that is taken as 8
 
 
 def read_header(source: IO[bytes] | Image.Image, half: str = "") -> Header:
     """The file's header, with the width of a `half` if that is named. Raises Unusable."""
-    with open_image(source) as image:
-        width, height = image.size
-        # Pillow decodes a whole PNG to look for EXIF after the pixels; only a small one's size matters.
-        if (image.format != "PNG" or max(image.size) <= 64) and _orientation(image) >= 5:
-            width, height = height, width
-        if half:
-            width //= 2
-        if width == 0:
-            raise Unusable("it is too narrow to be cut in two")
-        bits = 16 if image.mode.startswith(("I", "F")) else 8
-        grey = image.mode in ("1", "L") or bits == 16
-        channels = 4 if image.has_transparency_data and bits == 8 else 1 if grey else 3
-        frames = getattr(image, "n_frames", 1)
-        return Header(image.format or "", image.mode, width, height, bits, channels, frames)
+    return reading(partial(_header, half=half), source)
+
+
+def _header(opened: Opened, half: str = "") -> Header:
+    image = opened.image
+    width, height = image.size
+    frames = getattr(image, "n_frames", 1)
+    # Pillow decodes a whole PNG to look for EXIF after the pixels; only a small one's size matters.
+    if (image.format != "PNG" or max(image.size) <= 64) and opened.orientation >= 5:
+        width, height = height, width
+    if half:
+        width //= 2
+    if width == 0:
+        raise Unusable("it is too narrow to be cut in two")
+    mode, span = image.mode, None
+    if mode in ("I", "F"):
+        with UNDER_WAY.hold(cost(image)):
+            span = deep.value_range(image)
+    if opened.deep:
+        mode = f"{opened.deep.mode};16"
+        channels = 4 if opened.deep.alpha or "transparency" in image.info else 3
+    else:
+        grey = mode in ("1", "L") or mode.startswith(("I", "F"))
+        clear = image.has_transparency_data and not mode.startswith(("I", "F"))
+        channels = 4 if clear else 1 if grey else 3
+    bits = 16 if opened.deep or mode.startswith(("I", "F")) else 8
+    name = opened.profile.name if opened.profile else ""
+    cut = bits == 8 and deep.cut(image)
+    return Header(image.format or "", mode, width, height, bits, channels, frames, name, span, cut)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an image is decoded to."""
+
+    height: int
+    width: int
+    fit: str = "crop"  # crop, pad or squash
+    frames: int = 1  # the first ones, the last repeated where there are too few
+    half: str = ""  # left or right: that half of the image alone
+    scale: deep.Scale = _PLAIN  # of floats and integers of any range
 
 
 def decode(
-    source: IO[bytes] | Image.Image, height: int, width: int, fit: str, frames: int = 1, half: str = ""
-) -> np.ndarray:
+    source: IO[bytes] | Image.Image, height: int, width: int, fit: str,
+    frames: int = 1, half: str = "", scale: deep.Scale = _PLAIN,
+) -> np.ndarray:  # fmt: skip
     """uint8 or uint16 [T, h, w, C]; h and w are below `height` and `width` only where `fit` is 'pad'.
 
     T is `frames`: the first ones, the last repeated where there are too few. `half` keeps the left or the
-    right half of the image. On damaged files Pillow raises nearly anything; see `reason`.
+    right half of the image; `scale` is that of floats and integers of any range. On damaged files Pillow raises
+    nearly anything; see `reason`.
     """
-    with open_image(source) as image:
-        return np.stack([_resized(frame, height, width, fit, half) for frame in _frames(image, frames)])
+    return reading(partial(_pixels, form=Form(height, width, fit, frames, half, scale)), source)
+
+
+def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
+    """The header of an image that can be decoded: opened once, decoded at 64x64. Raises as `decode`."""
+
+    def act(opened: Opened) -> Header:
+        header = _header(opened)
+        _pixels(opened, Form(64, 64, fit))
+        return header
+
+    return reading(act, source)
+
+
+def _pixels(opened: Opened, form: Form) -> np.ndarray:
+    """[T, h, w, C]"""
+    image = opened.image
+    several = form.frames > 1 and getattr(image, "n_frames", 1) > 1
+    if image.format in ("JPEG", "MPO") and opened.source is not None:
+        check_scans(image, opened.source)
+        if not form.half and not several:
+            _draft(image, form, opened.orientation)
+    with UNDER_WAY.hold(cost(image, opened.deep)):
+        frames = _frames(image, form.frames) if several else [image] * form.frames
+        return np.stack([_frame(opened, frame, form) for frame in frames])
 
 
 def _frames(image: Image.Image, count: int) -> Iterator[Image.Image]:
-    available = getattr(image, "n_frames", 1) if count > 1 else 1
     for i in range(count):
-        if available > 1:
-            image.seek(min(i, available - 1))
-        yield image.copy() if available > 1 else image
+        image.seek(min(i, image.n_frames - 1))  # type: ignore[attr-defined]
+        check_size(*image.size)
+        yield image.copy()
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation still to be applied; Pillow applies that of a TIFF itself."""
-    return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+def _draft(image: Image.Image, form: Form, orientation: int) -> None:
+    """Has the decoder shrink by up to 8, to twice the size needed; not halves, which would mix at the seam."""
+    across, down = (form.height, form.width) if orientation >= 5 else (form.width, form.height)
+    if form.fit != "squash":  # the size that the whole image must have
+        choose = max if form.fit == "crop" else min
+        scale = choose(across / image.width, down / image.height)
+        across, down = int(scale * image.width) + 1, int(scale * image.height) + 1
+    image.draft(None, (2 * across, 2 * down))
 
 
-def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -> np.ndarray:
+def _frame(opened: Opened, image: Image.Image, form: Form) -> np.ndarray:
     """[h, w, C]"""
-    # The decoder may shrink by up to 8, to twice the size needed; not halves, which would mix at the seam.
-    if image.format in ("JPEG", "MPO") and not half:
-        across, down = (height, width) if _orientation(image) >= 5 else (width, height)
-        if fit != "squash":  # the size that the whole image must have
-            choose = max if fit == "crop" else min
-            scale = choose(across / image.width, down / image.height)
-            across, down = int(scale * image.width) + 1, int(scale * image.height) + 1
-        image.draft(None, (2 * across, 2 * down))
+    planes = [_resized(plane, opened.orientation, form) for plane in _planes(opened, image, form.scale)]
+    pixels = np.dstack(planes)
+    if pixels.dtype == np.float32:
+        pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
+    if pixels.shape[-1] == 4:  # filters overshoot: no colour is brighter than its alpha
+        pixels = np.minimum(pixels, pixels[..., 3:])
+    return pixels
+
+
+def _planes(opened: Opened, image: Image.Image, scale: deep.Scale) -> Iterator[Image.Image]:
+    """The whole image as one of mode L, RGB or RGBa (premultiplied), or a plane F of 0 to 65535 for each channel."""
+    if opened.deep and opened.source is not None:
+        pixels = deep.read(image, partial(_again, opened.source), opened.deep)
+        pixels = deep.finished(pixels, opened.deep, image.info.get("transparency"), opened.profile)
+        for channel in range(pixels.shape[-1]):
+            yield Image.fromarray(pixels[..., channel].astype(np.float32))
+        return
     image.load()
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if half:  # the middle column of an odd width belongs to neither
+    mode = image.mode
+    if mode.startswith("I;16") and opened.profile:
+        grey = opened.profile.convert_deep(np.asarray(image)[..., None])
+        yield Image.fromarray(grey[..., 0].astype(np.float32))
+    elif mode.startswith(("I", "F")):
+        yield scale.apply(image)
+    else:
+        yield _plain(opened.profile.convert(image) if opened.profile else image)
+
+
+def _again(source: IO[bytes]) -> Image.Image:
+    source.seek(0)
+    return open_image(source).image
+
+
+def _resized(image: Image.Image, orientation: int, form: Form) -> np.ndarray:
+    """[h, w] or [h, w, C] of a plain image."""
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
+    if form.half:  # the middle column of an odd width belongs to neither
         side = image.width // 2
-        left = 0 if half == "left" else image.width - side
+        left = 0 if form.half == "left" else image.width - side
         image = image.crop((left, 0, left + side, image.height))
-    if fit == "pad":
+    height, width = form.height, form.width
+    if form.fit == "pad":
         scale = min(width / image.width, height / image.height)
         width = min(width, max(1, round(image.width * scale)))
         height = min(height, max(1, round(image.height * scale)))
     box = (0.0, 0.0, float(image.width), float(image.height))
-    if fit == "crop":
+    if form.fit == "crop":
         scale = max(width / image.width, height / image.height)
         spare = image.width - width / scale, image.height - height / scale
         x, y = (max(0.0, each / 2) for each in spare)  # against rounding below 0
@@ -152,38 +230,15 @@ def _resized(image: Image.Image, height: int, width: int, fit: str, half: str) -
 
     shrinks = box[2] - box[0] >= width
     how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC  # Lanczos rings when it enlarges
-    pixels = np.asarray(_plain(image).resize((width, height), how, box, reducing_gap=2.0))
-    if pixels.dtype == np.float32:
-        pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
-    pixels = pixels.reshape(height, width, -1)
-    if pixels.shape[-1] == 4:  # filters overshoot: no colour is brighter than its alpha
-        pixels = np.minimum(pixels, pixels[..., 3:])
-    return pixels
+    return np.asarray(image.resize((width, height), how, box, reducing_gap=2.0))
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Any mode as L, RGB, RGBa (premultiplied), or F holding 0 to 65535."""
-    mode = image.mode
-    if mode.startswith(("I", "F")):
-        return Image.fromarray(_to_16_bits(np.asarray(image).astype(np.float32), mode))
+    """Any mode of 8 bits as L, RGB or RGBa (premultiplied)."""
     if image.has_transparency_data:
-        return image.convert("RGBA").convert("RGBa")
-    return image.convert("L" if mode in ("1", "L") else "RGB")
-
-
-def _to_16_bits(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey of any range in [0, 65535].
-
-    Integers up to 65535 are 16-bit values; floats in [0, 1], [0, 255] or [0, 65535] are scaled from that
-    range; whatever lies outside is stretched from its own least to its greatest value.
-    """
-    values = np.nan_to_num(values, nan=0.0)
-    low, high = float(values.min()), float(values.max())
-    for top in (65535,) if mode.startswith("I") else (1, 255, 65535):
-        if low >= 0 and high <= top:
-            return values * np.float32(65535 / top)
-    low64 = values.astype(np.float64) - low
-    return (low64 * (65535 / max(float(low64.max()), 1e-30))).astype(np.float32)
+        return (image if image.mode == "RGBA" else image.convert("RGBA")).convert("RGBa")
+    plain = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == plain else image.convert(plain)
 
 
 def colour(name: str) -> tuple[int, int, int]:
