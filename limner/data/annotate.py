@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from limner.data.decode import SUFFIXES
+from limner.data.formats import kind_of
 from limner.data.labels import labels_of
 from limner.data.metadata import first, one_line, parse_json, read_rows, read_text
 from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Opener, Problem, printable
@@ -21,7 +23,7 @@ class _Files:
     images: list[str] = field(default_factory=list)
     sides: dict[str, dict[str, str]] = field(default_factory=dict)  # stem -> suffix -> name
     tables: list[str] = field(default_factory=list)  # of metadata
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)  # by what they are
 
 
 def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Listing:
@@ -51,7 +53,7 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         texts = label and printable(label), caption and printable(caption)
         items.append(Item(printable(name), files[name], *texts))
     problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
-    return Listing(items, problems, found.others)
+    return Listing(items, problems, found.others.total(), kinds=dict(found.others))
 
 
 def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
@@ -71,5 +73,5 @@ def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
         elif suffix in (".txt", ".caption", ".cls", ".json"):
             found.sides.setdefault(os.path.splitext(name)[0], {})[suffix] = name
         else:
-            found.others += 1
+            found.others[kind_of(path.name)] += 1
     return found

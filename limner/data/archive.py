@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
@@ -35,7 +36,7 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
     """One source of one or more archives. `scratch` is a folder for temporary files."""
 
     def listing() -> Listing:
-        items, problems, notes, others = [], [], [], 0
+        items, problems, notes, kinds = [], [], [], Counter[str]()
         for path in paths:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
@@ -46,8 +47,8 @@ def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
             items += inside.items
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
             notes += [f"{path.name}: {note}" for note in inside.notes]
-            others += inside.others
-        return Listing(items, problems, others, notes)
+            kinds.update(inside.kinds)
+        return Listing(items, problems, kinds.total(), notes, dict(kinds))
 
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
     return Source(text, ["archives", stamps], listing)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 from PIL import Image
 
-from limner.data import decode
+from limner.data import decode, formats
 from limner.data.cache import cache_folder
 from limner.data.find import find
 from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS, common_size
-from limner.data.parallel import attempt_each
+from limner.data.parallel import in_parallel
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
 from limner.settings import DataOptions
 
 _FEW_IMAGES = 100
 _SHOWN = 10  # lines of each list in the printed report
+_WHOLE = 2**24  # bytes of a file that are held in memory; a larger one is read twice
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Report:
     modes: dict[str, int]  # Pillow's: L grey, P palette, RGBA with alpha, I;16 16-bit grey
     sizes: dict[str, int]  # 'height x width'
     bits: dict[str, int]
+    profiles: dict[str, int]  # colour profiles other than sRGB, by name
     animated: int
     classes: dict[str, int]
     captions: int
     duplicates: list[list[str]]  # groups of files with the same content
     problems: list[Problem]
     others: int  # files that are not images, ignored
+    kinds: dict[str, int]  # what these are
     notes: list[str]  # sentences on how the sources were read
     advice: list[str]
 
@@ -50,10 +54,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.images:,} images in {', '.join(self.sources)}"]
-        counted = ("formats", "modes", "sizes", "bits", "classes")
+        counted = ("formats", "modes", "sizes", "bits", "profiles", "classes")
         shown = {name: _counts(getattr(self, name)) for name in counted}
         shown |= {"captions": f"{self.captions:,}", "animated": f"{self.animated:,}"}
-        shown["others"] = f"{self.others:,} files that are not images"
+        shown["others"] = f"{self.others:,} files that are not images: {_counts(self.kinds)}"
         lines += [f"  {name:<9} {text}" for name, text in shown.items() if getattr(self, name)]
         lines += _listed("problems", [f"{p.path!r}: {p.reason}" for p in self.problems])
         same = [" = ".join(map(repr, group[:4])) for group in self.duplicates]
@@ -72,76 +76,111 @@ def _listed(title: str, entries: Sequence[str]) -> list[str]:
     return [f"{len(entries):,} {title}", *(f"  {e}" for e in entries[:_SHOWN]), *more] if entries else []
 
 
+@dataclass
+class _Tally:
+    """What was found so far, in memory that grows with what is unlike, not with the images."""
+
+    headers: Counter[decode.Header] = field(default_factory=Counter)
+    files: Counter[decode.Header] = field(default_factory=Counter)  # those of the images that are not drawn
+    classes: Counter[str] = field(default_factory=Counter)
+    captions: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    unreadable: int = 0
+    first: dict[bytes, str] = field(default_factory=dict)  # digest of a file -> the first such file
+    same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
+    names: list[str] = field(default_factory=list)  # of all images, where they have pairs
+
+    def add(self, item: Item, found: tuple[decode.Header, bytes] | Problem, drawn: bool, pairs: bool) -> None:
+        if isinstance(found, Problem):
+            self.problems.append(found)
+            self.unreadable += 1
+            return
+        header, digest = found
+        self.headers[header] += 1
+        self.captions += bool(item.caption)
+        if item.label is not None:
+            self.classes[item.label] += 1
+        if pairs:
+            self.names.append(item.name)
+        if drawn:
+            return
+        self.files[header] += 1
+        if (name := self.first.setdefault(digest, item.name)) is not item.name:
+            self.same.setdefault(digest, [name]).append(item.name)
+
+
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
-    """Reads and decodes everything, and keeps nothing. Raises LimnerError for a source that does not exist."""
-    texts = named(sources)
-    problems: list[Problem] = []
-    images: list[tuple[Item, tuple[decode.Header, str]]] = []
-    files: list[tuple[Item, tuple[decode.Header, str]]] = []  # those of the images that are not drawn
-    notes: list[str] = []
-    others = unreadable = 0
+    """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
+    texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
     for source in [find(text, cache_folder(options)) for text in texts]:
         listing = source.listing()
         with bar(f"checking {printable(source.name)}", not progress) as watch:
-            readable, bad = attempt_each(partial(_look, options.fit), listing.items, watch)
-        images += readable
-        files += [] if source.drawn else readable
-        problems += listing.skipped + bad
-        others += listing.others
+            for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):
+                tally.add(item, found, source.drawn, bool(options.pairs))
+        tally.problems += listing.skipped
+        kinds.update(listing.kinds)
         notes += listing.notes
-        unreadable += len(bad)
-
     if options.pairs:
         partners = find(options.pairs, cache_folder(options)).listing().items
-        names = [item.name for item, _ in images], [item.name for item in partners]
-        problems += partners_of(*names, options.pairs)[2]
-    same: dict[str, list[str]] = {}
-    for item, (_, content) in files:
-        same.setdefault(content, []).append(item.name)
-    headers = [header for _, (header, _) in images]
+        tally.problems += partners_of(tally.names, [item.name for item in partners], options.pairs)[2]
+
+    def counted(name: str) -> dict[str, int]:
+        counts = Counter[str]()
+        for header, count in tally.headers.items():
+            counts[str(getattr(header, name))] += count
+        return dict(counts.most_common())
+
+    headers = tally.headers
     report = Report(
         sources=texts,
-        images=len(images),
-        formats=_count(h.format or "drawn" for h in headers),
-        modes=_count(h.mode for h in headers),
-        sizes=_count(f"{h.height}x{h.width}" for h in headers),
-        bits=_count(str(h.bits) for h in headers),
-        animated=sum(h.frames > 1 for h in headers),
-        classes=_count(item.label for item, _ in images if item.label is not None),
-        captions=sum(bool(item.caption) for item, _ in images),
-        duplicates=[names for names in same.values() if len(names) > 1],
-        problems=problems,
-        others=others,
-        notes=notes,
+        images=headers.total(),
+        formats=counted("kind"),
+        modes=counted("mode"),
+        sizes=counted("size"),
+        bits=counted("bits"),
+        profiles={name: count for name, count in counted("profile").items() if name},
+        animated=sum(count for h, count in headers.items() if h.frames > 1),
+        classes=dict(tally.classes.most_common()),
+        captions=tally.captions,
+        duplicates=list(tally.same.values()),
+        problems=tally.problems,
+        others=kinds.total(),
+        kinds=dict(kinds.most_common()),
+        notes=notes + decode.notes(headers),
         advice=[],
     )
-    advice = list(_advice(report, unreadable, [header for _, (header, _) in files], options))
+    advice = list(_advice(report, tally.unreadable, tally.files, options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
 
 
-def _look(fit: str, item: Item) -> tuple[decode.Header, str]:
-    """The header of an image that can be decoded, and a hash of its content."""
+def _look(fit: str, item: Item) -> tuple[decode.Header, bytes]:
+    """The header of an image that can be decoded, and a digest of its file, which is read once."""
     with item.image(64, 64) as source:
-        data = source.tobytes() if isinstance(source, Image.Image) else source.read()
-    with item.image(64, 64) as source:
-        header = decode.read_header(source)
-    with item.image(64, 64) as source:
-        decode.decode(source, 64, 64, fit)
-    return header, hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _count(words: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(words).most_common())
+        if isinstance(source, Image.Image):
+            return decode.look(source, fit), b""
+        content = source.read(_WHOLE)
+        digest = hashlib.blake2b(content, digest_size=16)
+        if len(content) < _WHOLE:
+            return decode.look(BytesIO(content), fit), digest.digest()
+        while block := source.read(2**20):
+            digest.update(block)
+        source.seek(0)
+        return decode.look(source, fit), digest.digest()
 
 
 def _advice(
-    report: Report, unreadable: int, headers: Sequence[decode.Header], options: DataOptions
+    report: Report, unreadable: int, headers: Counter[decode.Header], options: DataOptions
 ) -> Iterator[str]:
     """What to do, in sentences; ``unreadable`` of the problems are images."""
     n, bad = report.images, len(report.problems)
+
+    def among(is_so: Callable[[decode.Header], bool]) -> int:
+        return sum(count for header, count in headers.items() if is_so(header))
+
     if n == 0:
         yield "There are no usable images: choose a folder with PNG, JPEG, WebP or other images."
         return
+    yield from formats.advice(report.kinds)
     if bad:
         yield f"Fix or remove the {bad:,} files listed as problems; training skips them."
     if unreadable > options.max_bad * (n + unreadable):
@@ -151,13 +190,13 @@ def _advice(
     if report.duplicates:
         extra = sum(len(group) - 1 for group in report.duplicates)
         yield f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."
-    if 0 < (small := sum(min(h.height, h.width) < 32 for h in headers)) < n:
+    if 0 < (small := among(lambda h: min(h.height, h.width) < 32)) < n:
         yield f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred."
-    if thin := sum(max(h.height, h.width) > 3 * min(h.height, h.width) for h in headers):
+    if thin := among(lambda h: max(h.height, h.width) > 3 * min(h.height, h.width)):
         yield f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
-    if 0 < (grey := sum(h.channels == 1 for h in headers)) < n:
+    if 0 < (grey := among(lambda h: h.channels == 1)) < n:
         yield f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
-    if 0 < (clear := sum(h.channels == 4 for h in headers)) < n:
+    if 0 < (clear := among(lambda h: h.channels == 4)) < n:
         yield (
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
         )

@@ -5,7 +5,8 @@ The pixels are uint8 or uint16 ``[T, H, W, C]`` with C of 1 grey, 3 RGB or 4 RGB
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import IO
@@ -73,6 +74,14 @@ class Header:
     )
     cut: bool = False  # colour of more than 8 bits that is taken as 8
 
+    @property
+    def kind(self) -> str:
+        return self.format or "drawn"
+
+    @property
+    def size(self) -> str:
+        return f"{self.height}x{self.width}"
+
 
 def read_header(source: IO[bytes] | Image.Image, half: str = "") -> Header:
     """The file's header, with the width of a `half` if that is named. Raises Unusable."""
@@ -96,7 +105,7 @@ def _header(opened: Opened, half: str = "") -> Header:
             span = deep.value_range(image)
     if opened.deep:
         mode = f"{opened.deep.mode};16"
-        channels = 4 if opened.deep.alpha or "transparency" in image.info else 3
+        channels = 3 if opened.deep.mode == "RGB" and "transparency" not in image.info else 4
     else:
         grey = mode in ("1", "L") or mode.startswith(("I", "F"))
         clear = image.has_transparency_data and not mode.startswith(("I", "F"))
@@ -105,6 +114,35 @@ def _header(opened: Opened, half: str = "") -> Header:
     name = opened.profile.name if opened.profile else ""
     cut = bits == 8 and deep.cut(image)
     return Header(image.format or "", mode, width, height, bits, channels, frames, name, span, cut)
+
+
+def notes(headers: Iterable[Header] | Mapping[Header, int]) -> list[str]:
+    """Sentences on how colours and numbers of these images (or so many of each) are read, for the person."""
+    counts, said, profiles, cut = Counter(headers), [], Counter[str](), Counter[str]()
+    n = counts.total()
+    for header, count in counts.items():
+        if header.profile:
+            profiles[header.profile] += count
+        if header.cut:
+            cut[header.format] += count
+    if profiles:
+        names = ", ".join(name for name, _ in profiles.most_common(3)) + (
+            ", ..." if len(profiles) > 3 else ""
+        )
+        have = f"{profiles.total():,} of {n:,} images have another colour profile than sRGB"
+        said.append(f"{have} ({names}): they are converted to sRGB.")
+    if cut:
+        forms = ", ".join(f"{count:,} {form}" for form, count in cut.items())
+        said.append(
+            f"{cut.total():,} of {n:,} images are colour of more than 8 bits that is taken as 8 ({forms})."
+        )
+    scale = deep.scale_of((h.mode, *h.span) for h in counts if h.span)
+    for mode, what, (low, high) in (("F", "floats", scale.floats), ("I", "integers", scale.integers)):
+        if count := sum(many for h, many in counts.items() if h.mode == mode and h.span):
+            said.append(
+                f"{count:,} of {n:,} images are of {what}: {low:g} becomes black and {high:g} white in all."
+            )
+    return said
 
 
 @dataclass(frozen=True)

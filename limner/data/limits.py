@@ -87,13 +87,14 @@ def check_opened(image: Image.Image, found: deep.Layout | None, source: IO[bytes
         )
     if image.width * image.height < _SMALL:
         return
-    size = source.seek(0, 2)
+    size, tiles = source.seek(0, 2), getattr(image, "tile", None)
     if image.format == "PNG":
         bits = start[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(start[25], 1)
         held = size * _MOST_GROWTH // max(bits, 1)
+    elif tiles and all(tile.codec_name == "raw" for tile in tiles):
+        held = 8 * size
     else:
-        raw = all(tile.codec_name == "raw" for tile in getattr(image, "tile", ()) or [None])
-        held = 8 * size if raw and getattr(image, "tile", ()) else MAX_PIXELS
+        return
     if image.width * image.height > held:
         raise Unusable(
             f"truncated or damaged (its {size:,} bytes cannot hold {image.width:,}x{image.height:,} pixels)"

@@ -13,7 +13,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,6 +26,8 @@ from rich.console import Console
 from limner.data import decode
 from limner.data.cache import cache_folder, fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
+from limner.data.deep import Scale, scale_of
+from limner.data.formats import in_words
 from limner.data.parallel import attempt_each, in_parallel
 from limner.data.rows import BlockDigests
 from limner.data.sources import Item, Listing, Problem, Source, printable
@@ -104,6 +107,7 @@ class _Plan:
     background: tuple[int, int, int]
     fit: str
     half: str
+    scale: Scale  # of floats and integers of any range
 
     @property
     def row(self) -> tuple[int, int, int, int]:
@@ -126,7 +130,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
             index = _index(kept, skipped + bad, plan, options.channels or used, options, say)
-            index["notes"] = [note for listing in listings for note in listing.notes]
+            index["notes"] = [note for listing in listings for note in listing.notes] + decode.notes(headers)
             index["sources"] = list(map(len, written))
             index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
@@ -154,6 +158,7 @@ def _plan(request: Request, headers: Sequence[decode.Header]) -> _Plan:
         decode.colour(options.background),
         options.fit,
         request.half,
+        scale_of((h.mode, *h.span) for h in headers if h.span),
     )
 
 
@@ -180,7 +185,7 @@ def header_of(item: Item, half: str = "") -> decode.Header:
         return decode.read_header(source, half)
 
 
-def common_size(headers: Sequence[decode.Header]) -> tuple[int, int] | None:
+def common_size(headers: Iterable[decode.Header]) -> tuple[int, int] | None:
     """The size of all images, if they share one of 16 to 64 pixels a side: what they are packed at by default."""
     sizes = {(h.height, h.width) for h in headers}
     return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
@@ -209,7 +214,7 @@ def _write_rows(
 def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
     """The pixels [T, H, W, C] of an image as planned, and how many of their channels are in use."""
     with item.image(plan.height, plan.width) as source:
-        pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames, plan.half)
+        pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames, plan.half, plan.scale)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
@@ -284,8 +289,9 @@ def examples(bad: Sequence[Problem], count: int) -> str:
 
 def _nothing(sources: Sequence[Source], listings: Sequence[Listing]) -> str:
     names = " or ".join(repr(source.name) for source in sources)
+    kinds = sum((Counter(listing.kinds) for listing in listings), Counter[str]())
     others = sum(listing.others for listing in listings)
-    ignored = f", but {others:,} files of other kinds" if others else ""
+    ignored = f", but {others:,} files of other kinds ({in_words(kinds)})" if others else ""
     problems = [problem for listing in listings for problem in listing.skipped]
     skipped = f", also {examples(problems, 1)}" if problems else ""
     return f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."

@@ -45,10 +45,10 @@ class Profile:
     def convert(self, image: Image.Image) -> Image.Image:
         """An 8-bit image of this profile -> L, RGB or RGBA in sRGB. Raises ValueError for another kind of image."""
         if self.mode == "L":
-            if image.mode == "L" and not image.has_transparency_data:
-                return image.point(self.levels)
-            grey, alpha = image.convert("LA").split()
-            return Image.merge("LA", (grey.point(self.levels), alpha))
+            if not image.has_transparency_data:
+                return image.convert("L").point(self.levels)
+            grey, opacity = image.convert("LA").split()
+            return Image.merge("LA", (grey.point(self.levels), opacity))
         alpha = self.mode == "RGB" and image.has_transparency_data
         if self.mode == "RGB":
             image = image.convert("RGBA" if alpha else "RGB")
@@ -154,7 +154,7 @@ def _shaper(data: bytes) -> tuple[list[Curve], np.ndarray | None] | None:
             return None
         columns = [struct.unpack_from(">3i", tags[name], 8) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
         curves = [_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")]
-    except (KeyError, ValueError, struct.error):
+    except (KeyError, ValueError, ArithmeticError, struct.error):
         return None
     return curves, (_XYZ_TO_SRGB @ np.array(columns).T / 65536).astype(np.float32)
 
@@ -171,8 +171,8 @@ def _curve(tag: bytes) -> Curve:
     (kind,) = struct.unpack_from(">H", tag, 8)
     if tag[:4] != b"para" or kind > 4:
         raise ValueError("an unknown kind of curve")
-    g, *rest = (v / 65536 for v in struct.unpack_from(f">{(1, 3, 4, 5, 7)[kind]}i", tag, 12))
-    a, b, c, d, e, f = [*rest, *[1.0, 0.0, 0.0, 0.0, 0.0, 0.0][len(rest) :]]
+    given = [v / 65536 for v in struct.unpack_from(f">{(1, 3, 4, 5, 7)[kind]}i", tag, 12)]
+    g, a, b, c, d, e, f = given + [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0][len(given) :]
     if kind in (1, 2):  # linear, or a constant, below the zero of a x + b
         c, d, e, f = 0.0, -b / a, c, c
     power: Curve = lambda x: np.maximum(a * x + b, 0) ** g + e  # noqa: E731
@@ -215,7 +215,7 @@ def _of_chunks(gamma: float, xy: tuple[float, ...]) -> Profile | None:
     """Of gAMA and cHRM of a PNG, which count where it has both."""
     if len(xy) != 8 or not 0.1 <= gamma <= 10 or not all(0 < v <= 1 for v in xy):
         return None
-    white, red, green, blue = zip(xy[::2], xy[1::2], strict=True)
+    white, red, green, blue = xy[:2], xy[2:4], xy[4:6], xy[6:]
     curve = None if abs(gamma - 0.45455) < 0.01 else 1 / gamma
     try:
         return _examined(_made("gAMA and cHRM", (red, green, blue, white), curve))

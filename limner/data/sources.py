@@ -38,6 +38,7 @@ class Listing:
     skipped: list[Problem] = field(default_factory=list)  # files that cannot be used, and why
     others: int = 0  # files of other kinds, ignored
     notes: list[str] = field(default_factory=list)  # sentences on how the source was read, for the person
+    kinds: dict[str, int] = field(default_factory=dict)  # how many of the others are what ('SVG drawings')
 
 
 class Oracle(Protocol):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from limner import files
+from limner.data.png import written as deep_png
 from limner.settings import LimnerError
 
 Picture = Tensor | np.ndarray | Image.Image
@@ -37,24 +38,36 @@ def to_pil(image: Tensor, bits: int = 8) -> Image.Image:
 
     Of a video [C, T, H, W] the first frame.
     """
+    pixels = to_pixels(image, bits)
+    if bits == 16 and pixels.shape[-1] != 1:
+        raise LimnerError(
+            f"Pillow has no images of 16 bits and {pixels.shape[-1]} channels: write it with png()."
+        )
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def to_pixels(image: Tensor, bits: int = 8) -> np.ndarray:
+    """[C, H, W] in [-1, 1] -> uint8 or uint16 [H, W, C], alpha straight; of a video [C, T, H, W] the first frame."""
     if image.ndim == 4:
         image = image[:, 0]
     channels = image.shape[0]
-    if channels not in (1, 3, 4) or bits not in (8, 16) or (bits == 16 and channels != 1):
-        what = f"An image of {channels} channels"
-        raise LimnerError(f"{what} cannot be a PNG of {bits} bits; 16 bits are for grey.")
+    if channels not in (1, 3, 4) or bits not in (8, 16):
+        raise LimnerError(
+            f"An image of {channels} channels cannot be a PNG of {bits} bits: 1, 3 or 4, of 8 or 16 bits."
+        )
     values = image.detach().float().cpu().permute(1, 2, 0).numpy().clip(-1, 1) / 2 + 0.5  # [H, W, C]
     if channels == 4:  # colours are premultiplied inside
         alpha = values[..., 3:]
         values = np.concatenate([np.minimum(values[..., :3] / np.maximum(alpha, 1e-6), 1), alpha], -1)
     full, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
-    pixels = np.rint(values * np.float32(full)).astype(dtype)
-    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return np.rint(values * np.float32(full)).astype(dtype)
 
 
 def png(image: Tensor, bits: int = 8) -> bytes:
-    """[C, H, W] in [-1, 1] as a PNG of ``bits`` a channel (``ImageSpec.bits``); colour in 8 bits always."""
-    return encode(to_pil(image, bits if len(image) == 1 else 8))
+    """[C, H, W] in [-1, 1] as a PNG of ``bits`` a channel (``ImageSpec.bits``)."""
+    if bits == 16 and len(image) > 1:  # Pillow writes grey alone in 16 bits
+        return deep_png(to_pixels(image, 16))
+    return encode(to_pil(image, bits))
 
 
 def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -423,8 +423,19 @@ def test_16_bits_end_to_end(tmp_path):
     assert np.array_equal(read(tmp_path / "drawn").array, data.array), (
         "what a run of 16 bits draws keeps them"
     )
-    save_png(image.expand(3, -1, -1), tmp_path / "colour.png", bits=16)
-    assert Image.open(tmp_path / "colour.png").mode == "RGB"
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colour_of_16_bits_end_to_end(tmp_path, channels):
+    """What a run of 16 bits draws is written in 16 bits, and read back equal."""
+    pixels = noise(0, 2, 16, 16, channels, dtype=np.uint16)
+    pixels = np.minimum(pixels, pixels[..., -1:]) if channels == 4 else pixels  # premultiplied
+    image = torch.from_numpy(pixels.astype(np.float32)).movedim(-1, 1) / 32767.5 - 1
+    spec = ImageSpec(channels, 16, 16, bits=16)
+    folder.save(tmp_path / "drawn", folder.ImageBatch(image, [5, 6], Condition(2), spec))
+    data = read(tmp_path / "drawn")
+    assert data.spec == spec and np.array_equal(data.array, pixels)
+    assert Image.open(tmp_path / "drawn" / "000005.png").mode == ("RGB" if channels == 3 else "RGBA")
 
 
 def test_transparency_end_to_end(tmp_path):
