@@ -17,8 +17,9 @@ from limner.data import decode, formats
 from limner.data.cache import cache_folder
 from limner.data.find import find
 from limner.data.open import Sources, named, partners_of
-from limner.data.pack import DEFAULTS, common_size
+from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
+from limner.data.sizes import common_size, form_notes, size_notes
 from limner.data.sources import Item, Problem, printable
 from limner.progress import bar
 from limner.settings import DataOptions
@@ -194,14 +195,14 @@ def _advice(
         yield f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred."
     if thin := among(lambda h: max(h.height, h.width) > 3 * min(h.height, h.width)):
         yield f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
+    yield from size_notes(headers, common_size(headers) or (32, 32), options.fit)
+    yield from form_notes(headers, 0, options.channels)
     if 0 < (grey := among(lambda h: h.channels == 1)) < n:
         yield f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
     if 0 < (clear := among(lambda h: h.channels == 4)) < n:
         yield (
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
         )
-    if headers and common_size(headers) is None:
-        yield "Training resizes them to 32x32: choose another size with --size, such as --size 64."
     if 0 < (labelled := sum(report.classes.values())) < n and options.labels:
         yield (
             f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them into folders too."

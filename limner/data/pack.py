@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,8 +28,9 @@ from limner.data.cache import cache_folder, fingerprint_of, load, publish, seale
 from limner.data.dataset import Data
 from limner.data.deep import Scale, scale_of
 from limner.data.formats import in_words
-from limner.data.parallel import attempt_each, in_parallel
+from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
+from limner.data.sizes import common_size, form_notes, size_notes
 from limner.data.sources import Item, Listing, Problem, Source, printable
 from limner.files import Damaged
 from limner.progress import bar
@@ -125,12 +126,14 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
     plan = _plan(request, headers)
     try:
         with unfinished(folder.parent) as scratch:
-            written, used, undecodable = _write_rows(scratch, items, plan, say)
+            written, channels, undecodable = _write_rows(scratch, items, plan, say)
             kept, bad = list(chain.from_iterable(written)), bad + undecodable
             _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
-            index = _index(kept, skipped + bad, plan, options.channels or used, options, say)
+            index = _index(kept, skipped + bad, plan, options.channels or max(channels), options, say)
             index["notes"] = [note for listing in listings for note in listing.notes] + decode.notes(headers)
+            index["notes"] += size_notes(headers, (plan.height, plan.width), plan.fit)
+            index["notes"] += form_notes(headers, channels[4], options.channels)
             index["sources"] = list(map(len, written))
             index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
@@ -146,7 +149,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
         say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
 
 
-def _plan(request: Request, headers: Sequence[decode.Header]) -> _Plan:
+def _plan(request: Request, headers: Counter[decode.Header]) -> _Plan:
     """The form of the rows: large enough in channels and bits for every image."""
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options = request.options
@@ -164,18 +167,23 @@ def _plan(request: Request, headers: Sequence[decode.Header]) -> _Plan:
 
 def _scan(
     request: Request, listings: Sequence[Listing], say: Console
-) -> tuple[list[list[Item]], list[decode.Header], list[Problem]]:
+) -> tuple[list[list[Item]], Counter[decode.Header], list[Problem]]:
     """Each source's images to decode, the headers of those that are files, and the unreadable ones."""
-    items, headers, bad = [], [], []
+    items: list[list[Item]] = []
+    headers, bad = Counter[decode.Header](), []
     for source, listing in zip(request.sources, listings, strict=True):
         if source.drawn:
             items.append(listing.items)
             continue
+        items.append([])
+        read = partial(header_of, half=request.half)
         with bar(f"scanning {printable(source.name)}", say.quiet) as watch:
-            found, failed = attempt_each(partial(header_of, half=request.half), listing.items, watch)
-        items.append([item for item, _ in found])
-        headers += [header for _, header in found]
-        bad += failed
+            for item, header in in_parallel(read, listing.items, watch):
+                if isinstance(header, Problem):
+                    bad.append(header)
+                else:
+                    items[-1].append(item)
+                    headers[header] += 1
     _refuse_too_many(bad, len(bad) + sum(map(len, items)), request.options)
     return items, headers, bad
 
@@ -185,18 +193,12 @@ def header_of(item: Item, half: str = "") -> decode.Header:
         return decode.read_header(source, half)
 
 
-def common_size(headers: Iterable[decode.Header]) -> tuple[int, int] | None:
-    """The size of all images, if they share one of 16 to 64 pixels a side: what they are packed at by default."""
-    sizes = {(h.height, h.width) for h in headers}
-    return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
-
-
 def _write_rows(
     scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console
-) -> tuple[list[list[Item]], int, list[Problem]]:
-    """Writes each source's images that can be decoded; returns these, the channels in use, and the other images."""
+) -> tuple[list[list[Item]], Counter[int], list[Problem]]:
+    """Writes each source's images that can be decoded; returns these, their channels in use, and the other images."""
     kept: list[list[Item]] = [[] for _ in items]
-    bad, used = [], 1
+    bad, used = [], Counter({1: 0})
     every = list(chain.from_iterable(items))
     origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
     with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
@@ -207,7 +209,7 @@ def _write_rows(
             pixels, channels = row
             file.write(pixels.data)
             kept[origin].append(item)
-            used = max(used, channels)
+            used[channels] += 1
     return kept, used, bad
 
 

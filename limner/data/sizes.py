@@ -1,0 +1,62 @@
+"""What packing makes of the images' sizes, transparency and depth, in sentences for the person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from limner.data.decode import Header
+
+_SMALL_SHARE = 0.05  # of a picture's area; a crop that takes no more is not mentioned
+
+
+def common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
+    """The size of all images, if they share one of 16 to 64 pixels a side: what they are packed at by default."""
+    sizes = {(h.height, h.width) for h in headers}
+    return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
+
+
+def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str) -> list[str]:
+    """The images' own sizes, the size (height, width) they are packed at, and what a crop keeps; [] if all is kept."""
+    own = np.array([(h.height, h.width) for h in headers], np.int64).reshape(-1, 2)
+    own = np.repeat(own, list(headers.values()), 0)
+    if not len(own) or (own == size).all():
+        return []
+    change = "--size changes this"
+    cropped = ""
+    scale = (np.array(size) / own).max(1, keepdims=True)
+    kept = (np.array(size) / (scale * own)).prod(1)  # share of each image's area
+    if fit == "crop" and (cut := kept < 1 - _SMALL_SHARE).any():
+        whose = "their area" if cut.all() else f"the area of {cut.sum():,} of them"
+        median = "" if np.ptp(kept[cut]) < 0.01 else " in the median"
+        cropped = f" and cropped, which keeps {np.median(kept[cut]):.0%} of {whose}{median}"
+        change = "--size and --data.fit change this"
+    return [f"{_own(own)}: they are resized to {_by(size)}{cropped} ({change})."]
+
+
+def _own(sizes: np.ndarray) -> str:
+    if (sizes == sizes[0]).all():
+        return f"All images are {_by(sizes[0])} (height x width)"
+    order = np.argsort(sizes.prod(1), kind="stable")
+    least, most = sizes[order[0]], sizes[order[-1]]
+    middle = np.median(sizes, 0).astype(int)
+    return f"The images are {_by(middle)} in the median (height x width), from {_by(least)} to {_by(most)}"
+
+
+def _by(size: Sequence[int] | np.ndarray) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def form_notes(headers: Counter[Header], transparent: int, channels: int | None) -> list[str]:
+    """How some images decide the channels and bits of all; ``transparent`` of them are, ``channels`` were asked for."""
+    n, notes = headers.total(), []
+    if channels is None and 0 < transparent < n:
+        notes.append(
+            f"With transparency in {transparent:,} of {n:,} images, all are packed as RGBA "
+            "(--data.channels 3 lays them over --data.background)."
+        )
+    if 0 < (deep := sum(count for h, count in headers.items() if h.bits == 16)) < n:
+        notes.append(f"With 16 bits a channel in {deep:,} of {n:,} images, all are packed in 16 bits.")
+    return notes

@@ -1,0 +1,113 @@
+"""What is said of the images' sizes, transparency and depth, and sizes that cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from limner.data import check, open_data
+from limner.settings import DataOptions
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def save(folder: Path, *pictures: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for pixels in pictures:
+        Image.fromarray(pixels).save(folder / f"{len(list(folder.iterdir())):03d}.png")
+    return folder
+
+
+def blank(height: int, width: int, *channels: int, dtype=np.uint8) -> np.ndarray:
+    return np.full((height, width, *channels), 40, dtype)
+
+
+def notes(source: Path, size: tuple[int, int] | None = None, **options) -> list[str]:
+    first = open_data(source, size=size, options=DataOptions(**options), progress=False)
+    again = open_data(source, size=size, options=DataOptions(**options), progress=False)
+    assert first.notes == again.notes  # from the cache
+    return first.notes
+
+
+@pytest.mark.parametrize("side", [12, 72, 128, 256])
+def test_one_size_that_is_not_kept_is_said(tmp_path, side):
+    source = save(tmp_path / "a", *[blank(side, side, 3)] * 3)
+    said = f"All images are {side}x{side} (height x width): they are resized to 32x32 (--size changes this)."
+    assert notes(source) == [said] and said in check(source, progress=False).advice
+    assert notes(source, (side, side)) == []
+
+
+def test_sizes_that_are_kept_are_not_said(tmp_path):
+    assert notes(save(tmp_path / "a", *[blank(48, 64, 3)] * 3)) == []
+
+
+def test_what_a_crop_keeps_is_said(tmp_path):
+    source = save(tmp_path / "a", *[blank(172, 307, 3)] * 3)
+    said = (
+        "All images are 172x307 (height x width): they are resized to 32x32 and cropped, "
+        "which keeps 56% of their area (--size and --data.fit change this)."
+    )
+    assert notes(source) == [said] and said in check(source, progress=False).advice
+    for fit in "pad", "squash":
+        assert notes(source, fit=fit) == [
+            "All images are 172x307 (height x width): they are resized to 32x32 (--size changes this)."
+        ]
+    assert "cropped" not in notes(source, (43, 76))[0]  # hardly anything is lost
+
+
+def test_mixed_sizes_are_said_in_one_line(tmp_path):
+    source = save(tmp_path / "a", blank(40, 40, 3), blank(50, 100, 3), blank(60, 180, 3))
+    assert notes(source, (20, 20)) == [
+        "The images are 50x100 in the median (height x width), from 40x40 to 60x180: they are resized to 20x20 and "
+        "cropped, which keeps 42% of the area of 2 of them in the median (--size and --data.fit change this)."
+    ]
+
+
+def test_some_transparent_or_deep_images_that_change_all_are_said(tmp_path):
+    clear = blank(20, 20, 4)
+    source = save(tmp_path / "a", *[blank(20, 20, 3)] * 3, clear)
+    assert notes(source) == [
+        "With transparency in 1 of 4 images, all are packed as RGBA "
+        "(--data.channels 3 lays them over --data.background)."
+    ]
+    assert notes(source, channels=3) == [] and notes(save(tmp_path / "b", clear, clear)) == []
+    opaque = blank(20, 20, 4)
+    opaque[..., 3] = 255
+    assert notes(save(tmp_path / "c", blank(20, 20, 3), opaque)) == []
+    deep = save(tmp_path / "d", blank(20, 20), blank(20, 20, dtype=np.uint16))
+    assert notes(deep) == ["With 16 bits a channel in 1 of 2 images, all are packed in 16 bits."]
+    assert notes(deep)[0] in check(deep, progress=False).advice
+
+
+@pytest.mark.process
+def test_commands_say_it_every_time(tmp_path):
+    source = save(tmp_path / "a", *[blank(72, 72, 3)] * 8)
+    train = [
+        "train",
+        "flow",
+        source,
+        "--preset",
+        "tiny",
+        "--budget",
+        "8img",
+        "--training.samples",
+        0,
+        "--out",
+    ]
+    for command in (
+        [*train, tmp_path / "run1"], [*train, tmp_path / "run2"], ["data", "show", source, "--to", tmp_path / "x.png"],
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "limner.cli", *map(str, command)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "72x72" in (said := " ".join(done.stderr.split())) and "32x32 (--size changes this)" in said
