@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from limner import files
 from limner.commands import say
 from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.inference.options import SampleOptions
-from limner.settings import LimnerError
+from limner.settings import LimnerError, signal_of
+
+if TYPE_CHECKING:
+    from limner.inference.pipeline import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,41 +31,64 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
     device: str = "auto"  # auto, cpu, cuda
 
 
-def run(argv: list[str]) -> None:
+def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "sample")
     from limner import checkpoint
-    from limner.inference.pipeline import Pipeline, captions_of
-    from limner.pictures.film import Film
-    from limner.pictures.grid import save_grid, save_png
-    from limner.progress import bar
-    from limner.synthesis import folder
+    from limner.inference.pipeline import Pipeline
 
     n = given.n if given.n is not None else 8 * len(given.prompt or given.label) or 64
     to = Path(given.to or checkpoint.folder_of(given.run) / "samples.png")
+    film_to = Path(given.progress_to) if given.progress_to else None
     if to.suffix and to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for single images.")
-    if given.progress_to and not given.progress_to.lower().endswith(".gif"):
-        raise LimnerError(f"Cannot write {given.progress_to}: name a .gif for --progress-to.")
-    if not to.suffix:
-        folder.saved(to)  # a folder that cannot be used is refused before the drawing
-    pipeline = Pipeline(given.run, given.device)
-    options = select(SampleOptions, given)
-    condition = pipeline.condition(n, options)
-    captions = captions_of(pipeline.spec, condition)
-    film = Film(captions)
+    if film_to and film_to.suffix.lower() != ".gif":
+        raise LimnerError(f"Cannot write {film_to}: name a .gif for --progress-to.")
+    if to.is_file() and not to.suffix:
+        files.refuse_other_files(to, "--to")
+    files.check_writable(to, folder=not to.suffix)
+    if film_to:
+        files.check_writable(film_to)
+    pipeline, options = Pipeline(given.run, given.device), select(SampleOptions, given)
+    if to.suffix:
+        _sheet(pipeline, to, n, options, vars(given.sampling), film_to)
+    elif stopped := _folder(pipeline, to, n, options, vars(given.sampling), film_to):
+        return 128 + stopped
+    say(f"{n} images in {to}")
+    return 0
+
+
+def _sheet(
+    pipeline: Pipeline, to: Path, n: int, options: SampleOptions, sampling: Mapping[str, Any], film_to: Path | None
+) -> None:  # fmt: skip
+    from limner.inference.pipeline import captions_of
+    from limner.pictures.film import Film
+    from limner.pictures.grid import save_grid, save_png
+    from limner.progress import bar
+
+    captions = captions_of(pipeline.spec, pipeline.condition(n, options))
+    film = Film(captions) if film_to else None
     with bar(f"drawing {n} images") as watch:
-        on_canvas = film if given.progress_to else None
-        images = pipeline.tensors(
-            n, watch=watch, on_canvas=on_canvas, **vars(options), **vars(given.sampling)
-        )
-    if given.progress_to:
-        film.save(Path(given.progress_to))
-    if not to.suffix:
-        seeds = range(given.seed, given.seed + n)
-        folder.save(to, folder.ImageBatch(images, seeds, condition, pipeline.spec))
-    else:
+        images = pipeline.tensors(n, watch=watch, on_canvas=film, **vars(options), **sampling)
+    with files.together():
+        if film and film_to:
+            film.save(film_to)
         if n == 1:
             save_png(images[0], to, pipeline.spec.bits)
         else:
             save_grid(to, images, captions)
-    say(f"{n} images in {to}")
+
+
+def _folder(
+    pipeline: Pipeline, to: Path, n: int, options: SampleOptions, sampling: Mapping[str, Any], film_to: Path | None
+) -> int:  # fmt: skip
+    """Returns the signal that stopped it, or 0."""
+    from limner.synthesis.draw import Request, draw_folder
+    from limner.synthesis.folder import count_drawn
+
+    request = Request(pipeline, pipeline.condition(n, options), options, sampling)
+    try:
+        draw_folder(request, to, film_to)
+    except KeyboardInterrupt as stop:
+        say(f"Stopped with {count_drawn(to):,} of {n:,} images in {to}. Resume with the same command.")
+        return signal_of(stop)
+    return 0

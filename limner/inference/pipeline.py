@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from limner.data import Data, open_picture
 from limner.device import autocast, pick_device
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
-from limner.progress import Watch, ignore
+from limner.progress import Watch, ignore, part
 
 
 def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
@@ -52,6 +52,16 @@ def generate(
     ``on_canvas`` is called with each intermediate canvas. Raises LimnerError for a family that does not draw, and
     where a given picture is missing.
     """
+    return torch.cat(
+        list(generate_batches(model, condition, seeds, sampling, batch, watch, precision, on_canvas))
+    )
+
+
+def generate_batches(
+    model: Model, condition: Condition, seeds: Sequence[Seed], sampling: Any = None, batch: int = 64,
+    watch: Watch = ignore, precision: str = "float32", on_canvas: Callable[[Canvas], None] | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """The images of ``generate``, at most ``batch`` at a time."""
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
     if "given" in model.follows and condition.image is None:
@@ -59,17 +69,17 @@ def generate(
     if batch < 1:
         raise LimnerError("--batch must be at least 1 image.")
     sampling = sampling if sampling is not None else model.Sampling()
-    condition, images = condition.to(model.device), []
-    with torch.inference_mode(), autocast(model.device, precision):
-        for at in range(0, len(seeds), batch):
-            part = slice(at, min(at + batch, len(seeds)))
-            for canvas in model.sample(condition[part], sampling, Draws(seeds[part], model.device)):
+    for at in range(0, len(seeds), batch):
+        rows = slice(at, min(at + batch, len(seeds)))
+        asked = condition[rows].to(model.device)
+        with torch.inference_mode(), autocast(model.device, precision):
+            for canvas in model.sample(asked, sampling, Draws(seeds[rows], model.device)):
                 if on_canvas:
                     on_canvas(canvas)
                 done = canvas.done / max(canvas.total, 1)
-                watch((part.start + done * (part.stop - part.start)) / len(seeds))
-            images.append(canvas.picture().float().clamp(-1, 1).cpu())  # a sampler yields at least its result
-    return torch.cat(images)
+                watch((rows.start + done * (rows.stop - rows.start)) / len(seeds))
+            images = canvas.picture().float().clamp(-1, 1).cpu()  # a sampler yields at least its result
+        yield images
 
 
 def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
@@ -116,11 +126,21 @@ class Pipeline:
         ``options`` are the fields of ``SampleOptions`` (prompt, label, seed, ...) and of the family's Sampling (steps,
         guidance, ...). Raises LimnerError.
         """
+        return torch.cat(list(self.batches(n, watch=watch, on_canvas=on_canvas, **options)))
+
+    def batches(
+        self, n: int = 1, *, start: int = 0, watch: Watch = ignore,
+        on_canvas: Callable[[Canvas], None] | None = None, **options: Any,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """The images of ``tensors`` from number ``start`` on, at most ``batch`` of ``options`` at a time."""
         names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
         wanted = SampleOptions(**{name: options.pop(name) for name in names})
-        condition, sampling = self.condition(n, wanted), self.sampling(options)
-        seeds, precision = wanted.seeds(n), self.precision
-        return generate(self.model, condition, seeds, sampling, wanted.batch, watch, precision, on_canvas)
+        condition, sampling = self.condition(n, wanted)[start:], self.sampling(options)
+        seeds, precision = wanted.seeds(n)[start:], self.precision
+        watch = part(watch, start / n, 1 - start / n)
+        yield from generate_batches(
+            self.model, condition, seeds, sampling, wanted.batch, watch, precision, on_canvas
+        )
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
         """The family's Sampling with these fields; one that names a run takes a path. Raises LimnerError."""

@@ -1,10 +1,9 @@
-"""Folders of drawn images with metadata.jsonl, which `limner train` reads: written at once, or batch by batch.
+"""Folders of drawn images with metadata.jsonl, which `limner train` reads: written batch by batch, and resumed.
 
-One that is written batch by batch holds::
-
-    DIR/000000.png ...     the images, each named by its seed
-    DIR/metadata.jsonl     a line for each: file_name, seed, and its label and text where it has them
-    DIR/provenance.json    run, settings, versions, and how many images each filter refused
+DIR/000000.png ...     the images, each named by its seed
+DIR/metadata.jsonl     a line for each: file_name, seed, and its label and text where it has them
+DIR/provenance.json    run, settings, versions, and how many images each filter refused; of ``limner sample`` it
+                       is hidden, and there only until the folder is finished
 """
 
 from __future__ import annotations
@@ -13,18 +12,26 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from limner import files
 from limner.core import Condition, ImageSpec, LimnerError
-from limner.fields import JsonResult
-from limner.pictures.grid import png, save_png
+from limner.fields import JsonResult, from_json
+from limner.pictures.grid import png
+
+SYNTHESIZE, SAMPLE = "limner synthesize", "limner sample"
+PROVENANCE = {SYNTHESIZE: "provenance.json", SAMPLE: ".provenance.json"}
+METADATA = "metadata.jsonl"
+NEW = ".limner-new"  # folder for a drawing while an earlier one still stands
+AHEAD = 10_000  # seeds after the last one of a folder that its next batch may have been drawing
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class ImageBatch:
 class Provenance(JsonResult):
     """Where the images of a folder come from, and how far it is filled."""
 
-    made_by: str = "limner synthesize"
+    made_by: str = SYNTHESIZE
     run: str
     family: str
     images_seen: int  # by the run in its training
@@ -69,27 +76,19 @@ class Provenance(JsonResult):
     kept: int = 0  # images in the folder
     refused: dict[str, int]  # images that each filter left out
 
-
-def save(folder: Path, batch: ImageBatch) -> None:
-    """One PNG per image, with metadata.jsonl in the form that ``train`` reads; an earlier call's images are removed."""
-    for name in saved(folder):
-        (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(batch.images):
-        save_png(image, folder / batch.name(i), batch.spec.bits)
-    files.write_text(folder / "metadata.jsonl", "".join(map(batch.metadata, range(len(batch.images)))))
+    @property
+    def file(self) -> str:
+        return PROVENANCE[self.made_by]
 
 
-def saved(folder: Path) -> set[str]:
-    """The images that an earlier ``save`` wrote. Raises LimnerError for a folder with any other file."""
-    listed: set[str] = set()
-    with contextlib.suppress(OSError, LimnerError, ValueError, TypeError, KeyError):
-        listing = folder / "metadata.jsonl"
-        rows = [files.parse_json(line, listing) for line in listing.read_text("utf-8").splitlines()]
-        by_seed = {row["file_name"]: f"{row['seed']:06d}.png" for row in rows}
-        listed = {name for name, own in by_seed.items() if name == own}
-    files.refuse_other_files(folder, "--to", listed | {"metadata.jsonl"} if listed else ())
-    return {name for name in listed if (folder / name).exists()}
+def read(to: Path, made_by: str) -> Provenance | None:
+    """The provenance in a folder; None where there is none of this command, or it is damaged."""
+    with contextlib.suppress(OSError, LimnerError):
+        old = from_json(Provenance, files.read_json(to / PROVENANCE[made_by]), str(to))
+        sound = old.drawn == old.kept + sum(old.refused.values()) and type(old.settings.get("seed")) is int
+        if old.made_by == made_by and sound:
+            return old
+    return None
 
 
 def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
@@ -97,71 +96,169 @@ def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
 
     Raises LimnerError for a folder that holds anything else.
     """
-    about = to / "provenance.json"
+    about = to / provenance.file
     if not about.exists():
         files.refuse_other_files(to, "--to")
         files.write_json(about, provenance.to_json())
         return provenance, set()
-    old: dict[str, Any] = {}
-    with contextlib.suppress(files.Damaged):
-        old = files.read_json(about)
-    mine = old.get("made_by") == Provenance.made_by
-    if not mine or not isinstance(old.get("settings"), dict):
-        raise LimnerError(f"{about} was not written by limner synthesize: name another folder with --to.")
+    old = read(to, provenance.made_by)
+    if old is None:
+        raise LimnerError(
+            f"{about} is damaged, or was not written by {provenance.made_by}: name another folder with --to."
+        )
     settings = provenance.settings
-    if differ := sorted(key for key in settings if settings[key] != old["settings"].get(key)):
+    if differ := sorted(key for key in settings if settings[key] != old.settings.get(key)):
         raise LimnerError(
             f"{to} holds images made with other settings ({', '.join(differ)}): name another folder with --to."
         )
-    provenance = replace(provenance, drawn=old["drawn"], kept=old["kept"], refused=old["refused"])
-    seed = settings["seed"]
-    return provenance, _repair(to, range(seed, seed + provenance.drawn), provenance.kept)
+    provenance = replace(provenance, drawn=old.drawn, kept=old.kept, refused=provenance.refused | old.refused)
+    return provenance, _repair(to, provenance)
 
 
-def _repair(to: Path, seeds: range, count: int) -> set[int]:
-    """Remove what an interrupted batch left, which is drawn again; the seeds of the ``count`` images that stay."""
-    listed = to / "metadata.jsonl"
-    lines = listed.read_text("utf-8").splitlines(keepends=True) if listed.exists() else []
+def _repair(to: Path, provenance: Provenance) -> set[int]:
+    """Remove what an interrupted batch left, which is drawn again; the seeds of the images that stay."""
+    listed, first = to / METADATA, provenance.settings["seed"]
+    seeds = range(first, first + provenance.drawn)
+    lines = listed.read_text("utf-8", "replace").split("\n") if listed.exists() else [""]
     kept: dict[int, str] = {}  # seed -> line
-    for line in lines:  # the last may be cut short, or not be counted yet
-        with contextlib.suppress(files.Damaged, KeyError):
+    for line in lines[:-1]:  # the last may be cut short, or not be counted yet
+        with contextlib.suppress(files.Damaged, KeyError, TypeError):
             row = files.parse_json(line, listed)
-            if line.endswith("\n") and row["seed"] in seeds:
+            if row["seed"] in seeds:
                 if not (to / row["file_name"]).exists():
                     raise LimnerError(
                         f"{row['file_name']} is listed in {listed} but is missing: put it back, or name "
                         f"another folder with --to."
                     )
                 kept[row["seed"]] = line
-    if len(kept) != count:
+    if len(kept) != provenance.kept:
         raise LimnerError(
-            f"{listed} lists {len(kept)} images where {count} were made: put its lines back, or name "
+            f"{listed} lists {len(kept)} images where {provenance.kept} were made: put its lines back, or name "
             f"another folder with --to."
         )
-    if list(kept.values()) != lines:
-        files.write_text(listed, "".join(kept.values()))
+    if [*kept.values(), ""] != lines:
+        files.write_text(listed, "".join(f"{line}\n" for line in kept.values()))
     for path in to.iterdir():  # images that were never listed
-        match = re.fullmatch(r"\.?(-?\d{5,})\.png", path.name)
-        if match and int(match[1]) not in kept:
+        match = re.fullmatch(r"(\.?)(-?\d{5,})\.png", path.name)
+        if match and int(match[2]) not in kept:
+            if not match[1] and int(match[2]) not in range(first, seeds.stop + AHEAD) and _is_image(path):
+                raise LimnerError(f"{path} was not made by {provenance.made_by}: move it to another folder.")
             path.unlink()
     return set(kept)
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[int]) -> None:
     """Put the chosen images of a batch into the folder: the files first, then their lines, then the count.
 
-    Files have hidden names, which are never read, until their lines are about to be written.
+    Files have hidden names, which are never read, until their lines are about to be written. Where something fails,
+    as on a full disk, the folder is as it was before. Raises LimnerError.
     """
-    for i in chosen:
-        with open(to / f".{batch.name(i)}", "wb") as file:
-            file.write(png(batch.images[i], batch.spec.bits))
-            file.flush()
-            os.fsync(file.fileno())
+    hidden, names = [to / f".{batch.name(i)}" for i in chosen], [to / batch.name(i) for i in chosen]
+    listed = to / METADATA
+    before = listed.stat().st_size if listed.exists() else 0
+    try:
+        with files.writing(to):
+            images = [png(batch.images[i], batch.spec.bits) for i in chosen]
+            files.write_synced(dict(zip(hidden, images, strict=True)))
+    except BaseException:
+        _remove(hidden)
+        raise
     with files.uninterrupted():
-        for i in chosen:
-            os.replace(to / f".{batch.name(i)}", to / batch.name(i))
-        with open(to / "metadata.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(batch.metadata(i) for i in chosen))
-            file.flush()
-            os.fsync(file.fileno())
-        files.write_json(to / "provenance.json", provenance.to_json())
+        try:
+            with files.writing(to):
+                for path, name in zip(hidden, names, strict=True):
+                    os.replace(path, name)
+                with open(listed, "a", encoding="utf-8", errors="backslashreplace") as lines:
+                    lines.write("".join(batch.metadata(i) for i in chosen))
+                    lines.flush()
+                    os.fsync(lines.fileno())
+                files.write_json(to / provenance.file, provenance.to_json())
+        except LimnerError:
+            _remove([*hidden, *names])
+            with contextlib.suppress(OSError):
+                os.truncate(listed, before)
+            raise
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+# Folders of `limner sample` -----------------------------------------------------------------------------
+
+
+def listed_images(to: Path) -> set[str]:
+    """The images that ``limner sample`` lists in a folder, by name."""
+    listed: set[str] = set()
+    with contextlib.suppress(OSError, LimnerError, ValueError, TypeError, KeyError):
+        lines = (to / METADATA).read_text("utf-8").rstrip("\n").split("\n")
+        rows = [files.parse_json(line, to) for line in lines]
+        listed = {row["file_name"] for row in rows if row["file_name"] == f"{row['seed']:06d}.png"}
+    return listed
+
+
+def find_place(to: Path, provenance: Provenance) -> Path:
+    """The folder to draw into: ``to`` itself where it is empty, or holds this drawing unfinished.
+
+    Where it holds another drawing of ``limner sample``, a hidden folder in it, so that the other stays until
+    ``finish``. Raises LimnerError for a folder with any other file.
+    """
+    new, unfinished = read(to / NEW, SAMPLE), read(to, SAMPLE)
+    if new and new.kept == new.settings.get("n"):  # a process was killed in ``finish``
+        finish(to, to / NEW)
+        unfinished = None
+    elif new and new.settings != provenance.settings:
+        shutil.rmtree(to / NEW)
+    if unfinished:
+        _repair(to, unfinished)
+        if unfinished.settings == provenance.settings:
+            return to
+    earlier = listed_images(to)
+    files.refuse_other_files(to, "--to", earlier | {METADATA} if earlier else ())
+    if not earlier:
+        (to / provenance.file).unlink(missing_ok=True)
+    return to / NEW if earlier else to
+
+
+def finish(to: Path, place: Path) -> None:
+    """Put a finished drawing in the place of the earlier one, if there is one; it can be repeated after a kill."""
+    with files.uninterrupted(), files.writing(to):
+        if place != to and (place / METADATA).exists():
+            images = listed_images(place)
+            for name in listed_images(to) - images:
+                (to / name).unlink(missing_ok=True)
+            for name in images:
+                if (place / name).exists():
+                    os.replace(place / name, to / name)
+            os.replace(place / METADATA, to / METADATA)
+        if place != to:
+            shutil.rmtree(place)
+        (to / PROVENANCE[SAMPLE]).unlink(missing_ok=True)
+
+
+def count_drawn(to: Path) -> int:
+    """How many images of an unfinished drawing are there."""
+    unfinished = read(to / NEW, SAMPLE) or read(to, SAMPLE)
+    return unfinished.kept if unfinished else 0
+
+
+def save(to: Path, batch: ImageBatch) -> None:
+    """A drawing that is written at once, in the place of an earlier one. Raises LimnerError."""
+    n, settings = len(batch.images), {"n": len(batch.images), "seed": batch.seeds[0]}
+    provenance = Provenance(
+        made_by=SAMPLE, run="", family="", images_seen=0, settings=settings, versions={}, refused={}
+    )
+    place = find_place(to, provenance)
+    add(place, replace(begin(place, provenance)[0], drawn=n, kept=n), batch, range(n))
+    finish(to, place)
