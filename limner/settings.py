@@ -55,6 +55,8 @@ class DataOptions:
     fit: Literal["crop", "pad", "squash"] = "crop"  # how an image of another aspect meets the size
     background: str = "white"  # what shows through transparency when the model has no alpha
     labels: bool = True  # use class folders and labels where there are any
+    # class of images in folders in folders: the first folder, the last, or the whole path; default: chosen and said
+    classes: Literal["", "first", "last", "path"] = ""
     captions: bool = True  # use captions where there are any
     pairs: str = ""  # source of given pictures with the images' names, in any format: a row gets its namesake
     side_by_side: Literal["", "left", "right"] = ""  # each file holds two images: the half that is given
@@ -62,7 +64,9 @@ class DataOptions:
     given_channels: Literal[1, 3, 4] | None = None  # of given pictures; default: what they have
     given_size: tuple[int, int] | None = None  # height and width of given pictures; default: as the images
     flip: bool = False  # also show every training image mirrored, with what it is given
-    holdout: float = 0.05  # share kept out of training, to measure on
+    holdout: float = (
+        0.05  # share kept out of training, to measure on; of a source with val or test folders, those are
+    )
     per_class: int = 0  # train on so many images of each class only; 0: on all
     max_bad: float = 0.1  # stop when more than this share of the files cannot be read
     frames: int = 1  # frames a clip, for video models

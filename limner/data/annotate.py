@@ -11,7 +11,6 @@ from typing import Any
 
 from limner.data.decode import SUFFIXES
 from limner.data.formats import kind_of
-from limner.data.labels import labels_of
 from limner.data.metadata import first, one_line, parse_json, read_rows, read_text
 from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Opener, Problem, printable
 
@@ -27,10 +26,9 @@ class _Files:
 
 
 def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Listing:
-    """The images among files, with labels and captions from folders, metadata and files beside them.
+    """The images among files, with labels and captions from metadata and files beside them; see `by_path` for folders.
 
-    Labels: the folders that an image lies in ('a/b'; a first folder named train, test or the like does not
-    count), or `label` in metadata, or .cls beside it. Captions: `text` in metadata, or .txt or .caption
+    Labels: `label` in metadata, or .cls beside the image. Captions: `text` in metadata, or .txt or .caption
     beside it. A .json beside an image may hold both, as in webdataset shards.
     """
     problems = list(skipped)
@@ -40,7 +38,7 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         for row in read_rows(name, files[name]):
             metadata[str(PurePosixPath(name).parent / row["file_name"])] = row
     items = []
-    for name, folder_label in zip(found.images, labels_of(found.images), strict=True):
+    for name in found.images:
         beside: dict[str, str | None] = {}
         for suffix, side in found.sides.get(os.path.splitext(name)[0], {}).items():
             try:
@@ -48,7 +46,7 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
             except Exception as error:  # damaged, as inside a zip, or without permission
                 problems.append(Problem(printable(side), f"cannot be read ({error})"))
         row = {**parse_json(beside.get(".json")), **metadata.pop(name, {})}
-        label = first(row, LABEL_COLUMNS) or beside.get(".cls") or folder_label
+        label = first(row, LABEL_COLUMNS) or beside.get(".cls")
         caption = first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
         texts = label and printable(label), caption and printable(caption)
         items.append(Item(printable(name), files[name], *texts))

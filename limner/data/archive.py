@@ -23,6 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from limner.data.annotate import annotate
+from limner.data.folder_names import hidden
+from limner.data.labels import RULES, by_path
 from limner.data.sources import Listing, Opener, Problem, Source, printable, stamp
 from limner.settings import LimnerError
 
@@ -32,26 +34,31 @@ _DAMAGED = zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOF
 _DECOMPRESS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
-def archives(text: str, paths: Sequence[Path], scratch: Path) -> Source:
+def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "") -> Source:
     """One source of one or more archives. `scratch` is a folder for temporary files."""
 
+    parent = Path(os.path.commonpath([p.parent for p in paths]))
+    names = {p: p.relative_to(parent).with_suffix("").as_posix() for p in paths}  # may say a split
+
     def listing() -> Listing:
-        items, problems, notes, kinds = [], [], [], Counter[str]()
+        items, problems, notes, kinds, origins = [], [], [], Counter[str](), []
         for path in paths:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
             except _DAMAGED as error:
                 what = f"{path} cannot be read as an archive ({error})"
                 raise LimnerError(f"{what}: make or download it again.") from None
-            inside = annotate({n: opener for n, opener in files.items() if not n.startswith("__MACOSX/")})
+            inside = annotate({n: opener for n, opener in files.items() if not hidden(n)})
             items += inside.items
+            origins += [names[path]] * len(inside.items)
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
             notes += [f"{path.name}: {note}" for note in inside.notes]
             kinds.update(inside.kinds)
-        return Listing(items, problems, kinds.total(), notes, dict(kinds))
+        found = Listing(items, problems, kinds.total(), notes, dict(kinds))
+        return by_path(found, classes, origins)
 
-    stamps = [(p.name, *stamp(p.stat())) for p in paths]
-    return Source(text, ["archives", stamps], listing)
+    stamps = [(p.relative_to(parent).as_posix(), *stamp(p.stat())) for p in paths]
+    return Source(text, ["archives", RULES, classes, stamps], listing)
 
 
 def _refuse(path: Path, why: str) -> LimnerError:

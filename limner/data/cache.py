@@ -67,7 +67,7 @@ def _digest(content: bytes) -> str:
 
 def fingerprint_of(shape: Sequence[int], index: dict[str, Any]) -> hashlib.blake2b:
     """The start of a packing's fingerprint, to be updated with the pixels."""
-    facts = [shape, index["spec"], index["labels"], index["captions"]]
+    facts = [shape, index["spec"], index["labels"], index["captions"], *filter(None, [index.get("splits")])]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
 
 
@@ -108,11 +108,12 @@ def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
         pixels,
         np.arange(n),
         names,
-        None if labels is None else np.array(_numbers(labels, len(classes), n), np.int64),
+        None if labels is None else np.array(_numbers(labels, len(classes), n, least=-1), np.int64),
         None if captions is None else _texts(captions, n),
         [Problem(*_texts(problem, 2)) for problem in index["problems"]],
         source=np.repeat(np.arange(len(counts)), counts),
         notes=_texts(index.get("notes", [])),
+        splits=None if index.get("splits") is None else _texts(index["splits"], n),
     )
 
 
@@ -124,10 +125,10 @@ def _texts(values: Any, count: int | None = None) -> list[str]:
     return values
 
 
-def _numbers(values: Any, below: int, count: int | None = None) -> list[int]:
+def _numbers(values: Any, below: int, count: int | None = None, least: int = 0) -> list[int]:
     if not isinstance(values, list) or len(values) != (len(values) if count is None else count):
         raise ValueError
-    if not all(type(value) is int and 0 <= value < below for value in values):
+    if not all(type(value) is int and least <= value < below for value in values):
         raise ValueError
     return values
 

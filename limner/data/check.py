@@ -16,6 +16,7 @@ from PIL import Image
 from limner.data import decode, formats
 from limner.data.cache import cache_folder
 from limner.data.find import find
+from limner.data.labels import Classes
 from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
@@ -83,7 +84,7 @@ class _Tally:
 
     headers: Counter[decode.Header] = field(default_factory=Counter)
     files: Counter[decode.Header] = field(default_factory=Counter)  # those of the images that are not drawn
-    classes: Counter[str] = field(default_factory=Counter)
+    classes: Classes = field(default_factory=Classes)
     captions: int = 0
     problems: list[Problem] = field(default_factory=list)
     unreadable: int = 0
@@ -99,8 +100,7 @@ class _Tally:
         header, digest = found
         self.headers[header] += 1
         self.captions += bool(item.caption)
-        if item.label is not None:
-            self.classes[item.label] += 1
+        self.classes.add(item)
         if pairs:
             self.names.append(item.name)
         if drawn:
@@ -113,7 +113,7 @@ class _Tally:
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
-    for source in [find(text, cache_folder(options)) for text in texts]:
+    for source in [find(text, cache_folder(options), options.classes) for text in texts]:
         listing = source.listing()
         with bar(f"checking {printable(source.name)}", not progress) as watch:
             for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):
@@ -141,13 +141,13 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         bits=counted("bits"),
         profiles={name: count for name, count in counted("profile").items() if name},
         animated=sum(count for h, count in headers.items() if h.frames > 1),
-        classes=dict(tally.classes.most_common()),
+        classes=dict(tally.classes.counts.most_common()) if len(tally.classes.counts) > 1 else {},
         captions=tally.captions,
         duplicates=list(tally.same.values()),
         problems=tally.problems,
         others=kinds.total(),
         kinds=dict(kinds.most_common()),
-        notes=notes + decode.notes(headers),
+        notes=notes + decode.notes(headers) + tally.classes.notes(options.labels),
         advice=[],
     )
     advice = list(_advice(report, tally.unreadable, tally.files, options))
@@ -202,10 +202,6 @@ def _advice(
     if 0 < (clear := among(lambda h: h.channels == 4)) < n:
         yield (
             f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
-        )
-    if 0 < (labelled := sum(report.classes.values())) < n and options.labels:
-        yield (
-            f"{n - labelled:,} of {n:,} images have no class, so classes are left out: sort them into folders too."
         )
     if len(report.classes) > 1 and (rare := [name for name, count in report.classes.items() if count < 10]):
         yield f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."

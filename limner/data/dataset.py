@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from limner.core import Batch, Condition, ImageSpec, mix
+from limner.data.folder_names import HELD_OUT
 from limner.data.rows import PackedArray
 from limner.data.sources import Oracle, Problem
 from limner.settings import LimnerError
@@ -41,7 +42,7 @@ class Data:
     pixels: PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C]
     rows: np.ndarray  # [N] rows of `pixels` in this view
     names: list[str]  # N
-    labels: np.ndarray | None = None  # [N] int64
+    labels: np.ndarray | None = None  # [N] int64; -1: none
     captions: list[str] | None = None  # N; '' where an image has none
     problems: list[Problem] = dataclasses.field(default_factory=list)  # files left out, and why
     notes: list[str] = dataclasses.field(default_factory=list)  # sentences on how the sources were read
@@ -49,6 +50,7 @@ class Data:
     source: np.ndarray | None = None  # [N] index into `sources`
     given: Data | None = None  # the pictures that rows are given
     paired: bool = True  # row i is given picture i; False: a picture drawn in an order of its own
+    splits: list[str] | None = None  # N; train, val, test or '', where a source says so
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
 
     def __len__(self) -> int:
@@ -68,29 +70,40 @@ class Data:
             labels=None if self.labels is None else self.labels[indices],
             captions=None if self.captions is None else [self.captions[i] for i in indices],
             source=None if self.source is None else self.source[indices],
+            splits=None if self.splits is None else [self.splits[i] for i in indices],
             given=self.given.part(indices) if self.given is not None and self.paired else self.given,
         )
 
     def split(self, holdout: float, per_class: int = 0) -> tuple[Data, Data]:
-        """(training part, held-out part): disjoint, always the same, each class divided alike.
+        """(training part, held-out part): disjoint, always the same; images without a class are in neither.
 
-        At least one of 20 or more images is held out, unless `holdout` is 0; none of fewer. `per_class` limits
+        The held-out part is the images of the sources' val and test splits, whatever `holdout` is, or else that share,
+        the same of each class: at least one of 20 or more images unless it is 0, none of fewer. `per_class` limits
         the training part to that many images of each class. Given pictures of another domain are split too.
         """
-        n = len(self)
         if not 0 <= holdout < 1:
             raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
-        held = max(1, round(n * holdout)) if n >= 20 and holdout > 0 else 0
-        keys = np.random.PCG64(mix("split", self.fingerprint)).random_raw(n)
-        order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels))
-        # Classes lie one after another in `order`: even steps through it take the same share of each.
-        chosen = order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)]
-        training, held_out = self.part(np.delete(np.arange(n), chosen)), self.part(np.sort(chosen))
+        if self.labels is not None and len(labelled := np.flatnonzero(self.labels >= 0)) < len(self):
+            return self.part(labelled).split(holdout, per_class)
+        chosen = self._held_out(holdout)
+        training, held_out = self.part(np.delete(np.arange(len(self)), chosen)), self.part(chosen)
         if self.given is not None and not self.paired:
             train_on, test_on = self.given.split(holdout)
             training = dataclasses.replace(training, given=train_on)
             held_out = dataclasses.replace(held_out, given=test_on if len(test_on) else train_on)
         return training._few(per_class) if per_class else training, held_out
+
+    def _held_out(self, holdout: float) -> np.ndarray:
+        """The indices of the held-out images, in order."""
+        n = len(self)
+        said = np.array([split in HELD_OUT for split in self.splits or ()], bool)
+        if said.any() and not said.all():
+            return np.flatnonzero(said)
+        held = max(1, round(n * holdout)) if n >= 20 and holdout > 0 else 0
+        keys = np.random.PCG64(mix("split", self.fingerprint)).random_raw(n)
+        order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels))
+        # Classes lie one after another in `order`: even steps through it take the same share of each.
+        return np.sort(order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)])
 
     def _few(self, per_class: int) -> Data:
         """``per_class`` random images of each class, always the same."""

@@ -14,6 +14,8 @@ from limner.data.archive import archives
 from limner.data.builtin import digits, emoji, shapes
 from limner.data.decode import SUFFIXES
 from limner.data.folder import Folder
+from limner.data.folder_names import hidden
+from limner.data.labels import RULES, by_path
 from limner.data.sources import Source, opener_of, printable, stamp
 from limner.data.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
@@ -22,8 +24,11 @@ _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits,
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
-def find(text: str, scratch: Path) -> Source:
-    """The source that `text` names; `scratch` is a folder for temporary files. Raises LimnerError."""
+def find(text: str, scratch: Path, classes: str = "") -> Source:
+    """The source that `text` names. Raises LimnerError.
+
+    `scratch` is a folder for temporary files, `classes` that of `DataOptions`.
+    """
     if text in _OPENERS:
         return _OPENERS[text]()
     if text.startswith("hf:"):
@@ -35,10 +40,10 @@ def find(text: str, scratch: Path) -> Source:
         folder = Folder(path)
         kinds = {PurePosixPath(name).suffix.lower() for name in folder.files}
         if kinds & SUFFIXES or not kinds & {".parquet", ".tar"}:
-            return folder.source(text)
+            return folder.source(text, classes)
         suffix = ".parquet" if ".parquet" in kinds else ".tar"
         files = [path / name for name in folder.files if name.lower().endswith(suffix)]
-        return parquet(text, files) if suffix == ".parquet" else archives(text, files, scratch)
+        return parquet(text, files) if suffix == ".parquet" else archives(text, files, scratch, classes)
     matches = [path]
     if not path.is_file():
         matches = [Path(p) for word in _braces(str(path)) for p in sorted(glob.glob(word, recursive=True))]
@@ -47,15 +52,15 @@ def find(text: str, scratch: Path) -> Source:
     if all(p.suffix == ".parquet" for p in matches):
         return parquet(text, matches)
     if all(p.name.lower().endswith(ARCHIVES) for p in matches):
-        return archives(text, matches, scratch)
+        return archives(text, matches, scratch, classes)
     if not all(p.suffix.lower() in SUFFIXES for p in matches):
         known = f"a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file"
         raise LimnerError(f"{text!r} is not {known} that Limner can read.")
     parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
     names = {p.relative_to(parent).as_posix(): p for p in matches}
-    key = [("image", name, *stamp(p.stat())) for name, p in names.items()]
-    openers = {name: opener_of(p) for name, p in names.items()}
-    return Source(text, key, lambda: annotate(openers))
+    key = ["images", RULES, classes, *((name, *stamp(p.stat())) for name, p in names.items())]
+    openers = {name: opener_of(p) for name, p in names.items() if not hidden(name)}
+    return Source(text, key, lambda: by_path(annotate(openers), classes))
 
 
 def _hint(text: str) -> str:

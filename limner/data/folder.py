@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from limner.data.annotate import annotate
 from limner.data.decode import SUFFIXES
+from limner.data.folder_names import passed_over
+from limner.data.labels import RULES, by_path
 from limner.data.sources import Problem, Source, opener_of, printable, stamp
 
 
@@ -30,7 +32,7 @@ class Folder:
                 self.files[name] = stamp(status)
             elif not stat.S_ISDIR(status.st_mode):
                 problem = "not a regular file" if place.suffix.lower() in SUFFIXES else ""
-            elif place.name.startswith(".") or place.name == "__MACOSX":
+            elif passed_over(place.name):
                 return
             elif identity in visited:
                 problem = "a link to a folder that was read already"
@@ -43,7 +45,7 @@ class Folder:
         if problem:
             self.skipped.append(Problem(printable(name), problem))
 
-    def source(self, text: str) -> Source:
+    def source(self, text: str, classes: str = "") -> Source:
         openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
-        key = [("folder", *([printable(name), *stamp] for name, stamp in self.files.items()))]
-        return Source(text, key, lambda: annotate(openers, self.skipped))
+        key = ["folder", RULES, classes, *((printable(name), *stamp) for name, stamp in self.files.items())]
+        return Source(text, key, lambda: by_path(annotate(openers, self.skipped), classes))

@@ -38,7 +38,7 @@ def open_data(
     32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
     """
     cache = cache_folder(options)
-    found = tuple(find(os.fspath(s), cache) for s in named(sources))
+    found = tuple(find(os.fspath(s), cache, options.classes) for s in named(sources))
     say = Console(stderr=True, quiet=not progress)
     plain, half = options.without_given(), options.side_by_side
     data = packed(Request(found, size, plain, OTHER_HALF[half]), say)

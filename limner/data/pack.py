@@ -28,6 +28,7 @@ from limner.data.cache import cache_folder, fingerprint_of, load, publish, seale
 from limner.data.dataset import Data
 from limner.data.deep import Scale, scale_of
 from limner.data.formats import in_words
+from limner.data.labels import classes_of
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
 from limner.data.sizes import common_size, form_notes, size_notes
@@ -39,9 +40,10 @@ from limner.settings import DataOptions, LimnerError
 DEFAULTS = DataOptions()
 VERSION = 1  # of the packing; another version ignores what is in the cache
 
-# Options that do not change what is packed from one source.
+# Options that do not change what is packed from one source, or that the source's key has.
 _NOT_PACKED = (
-    "flip", "holdout", "per_class", "cache", "pairs", "side_by_side", "domain", "given_channels", "given_size",
+    "flip", "holdout", "per_class", "classes", "cache", "pairs", "side_by_side", "domain",
+    "given_channels", "given_size",
 )  # fmt: skip
 
 
@@ -130,9 +132,9 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             kept, bad = list(chain.from_iterable(written)), bad + undecodable
             _refuse_too_many(bad, len(kept) + len(bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
-            index = _index(kept, skipped + bad, plan, options.channels or max(channels), options, say)
-            index["notes"] = [note for listing in listings for note in listing.notes] + decode.notes(headers)
-            index["notes"] += size_notes(headers, (plan.height, plan.width), plan.fit)
+            index = _index(kept, skipped + bad, plan, options.channels or max(channels), options)
+            index["notes"] = [note for listing in listings for note in listing.notes] + index["notes"]
+            index["notes"] += decode.notes(headers) + size_notes(headers, (plan.height, plan.width), plan.fit)
             index["notes"] += form_notes(headers, channels[4], options.channels)
             index["sources"] = list(map(len, written))
             index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
@@ -251,14 +253,10 @@ def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> t
 
 def _index(
     items: Sequence[Item], problems: Sequence[Problem], plan: _Plan,
-    channels: int, options: DataOptions, say: Console,
+    channels: int, options: DataOptions,
 ) -> dict[str, Any]:  # fmt: skip
-    labelled = [item.label for item in items if item.label is not None] if options.labels else []
-    classes: tuple[str, ...] = ()
-    if len(labelled) == len(items) and len(set(labelled)) > 1:
-        classes = tuple(sorted(set(labelled), key=_natural))
-    elif 0 < len(labelled) < len(items):
-        say.print(f"classes are left out: {len(items) - len(labelled):,} of {len(items):,} images have none")
+    found = classes_of(items) if options.labels else classes_of(())
+    classes = found.names
     numbers = {name: i for i, name in enumerate(classes)}
     captions = [item.caption or "" for item in items] if options.captions else []
     has_captions = any(captions)
@@ -266,15 +264,12 @@ def _index(
     return {
         "spec": {**spec, "classes": classes, "captions": has_captions},
         "names": [item.name for item in items],
-        "labels": [numbers[label] for label in labelled] if classes else None,
+        "labels": [numbers.get(item.label or "", -1) for item in items] if classes else None,
         "captions": captions if has_captions else None,
+        "splits": [item.split for item in items] if any(item.split for item in items) else None,
         "problems": [(p.path, p.reason) for p in problems],
+        "notes": found.notes(),
     }
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """'2' before '10', numbers before words."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
 
 
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:

@@ -30,6 +30,7 @@ class Item:
     image: Callable[[int, int], IO[bytes] | Image.Image]
     label: str | None = None
     caption: str | None = None
+    split: str = ""  # train, val or test, where the source has splits
 
 
 @dataclass(frozen=True)

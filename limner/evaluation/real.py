@@ -61,6 +61,7 @@ def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress
         assert whole.labels is not None
         if part.rows.max(initial=-1) >= len(whole) or [whole.names[i] for i in part.rows] != part.names:
             raise LimnerError(f"The images in {', '.join(sources)} have just changed: run the command again.")
+        part = part.part(np.flatnonzero(whole.labels[part.rows] >= 0))  # a few images may have no class
         spec = replace(part.spec, classes=whole.spec.classes)
         return replace(part, labels=whole.labels[part.rows], spec=spec)
 

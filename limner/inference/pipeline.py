@@ -87,7 +87,7 @@ def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
     if condition.text is not None:
         return list(condition.text)
     if condition.label is not None:
-        return [spec.classes[i] for i in condition.label.tolist()]
+        return [spec.classes[i] if i >= 0 else "" for i in condition.label.tolist()]
     return None
 
 

@@ -132,7 +132,9 @@ class Accuracy(JsonResult):
 
 def class_names(data: Data) -> list[str]:
     """Each image's class, '' where the data has none."""
-    return [""] * len(data) if data.labels is None else [data.spec.classes[i] for i in data.labels]
+    if data.labels is None:
+        return [""] * len(data)
+    return [data.spec.classes[i] if i >= 0 else "" for i in data.labels]
 
 
 def unknown_class(data: Data, classes: Sequence[str]) -> str | None:
@@ -141,14 +143,14 @@ def unknown_class(data: Data, classes: Sequence[str]) -> str | None:
 
 
 def class_indices(data: Data, classes: Sequence[str]) -> Tensor:
-    """[N] the index of each image's class in ``classes``. Raises LimnerError for a class that is not there."""
+    """[N] the index of each image's class in ``classes``, -1 for none. Raises LimnerError for an unknown class."""
     if (name := unknown_class(data, classes)) is not None:
         raise LimnerError(
             f"The run knows no class {name!r} of these images.{nearest(name, classes)} It knows "
             f"{', '.join(classes[:12])}: rename the folders, or ignore the labels with --no-labels."
         )
     index = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([index[name] for name in class_names(data)])
+    return torch.tensor([index.get(name, -1) for name in class_names(data)])
 
 
 # Embedding ----------------------------------------------------------------------------------------------
@@ -260,8 +262,8 @@ def classify(
     trained_on_these, accuracy = None, None
     if truth is not None:
         trained_on_these = list(sources) == list(pipeline.loaded.run.sources)
-        correct = best.indices[:, 0] == truth
-        accuracy = Accuracy.of(correct.double().mean().item(), len(data))
+        correct = (best.indices[:, 0] == truth)[truth >= 0]
+        accuracy = Accuracy.of(correct.double().mean().item(), len(correct))
     sheet = to.with_suffix(".png")
     predictions = []
     rows = zip(data.names, class_names(data), best.values.tolist(), best.indices.tolist(), strict=True)

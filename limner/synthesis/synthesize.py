@@ -195,6 +195,7 @@ def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
     labels: list[str] = []  # the class of the image that each caption is of
     follows_label = "label" in pipeline.model.follows
     if data.labels is not None and follows_label and set(data.spec.classes) <= set(spec.classes):
+        rows = [i for i in rows if data.labels[i] >= 0]
         labels = [data.spec.classes[data.labels[i]] for i in rows]
     return Conditions(labels, [data.captions[i] for i in rows], source, data.fingerprint)
 

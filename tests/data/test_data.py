@@ -82,11 +82,25 @@ def test_classes_that_are_numbers_keep_their_order(tmp_path):
     assert all(np.array_equal(data.array[i], noise(data.labels[i], 16, 16, 3)) for i in range(12))
 
 
-def test_classes_are_left_out_where_some_images_have_none(pets):
+def test_a_few_images_without_a_class_are_left_out_of_training(pets):
     write(pets / "stray.png", noise(99, 20, 24, 3))
     data = read(pets)
-    assert len(data) == 13 and data.labels is None and data.spec.classes == ()
-    assert any("no class" in sentence for sentence in check(pets, progress=False).advice)
+    assert len(data) == 13 and data.spec.classes == ("cat", "dog") and data.labels[-1] == -1
+    training, held = data.split(0.2)
+    assert "stray.png" not in training.names + held.names and len(training) + len(held) == 12
+    report = check(pets, progress=False)
+    assert any("1 of 13 images, such as 'stray.png', has no class" in sentence for sentence in report.notes)
+    assert report.notes == data.notes and report.classes == {"dog": 7, "cat": 5}
+    assert len(read(pets, options=DataOptions(labels=False)).split(0)[0]) == 13
+
+
+def test_classes_are_left_out_where_many_images_have_none(pets):
+    for i in range(6):
+        write(pets / f"stray{i}.png", noise(99, 20, 24, 3))
+    data = read(pets)
+    assert len(data) == 18 and data.labels is None and data.spec.classes == ()
+    assert any("Classes are left out: 6 of 18 images" in sentence for sentence in data.notes)
+    assert check(pets, progress=False).notes == data.notes
 
 
 def test_captions_in_text_files(pets):
