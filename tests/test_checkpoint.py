@@ -33,6 +33,8 @@ from limner.checkpoint import (
     unpack_state,
     write_model,
 )
+from limner.checkpoint import tensors as tensor_files
+from limner.checkpoint.tensors import digest_of
 from limner.config import Run
 from limner.core import ImageSpec
 from limner.settings import DataOptions, LimnerError
@@ -230,7 +232,7 @@ def test_a_header_that_lies(tmp_path, kind):
 @pytest.mark.parametrize("text", ["[" * 10**5, "[]", "3", "{}", '{"format": "x"}', '{"format": 0}', "{"])
 def test_a_header_that_lies_under_a_true_hash(tmp_path, text):
     path = tmp_path / "lie.safetensors"
-    safetensors.torch.save_file({}, path, {"limner": text, "digest": checkpoint._digest(text, {})})
+    safetensors.torch.save_file({}, path, {"limner": text, "digest": digest_of(text, {})})
     with pytest.raises(Damaged, match="header cannot be read"):
         read_model(path)
 
@@ -423,7 +425,9 @@ def test_without_hard_links(tmp_path, run, model, monkeypatch):
     assert read_model(tmp_path / "model.safetensors")[0]["seen"] == 100
 
 
-@pytest.mark.parametrize("call", ["save_file", "_write_state", "_publish", "_sync"])
+@pytest.mark.parametrize(
+    "call", ["tensors.save_file", "saving._write_state", "saving._publish", "saving.sync", "tensors.sync"]
+)
 def test_a_full_disk(tmp_path, run, model, monkeypatch, call):
     """Fault 4: the one before is untouched, nothing is left behind, the error names the bytes."""
 
@@ -433,12 +437,12 @@ def test_a_full_disk(tmp_path, run, model, monkeypatch, call):
     save(tmp_path, run, model, 100)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, call, full)
+        patched.setattr(f"limner.checkpoint.{call}", full)
         with pytest.raises(LimnerError, match=r"No space left on device.* needs [\d,]+ bytes"):
             save(tmp_path, run, model, 200)
     assert all(p.read_bytes() == content for p, content in before.items())
     assert not list(tmp_path.rglob(".*"))
-    assert check(checkpoint.resume(tmp_path), model) in ((200,) if call == "_publish" else (100,))
+    assert check(checkpoint.resume(tmp_path), model) in ((200,) if call == "saving._publish" else (100,))
     save(tmp_path, run, model, 300)
     assert check(checkpoint.resume(tmp_path), model) == 300
 
@@ -513,7 +517,7 @@ def test_killed_at_every_call_of_a_save(tmp_path, run, model):
 
             for name in calls:
                 setattr(os, name, deadly(getattr(os, name)))
-            checkpoint.save_file = deadly(checkpoint.save_file)
+            tensor_files.save_file = deadly(tensor_files.save_file)
             save(folder, run, model, 300)
             os._exit(0)
 
