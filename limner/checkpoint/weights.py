@@ -50,8 +50,11 @@ def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str =
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold an infinite value or NaN, by one sum of each and one wait for the device."""
-    floating = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    """The names of the tensors that hold an infinite value or NaN, by one sum of each and one wait for the device.
+
+    Tensors without values, on the meta device, count as finite.
+    """
+    floating = {n: value for n, value in tensors.items() if value.is_floating_point() and not value.is_meta}
     if not floating:
         return []
     device = next(iter(floating.values())).device
