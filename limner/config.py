@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from limner import families, files
 from limner.families import _format1, _format2
-from limner.fields import from_json, nearest, to_json
+from limner.fields import Checked, Seed, from_json, nearest, to_json
 from limner.settings import DataOptions, LimnerError, Training
 
 if typing.TYPE_CHECKING:
@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Checked):
     """All settings of one training, enough to repeat it. ``config.json`` and every checkpoint hold it."""
 
     family: str
@@ -29,7 +29,7 @@ class Run:
     preset: str
     size: tuple[int, int] | None  # (height, width); None: as the data has it
     budget: str
-    seed: int
+    seed: Seed
     model: Any  # the family's Config
     training: Training
     data: DataOptions

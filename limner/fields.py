@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import difflib
+import math
+import numbers
+import os
 import types
 import typing
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -28,6 +32,122 @@ def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
 def join_words(words: Sequence[str], conjunction: str = "or") -> str:
     """'a, b or c'"""
     return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+# ---- bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The numbers that a field may hold: Annotated[float, Bounds(0, 1)]. Of a list, each of its numbers."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False  # ``least`` itself is too low
+    below: bool = False  # ``most`` itself is too high
+
+    def holds(self, number: float) -> bool:
+        low = self.least < number if self.above else self.least <= number
+        return low and (number < self.most if self.below else number <= self.most) and math.isfinite(number)
+
+    def __str__(self) -> str:
+        low = f"above {self.least:.15g}" if self.above else f"{self.least:.15g}"
+        high = f"below {self.most:.15g}" if self.below else f"{self.most:.15g}"
+        if math.isinf(self.least):
+            return "a finite number" if math.isinf(self.most) else f"{high} or less"
+        if math.isinf(self.most):
+            return low if self.above else f"{low} or more"
+        return f"{low}, up to {high}" if self.above else f"{low} to {high}"
+
+
+Share = Annotated[float, Bounds(0, 1)]
+ShareBelow1 = Annotated[float, Bounds(0, 1, below=True)]
+PositiveShare = Annotated[float, Bounds(0, 1, above=True)]
+Truncation = Annotated[float, Bounds(0, 100)]  # a factor on a latent or a style
+Positive = Annotated[float, Bounds(0, above=True)]
+Count = Annotated[int, Bounds(1, 10**9)]  # of images to read or to draw
+Images = Annotated[int, Bounds(0, 2**53)]  # a number of images, which may be large
+Seed = Annotated[int, Bounds(0, 2**63 - 1)]  # a whole number that a random generator takes
+
+LARGEST = 2**20  # of a count whose annotation has no bounds, such as a width or a number of steps
+
+
+class Checked:
+    """Base of the frozen dataclasses of settings, which are checked when they are made, by whoever makes them.
+
+    Raises LimnerError for a value of another type than its field's, and for a number out of its bounds (see
+    ``check``). Python's own kinds of numbers and paths are taken for those of JSON.
+    """
+
+    flags: ClassVar[str] = "--"  # what the flags of these fields begin with
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if not f.metadata.get("run"):  # it may hold the run itself, once that is loaded
+                value = _read(hints[f.name], value, self.flags + f.name.replace("_", "-"))
+                object.__setattr__(self, f.name, value)
+        check(self, self.flags)
+
+
+def check(settings: Any, flags: str) -> None:
+    """Raises LimnerError for a number that is out of bounds, in a dataclass or in a dataclass within it.
+
+    The bounds are those in the annotation of a field. Without them, whole numbers are at least 1, or at least 0
+    where that is the default or the field is in ``settings.may_be_zero``, which also says which lists may be empty;
+    floats are finite, and negative only where the default is or the field is in ``settings.may_be_negative``.
+    ``flags`` is what the flags of its fields begin with.
+    """
+    hints = _hints(type(settings))
+    for f in dataclasses.fields(settings):
+        value, name = getattr(settings, f.name), flags + f.name.replace("_", "-")
+        if dataclasses.is_dataclass(value) and not isinstance(value, Checked):
+            check(value, f"{name}.")
+            continue
+        bounds = _bounds(hints[f.name]) or _usual_bounds(settings, f, value)
+        if value == () and bounds.least > 0 and typing.get_args(hints[f.name])[:1] == (int,):
+            raise LimnerError(f"{name} is empty: name at least one number.")
+        for number in _numbers(value):
+            if not bounds.holds(number):
+                raise LimnerError(f"{name} {number} is out of range: choose {bounds}.")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The number that a field holds, or those of its list."""
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, (int, float)) and not isinstance(entry, bool):
+            yield entry
+
+
+def _usual_bounds(settings: Any, f: dataclasses.Field[Any], value: Any) -> Bounds:
+    """The bounds of a field whose annotation has none."""
+    default = f.default if isinstance(f.default, (int, float)) else 0
+    if any(isinstance(number, float) for number in _numbers(value)):
+        negative = f.name in getattr(settings, "may_be_negative", ()) or default < 0
+        return Bounds() if negative else Bounds(0)
+    optional = f.name in getattr(settings, "may_be_zero", ()) or f.default in (0, ())
+    return Bounds(0 if optional else 1, max(LARGEST, default))
+
+
+def _bounds(kind: Any) -> Bounds | None:
+    """The first bounds in an annotation, at any depth."""
+    for part in typing.get_args(kind):
+        if isinstance(part, Bounds):
+            return part
+        if found := _bounds(part):
+            return found
+    return None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of a class, evaluated once."""
+    if cls not in _EVALUATED:
+        _EVALUATED[cls] = typing.get_type_hints(cls, include_extras=True)
+    return _EVALUATED[cls]
+
+
+_EVALUATED: dict[type, dict[str, Any]] = {}
 
 
 # ---- JSON
@@ -78,7 +198,7 @@ def from_json(cls: type[T], data: Any, where: str = "model") -> T:
 
 def _read(kind: Any, data: Any, where: str) -> Any:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+    if kind is Any or isinstance(kind, TypeVar):
         return data
     if origin is Annotated:
         return _read(inner[0], data, where)
@@ -95,18 +215,27 @@ def _read(kind: Any, data: Any, where: str) -> Any:
         kinds = inner[:1] * len(data) if inner[1:] == (...,) else inner
         if len(kinds) == len(data):
             return tuple(_read(kinds[i], value, f"{where}[{i}]") for i, value in enumerate(data))
+    if origin is collections.abc.Sequence and isinstance(data, (list, tuple)):
+        return tuple(_read(inner[0], value, f"{where}[{i}]") for i, value in enumerate(data))
     if origin is list and isinstance(data, list):
         return [_read(inner[0], value, f"{where}[{i}]") for i, value in enumerate(data)]
     if origin is dict and isinstance(data, dict):
         return {key: _read(inner[1], value, f"{where}.{key}") for key, value in data.items()}
-    if kind is float and type(data) is int:
-        return float(data)
     if kind in (bool, int, float, str, type(None)) and type(data) is kind:
         return data
+    if isinstance(data, numbers.Real) and not isinstance(data, bool):  # Python's and NumPy's
+        if kind is float:
+            return float(data)
+        if kind is int and isinstance(data, numbers.Integral):
+            return int(data)
+    if kind is str and isinstance(data, os.PathLike):
+        return os.fspath(data)
     raise LimnerError(f"{where} must be {_name(kind)}, not {data!r}.")
 
 
 def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
+    if isinstance(data, cls):
+        return data
     if not isinstance(data, dict):
         raise LimnerError(f"{where} must be a table of settings, not {data!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -117,13 +246,13 @@ def _read_dataclass(cls: Any, data: Any, where: str) -> Any:
     for name, f in fields.items():
         if name not in data and f.default is f.default_factory is dataclasses.MISSING:
             raise LimnerError(f"{where}.{name} is missing.")
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     return cls(**{key: _read(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
 def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     # A value's own type goes first, so that 1 stays an int under float | int.
-    for kind in sorted(kinds, key=lambda kind: kind is not type(data)):
+    for kind in sorted(kinds, key=lambda kind: _plain(kind) is not type(data)):
         try:
             return _read(kind, data, where)
         except LimnerError:
@@ -134,8 +263,14 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     raise LimnerError(f"{where} must be {' or '.join(map(_name, kinds))}, not {data!r}.")
 
 
+def _plain(kind: Any) -> Any:
+    """A type without what an annotation adds to it."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+
+
 def _name(kind: Any) -> str:
     """A type, named for someone who does not read Python."""
+    kind = _plain(kind)
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     inner = typing.get_args(kind)
     if kind in plain:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import signal
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from limner.fields import LimnerError, join_words, nearest
+from limner.fields import Bounds, Checked, Images, LimnerError, Share, ShareBelow1, join_words, nearest
 
 __all__ = [
     "BUILT_IN", "DataOptions", "LimnerError", "NoSampling", "Optimiser", "Stopped", "Training", "join_words",
@@ -48,8 +48,10 @@ BUILT_IN = {
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Checked):
     """How images become the packed array that training reads."""
+
+    flags: ClassVar[str] = "--data."
 
     channels: Literal[1, 3, 4] | None = None  # 1 grey, 3 RGB, 4 RGBA; default: what the images have
     fit: Literal["crop", "pad", "squash"] = "crop"  # how an image of another aspect meets the size
@@ -64,16 +66,16 @@ class DataOptions:
     given_channels: Literal[1, 3, 4] | None = None  # of given pictures; default: what they have
     given_size: tuple[int, int] | None = None  # height and width of given pictures; default: as the images
     flip: bool = False  # also show every training image mirrored, with what it is given
-    holdout: float = (
-        0.05  # share kept out of training, to measure on; of a source with val or test folders, those are
-    )
+    # share kept out of training, to measure on; of a source with val or test folders, those are
+    holdout: ShareBelow1 = 0.05
     per_class: int = 0  # train on so many images of each class only; 0: on all
-    max_bad: float = 0.1  # stop when more than this share of the files cannot be read
+    max_bad: Share = 0.1  # stop when more than this share of the files cannot be read
     frames: int = 1  # frames a clip, for video models
     cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner
 
     def __post_init__(self) -> None:
         """Raises LimnerError for settings of given pictures that contradict one another."""
+        super().__post_init__()
         if sum(map(bool, (self.pairs, self.side_by_side, self.domain))) > 1:
             raise LimnerError("Use one of --data.pairs, --data.side-by-side and --data.domain, not several.")
         if not self.gives and (self.given_channels or self.given_size):
@@ -93,34 +95,42 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class NoSampling:
+class NoSampling(Checked):
     """No sampling options: of a family that draws nothing, or before a family is chosen."""
 
 
+# Adam divides it by as little as 0.001, and float32 ends at 3.4e38.
+Rate = Annotated[float, Bounds(0, 1e30)]
+
+
 @dataclass(frozen=True)
-class Optimiser:
+class Optimiser(Checked):
     """The settings of one submodule's optimiser."""
 
+    flags: ClassVar[str] = "--training.optimisers.*."
+
     name: Literal["adam", "adamw", "sgd", "muon"] = "adamw"  # muon: Muon for matrices, AdamW for the rest
-    lr: float = 1e-3  # peak learning rate
-    betas: tuple[float, float] = (0.9, 0.99)  # Adam's beta1 and beta2
+    lr: Rate = 1e-3  # peak learning rate
+    betas: Annotated[tuple[float, float], Bounds(0, 1, below=True)] = (0.9, 0.99)  # Adam's beta1 and beta2
     eps: float = 1e-8  # Adam's epsilon
-    decay: float = 0.0  # weight decay: decoupled, but for sgd part of the gradient
-    momentum: float = 0.0  # momentum of SGD and Muon
-    matrix_lr: float = 0.02  # Muon's learning rate, for matrices and convolutions
+    decay: Annotated[float, Bounds(0, 1e6)] = 0.0  # weight decay: decoupled, but for sgd part of the gradient
+    momentum: ShareBelow1 = 0.0  # momentum of SGD and Muon
+    matrix_lr: Rate = 0.02  # Muon's learning rate, for matrices and convolutions
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How a family is trained, by the one loop."""
+
+    flags: ClassVar[str] = "--training."
 
     batch: int = 64  # images per step, over all processes
     accumulate: int = 1  # microbatches that a step's batch is split into
     optimisers: dict[str, Optimiser] = field(default_factory=dict)  # by the submodule that each updates
     # of the learning rate; cosine and linear end at zero
     schedule: Literal["constant", "cosine", "linear"] = "linear"
-    flat: float = 0.0  # share of the budget before the learning rate falls
-    warmup: int = 0  # images over which the learning rate rises from zero
+    flat: Share = 0.0  # share of the budget before the learning rate falls
+    warmup: Images = 0  # images over which the learning rate rises from zero
     clip: float = 0.0  # maximum gradient norm; 0: no clipping
     average: float = 10_000.0  # half-life of the weights' moving average, in images; 0: none
     average_rampup: float = 0.05  # maximum half-life, as a share of the images seen
@@ -131,16 +141,9 @@ class Training:
     processes: int = 1  # on a CPU; 0: one per core, each with at least 16 images of a batch
     save_every: str = "2m"  # interval between checkpoints: 2m, 50kimg, 5epochs
     sample_every: str = "30s"  # interval between sample grids
-    samples: int = 64  # images in a sample grid; 0: no grids
+    samples: Annotated[int, Bounds(0, 2**20)] = 64  # images in a sample grid; 0: no grids
     evaluate_every: str = "30s"  # interval between held-out losses
     log_every: int = 10  # steps between lines of log.jsonl
     keep: int = 2  # number of checkpoints to keep
     tensorboard: bool = False  # also write TensorBoard events (needs the log extra)
     data_changed: bool = False  # resume even though the data has changed
-
-    def __post_init__(self) -> None:
-        """Raises LimnerError for a count below 1."""
-        for name in ("batch", "accumulate", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                flag = f"--training.{name.replace('_', '-')}"
-                raise LimnerError(f"{flag} {getattr(self, name)} is too low: use 1 or more.")

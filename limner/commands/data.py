@@ -9,6 +9,7 @@ from limner import files
 from limner.commands import MISTAKE, print_result, say
 from limner.commands.options import Sources, parse
 from limner.config import parse_size
+from limner.fields import Count, Seed
 from limner.settings import DataOptions, LimnerError, nearest
 
 HELP = """\
@@ -33,9 +34,9 @@ class ShowOptions:
 
     sources: Sources  # folders, archives, parquet files or built-in sets
     to: str = "data.png"  # picture to write
-    n: int = 64  # number of images
+    n: Count = 64  # number of images
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
-    seed: int = 0  # chooses the images
+    seed: Seed = 0  # chooses the images
     data: DataOptions = field(default_factory=DataOptions)
 
 

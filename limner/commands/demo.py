@@ -16,7 +16,7 @@ from limner import config, families, fields, files
 from limner.commands import say
 from limner.commands.options import parse
 from limner.config import Run
-from limner.fields import JsonResult
+from limner.fields import JsonResult, Seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class Options:
 
     out: str = "runs/demo"  # folder for the run, samples.png, report.html and demo.json
     budget: str = "297s"  # length of training
-    seed: int = 0  # the same seed gives the same prompts
+    seed: Seed = 0  # the same seed gives the same prompts
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from limner import families
+from limner.fields import check
 from limner.settings import LimnerError, NoSampling
 
 Config = TypeVar("Config")
@@ -40,11 +41,16 @@ class SamplingOptions(Generic[Sampling]):
 
 
 def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
-    """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here."""
-    return tyro.cli(
+    """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here.
+
+    Raises LimnerError for a number that is out of bounds.
+    """
+    given = tyro.cli(
         options, prog=f"limner {command}", args=list(argv), default=default, registry=_registry(),
         config=(tyro.conf.AvoidSubcommands,),  # which of several dataclasses is the preset's choice
     )  # fmt: skip
+    check(given, "--")
+    return given
 
 
 def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:

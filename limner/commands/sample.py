@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limner import files
 from limner.commands import say
 from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
+from limner.fields import Count
 from limner.inference.options import SampleOptions
 from limner.settings import LimnerError, signal_of
 
@@ -23,7 +24,7 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
 
     run: RunFolder  # folder of a run, or its model.safetensors
     # number of images; prompts and labels are used in turn. Default: 64, or 8 for each prompt or label
-    n: int | None = None
+    n: Count | None = None
     prompt: Repeated = ()  # what the images should show
     label: Repeated = ()  # class that the images should show
     to: str = ""  # a .png for one sheet, or a folder for one file per image. Default: samples.png in RUN

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
 from limner.commands.options import Picture, RunFolder, Source, parse
+from limner.fields import Count
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Options:
     run: RunFolder  # folder of a run that describes images
     source: Source  # images to search: a folder, archive, parquet file or built-in set
     query: Picture  # the picture
-    n: int = 16  # images to find
+    n: Count = 16  # images to find
     to: str = "search.png"  # sheet to write
     device: str = "auto"  # auto, cpu, cuda
     json: bool = False  # print JSON

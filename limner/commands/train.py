@@ -14,6 +14,7 @@ from limner import config, families, fields, files
 from limner.commands import say
 from limner.commands.options import Config, Sources, flag_value, parse
 from limner.config import Run
+from limner.fields import Seed
 from limner.settings import DataOptions, LimnerError, Training
 
 
@@ -27,7 +28,7 @@ class Options:
     budget: str = "10m"  # length of training: 90s, 20m, 1.5h, 200kimg, 50epochs
     # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: their own, if all share one of 16 to 64, else 32
     size: str = ""
-    seed: int = 0  # the same seed gives the same run
+    seed: Seed = 0  # the same seed gives the same run
     resume: bool = False  # go on from the newest checkpoint in --out, with its settings, or begin
 
 

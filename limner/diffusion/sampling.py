@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,47 +17,32 @@ from torch.nn import functional as F
 from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Denoises, Draws, ImageSpec
 from limner.diffusion import solvers
 from limner.diffusion.paths import NoiseLevel, Path
+from limner.fields import Bounds, Checked, PositiveShare, Share
 from limner.settings import LimnerError
 
+Guidance = Annotated[float, Bounds(0, 1000)]
+Shift = Annotated[float, Bounds(0, 1000, above=True)]  # on the straight path; 1: no shift
 SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"]
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
-    """How to sample. Families change the defaults, not the meaning. Raises LimnerError for values out of range."""
+class SamplingConfig(Checked):
+    """How to sample. Families change the defaults, not the meaning."""
 
     steps: int = 32  # steps from noise to image
     solver: SolverName = "dpm2m"  # heun: two network calls a step, the others one; a mask needs ancestral
-    guidance: float = 2.0  # guidance scale; 1: no guidance
-    guidance_low: float = 0.0  # guide only where signal / (signal + noise) is at least this
-    guidance_high: float = 1.0  # and at most this
+    guidance: Guidance = 2.0  # guidance scale; 1: no guidance
+    guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
+    guidance_high: Share = 1.0  # and at most this
     # run to guide away from, smaller or less trained; empty: guide away from no condition
     autoguidance: str = field(default="", metadata={"run": True})
-    eta: float = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
-    churn: float = 0.0  # heun: noise added back, over all steps (S_churn of Karras 2022)
-    strength: float = 0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way
+    eta: Share = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
+    # heun: noise added back, over all steps (S_churn of Karras 2022)
+    churn: Annotated[float, Bounds(0, 1e6)] = 0.0
+    strength: PositiveShare = (
+        0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way
+    )
     repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_count("repaints", self.repaints)
-        if not 0 <= self.eta <= 1:
-            raise LimnerError(f"--eta {self.eta:g} is out of range: choose 0 to 1.")
-        shift = getattr(self, "shift", 1.0)  # on the straight path
-        if shift <= 0:
-            raise LimnerError(f"--shift {shift:g} is out of range: choose above 0 (1 means no shift).")
-
-
-def check_count(name: str, count: int) -> None:
-    """Raises LimnerError for a count below 1."""
-    if count < 1:
-        raise LimnerError(f"--{name} {count} draws nothing: choose 1 or more.")
-
-
-def check_strength(strength: float) -> None:
-    """Raises LimnerError for a strength outside of (0, 1]."""
-    if not 0 < strength <= 1:
-        raise LimnerError(f"--strength {strength:g} is out of range: choose above 0, up to 1.")
 
 
 def identity(x: Tensor) -> Tensor:
@@ -191,7 +176,6 @@ class Drawing:
         noise = partial(draws.normal, *self.plan.shape)
         if image is None or self.condition.mask is not None:
             return solvers.Problem(levels[0].sigma * noise(), levels, self.plan.path, noise)
-        check_strength(strength)
         steps = len(levels) - 1
         levels = levels[steps - max(1, round(strength * steps)) :]
         x = levels[0].sigma * noise() + levels[0].alpha * self.plan.encode(image)

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from limner.fields import Checked, Count, Seed
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Checked):
     """How a run or a folder of images is measured."""
 
-    n: int | None = None  # images to draw or to read. Default: 1000, or the number of real images if lower
+    n: Count | None = None  # images to draw or to read. Default: 1000, or the number of real images if lower
     features: str = "random"  # random, inception, clip, dinov2, or a run that describes images
     weights: str = ""  # file or folder of the features' weights, if they need any
     # also probe a run's features with this many labelled images per class; 0: do not
     labels_per_class: int = 0
-    seed: int = 0  # of the first image drawn
+    seed: Seed = 0  # of the first image drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(Checked):
     """How families are trained and measured, all alike."""
 
     budget: str = "5m"  # length of each training
     preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
-    n: int | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
+    n: Count | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
     features: str = "random"  # random, inception, clip, dinov2
-    seed: int = 0  # of every training, and of the first image drawn
+    seed: Seed = 0  # of every training, and of the first image drawn

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from limner.networks.checks import SettingsError, check_settings
+from limner.fields import check
+from limner.networks.checks import SettingsError
 from limner.settings import LimnerError, nearest
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def supporting(protocol: type) -> list[str]:
 def build(name: str, config: Any, spec: ImageSpec) -> Model:
     """A family's model. Raises LimnerError for settings that make none, such as a width of 0."""
     family = load(name)
+    check(config, "--model.")
     try:
-        check_settings(config)
         return family(config, spec)
     except SettingsError as error:  # any other error is a bug, not a setting
         raise LimnerError(f"{name} cannot be built: {error}; change its --model settings.") from None

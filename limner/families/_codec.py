@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limner.core import ImageSpec
+from limner.fields import Images
 from limner.networks.codec import Codec
 from limner.networks.shape import FeatureShape
 
@@ -14,7 +15,7 @@ SMALLEST = 8  # pixels: on a shorter side the discriminator has no patch
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "adversarial_from")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
     kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
     patch: int = 2  # pixels a side of the patches that are folded into channels first
@@ -33,7 +34,7 @@ class AutoencoderConfig:
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
     adversarial: float = 0.5  # weight of the adversarial loss, relative to the adaptive one (Esser 2021)
-    adversarial_from: int = 20_000  # images seen before the adversarial loss begins
+    adversarial_from: Images = 20_000  # images seen before the adversarial loss begins
     discriminator_width: int = 32  # channels of its first layer
     discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70
 

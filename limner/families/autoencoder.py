@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from limner.core import Batch, ImageSpec, Model, Objective, Part, Preset
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec, codec_shape
 from limner.families._presets import training
+from limner.fields import check
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
 from limner.networks import exchange
-from limner.networks.checks import SettingsError, check_settings
+from limner.networks.checks import SettingsError
 from limner.networks.codec import Reconstruction
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.images.channels import with_channels
@@ -151,7 +152,7 @@ class Autoencoder(Model):
                 patch=1, width=shape.width, multiples=tuple(shape.multiples), blocks=shape.blocks,
                 attention_resolutions=tuple(shape.attention_resolutions), hidden=latent, latent=latent,
             )  # fmt: skip
-            check_settings(config)
+            check(config, "--model.")
             model = cls(config, ImageSpec(shape.channels, *shape.size))
             exchange.import_weights(model.autoencoder, part.weights, options.groups)
         except (exchange.ExchangeError, SettingsError) as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
+from limner.fields import Checked, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
 from limner.settings import LimnerError
@@ -53,8 +54,8 @@ class DCGANConfig:
 
 
 @dataclass(frozen=True)
-class DCGANSampling:
-    truncation: float = 1.0  # standard deviation of the latent; below 1: higher quality, less diversity
+class DCGANSampling(Checked):
+    truncation: Truncation = 1.0  # standard deviation of the latent; below 1: higher quality, less diversity
 
 
 class Generator(nn.Module):

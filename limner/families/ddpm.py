@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Part, Preset
 from limner.diffusion.objectives import Prediction, denoised, diffusion_loss
 from limner.diffusion.paths import Discrete, Schedule, Spacing, betas
-from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
+from limner.fields import Share, check
 from limner.networks import exchange
-from limner.networks.checks import SettingsError, check_settings
+from limner.networks.checks import SettingsError
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import QuickUNet
@@ -55,9 +56,9 @@ class DDPMConfig:
 @dataclass(frozen=True)
 class DDPMSampling(SamplingConfig):
     solver: SolverName = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
-    guidance: float = 1.5  # guidance scale; 1: no guidance
+    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
     spacing: Spacing = "even"  # how the steps are chosen among those of training
-    variance: float = 1.0  # ancestral, unless learned: 1 is the larger of the two of Ho 2020, 0 the smaller
+    variance: Share = 1.0  # ancestral, unless learned: 1 is the larger of the two of Ho 2020, 0 the smaller
 
 
 class Network(nn.Module):
@@ -167,7 +168,7 @@ class DDPM(Model):
                                 resample_blocks=original, condition="label" if shape.classes else "none", steps=steps,
                                 schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
-            check_settings(config)
+            check(config, "--model.")
             model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
             exchange.import_weights(model.network.unet, found["UNet2DModel"].weights, options.groups)
         except (exchange.ExchangeError, SettingsError) as error:

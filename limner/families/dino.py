@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from limner.core import Batch, ImageSpec, Model, Objective, Preset
 from limner.families._presets import IMAGENET, training
+from limner.fields import Images
 from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.networks.images import views
 from limner.networks.layers import init_xavier
@@ -27,7 +28,7 @@ from limner.settings import Optimiser
 
 @dataclass(frozen=True)
 class DINOConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("local_views", "freeze_images")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("local_views",)
 
     body: PatchConfig = field(default_factory=PatchConfig)  # the transformer
     drop_path: float = 0.1  # stochastic depth of the student: drop probability of the last layer
@@ -41,7 +42,7 @@ class DINOConfig:
     occlude: bool = True  # occlude boxes in the global views
     mirror: bool = False  # views include mirroring; not for digits and letters
     momentum: float = 0.99  # of the teacher, at the start of training
-    momentum_images: int = 0  # images seen until it reaches 1, along a cosine; 0: constant
+    momentum_images: Images = 0  # images seen until it reaches 1, along a cosine; 0: constant
     temperature: float = 0.1  # of the student's softmax
     teacher_temperature: float = 0.04  # of the teacher's softmax
     # A small untrained network gives nearly the same output for all images; standardised, they differ.
@@ -49,7 +50,7 @@ class DINOConfig:
     # Against collapse to one prototype: the paper's centre, or Sinkhorn-Knopp (DINOv2), safer with small batches.
     centering: Literal["centre", "sinkhorn"] = "sinkhorn"  # of the teacher's logits
     centre_momentum: float = 0.9  # centre: of the moving average of the logits
-    freeze_images: int = 2_000  # images seen before the prototypes are trained
+    freeze_images: Images = 2_000  # images seen before the prototypes are trained
 
 
 class Network(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, Path, Spacing, betas
-from limner.diffusion.sampling import Plan, SamplingConfig, draw
+from limner.diffusion.sampling import Plan, SamplingConfig, Shift, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
@@ -40,7 +40,7 @@ class DiTConfig(FlowMatching):
 @dataclass(frozen=True)
 class DiTSampling(SamplingConfig):
     spacing: Spacing = "even"  # predict=noise: how the steps are chosen among the 1000 of training
-    shift: float = 1.0  # flow matching: above 1, more of the steps near the noise
+    shift: Shift = 1.0  # flow matching: above 1, more of the steps near the noise
 
 
 class Network(nn.Module):

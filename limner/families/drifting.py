@@ -28,8 +28,10 @@ from limner.core import (
     Parent,
     Preset,
 )
+from limner.diffusion.sampling import Guidance
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
 from limner.families._presets import BASE_TEXT, TINY_TEXT, training
+from limner.fields import Checked, Truncation
 from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.random_features import RandomFeatures
@@ -66,9 +68,9 @@ class DriftingConfig:
 
 
 @dataclass(frozen=True)
-class DriftingSampling:
-    guidance: float = 1.0  # away from the other classes; 1: none, at most what was trained
-    truncation: float = 1.0  # standard deviation of the noise; below 1: safer and less varied
+class DriftingSampling(Checked):
+    guidance: Guidance = 1.0  # away from the other classes; 1: none, at most what was trained
+    truncation: Truncation = 1.0  # standard deviation of the noise; below 1: safer and less varied
 
 
 class Generator(nn.Module):

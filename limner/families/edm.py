@@ -7,7 +7,7 @@ network's input and target are scaled to variance 1 at every noise level, and He
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
-from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
+from limner.fields import Bounds
 from limner.networks.images import augment_conditioning
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.song import SongUNet
@@ -45,14 +46,17 @@ class EDMConfig:
     noise_std: float = 1.2  # standard deviation of that normal (P_std)
 
 
+Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
+
+
 @dataclass(frozen=True)
 class EDMSampling(SamplingConfig):
     steps: int = 18  # steps from noise to image
     solver: SolverName = "heun"  # heun: two network calls a step, the others one
-    guidance: float = 1.5  # guidance scale; 1: no guidance
-    sigma_min: float = 0.002  # noise level of the last step
-    sigma_max: float = 80.0  # noise level of the first step
-    rho: float = 7.0  # above 1: more of the steps near the image
+    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
+    sigma_min: Sigma = 0.002  # noise level of the last step
+    sigma_max: Sigma = 80.0  # noise level of the first step
+    rho: Annotated[float, Bounds(0, 100, above=True)] = 7.0  # above 1: more of the steps near the image
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

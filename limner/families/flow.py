@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.paths import STRAIGHT
-from limner.diffusion.sampling import Plan, SamplingConfig, SolverName, draw
+from limner.diffusion.sampling import Plan, SamplingConfig, Shift, SolverName, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.networks.layers import time_features
@@ -36,7 +36,7 @@ class FlowConfig(FlowMatching, UNetLevels):
 class FlowSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
     solver: SolverName = "unipc"  # as good in 16 calls as heun in 31 (docs/results.md)
-    shift: float = 1.5  # above 1: more of the steps near the noise
+    shift: Shift = 1.5  # above 1: more of the steps near the noise
 
 
 class Network(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Parent, Preset
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, Path, betas, spaced_times
-from limner.diffusion.sampling import Plan, SamplingConfig, draw
+from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, Shift, draw
 from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
@@ -57,8 +57,8 @@ class LatentConfig(FlowMatching):
 @dataclass(frozen=True)
 class LatentSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
-    guidance: float = 1.5  # guidance scale; 1: no guidance
-    shift: float = 1.0  # flow matching: above 1, more of the steps near the noise
+    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
+    shift: Shift = 1.0  # flow matching: above 1, more of the steps near the noise
     guided_channels: int = 0  # latent channels that guidance applies to, counted from the first; 0: all
 
 

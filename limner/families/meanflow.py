@@ -31,9 +31,10 @@ from limner.core import (
 from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.paths import expand_dims
-from limner.diffusion.sampling import check_count, check_strength
+from limner.diffusion.sampling import Guidance
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
+from limner.fields import Checked, PositiveShare
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -63,13 +64,10 @@ class MeanFlowConfig(FlowMatching, UNetLevels):
 
 
 @dataclass(frozen=True)
-class MeanFlowSampling:
+class MeanFlowSampling(Checked):
     steps: int = 1  # network calls an image
-    guidance: float = 1.0  # how strongly to follow the condition, up to the largest scale that was learned
-    strength: float = 0.7  # with an image: how far back to noise it is taken; 1: all the way
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
+    guidance: Guidance = 1.0  # how strongly to follow the condition, up to the largest scale that was learned
+    strength: PositiveShare = 0.7  # with an image: how far back to noise it is taken; 1: all the way
 
 
 class Network(nn.Module):
@@ -228,7 +226,6 @@ class MeanFlow(Model):
             check_guidance(self, k.guidance, self.config.guidance)
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
-            check_strength(k.strength)
             start = 1 - k.strength
             x = start * condition.image + (1 - start) * x
         scale = torch.full((condition.size,), k.guidance, device=x.device)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
+from limner.fields import Checked, Images, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
 from limner.networks.gans.convolve import conv2d, no_weight_gradients
@@ -42,14 +43,13 @@ LOSSES = {  # name -> (the discriminator's, the generator's)
 
 @dataclass(frozen=True)
 class ProGANConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("stable", "fade")
-
     latent: int = 512  # latent dimension
     maps: int = 8192  # twice the feature maps of level 0, which halve at each level
     widest: int = 512  # limit on the feature maps of a level
     bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
-    stable: int = 600_000  # images seen at each level between two fades
-    fade: int = 600_000  # images seen while the next level fades in; both 0: full resolution from the start
+    stable: Images = 600_000  # images seen at each level between two fades
+    # images seen while the next level fades in; both 0: full resolution from the start
+    fade: Images = 600_000
     loss: Literal["wgan_gp", "non_saturating", "hinge"] = "wgan_gp"  # adversarial loss
     penalty: float = 10.0  # lambda of wgan_gp (Gulrajani 2017), else gamma of R1 (Mescheder 2018)
     drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
@@ -58,8 +58,8 @@ class ProGANConfig:
 
 
 @dataclass(frozen=True)
-class ProGANSampling:
-    truncation: float = 1.0  # factor on the latent; below 1: higher quality, less diversity
+class ProGANSampling(Checked):
+    truncation: Truncation = 1.0  # factor on the latent; below 1: higher quality, less diversity
 
 
 class Growth(NamedTuple):

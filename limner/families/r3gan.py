@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
 from limner.families._presets import gan_training
+from limner.fields import Checked, Images, Truncation
 from limner.losses.adversarial import relativistic_d, relativistic_g, squared_gradient_norm
 from limner.networks.convnets import base_size, widths
 from limner.networks.gans.convolve import Conv2d, conv2d, no_weight_gradients
@@ -33,7 +34,7 @@ GAIN = math.sqrt(2 / (1 + 0.2**2))  # keeps the variance through a leaky ReLU of
 
 @dataclass(frozen=True)
 class R3GANConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("group", "burn_in")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("group",)
 
     latent: int = 64  # latent dimension
     width: int = 384  # feature maps at full resolution; doubled at each halving
@@ -44,7 +45,7 @@ class R3GANConfig:
     gamma: float = 2.0  # gamma of R1 and R2 at the start of training
     gamma_end: float = 0.2  # gamma of R1 and R2 after the burn-in
     lazy: int = 1  # steps between penalties, which are scaled by it (Karras 2020); paper: 1
-    burn_in: int = 20_000_000  # images seen over which gamma and augmentation reach their end, by a cosine
+    burn_in: Images = 20_000_000  # images seen over which gamma and augmentation reach their end, by a cosine
     bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
     augment_probability: float = 0.0  # of each augmentation after the burn-in, rising from 0; for small data
     mirror: bool = False  # augmentations include mirroring; not for digits and letters
@@ -52,8 +53,8 @@ class R3GANConfig:
 
 
 @dataclass(frozen=True)
-class R3GANSampling:
-    truncation: float = 1.0  # standard deviation of the latent; below 1: higher quality, less diversity
+class R3GANSampling(Checked):
+    truncation: Truncation = 1.0  # standard deviation of the latent; below 1: higher quality, less diversity
 
 
 def cosine_ramp(seen: int, start: float, end: float, images: int) -> float:

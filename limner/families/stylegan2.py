@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
+from limner.fields import Checked, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
 from limner.networks.gans.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
@@ -51,8 +52,9 @@ class StyleGAN2Config:
 
 
 @dataclass(frozen=True)
-class StyleGAN2Sampling:
-    truncation: float = 1.0  # distance of styles from the mean style; below 1: higher quality, less diversity
+class StyleGAN2Sampling(Checked):
+    # distance of styles from the mean style; below 1: higher quality, less diversity
+    truncation: Truncation = 1.0
     noise: float = 1.0  # factor on the noise inputs of the layers, which draw fine detail; 0: none
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
+from limner.fields import Checked, Truncation
 from limner.losses.autoencoding import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
 from limner.settings import LimnerError, Optimiser, Training
@@ -32,8 +33,8 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
-class VAESampling:
-    temperature: float = 1.0  # standard deviation of the latent; below 1: quality over diversity
+class VAESampling(Checked):
+    temperature: Truncation = 1.0  # standard deviation of the latent; below 1: quality over diversity
 
 
 class Autoencoder(nn.Module):

@@ -15,6 +15,7 @@ from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
 from limner.data import Data, open_picture
 from limner.device import autocast, pick_device
+from limner.fields import check, from_json
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
@@ -144,13 +145,12 @@ class Pipeline:
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
         """The family's Sampling with these fields; one that names a run takes a path. Raises LimnerError."""
-        fields, values = {f.name: f for f in dataclasses.fields(self.model.Sampling)}, dict(options)
-        for name, value in options.items():
-            if name not in fields:
-                raise LimnerError(f"This family has no sampling option {name!r}.{nearest(name, fields)}")
-            if fields[name].metadata.get("run") and value:
-                values[name] = checkpoint.load(value, self.model.device).model
-        return self.model.Sampling(**values)
+        sampling: Any = from_json(self.model.Sampling, dict(options), "sampling")
+        check(sampling, "--")
+        named = [f.name for f in dataclasses.fields(sampling) if f.metadata.get("run")]
+        runs = {name: getattr(sampling, name) for name in named if getattr(sampling, name)}
+        loaded = {name: checkpoint.load(run, self.model.device).model for name, run in runs.items()}
+        return dataclasses.replace(sampling, **loaded)
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""

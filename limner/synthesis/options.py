@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner import families
+from limner.fields import Checked, Count, PositiveShare, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesizeOptions:
+class SynthesizeOptions(Checked):
     """What a folder of synthetic images holds."""
 
-    n: int = 10_000  # number of images in the finished folder
+    n: Count = 10_000  # number of images in the finished folder
     label: tuple[str, ...] = ()  # draw only this class
     prompt: tuple[str, ...] = ()  # what the images should show
     prompts_from: str = ""  # source whose captions are used. Default: the images that the run was trained on
@@ -19,15 +20,15 @@ class SynthesizeOptions:
     # source: leave out images that are nearer to one of its training images than held-out images are
     new: str = ""
     classifier: str = ""  # run that classifies: keep only images that it recognises as the requested class
-    confidence: float = 0.9  # lowest probability of the requested class by --classifier
+    confidence: PositiveShare = 0.9  # lowest probability of the requested class by --classifier
     features: str = "random"  # for --like and --new: random, inception, clip, dinov2, or a run
     weights: str = ""  # file or folder of the features' weights, if they need any
-    seed: int = 0  # of the first image; each image has its own
+    seed: Seed = 0  # of the first image; each image has its own
     batch: int = 64  # images drawn at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingDataOptions:
+class TrainingDataOptions(Checked):
     """How classifiers are trained on real and on synthetic images."""
 
     classifier_family: str = families.CLASSIFIER  # of the classifiers of --as-training-data
