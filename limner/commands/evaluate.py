@@ -57,6 +57,8 @@ def run(argv: list[str]) -> None:
     if fidelity := result.fidelity:
         features = f"{fidelity.features} {fidelity.features_hash}, {fidelity.resize}"
         say(f"{fidelity.n:,} images against {fidelity.real:,}, features {features}.")
+        for note in fidelity.notes:
+            say(note)
         if fidelity.n < 10_000:
             say("Below 10,000 images trust the kernel distance: the Frechet distance is biased by n.")
     if scores:

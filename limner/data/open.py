@@ -72,12 +72,15 @@ def open_like(
     return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
 
 
-def own_size(source: str | os.PathLike[str], options: DataOptions = DEFAULTS) -> tuple[int, int] | None:
-    """The height and width that all images of a source share; None where they differ."""
+def image_sizes(
+    source: str | os.PathLike[str], limit: int | None = None, options: DataOptions = DEFAULTS
+) -> list[tuple[int, int]]:
+    """The height and width of each image of a source, or of up to ``limit`` evenly spaced ones; none if it is drawn."""
     found = find(os.fspath(source), cache_folder(options))
-    headers, _ = attempt_each(header_of, [] if found.drawn else found.listing().items)
-    sizes = {(header.height, header.width) for _, header in headers}
-    return sizes.pop() if len(sizes) == 1 else None
+    items = [] if found.drawn else found.listing().items
+    step = -(-len(items) // limit) if limit and items else 1
+    headers, _ = attempt_each(header_of, items[::step])
+    return [(header.height, header.width) for _, header in headers]
 
 
 def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:

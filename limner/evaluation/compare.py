@@ -21,7 +21,7 @@ from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.fidelity import draw_samples, find_features, measure_samples
 from limner.evaluation.options import CompareOptions
-from limner.evaluation.real import open_real
+from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.tables import COMPARISON, advice, comparison_row, ranked
 from limner.fields import from_json, to_json
@@ -185,7 +185,7 @@ def _reason(lines: Sequence[str]) -> str:
 def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tuple[Cost, Fidelity | None]:
     pipeline = Pipeline(run)
     header = pipeline.loaded.header
-    real = open_real(sources, pipeline.spec, pipeline.loaded.run.data, progress=False)
+    real = open_whole(sources, pipeline.spec, pipeline.loaded.run.data, progress=False)
     n = options.n or min(1000, len(real))
     start = time.perf_counter()
     with bar(f"drawing {n} images") as watch:
@@ -226,7 +226,7 @@ def _lead(result: Comparison) -> str:
         lead += (
             f" {figures.n:,} images of each against {figures.real:,} real ones, features {figures.features} "
             f"{figures.features_hash} ({figures.resize}). Real against real at {figures.kid.floor_n:,} images: "
-            f"kernel distance {kid}, Frechet {frechet}."
+            f"kernel distance {kid}, Frechet {frechet}. {' '.join(figures.notes)}"
         )
     return lead
 

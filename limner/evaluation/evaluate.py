@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import torch
 
 from limner import checkpoint, files
 from limner.core import Autoencodes, Classifies, DataOptions, Describes, Generates, LimnerError
-from limner.data import open_data, own_size
+from limner.data import open_data, open_like
 from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, find_features, measure_samples
+from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.options import EvaluateOptions
-from limner.evaluation.real import Real, as_saved, open_real, warn_if_changed
+from limner.evaluation.real import Real, as_saved, open_whole, warn_if_changed
 from limner.evaluation.results import Evaluation, Reconstruction
 from limner.inference.pipeline import Pipeline
 from limner.metrics import pixels
+from limner.metrics.features import Features
 from limner.progress import bar
 
-MAX_SIDE = 512  # pixels; larger images of a folder are resized as they would be for training
 RECONSTRUCTED = 512  # images at most
 
 
@@ -37,6 +39,10 @@ class Task:
     to: str | Path | None
     ranks: Ranks
     quiet: bool
+
+    @cached_property
+    def features(self) -> Features:
+        return find_features(self.options.features, self.options.weights)
 
 
 def evaluate(
@@ -60,7 +66,7 @@ def evaluate(
 def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     pipeline, ranks, options = Pipeline(task.what), task.ranks, task.options
     with ranks.in_turn():
-        real = open_real(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
+        real = open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
     if ranks.first:
         warn_if_changed(pipeline, task.sources, real)
     per_class, seed = options.labels_per_class, options.seed
@@ -84,7 +90,9 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         sampling=chosen, reconstruction=reconstruction,
     )  # fmt: skip
     folder = Path(task.to or checkpoint.folder_of(task.what) / "evaluation")
-    return _finish(task, result, folder, real, samples)
+    size = (pipeline.spec.height, pipeline.spec.width)
+    notes = resized_note("Real images", sizes_of(task.sources), size) if samples and ranks.first else []
+    return _finish(task, result, folder, real, samples, notes)
 
 
 def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
@@ -99,27 +107,29 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
         raise LimnerError(
             f"{', '.join(sampling)} would set how a run draws, but {what} is not a run: leave it out, or name the run."
         )
+    sizes, said = sizes_of([str(what)], None), not task.quiet
+    size = measuring_size(sizes, task.features.side) if sizes else None
     with task.ranks.in_turn():
-        size = own_size(what)  # as the images are, rather than as they would be trained on
-        size = size if size and max(size) <= MAX_SIDE else None
         unlabelled = DataOptions(labels=False, captions=False)
-        made = open_data([str(what)], size=size, progress=not task.quiet, options=unlabelled)
-        real = open_real(task.sources, made.spec, DataOptions(), not task.quiet)
-    rows = made.order(0, min(options.n or len(made), len(made)), options.seed)
-    samples = Samples(as_saved(made.batch(rows).image))
+        made = open_data([str(what)], size=size, progress=said, options=unlabelled)
+        whole = open_like(task.sources, made.spec, DataOptions(), said, channels=None)
+    real = Real(*whole.split(DataOptions().holdout))
+    size = (made.spec.height, made.spec.width)
+    notes = resized_note("Images", sizes, size) + resized_note("Real images", sizes_of(task.sources), size)
+    samples = Samples(made.part(made.order(0, min(options.n or len(made), len(made)), options.seed)))
     result = Evaluation(of=str(what), against=list(task.sources))
-    return _finish(task, result, Path(task.to or f"{what.name}-evaluation"), real, samples)
+    return _finish(task, result, Path(task.to or f"{what.name}-evaluation"), real, samples, notes)
 
 
 def _finish(
-    task: Task, result: Evaluation, folder: Path, real: Real, samples: Samples | None
+    task: Task, result: Evaluation, folder: Path, real: Real, samples: Samples | None, notes: list[str]
 ) -> Evaluation | None:
-    """Measure the samples, and write the result and its sheets into the folder."""
+    """Measure the samples, and write the result and its sheets into the folder; ``notes`` are said first."""
     if samples:
-        options = task.options
-        features = find_features(options.features, options.weights)
-        fidelity = measure_samples(samples, real, features, folder, options.seed, task.quiet, task.ranks)
-        result = replace(result, fidelity=fidelity)
+        seed, quiet = task.options.seed, task.quiet
+        fidelity = measure_samples(samples, real, task.features, folder, seed, quiet, task.ranks)
+        if fidelity:
+            result = replace(result, fidelity=replace(fidelity, notes=notes + fidelity.notes))
     if not task.ranks.first:
         return None
     files.write_json(folder / "evaluation.json", result.to_json())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from limner.checkpoint import exists
-from limner.core import Generates, LimnerError
+from limner.core import Condition, Generates, LimnerError
+from limner.data import Data
 from limner.distributed import ALONE, Ranks
-from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like
+from limner.evaluation.images import Images, channels_of
+from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_pictures
 from limner.evaluation.results import Fidelity, Figure
+from limner.evaluation.tables import CHANNELS
 from limner.inference.pipeline import Pipeline, captions_of, generate
-from limner.inference.understand import over_batches, over_data
+from limner.inference.understand import over_batches
 from limner.metrics import distances, neighbours, pixels
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
@@ -26,14 +31,20 @@ HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
 REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
 BATCH = 64
+DRAWN = 8 * BATCH  # images drawn before they are kept in 8 bits
 PAIRS = 16  # on the sheet of nearest training images
+ANY = (-math.inf, math.inf)
+BOUNDS = {  # what the figures can be
+    "kid": ANY, "frechet": (0.0, math.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0),
+    "density": (0.0, math.inf), "coverage": (0.0, 1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images to measure, as 8-bit files hold them."""
+    """Images to measure."""
 
-    images: Tensor  # [N, C, H, W] in [-1, 1]
+    images: Data | Tensor  # packed, or [N, C, H, W] in [-1, 1]
     captions: list[str] | None = None  # the prompt or class of each
 
 
@@ -47,6 +58,21 @@ class FeatureSets:
     held_out: Tensor
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Drawn and real images in the channels of whichever side has more, so that what either lacks counts."""
+
+    drawn: Images
+    training: Images
+    held_out: Images
+
+    @classmethod
+    def of(cls, samples: Samples, real: Real) -> Compared:
+        sides = samples.images, real.whole.training, real.whole.held_out
+        channels = max(map(channels_of, sides))
+        return cls(*(Images.of(side, channels) for side in sides))
+
+
 def draw_samples(
     pipeline: Pipeline, real: Real, n: int, seed: int = 0, watch: Watch = ignore, ranks: Ranks = ALONE,
     sampling: Any = None,
@@ -55,13 +81,25 @@ def draw_samples(
 
     ``sampling`` is the family's Sampling. Each process draws its part, and gets all.
     """
-    model = pipeline.model
+    model, data = pipeline.model, real.training
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images to measure.")
-    condition = condition_like(model, real.training, n, seed)
-    mine, seeds, precision = ranks.part(n), range(seed, seed + n), pipeline.precision
-    images = generate(model, condition[mine], seeds[mine], sampling, watch=watch, precision=precision)
-    return Samples(ranks.gather(as_saved(images), n), captions_of(model.spec, condition))
+    condition, rows = condition_like(model, data, n, seed, pictures=False), data.order(0, n, seed)
+    mine, seeds = ranks.part(n), range(seed, seed + n)
+    pixels = []
+    for at in range(mine.start, mine.stop, DRAWN):
+        some = slice(at, min(at + DRAWN, mine.stop))
+        done, count = (
+            (at - mine.start) / (mine.stop - mine.start),
+            (some.stop - at) / (mine.stop - mine.start),
+        )
+        like: Condition = replace(condition[some], image=given_pictures(model, data, rows[some]))
+        images = generate(
+            model, like, seeds[some], sampling, watch=part(watch, done, count), precision=pipeline.precision
+        )
+        pixels.append(torch.from_numpy(as_bytes(as_saved(images))))
+    drawn = ranks.gather(torch.cat(pixels), n).numpy()
+    return Samples(Data(model.spec, "", drawn, np.arange(n), [""] * n), captions_of(model.spec, condition))
 
 
 def find_features(name: str, weights: str = "") -> Features:
@@ -84,13 +122,19 @@ def compute_features(
         raise LimnerError(
             f"{n} images against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
         )
-    mine = samples.images[ranks.part(n)]
-    drawn = over_batches(features.of, mine.split(BATCH), len(mine), part(watch, 0, n / total))
-    described, done = [ranks.gather(drawn, n)], n
-    for data in (real.training, real.held_out):
-        watch_part = part(watch, done / total, len(data) / total)
-        described.append(over_data(data, features.of, watch_part, ranks) if len(data) else drawn[:0])
-        done += len(data)
+    described: list[Tensor] = []
+    compared, done = Compared.of(samples, real), 0
+    for images in (compared.drawn, compared.training, compared.held_out):
+        if not len(images):
+            described.append(described[0][:0])
+            continue
+        mine = images.part(ranks.part(len(images)))
+        watch_part = part(watch, done / total, len(images) / total)
+        found = over_batches(features.of, mine.batches(BATCH), len(mine), watch_part)
+        described.append(ranks.gather(found, len(images)))
+        done += len(images)
+    if not all(bool(found.isfinite().all()) for found in described):
+        raise LimnerError(f"The features {features.name} are not finite: check the file of their weights.")
     return FeatureSets(features, *described)
 
 
@@ -102,63 +146,140 @@ def measure_fidelity(
     Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
     REFERENCE; copies are searched for among all that were trained on.
     """
+    compared = Compared.of(samples, real)
+    drawn, n = compared.drawn, len(compared.drawn)
+    keys = [images.keys() for images in (drawn, compared.training, compared.held_out)]
+    sets = _unify(sets, keys)
+    real_keys = np.concatenate(keys[1:])
+    order = torch.randperm(len(real_keys), generator=torch.Generator().manual_seed(seed))
+    order = order[: max(2 * n, REFERENCE)]
+    reference = torch.cat([sets.training, sets.held_out])[order]
+    figures = _figures(sets.drawn, reference, (keys[0], real_keys[order.numpy()]), watch, seed)
+    absent = _why_not_memorised(real)
     memorised: list[float | None] = [None, None]
-    if len(sets.held_out) >= MIN_IMAGES:
+    if not absent:
         copies = [neighbours.memorised(x, sets.training, sets.held_out) for x in (sets.drawn, sets.held_out)]
         memorised = [float(each.double().mean()) for each in copies]
-    reference = torch.cat([sets.training, sets.held_out])
-    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-    reference = reference[order[: max(2 * len(sets.drawn), REFERENCE)]]
-    rows = real.training.order(0, min(len(sets.drawn), len(real.training)), seed)
-    wasserstein = pixels.sliced_wasserstein(samples.images, real.training.batch(rows).image, seed=seed)
-    oracle, exact = real.training.oracle, None
-    if oracle and samples.captions:
-        exact = oracle.score(as_bytes(samples.images), samples.captions)["exact"]
+    source = real.whole.training if len(real.training) else real.whole.held_out
+    beside = Images.of(source.part(source.order(0, min(n, len(source)), seed)), drawn.channels)
+    wasserstein = pixels.sliced_wasserstein(drawn, beside, seed=seed)
     return Fidelity(
-        n=len(sets.drawn), real=len(reference), size=list(samples.images.shape[2:]),
+        n=n, real=len(reference), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
         features=sets.features.name, features_hash=sets.features.hash, resize=sets.features.resize,
-        **_figures(sets.drawn, reference, watch, seed), memorised=memorised[0], memorised_held_out=memorised[1],
-        sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()}, prompts_exact=exact,
+        **figures, memorised=memorised[0], memorised_held_out=memorised[1], memorised_absent=absent,
+        sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
+        prompts_exact=_prompts_exact(samples, real), identical=int(np.isin(keys[0], real_keys).sum()),
+        notes=_notes(samples, real, keys[0], real_keys),
     )  # fmt: skip
 
 
-def _figures(x: Tensor, y: Tensor, watch: Watch, seed: int) -> dict[str, Figure]:
-    """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``."""
+def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
+    """The same, but equal images have equal features, whatever others they were described with."""
+    parts = sets.drawn, sets.training, sets.held_out
+    _, first, of = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+    features = torch.cat(parts)[torch.from_numpy(first[of])]
+    drawn, training, held_out = features.split([len(part) for part in parts])
+    return replace(sets, drawn=drawn, training=training, held_out=held_out)
+
+
+def _why_not_memorised(real: Real) -> str | None:
+    """Why copies cannot be told from images that are only near, if they cannot."""
+    if not len(real.training):
+        return "no real image counts as trained on"
+    if len(real.held_out) < MIN_IMAGES:
+        held = f"{len(real.held_out)} of the {len(real)} real ones are held out"
+        return f"it takes {MIN_IMAGES} held-out images, and {held}"
+    return None
+
+
+def _prompts_exact(samples: Samples, real: Real) -> float | None:
+    """The fraction drawn as prompted, where the data has an oracle."""
+    oracle = real.whole.training.oracle
+    if not oracle or not samples.captions:
+        return None
+    right, images = 0.0, Images.of(samples.images, 3)
+    for at in range(0, len(images), DRAWN):
+        captions = samples.captions[at : at + DRAWN]
+        right += oracle.score(as_bytes(images[at : at + DRAWN]), captions)["exact"] * len(captions)
+    return round(right) / len(images)
+
+
+def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -> list[str]:
+    """Sentences on what was compared, for the person; ``drawn`` and ``known`` are the keys of both sides' images."""
+    notes, ours, theirs = [], channels_of(samples.images), channels_of(real.whole.training)
+    if ours != theirs:
+        described = ", described over black and over white" if max(ours, theirs) == 4 else ""
+        notes.append(
+            f"The images are {CHANNELS[ours]} and the real ones {CHANNELS[theirs]}: they were compared in "
+            f"{CHANNELS[max(ours, theirs)]}{described}, so that what is missing counts."
+        )
+    if np.array_equal(np.sort(drawn), np.sort(known)):
+        notes.append("The two sets are equal: they hold the same images, byte for byte.")
+    elif identical := int(np.isin(drawn, known).sum()):
+        notes.append(f"{identical:,} of the {len(drawn):,} images are equal to a real one, byte for byte.")
+    if absent := _why_not_memorised(real):
+        notes.append(f"Memorised was not measured: {absent}.")
+    return notes
+
+
+def _figures(
+    x: Tensor, y: Tensor, keys: tuple[np.ndarray, np.ndarray], watch: Watch, seed: int
+) -> dict[str, Figure]:
+    """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``.
+
+    ``keys`` of both are equal where the images are.
+    """
     side = min(len(x), len(y) // 2)
     halves = (distances.halves(len(x), HALVES, seed), distances.halves(len(y), HALVES, seed + 1))
-    sets = [(x, y), *((x[i], y[j]) for i, j in zip(*halves, strict=True))]
-    sets += [(y[i], y[j]) for i, j in distances.disjoint(len(y), side, SPLITS, seed)]
+    one, other = (x, keys[0]), (y, keys[1])
+    sets = [(one, other), *((_rows(one, i), _rows(other, j)) for i, j in zip(*halves, strict=True))]
+    sets += [(_rows(other, i), _rows(other, j)) for i, j in distances.disjoint(len(y), side, SPLITS, seed)]
     values = []
     for done, (a, b) in enumerate(sets, start=1):
         values.append(_distances(a, b))
         watch(done / len(sets))
     figures = {}
     for name, value in values[0].items():
-        low, high = distances.interval(value, [half[name] for half in values[1 : 1 + HALVES]])
+        of_halves = [half[name] for half in values[1 : 1 + HALVES]]
+        low, high = distances.interval(value, of_halves, bounds=BOUNDS[name])
         floor = sum(split[name] for split in values[1 + HALVES :]) / SPLITS
         figures[name] = Figure(value, low, high, floor, side)
     return figures
 
 
-def _distances(x: Tensor, y: Tensor, k: int = 5) -> dict[str, float]:
+Keyed = tuple[Tensor, np.ndarray]  # features [N, D] and keys [N] of the same images
+
+
+def _rows(images: Keyed, rows: Tensor) -> Keyed:
+    return images[0][rows], images[1][rows.numpy()]
+
+
+def _distances(drawn: Keyed, real: Keyed, k: int = 5) -> dict[str, float]:
     """Of drawn features [N, D] against real ones [M, D]."""
-    precision, recall = neighbours.precision_recall(y, x, k)
-    density, coverage = neighbours.density_coverage(y, x, k)
+    (x, drawn_keys), (y, real_keys) = drawn, real
     return {
-        "kid": distances.kernel_distance(x, y), "frechet": distances.frechet_distance(x, y),
-        "precision": precision, "recall": recall, "density": density, "coverage": coverage,
-    }  # fmt: skip
+        "kid": distances.kernel_distance(x, y, distances.equal_pairs(drawn_keys, real_keys)),
+        "frechet": distances.frechet_distance(x, y),
+        **asdict(neighbours.overlap(y, x, k)),
+    }
 
 
 def nearest_pairs(
     samples: Samples, real: Real, sets: FeatureSets, count: int = PAIRS
 ) -> tuple[Tensor, list[str]]:
-    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions."""
-    distance, index = neighbours.nearest_distances(sets.drawn, sets.training)
+    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions.
+
+    To a held-out image where none was trained on.
+    """
+    compared, name, points = Compared.of(samples, real), "training", sets.training
+    originals = compared.training
+    if not len(points):
+        originals, name, points = compared.held_out, "real", sets.held_out
+    distance, index = neighbours.nearest_distances(sets.drawn, points)
     closest = distance.argsort()[:count]
-    originals = real.training.batch(index[closest].numpy()).image
-    images = torch.stack([samples.images[closest], originals], dim=1).flatten(0, 1)
-    captions = [word for d in distance[closest].tolist() for word in ("drawn", f"training, {d:.2g} away")]
+    pairs = compared.drawn[closest.numpy()], originals[index[closest].numpy()]
+    images = torch.stack(pairs, dim=1).flatten(0, 1)
+    captions = [word for d in distance[closest].tolist() for word in ("drawn", f"{name}, {d:.2g} away")]
     return images, captions
 
 
@@ -178,5 +299,6 @@ def measure_samples(
         fidelity = measure_fidelity(samples, real, sets, watch, seed)
     images, captions = nearest_pairs(samples, real, sets)
     save_grid(folder / "nearest.png", images, captions, columns=8)
-    save_grid(folder / "drawn.png", samples.images[:64], samples.captions[:64] if samples.captions else None)
+    drawn = Images.of(samples.images, channels_of(samples.images))[:64]
+    save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
     return fidelity

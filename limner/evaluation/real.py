@@ -19,18 +19,56 @@ MIN_IMAGES = 20  # on either side, below which nothing can be measured
 
 @dataclass(frozen=True)
 class Real:
-    """The images to measure against: those that were trained on, and those that were held out."""
+    """The images to measure against: those that were trained on, and those that were held out.
+
+    ``own`` are the same images with all their channels, where a run sees fewer.
+    """
 
     training: Data
     held_out: Data
+    own: Real | None = None
 
     def __len__(self) -> int:
         return len(self.training) + len(self.held_out)
+
+    @property
+    def whole(self) -> Real:
+        """The images with all their channels: what drawn images are compared with."""
+        return self.own or self
 
 
 def open_real(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
     """Sources at the size and channels of ``spec``, split as training splits them."""
     return Real(*open_like(sources, spec, options, progress).split(options.holdout, options.per_class))
+
+
+def open_whole(sources: Sequence[str], spec: ImageSpec, options: DataOptions, progress: bool = True) -> Real:
+    """As ``open_real``, with the images' own channels besides where ``spec`` has fewer.
+
+    The split is that of the images as ``spec`` has them, since it follows the pixels. Raises LimnerError.
+    """
+    own = open_like(sources, spec, options, progress, channels=None)
+    if own.spec.channels == spec.channels:
+        return Real(*own.split(options.holdout, options.per_class))
+    real = open_real(sources, spec, options, progress)
+    if own.spec.channels < spec.channels:
+        return real
+    training, held_out = (_same_images(part, own, sources) for part in (real.training, real.held_out))
+    return replace(real, own=Real(training, held_out))
+
+
+def _same_images(part: Data, own: Data, sources: Sequence[str]) -> Data:
+    """The images of a part of a source, from another opening of the whole source."""
+    by_row = np.argsort(own.rows)
+    at = np.searchsorted(own.rows, part.rows, sorter=by_row)
+    found = own.part(by_row[at[at < len(own)]])
+    if found.names != part.names:
+        raise changed(sources)
+    return found
+
+
+def changed(sources: Sequence[str]) -> LimnerError:
+    return LimnerError(f"The images in {', '.join(sources)} have just changed: run the command again.")
 
 
 def warn_if_changed(pipeline: Pipeline, sources: Sequence[str], real: Real) -> None:
@@ -60,7 +98,7 @@ def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress
     def labelled(part: Data) -> Data:
         assert whole.labels is not None
         if part.rows.max(initial=-1) >= len(whole) or [whole.names[i] for i in part.rows] != part.names:
-            raise LimnerError(f"The images in {', '.join(sources)} have just changed: run the command again.")
+            raise changed(sources)
         part = part.part(np.flatnonzero(whole.labels[part.rows] >= 0))  # a few images may have no class
         spec = replace(part.spec, classes=whole.spec.classes)
         return replace(part, labels=whole.labels[part.rows], spec=spec)
@@ -68,8 +106,10 @@ def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress
     return Real(labelled(real.training), labelled(real.held_out))
 
 
-def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition:
-    """The labels and captions of ``n`` random images, as far as the model follows them.
+def condition_like(model: Model, data: Data, n: int, seed: int = 0, pictures: bool = True) -> Condition:
+    """The labels, captions and given pictures of ``n`` random images, as far as the model follows them.
+
+    Without ``pictures``, those that are given are left out: see ``given_pictures``.
 
     Labels go by their names; where the data has none, every class comes equally often. Raises LimnerError where
     the data has a class that the model does not know.
@@ -86,8 +126,13 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0) -> Condition
             f"labels, or against the images that it was trained on."
         )
     texts = [data.captions[i] for i in rows] if "text" in model.follows and data.captions is not None else []
-    image = data.batch(rows).condition.image if "given" in model.follows else None
+    image = given_pictures(model, data, rows) if pictures else None
     return replace(condition_for(model, n, texts, labels), image=image)
+
+
+def given_pictures(model: Model, data: Data, rows: np.ndarray) -> Tensor | None:
+    """The pictures [B, C, H, W] that rows are given, if the model follows them."""
+    return data.batch(rows).condition.image if "given" in model.follows else None
 
 
 def as_saved(images: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Fidelity(JsonResult):
 
     n: int
     real: int  # real images that distances are taken to
-    size: list[int]  # [H, W]
+    size: list[int]  # [H, W] that both sides were compared at
+    channels: int | None = None  # that both sides were compared in
     features: str
     features_hash: str
     resize: str  # what happens to an image's size before its features are computed
@@ -39,8 +40,11 @@ class Fidelity(JsonResult):
     coverage: Figure
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
     memorised_held_out: float | None = None  # the same of the held-out images themselves
+    memorised_absent: str | None = None  # why it was not measured
+    identical: int = 0  # images that equal a real one, byte for byte
     sliced_wasserstein: dict[str, float]  # pixels a side -> distance, times 1000
     prompts_exact: float | None = None  # fraction drawn as prompted, where the data has an oracle
+    notes: list[str] = field(default_factory=list)  # sentences on what was compared, and how
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ COMPARISON_SHORT = {  # for a terminal: heading -> column of ``comparison_row``
     "family": 0, "KID": 1, "Frechet": 3, "precision": 4, "recall": 5, "memorised": 6, "trained/s": 8, "ms to draw": 9,
 }  # fmt: skip
 
+NOT_MEASURED = "not measured"  # the notes say why
+CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+
 Cells = tuple[str, str, str, str]
 
 
@@ -43,13 +46,19 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
                 number(getattr(figure, part), 4) for part in ("value", "low", "high", "floor")
             )
             rows.append((label, value, f"{low} to {high}", floor))
-        if fidelity.memorised is not None:
-            label = "memorised: nearer to a training image than held-out ones are"
+        label = "memorised: nearer to a training image than held-out ones are"
+        if fidelity.memorised is None:
+            rows.append((label, NOT_MEASURED, "", ""))
+        else:
             rows.append((label, f"{fidelity.memorised:.1%}", "", f"{fidelity.memorised_held_out:.1%}"))
         for side, distance in fidelity.sliced_wasserstein.items():
             rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
         if fidelity.prompts_exact is not None:
             rows.append(("prompts drawn with every attribute right", f"{fidelity.prompts_exact:.1%}", "", ""))
+        colours = CHANNELS.get(fidelity.channels or 0, "")
+        rows.append(
+            ("measured at, in pixels", f"{'x'.join(map(str, fidelity.size))} {colours}".strip(), "", "")
+        )
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
         score = getattr(result.reconstruction, name, None)
         if score is not None:
@@ -81,7 +90,7 @@ def comparison_row(row: Row) -> list[str]:
         number(figures.frechet.value),
         f"{figures.precision.value:.0%}",
         f"{figures.recall.value:.0%}",
-        f"{figures.memorised:.0%}" if figures.memorised is not None else "",
+        f"{figures.memorised:.0%}" if figures.memorised is not None else NOT_MEASURED,
         f"{cost.parameters / 1e6:.2f}M",
         f"{cost.images_per_second:,.0f}",
         f"{cost.sampling_ms:.1f}",

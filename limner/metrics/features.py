@@ -18,17 +18,29 @@ from limner.settings import LimnerError
 
 @dataclass(frozen=True)
 class Features:
-    """A feature extractor, with what identifies it in a report."""
+    """A feature extractor, with what identifies it in a report.
+
+    Of images with transparency it describes what a person sees over black and over white, and takes the mean: so
+    what is transparent counts, and opaque images have the features that they have without alpha.
+    """
 
     name: str
     hash: str  # of the weights or the recipe: figures are comparable where it is equal
     resize: str  # how images are resized first
     extract: Callable[[Tensor], Tensor]  # [B, C, H, W] in [-1, 1] -> [B, D]
+    side: int = 1  # pixels that it takes of a side; of smaller images it sees less
+    alpha: bool = False  # extract takes RGBA as it is
 
     @torch.inference_mode()
     def of(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> float32 [B, D] on the CPU."""
-        return self.extract(images).float().cpu()
+        """[B, C, H, W], alpha premultiplied -> float32 [B, D] on the CPU."""
+        if images.shape[1] < 4 or self.alpha:
+            return self.extract(images).float().cpu()
+        colour, alpha = images[:, :3], images[:, 3:]  # over black: the premultiplied colour itself
+        features = self.extract(colour).float()
+        if bool((alpha < 1).any()):
+            features = (features + self.extract(colour + (1 - alpha)).float()) / 2
+        return features.cpu()
 
 
 def of_model(model: Model, name: str, digest: str) -> Features:
@@ -42,7 +54,8 @@ def of_model(model: Model, name: str, digest: str) -> Features:
         image = with_channels(image, spec.channels)
         return model.features(resize(image, spec.height, spec.width).to(model.device))
 
-    return Features(name, digest[:12], f"bicubic to {spec.height}x{spec.width}", extract)
+    resized, side = f"bicubic to {spec.height}x{spec.width}", min(spec.height, spec.width)
+    return Features(name, digest[:12], resized, extract, side, alpha=spec.channels == 4)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -77,4 +90,4 @@ def random_vgg() -> Features:
         return torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1) for x in maps], dim=1) @ projection * 10
 
     digest = hashlib.sha256(f"RandomVGG 1 {STAGES} {WIDTH}".encode()).hexdigest()[:12]
-    return Features("random", digest, "bicubic to 32x32, images above that to 64x64", extract)
+    return Features("random", digest, "bicubic to 32x32, images above that to 64x64", extract, side=64)

@@ -141,7 +141,7 @@ def inception(path: str | Path) -> Features:
         return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Features("inception", digest, "bilinear to 299x299", extract)
+    return Features("inception", digest, "bilinear to 299x299", extract, side=299)
 
 
 def clip(folder: str | Path = "") -> Features:
@@ -169,7 +169,7 @@ def _of_hub(name: str, model: Any, output: str, mean: Sequence[float], std: Sequ
         centre, scale = (image.new_tensor(v)[:, None, None] for v in (mean, std))
         return getattr(model((image - centre) / scale), output)
 
-    return Features(name, digest.hexdigest()[:12], "bicubic to 224x224", extract)
+    return Features(name, digest.hexdigest()[:12], "bicubic to 224x224", extract, side=224)
 
 
 def _hub(name: str | Path, kind: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,20 @@ from PIL import Image
 from limner.core import DataOptions, ImageSpec, LimnerError
 from limner.data import Data, batches, open_data
 from limner.evaluation.evaluate import evaluate
-from limner.evaluation.fidelity import Samples, compute_features, measure_fidelity, nearest_pairs
+from limner.evaluation.fidelity import (
+    Samples,
+    compute_features,
+    draw_samples,
+    measure_fidelity,
+    nearest_pairs,
+)
+from limner.evaluation.images import measuring_size
 from limner.evaluation.options import EvaluateOptions
-from limner.evaluation.real import Real, as_saved, condition_like, open_real
-from limner.evaluation.results import Fidelity
+from limner.evaluation.real import Real, as_saved, condition_like, open_real, open_whole
+from limner.evaluation.results import Evaluation, Fidelity
 from limner.evaluation.tables import evaluation_rows
 from limner.families.flow import Flow
+from limner.inference.pipeline import Pipeline
 from limner.metrics.features import random_vgg
 from limner.pictures.grid import to_pil
 from tests.helpers import paint
@@ -139,6 +149,151 @@ def test_a_folder_is_measured_at_its_own_size_and_all_over(tmp_path):
     assert not np.array_equal(dark[0], np.asarray(Image.open(tmp_path / "other" / "drawn.png"))), (
         "not the first 20"
     )
+
+
+def colours(folder: Path, *modes: str) -> list[Path]:
+    """60 noisy pictures, each of another colour, saved in each of the modes into a folder of that name."""
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        noise = rng.normal(rng.integers(40, 215, (1, 1, 3)), 30, (24, 24, 3))
+        image = Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8))
+        image.putalpha(Image.fromarray(np.full((24, 24), rng.integers(0, 255), np.uint8)))
+        for mode in modes:
+            (folder / mode).mkdir(exist_ok=True)
+            image.convert(mode).save(folder / mode / f"{i:02d}.png")
+    return [folder / mode for mode in modes]
+
+
+def measured(what: Path, real: Path, **options: Any) -> Fidelity:
+    result = evaluate(what, [str(real)], EvaluateOptions(**options), quiet=True, to=what.parent / "to")
+    assert result and result.fidelity
+    return result.fidelity
+
+
+@pytest.mark.parametrize(("made", "real"), [("L", "RGB"), ("RGB", "RGBA"), ("L", "RGBA"), ("RGBA", "RGB")])
+def test_what_either_side_lacks_counts(made, real, tmp_path):
+    made, real = colours(tmp_path, made, real)
+    found, same = measured(made, real), measured(real, real)
+    assert found.frechet.low > 50 and same.frechet.value == 0
+    assert found.channels == {"L": 1, "RGB": 3, "RGBA": 4}[max(made.name, real.name, key=len)]
+    assert any("compared in" in note for note in found.notes) and not any(
+        "compared in" in n for n in same.notes
+    )
+
+
+def test_alpha_counts_and_opaque_images_have_the_features_of_rgb():
+    features, generator = random_vgg(), torch.Generator().manual_seed(0)
+    rgb = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
+    opaque = torch.cat([rgb, torch.ones(4, 1, 32, 32)], dim=1)
+    assert torch.equal(features.of(rgb), features.of(opaque))
+    white = torch.ones(1, 3, 32, 32)
+    clear = -torch.ones(1, 4, 32, 32)  # which over white looks the same
+    assert (features.of(white) - features.of(clear)).norm() > 1
+
+
+def test_equal_sets_are_named_and_no_figure_leaves_its_bounds(tmp_path):
+    folder = paint(tmp_path / "a", 60, (24, 24))
+    turned = tmp_path / "b"
+    turned.mkdir()
+    for i, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+        (turned / f"{i:02d}.png").write_bytes(path.read_bytes())
+    for what in (folder, turned):
+        found = measured(what, folder)
+        assert any("two sets are equal" in note for note in found.notes) and found.identical == 60
+        assert found.kid.value == 0 and found.kid.low <= 0 <= found.kid.high
+        assert found.frechet.value == found.frechet.low == 0 < found.frechet.high
+        for share in (found.precision, found.recall, found.coverage):
+            assert 0 <= share.low <= share.value <= share.high <= 1
+        assert found.density.low >= 0
+    few = measured(turned, folder, n=20)
+    assert few.identical == 20 and any("20 of the 20 images are equal" in note for note in few.notes)
+    assert few.kid.low <= 0 <= few.kid.high
+
+
+def test_images_that_are_all_the_same_have_finite_figures(tmp_path):
+    (tmp_path / "black").mkdir()
+    for i in range(60):
+        Image.new("RGB", (24, 24)).save(tmp_path / "black" / f"{i}.png")
+    for real in (tmp_path / "black", paint(tmp_path / "a", 60, (24, 24))):
+        found = measured(tmp_path / "black", real)
+        for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
+            figure = getattr(found, name)
+            assert np.isfinite([figure.value, figure.low, figure.high, figure.floor]).all()
+        if real.name == "black":
+            assert (
+                found.kid.value == found.frechet.value == 0
+                and found.precision.value == found.recall.value == 1
+            )
+
+
+def test_sizes_are_stated_and_large_or_mixed_ones_are_not_shrunk_below_what_features_take(tmp_path):
+    assert measuring_size([(96, 80)] * 3, 64) == (96, 80)
+    assert measuring_size([(16, 16)] * 3, 224) == (16, 16)  # features enlarge it
+    assert measuring_size([(100, 200), (300, 200), (120, 90)], 64) == (120, 200)
+    assert measuring_size([(20, 20), (20, 20), (300, 400)], 224) == (224, 224)
+    assert measuring_size([(20, 20), (20, 24), (30, 40)], 224) == (30, 36)
+    assert measuring_size([(768, 1024)] * 3, 64) == (384, 512)
+    made = paint(tmp_path / "made", 30, (40, 40))
+    for i, path in enumerate(sorted(paint(tmp_path / "more", 15, (120, 100)).iterdir())):
+        path.rename(made / f"more-{i}.png")
+    found = measured(made, paint(tmp_path / "real", 30, (90, 150)))
+    assert found.size == [64, 64]
+    assert found.notes[:2] == [
+        "Images of 40x40 to 120x100 pixels were cropped and resized to 64x64.",
+        "Real images of 90x150 pixels were cropped and resized to 64x64.",
+    ]
+    assert ("measured at, in pixels", "64x64 RGB", "", "") in evaluation_rows(
+        Evaluation(of="", against=[], fidelity=found)
+    )
+
+
+def test_memorised_says_why_it_is_missing(tmp_path, digits):
+    folder = paint(tmp_path / "a", 30)
+    found = measured(folder, folder)
+    assert found.memorised is None and found.memorised_absent == (
+        "it takes 20 held-out images, and 2 of the 30 real ones are held out"
+    )
+    assert "not measured" in str(evaluation_rows(Evaluation(of="", against=[], fidelity=found)))
+    assert f"Memorised was not measured: {found.memorised_absent}." in found.notes
+    empty = Real(digits.held_out.part(np.arange(0)), digits.held_out)
+    samples = Samples(torch.cat(list(batches(digits.training, 30))))
+    sets = compute_features(samples, empty, random_vgg())
+    assert measure_fidelity(samples, empty, sets).memorised_absent == "no real image counts as trained on"
+    assert nearest_pairs(samples, empty, sets, 4)[1][1].startswith("real, ")
+
+
+def test_a_run_is_measured_against_its_images_own_channels_and_its_own_split(limner, tmp_path):
+    (colour,) = colours(tmp_path, "RGB")
+    grey_run = ("--out", tmp_path / "run", *TINY, "--budget", "32img", "--data.channels", 1)
+    limner("train", "vae", colour, *grey_run)
+    report = json.loads(limner("evaluate", tmp_path / "run", colour, "--n", 30, "--json").stdout)
+    assert report["channels"] == 3 and "compared in RGB" in " ".join(report["notes"])
+    pipeline = Pipeline(tmp_path / "run")
+    seen, options = open_real([str(colour)], pipeline.spec, pipeline.loaded.run.data, False), DataOptions()
+    whole = open_whole([str(colour)], pipeline.spec, pipeline.loaded.run.data, False)
+    assert whole.held_out.names == whole.whole.held_out.names == seen.held_out.names
+    assert whole.training.names == whole.whole.training.names == seen.training.names
+    assert whole.whole.training.spec.channels == 3 and whole.training.spec.channels == 1
+    other = open_data(colour, size=(24, 24), options=options).split(options.holdout)
+    assert other[1].names != seen.held_out.names  # split by the pixels, which are others in colour
+    for at in range(3):
+        image = whole.whole.held_out.batch(np.array([at])).image
+        wanted = torch.from_numpy(np.array(Image.open(colour / whole.held_out.names[at])))
+        assert torch.equal(((image[0] + 1) * 127.5).round(), wanted.movedim(2, 0).float())
+
+
+def test_many_images_are_drawn_in_parts(tmp_path, monkeypatch):
+    model = Flow(Flow.presets["tiny"].model, ImageSpec(3, 8, 8))
+    for parameter in model.parameters():  # which begins at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 3), np.uint8)
+    real = Real(data := Data(model.spec, "x", pixels, np.arange(40), ["a"] * 40), data.part(np.arange(0)))
+    pipeline = SimpleNamespace(model=model.eval(), precision="float32")
+    whole = draw_samples(pipeline, real, 30, 5, sampling=Flow.Sampling(steps=1))
+    monkeypatch.setattr("limner.evaluation.fidelity.DRAWN", 7)
+    parts = draw_samples(pipeline, real, 30, 5, sampling=Flow.Sampling(steps=1))
+    one, two = (samples.images.array.astype(int) for samples in (whole, parts))
+    assert one.std() > 10 and abs(one - two).max() <= 1
 
 
 def test_images_that_changed_since_the_training_are_reported(limner, tmp_path):
