@@ -7,6 +7,7 @@ import keyword
 import os
 import signal
 import sys
+import time
 import warnings
 
 from limner.commands import MISTAKE, guard_output, lost_output
@@ -73,13 +74,18 @@ def _stop_on_signals() -> None:
 def main() -> None:
     """The entry point: a mistake that the person can fix is one sentence and exit code 2, never a traceback."""
     guard_output()
-    if "WORLD_SIZE" not in os.environ:  # torchrun's signal must end a process at once that waits for others
+    if "WORLD_SIZE" in os.environ:  # torchrun's: its signal must end a process at once that waits for others
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what is lost is said in a sentence
+    else:
         _stop_on_signals()
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
     try:
         code = run(sys.argv[1:])
     except LimnerError as mistake:
-        print(f"limner: {mistake}", file=sys.stderr)
+        if mistake.speaks is None and int(os.environ.get("RANK", "0")):
+            time.sleep(2)  # in which torchrun ends this process if the first one has failed too
+        if mistake.speaks is not False:
+            print(f"limner: {mistake}", file=sys.stderr)
         code = MISTAKE
     except KeyboardInterrupt as stop:
         code = 128 + signal_of(stop)

@@ -22,6 +22,10 @@ class LimnerError(Exception):
     The command line prints the message without a traceback and exits with code 2.
     """
 
+    speaks: bool | None = (
+        None  # of several processes that raise it: whether this one prints it; None: unknown
+    )
+
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
     """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""

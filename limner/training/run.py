@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from limner import checkpoint, config, families
+from limner import checkpoint, config, families, files
 from limner.config import Run, parse_budget
 from limner.core import Model, mix
 from limner.data import Data, open_data
@@ -29,6 +30,7 @@ from limner.training.signals import Signals
 
 SKIPS_BEFORE_ROLLBACK = 3  # steps in a row that were not finite
 ROLLBACKS = 3  # before the training fails
+LAUNCHER = ".launcher"  # file in a run's folder: the torchrun that began it
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,36 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     device = pick_device(t.device)
     if int(os.environ.get("RANK", "0")) or MEET in os.environ:  # not the first process of this training
         with join(device, 1, ()) as ranks, torch.random.fork_rng():
-            return _train_all(run, out, resume, Context(device, ranks, quiet=True))
+            return _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet=True))
+    resume = resume or _restarted(out)
     parents.refuse_occupied(run, out, resume)
     processes = useful_processes(t.processes, device, t.batch, t.accumulate)
     code = "import sys; from limner.training.run import train_helper; train_helper(*sys.argv[1:])"
     helper = [sys.executable, "-c", code, json.dumps(run.to_json()), str(out), str(int(resume))]
     with _hold(out), join(device, processes, helper) as ranks, torch.random.fork_rng():
-        return _train_all(run, out, resume, Context(device, ranks, quiet))
+        if launcher := _launcher():
+            files.write_text(out / LAUNCHER, launcher)
+        return _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet))
 
 
 def train_helper(run: str, out: str, resume: str) -> None:
     """What a process runs that ``join`` starts."""
-    train(Run.from_json(json.loads(run)), out, resume=resume == "1", quiet=True)
+    try:
+        train(Run.from_json(json.loads(run)), out, resume=resume == "1", quiet=True)
+    except LimnerError as mistake:
+        sys.exit(str(mistake))
+
+
+def _launcher() -> str:
+    """What names the torchrun that started this process, through all its restarts; empty if none did."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return job and f"{job}, process {os.getppid()} on {socket.gethostname()}"
+
+
+def _restarted(out: Path) -> bool:
+    """Whether torchrun starts a training again that it began in ``out``, rather than in somebody's earlier run."""
+    begun = out / LAUNCHER
+    return bool(_launcher()) and begun.is_file() and begun.read_text("utf-8", "replace") == _launcher()
 
 
 @contextlib.contextmanager

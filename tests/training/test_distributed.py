@@ -55,8 +55,9 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
     one, two, changed = tmp_path / "one", tmp_path / "two", tmp_path / "changed"
     train(1, images, one, "--training.accumulate", 2, "--budget", "128img")
     train(2, images, two, "--budget", "128img")
-    train(2, images, changed, "--budget", "64img")
-    train(1, images, changed, "--resume", "--training.accumulate", 2, "--budget", "128img")
+    train(2, images, changed, "--budget", "48img")
+    train(1, images, changed, "--resume", "--training.accumulate", 2, "--budget", "96img")
+    train(2, images, changed, "--resume", "--training.accumulate", 1, "--budget", "128img")
     wanted, got, mixed = losses(one), losses(two), losses(changed)
     assert len(wanted) == 16 and wanted.keys() == got.keys() == mixed.keys()
     for seen, loss in wanted.items():

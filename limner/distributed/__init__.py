@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from limner.distributed.watch import MEET, Helpers, Watch
 from limner.settings import LimnerError
 
-MEET = "LIMNER_MEET"  # environment variable of a helper process: JSON of [folder, rank, world]
+LONGEST_WAIT = timedelta(
+    days=365
+)  # the Watch ends waits for lost processes; others may pack or draw for hours
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class Ranks:
         values = torch.tensor(own, dtype=torch.float64, device=_device())
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return float(values[0]), int(values[1])
+
+    def as_first(self, value: bool) -> bool:
+        """The first process's value, on every process."""
+        if self.world == 1:
+            return value
+        flag = torch.tensor([value], dtype=torch.uint8, device=_device())
+        dist.broadcast(flag, 0)
+        return bool(flag)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -113,33 +125,70 @@ def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterat
     if world > 1:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        with _group(device):
-            yield Ranks(dist.get_rank(), world)
+        store, rank, world = next(dist.rendezvous("env://"))
+        attempt = dist.PrefixStore(f"limner {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        with _group(device, attempt, Ranks(rank, world)) as ranks:
+            yield ranks
     elif processes > 1:
         share = torch.get_num_threads() // processes
-        with _threads(share), _helpers(processes, command) as folder, _group(device, folder, 0, processes):
-            yield Ranks(0, processes, local=True)
+        store, port = _serve(processes)
+        ranks = Ranks(0, processes, local=True)
+        with (
+            _threads(share),
+            _helpers(ranks, port, command) as helpers,
+            _group(device, store, ranks, helpers),
+        ):
+            yield ranks
     elif MEET in os.environ:  # a process that the branch above started
-        folder, rank, world = json.loads(os.environ[MEET])
-        with _threads(len(os.sched_getaffinity(0)) // world), _group(device, folder, rank, world):
-            yield Ranks(rank, world)
+        port, rank, world = json.loads(os.environ[MEET])
+        store = dist.TCPStore("127.0.0.1", port, None, False)
+        with (
+            _threads(len(os.sched_getaffinity(0)) // world),
+            _group(device, store, Ranks(rank, world)) as ranks,
+        ):
+            yield ranks
     else:
         yield Ranks()
 
 
+def _serve(processes: int) -> tuple[dist.TCPStore, int]:
+    """The store through which this process and its helpers meet, and its port, which only this machine reaches."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    descriptor = listener.detach()
+    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=descriptor)
+    return store, port
+
+
 @contextmanager
-def _group(device: torch.device, folder: str = "", rank: int = -1, world: int = -1) -> Iterator[None]:
-    """Meet the other processes in a file of ``folder``; without one, as torchrun's variables say."""
+def _group(device: torch.device, store: Any, ranks: Ranks, helpers: Helpers | None = None) -> Iterator[Ranks]:
+    """Meet the other processes in the store, and leave together. Raises LimnerError where one of them is gone."""
     # Its functions keep the group that exists at their import as a default argument. Imported later (by an
     # optimiser, say), they would keep it alive to the interpreter's exit, which gloo's threads may abort.
     import torch.distributed.nn.functional  # noqa: F401
 
-    backend, meet = "nccl" if device.type == "cuda" else "gloo", f"file://{folder}/meet" if folder else None
-    dist.init_process_group(backend, meet, world_size=world, rank=rank)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    watch = Watch(store.clone(), ranks.rank, ranks.world, helpers)
+    watch.start()
     try:
-        yield
+        dist.init_process_group(
+            backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=LONGEST_WAIT
+        )
+        yield ranks
+        dist.barrier()  # or one that has finished would seem lost to the others
+    except LimnerError as error:
+        error.speaks = watch.first_to_say(str(error))
+        raise
+    except RuntimeError as error:
+        if not watch.is_of_lost_process(error):
+            raise
+        lost = LimnerError(watch.reason())
+        lost.speaks = watch.first_to_say("lost")
+        raise lost from error
     finally:
-        dist.destroy_process_group()
+        watch.over.set()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -159,27 +208,22 @@ def all_threads(ranks: Ranks) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _helpers(processes: int, command: Sequence[str]) -> Iterator[str]:
-    """Start the other processes, to meet in the folder that is yielded; they are ended with the block."""
-    started = []
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "errors", "w") as errors:
-        for rank in range(1, processes):
-            variables = {**os.environ, MEET: json.dumps([folder, rank, processes])}
-            started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors))
+def _helpers(ranks: Ranks, port: int, command: Sequence[str]) -> Iterator[Helpers]:
+    """Start the other processes, to meet this one at the port; they are ended with the block."""
+    with tempfile.TemporaryFile() as errors:
+        helpers = Helpers(errors)
         try:
-            yield folder
-        except RuntimeError as error:  # gloo raises it when a peer is gone
-            if all(helper.poll() is None for helper in started):
-                raise
-            reason = Path(errors.name).read_text()[-500:].strip() or error
-            raise LimnerError(f"A helper process ended: {reason}") from error
+            for rank in range(1, ranks.world):
+                variables = {**os.environ, MEET: json.dumps([port, rank, ranks.world])}
+                helpers.started.append(
+                    subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
+                )
+            yield helpers
+            helpers.ended(wait=5)
         finally:
-            for helper in started:
-                try:
-                    helper.wait(timeout=5 if sys.exc_info()[0] is None else 0)
-                except subprocess.TimeoutExpired:
-                    helper.kill()
-                    helper.wait()
+            helpers.kill()
+            for helper in helpers.started:
+                helper.wait()
 
 
 def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: int) -> int:
