@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from limner import checkpoint
-from limner.distributed.watch import Watch
+from limner.watch import Watch
 from limner.training.journal import read_log
 
 pytestmark = pytest.mark.process
@@ -25,7 +25,7 @@ LIMNER = ["-m", "limner.cli"]
 # With a patience of 3 seconds, so that the test takes no 30.
 IMPATIENT = [
     "-c",
-    "from limner import cli; from limner.distributed import watch; watch.SILENCE = 3; cli.main()",
+    "from limner import cli; from limner import watch; watch.SILENCE = 3; cli.main()",
 ]
 
 
@@ -168,7 +168,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Little patience; the exit codes that a watch asks for."""
     codes: list[int] = []
     for name, value in (("SILENCE", 20), ("ARRIVAL", 30), ("SECOND", 0.01)):
-        monkeypatch.setattr(f"limner.distributed.watch.{name}", value)
+        monkeypatch.setattr(f"limner.watch.{name}", value)
     monkeypatch.setattr("os._exit", codes.append)
     return codes
 

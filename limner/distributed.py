@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from limner.distributed.watch import MEET, Helpers, Watch
+from limner.watch import MEET, Helpers, Watch
 from limner.settings import LimnerError
 
 LONGEST_WAIT = timedelta(
