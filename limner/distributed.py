@@ -21,12 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from limner.watch import MEET, Helpers, Watch
 from limner.settings import LimnerError
+from limner.watch import MEET, Helpers, Watch
 
-LONGEST_WAIT = timedelta(
-    days=365
-)  # the Watch ends waits for lost processes; others may pack or draw for hours
+# A lost process ends a wait (watch.py), not the time: the first one may pack or draw for hours.
+LONGEST_WAIT = timedelta(days=365)
 
 
 @dataclass(frozen=True)

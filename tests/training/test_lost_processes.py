@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from limner import checkpoint
-from limner.watch import Watch
 from limner.training.journal import read_log
+from limner.watch import Watch
 
 pytestmark = pytest.mark.process
 Process = subprocess.Popen[str]
