@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from limner.data.decode import SUFFIXES
+from limner.data.encoding import NAMES, NOT_TOLD, decode, decoded, tell
 from limner.data.formats import kind_of
-from limner.data.metadata import first, one_line, parse_json, read_rows, read_text
-from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Opener, Problem, printable
+from limner.data.match import Rows
+from limner.data.metadata import LONGEST_TEXT, TABLES, columns_of, first, one_label, one_line, parse_json
+from limner.data.sources import Item, Listing, Opener, Problem, printable, same_form
+
+_POOL = 2**18  # bytes of texts by which their encoding is told
 
 
 @dataclass
@@ -22,6 +25,7 @@ class _Files:
     images: list[str] = field(default_factory=list)
     sides: dict[str, dict[str, str]] = field(default_factory=dict)  # stem -> suffix -> name
     tables: list[str] = field(default_factory=list)  # of metadata
+    unread: list[str] = field(default_factory=list)  # tables of other names
     others: Counter[str] = field(default_factory=Counter)  # by what they are
 
 
@@ -33,25 +37,23 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
     """
     problems = list(skipped)
     found = _sorted_out(files, problems)
-    metadata: dict[str, dict[str, Any]] = {}
+    rows, beside = Rows(found.images), _Beside(files)
     for name in found.tables:
-        for row in read_rows(name, files[name]):
-            metadata[str(PurePosixPath(name).parent / row["file_name"])] = row
+        rows.read(name, files[name])
+    for i, name in enumerate(found.images):
+        for suffix, side in found.sides.pop(same_form(os.path.splitext(name)[0]), {}).items():
+            beside.read(i, suffix, side)
+    beside.decode_others()
     items = []
-    for name in found.images:
-        beside: dict[str, str | None] = {}
-        for suffix, side in found.sides.get(os.path.splitext(name)[0], {}).items():
-            try:
-                beside[suffix] = one_line(read_text(files[side]))
-            except Exception as error:  # damaged, as inside a zip, or without permission
-                problems.append(Problem(printable(side), f"cannot be read ({error})"))
-        row = {**parse_json(beside.get(".json")), **metadata.pop(name, {})}
-        label = first(row, LABEL_COLUMNS) or beside.get(".cls")
-        caption = first(row, TEXT_COLUMNS) or beside.get(".txt") or beside.get(".caption")
-        texts = label and printable(label), caption and printable(caption)
+    for i, name in enumerate(found.images):
+        said = beside.said.get(i, {})
+        label = rows.labels.get(i) or said.get("label") or said.get(".cls")
+        caption = rows.captions.get(i) or said.get("text") or said.get(".txt") or said.get(".caption")
+        texts = label and same_form(printable(label)), caption and printable(caption)
         items.append(Item(printable(name), files[name], *texts))
-    problems += [Problem(printable(name), "named in metadata, but not there") for name in metadata]
-    return Listing(items, problems, found.others.total(), kinds=dict(found.others))
+    notes = rows.notes + beside.notes + _notes(found, rows)
+    unused = rows.problems + beside.problems
+    return Listing(items, problems, found.others.total(), notes, dict(found.others), unused)
 
 
 def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
@@ -66,10 +68,106 @@ def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
             continue
         elif suffix in SUFFIXES:
             found.images.append(name)
-        elif path.name.lower() in ("metadata.jsonl", "metadata.csv"):
+        elif path.stem.lower() == "metadata" and suffix in TABLES:
             found.tables.append(name)
         elif suffix in (".txt", ".caption", ".cls", ".json"):
-            found.sides.setdefault(os.path.splitext(name)[0], {})[suffix] = name
+            found.sides.setdefault(same_form(os.path.splitext(name)[0]), {})[suffix] = name
         else:
             found.others[kind_of(path.name)] += 1
+            found.unread += [name] if suffix in TABLES else []
     return found
+
+
+def _notes(found: _Files, rows: Rows) -> list[str]:
+    """Sentences on what is left of the files."""
+    notes = []
+    if (without := rows.without()) and found.tables and rows.labels.keys() | rows.captions.keys():
+        notes.append(f"{without:,} of {len(found.images):,} images have no row in metadata.")
+    if found.unread and found.images:
+        names = printable(", ".join(found.unread[:3]))
+        notes.append(f"{names} is not read: a table beside images is named metadata.csv, .jsonl or .parquet.")
+    alone = [side for sides in found.sides.values() for suffix, side in sides.items() if suffix != ".json"]
+    if alone and found.images:
+        notes.append(f"{len(alone):,} texts have no image of their name, such as {printable(alone[0])!r}.")
+    return notes
+
+
+class _Beside:
+    """The texts beside images: ``said`` by the image's index, then by 'label', 'text' or the text's suffix."""
+
+    def __init__(self, files: Mapping[str, Opener]):
+        self.files = files
+        self.said: dict[int, dict[str, str]] = {}
+        self.problems: list[Problem] = []  # texts that are not used
+        self.notes: list[str] = []
+        self._others: list[tuple[int, str, str]] = []  # index, suffix and name of texts that are not Unicode
+        self._pool = b""  # from their beginnings
+        self._damaged: list[str] = []  # .json that is none; many are of other programs
+
+    def read(self, i: int, suffix: str, name: str) -> None:
+        """Read one text of image i; one that is not Unicode waits until all are known."""
+        data = self._bytes(name)
+        if data is None:
+            return
+        text = decode(data)
+        if text is not None:
+            self._take(i, suffix, name, text)
+        else:
+            self._others.append((i, suffix, name))
+            self._pool += data + b"\n" if len(self._pool) < _POOL else b""
+
+    def decode_others(self) -> None:
+        """In the encoding that they tell together, or else each by itself."""
+        together = tell(self._pool) if self._others else None
+        read: dict[str, list[str]] = {}
+        for i, suffix, name in self._others:
+            data = self._bytes(name) or b""
+            codec = together if together and decoded(data, together) is not None else tell(data)
+            if codec is None:
+                self.problems.append(Problem(printable(name), NOT_TOLD))
+            else:
+                self._take(i, suffix, name, data.decode(codec))
+                read.setdefault(NAMES[codec], []).append(name)
+        for encoding, names in read.items():
+            which = (
+                f"{len(names):,} texts are not UTF-8 and were"
+                if len(names) > 1
+                else "1 text is not UTF-8 and was"
+            )
+            self.notes.append(f"{which} read as {encoding}, such as {printable(names[0])!r}.")
+        if some := self._damaged:
+            self.notes.append(
+                f"{len(some):,} .json beside images are not JSON, such as {printable(some[0])!r}."
+            )
+
+    def _bytes(self, name: str) -> bytes | None:
+        """The content of a text; None, and a problem, for one that cannot be read or is too long."""
+        try:
+            with self.files[name]() as file:
+                data = file.read(LONGEST_TEXT + 1)
+        except Exception as error:  # damaged, as inside a zip, or without permission
+            self.problems.append(Problem(printable(name), f"cannot be read ({error})"))
+            return None
+        if len(data) > LONGEST_TEXT:
+            self.problems.append(
+                Problem(printable(name), f"is longer than the {LONGEST_TEXT:,} bytes of a text")
+            )
+            return None
+        return data
+
+    def _take(self, i: int, suffix: str, name: str, text: str) -> None:
+        """Take over what a text says."""
+        said = self.said.setdefault(i, {})
+        if suffix != ".json":
+            if line := one_line(text):
+                said[suffix] = line
+            return
+        try:
+            table = parse_json(text) if text.strip() else {}
+        except ValueError:
+            self._damaged.append(name)
+            return
+        if isinstance(table, dict):
+            use = columns_of(tuple(table))
+            pairs = ("label", first(table, use.labels, one_label)), ("text", first(table, use.texts))
+            said |= {what: found[1] for what, found in pairs if found}

@@ -41,7 +41,7 @@ def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "")
     names = {p: p.relative_to(parent).with_suffix("").as_posix() for p in paths}  # may say a split
 
     def listing() -> Listing:
-        items, problems, notes, kinds, origins = [], [], [], Counter[str](), []
+        items, problems, notes, unused, kinds, origins = [], [], [], [], Counter[str](), []
         for path in paths:
             try:
                 files = _zip(path) if _starts_with(path, b"PK") else _tar(path, scratch)
@@ -52,9 +52,10 @@ def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "")
             items += inside.items
             origins += [names[path]] * len(inside.items)
             problems += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.skipped]
+            unused += [Problem(f"{path.name}/{p.path}", p.reason) for p in inside.unused]
             notes += [f"{path.name}: {note}" for note in inside.notes]
             kinds.update(inside.kinds)
-        found = Listing(items, problems, kinds.total(), notes, dict(kinds))
+        found = Listing(items, problems, kinds.total(), notes, dict(kinds), unused)
         return by_path(found, classes, origins)
 
     stamps = [(p.relative_to(parent).as_posix(), *stamp(p.stat())) for p in paths]
@@ -99,7 +100,9 @@ def _zip(path: Path) -> dict[str, Opener]:
     return dict(sorted(files.items()))
 
 
-def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *_: int) -> IO[bytes]:
+def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[bytes]:
+    if not size:  # a text or a table, which is read bit by bit
+        return archive.open(member)
     return BytesIO(archive.read(member))
 
 

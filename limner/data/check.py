@@ -87,7 +87,8 @@ class _Tally:
     classes: Classes = field(default_factory=Classes)
     captions: int = 0
     problems: list[Problem] = field(default_factory=list)
-    unreadable: int = 0
+    unreadable: int = 0  # of the problems, images
+    unused: int = 0  # of the problems, texts and rows of metadata, whose images are used
     first: dict[bytes, str] = field(default_factory=dict)  # digest of a file -> the first such file
     same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
     names: list[str] = field(default_factory=list)  # of all images, where they have pairs
@@ -118,7 +119,8 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         with bar(f"checking {printable(source.name)}", not progress) as watch:
             for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):
                 tally.add(item, found, source.drawn, bool(options.pairs))
-        tally.problems += listing.skipped
+        tally.problems += listing.skipped + listing.unused
+        tally.unused += len(listing.unused)
         kinds.update(listing.kinds)
         notes += listing.notes
     if options.pairs:
@@ -150,7 +152,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         notes=notes + decode.notes(headers) + tally.classes.notes(options.labels),
         advice=[],
     )
-    advice = list(_advice(report, tally.unreadable, tally.files, options))
+    advice = list(_advice(report, tally, options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
 
 
@@ -169,11 +171,14 @@ def _look(fit: str, item: Item) -> tuple[decode.Header, bytes]:
         return decode.look(source, fit), digest.digest()
 
 
-def _advice(
-    report: Report, unreadable: int, headers: Counter[decode.Header], options: DataOptions
-) -> Iterator[str]:
-    """What to do, in sentences; ``unreadable`` of the problems are images."""
-    n, bad = report.images, len(report.problems)
+def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str]:
+    """What to do, in sentences."""
+    n, bad, headers, unreadable = (
+        report.images,
+        len(report.problems) - tally.unused,
+        tally.files,
+        tally.unreadable,
+    )
 
     def among(is_so: Callable[[decode.Header], bool]) -> int:
         return sum(count for header, count in headers.items() if is_so(header))
@@ -184,6 +189,8 @@ def _advice(
     yield from formats.advice(report.kinds)
     if bad:
         yield f"Fix or remove the {bad:,} files listed as problems; training skips them."
+    if tally.unused:
+        yield f"Fix the {tally.unused:,} texts and rows of metadata listed as problems: what they say is lost."
     if unreadable > options.max_bad * (n + unreadable):
         yield f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
     if n < _FEW_IMAGES:

@@ -7,15 +7,14 @@ images, a split's (train, val, test), wrappers (an only folder named `images`, `
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from limner.data.folder_names import HELD_OUT, TRAIN, Folder, roles_of, split_word
-from limner.data.sources import Item, Listing
+from limner.data.sources import Item, Listing, same_form
 
-RULES = 2  # of what a path says: part of the key of what is packed by them
+RULES = 3  # of what paths and metadata say: part of the key of what is packed by them
 _MANY = 10  # classes, from which on ones with few images each are taken for subfolders
 _FEW_EACH = 10  # images
 
@@ -181,15 +180,13 @@ def by_path(listing: Listing, classes: str = "", archives: Sequence[str] = ()) -
     """
     layout = read_paths([item.name for item in listing.items], classes, archives)
     said = zip(listing.items, layout.labels, layout.splits, strict=True)
-    items = [replace(i, label=i.label or plain(label), split=i.split or split) for i, label, split in said]
+    items = [
+        replace(i, label=i.label or (label and same_form(label)), split=i.split or split)
+        for i, label, split in said
+    ]
     labelled = all(item.label for item in listing.items)  # whatever their folders are
     notes = layout.about_splits + ([] if labelled else layout.about_classes)
     return replace(listing, items=items, notes=listing.notes + notes)
-
-
-def plain(label: str | None) -> str | None:
-    """A label in Unicode's composed form, so that a name from macOS equals the same from elsewhere."""
-    return label and unicodedata.normalize("NFC", label)
 
 
 @dataclass

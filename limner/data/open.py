@@ -20,7 +20,7 @@ from limner.data.dataset import Data
 from limner.data.find import find
 from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
 from limner.data.parallel import attempt_each
-from limner.data.sources import Problem
+from limner.data.sources import Problem, same_form
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -126,7 +126,7 @@ def partners_of(
     """Indices [n] of names and [n] of given names that are equal without their extensions; the others as problems."""
     if list(names) == list(given):  # such as two halves of the same files
         return np.arange(len(names)), np.arange(len(names)), []
-    stems, given_stems = ([os.path.splitext(name)[0] for name in each] for each in (names, given))
+    stems, given_stems = ([same_form(os.path.splitext(name)[0]) for name in each] for each in (names, given))
     place = {stem: i for i, stem in reversed(list(enumerate(given_stems)))}  # the first of several
     alone = [name for name, stem in zip(names, stems, strict=True) if stem not in place]
     problems = [Problem(name, f"has no partner of the same name in {origin}") for name in alone]

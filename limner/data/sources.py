@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
-TEXT_COLUMNS = ("text", "caption", "prompt")
-LABEL_COLUMNS = ("label", "class", "labels")
 Opener = Callable[..., IO[bytes]]  # of a file; takes the height and width of an image, and ignores them
 
 
@@ -40,6 +39,9 @@ class Listing:
     others: int = 0  # files of other kinds, ignored
     notes: list[str] = field(default_factory=list)  # sentences on how the source was read, for the person
     kinds: dict[str, int] = field(default_factory=dict)  # how many of the others are what ('SVG drawings')
+    unused: list[Problem] = field(
+        default_factory=list
+    )  # texts and rows of metadata, and why they say nothing
 
 
 class Oracle(Protocol):
@@ -63,6 +65,11 @@ class Source:
 def printable(name: str) -> str:
     """A name or text as Unicode: lone surrogates, such as bytes of a file name that are not UTF-8, are replaced."""
     return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def same_form(name: str) -> str:
+    """In the one Unicode form (NFC) in which names and labels are compared."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def stamp(status: os.stat_result) -> tuple[int, int, int]:

@@ -2,74 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.metadata import one_line
-from limner.data.sources import LABEL_COLUMNS, TEXT_COLUMNS, Item, Listing, Source, stamp
+from limner.data.labels import RULES
+from limner.data.metadata import class_names, columns_of, columns_said, features_of, first, named, one_label
+from limner.data.sources import Item, Listing, Source, printable, same_form, stamp
 from limner.settings import LimnerError, need
+
+_IMAGES = (
+    "image",
+    "img",
+    "images",
+    "picture",
+    "photo",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+)  # columns, as they are tried
+_ROWS = 4096  # whose texts are read at once
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file of a table, or all of it."""
+
+    name: str  # for messages
+    table: Any  # pyarrow's
+    classes: dict[str, list[str]]  # names of the numbers in columns of classes
+    images: Sequence[str] = ()  # columns that are declared as images
+    folder: Path = Path()  # that paths of images start from
 
 
 def parquet(text: str, paths: Sequence[Path]) -> Source:
-    """Parquet files with a column of images, as `datasets` writes them."""
+    """Parquet files with a column of images: bytes, paths, or both as `datasets` writes them."""
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
 
-    def load(datasets: Any) -> Any:
-        import pyarrow.parquet as pq
+    def load() -> Iterator[_Part]:
+        module = need("pyarrow.parquet", "Parquet sources need the data extra", "data")
+        for path in paths:
+            try:
+                table = module.ParquetFile(path, memory_map=True).read()
+            except Exception as error:  # pyarrow raises OSError, ValueError and kinds of its own
+                raise LimnerError(
+                    f"{path} cannot be read as parquet ({_reason(error)}): write it again."
+                ) from None
+            features = features_of(table.schema.metadata)
+            yield _Part(path.name, table, class_names(features), _of_type(features, "Image"), path.parent)
 
-        try:
-            tables = [pq.read_table(p, memory_map=True) for p in paths]
-        except (OSError, ValueError) as error:  # pyarrow's errors are these
-            raise LimnerError(f"{text} cannot be read as parquet ({error}): write it again.") from None
-        return datasets.concatenate_datasets([datasets.Dataset(t) for t in tables])
-
-    return Source(text, ["parquet", stamps], partial(_listing, text, load))
+    return Source(text, ["parquet", RULES, stamps], partial(_listing, load))
 
 
 def hub(text: str) -> Source:
     """'hf:owner/name' or 'hf:owner/name:config': the train split, or the first one there is."""
     name, _, config = text.removeprefix("hf:").partition(":")
 
-    def load(datasets: Any) -> Any:
+    def load() -> Iterator[_Part]:
+        datasets = need("datasets", "hf: sources need the data extra", "data")
         try:
             splits = datasets.load_dataset(name, config or None)
+            data = splits["train"] if "train" in splits else next(iter(splits.values()))
+            kinds = data.features
+            classes = {
+                n: list(kind.names) for n, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)
+            }
+            images = [n for n, kind in kinds.items() if isinstance(kind, datasets.Image)]
+            table = data.with_format("arrow")[:]
         except Exception as error:  # the hub client raises its own kinds, which change between versions
-            reason = " ".join(str(error).split())[:300]
-            raise LimnerError(f"{text} cannot be loaded. {reason}") from None
-        return splits["train"] if "train" in splits else next(iter(splits.values()))
+            raise LimnerError(f"{text} cannot be loaded. {_reason(error)}") from None
+        yield _Part(text, table, classes, images)
 
-    return Source(text, ["hub", name, config], partial(_listing, text, load))
-
-
-def _listing(text: str, load: Callable[[Any], Any]) -> Listing:
-    datasets = need("datasets", "Parquet and hf: sources need the data extra", "data")
-    table = load(datasets)
-    features = table.features
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    column = next((name for name in (*images, "image", "img", "jpg", "png") if name in features), None)
-    if column is None:
-        raise LimnerError(f"{text} has no column of images; its columns are {', '.join(features)}.")
-    table = table.cast_column(column, datasets.Image(decode=False))
-    numbered = {n: kind.names for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
-    labels = next((n for n in (*LABEL_COLUMNS, *numbered) if n in features), None)
-    texts = next((n for n in TEXT_COLUMNS if n in features), None)
-
-    def opener(i: int, *_: int) -> IO[bytes]:
-        image = table[i][column]
-        if image is None:
-            return BytesIO()
-        return BytesIO(image["bytes"]) if image["bytes"] is not None else open(image["path"], "rb")
-
-    of_label = [_label(v, numbered.get(labels)) for v in table[labels]] if labels else [None] * len(table)
-    of_text = [one_line(v) for v in table[texts]] if texts else [None] * len(table)
-    rows = enumerate(zip(of_label, of_text, strict=True))
-    return Listing([Item(f"{column}/{i}", partial(opener, i), *texts) for i, texts in rows])
+    return Source(text, ["hub", RULES, name, config], partial(_listing, load))
 
 
-def _label(value: Any, names: Sequence[str] | None) -> str | None:
-    if names is not None and isinstance(value, int):
-        return names[value] if 0 <= value < len(names) else None
-    return one_line(value)
+def _reason(error: Exception) -> str:
+    return printable(" ".join(str(error).split())[:300])
+
+
+def _of_type(features: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
+    return [column for column, about in features.items() if about.get("_type") == kind]
+
+
+def _listing(load: Callable[[], Iterator[_Part]]) -> Listing:
+    items: list[Item] = []
+    said: dict[str, list[str]] = {}  # sentence -> the files that it is true of
+    kinds: dict[str, tuple[str, str]] = {}  # column of labels -> what it holds, and in which file
+    for part in load():
+        names = part.table.column_names
+        column, use, start = _image_column(part), columns_of(tuple(names)), len(items)
+        labels = [name for name in use.labels or list(part.classes)[:1] if name != column]
+        for name in labels:
+            _check_alike(part, name, kinds)
+        used, images = {name: False for name in names if name != column}, part.table[column]
+        for i, row in enumerate(_rows(part, [*labels, *use.texts])):
+            label, text = first(row, labels, one_label), first(row, use.texts)
+            used |= {found[0]: True for found in (label, text) if found}
+            texts = label and same_form(printable(label[1])), text and printable(text[1])
+            items.append(Item(f"{column}/{start + i}", partial(_open, images, i, part.folder), *texts))
+        said.setdefault(columns_said(used), []).append(part.name)
+    return Listing(items, notes=[f"{_several(files)}: {what}." for what, files in said.items()])
+
+
+def _several(files: Sequence[str]) -> str:
+    return " and ".join(files) if len(files) < 3 else f"{files[0]} and {len(files) - 1:,} more files"
+
+
+def _image_column(part: _Part) -> str:
+    """The column of images: one declared as such, or one of a usual name, or the only one of bytes."""
+    pa = need("pyarrow", "Parquet sources need the data extra", "data")
+    schema = part.table.schema
+    plain = {name.strip().lower(): name for name in reversed(schema.names)}
+    holding = [field.name for field in schema if _holds_bytes(pa, field.type)]
+    usual = [plain[name] for name in _IMAGES if name in plain]
+    column = next(iter([*part.images, *usual, *(holding if len(holding) == 1 else ())]), None)
+    if column is None or column not in schema.names:
+        raise LimnerError(
+            f"{part.name} has no column of images; its columns are {', '.join(schema.names)[:300]}."
+        )
+    kind = schema.field(column).type
+    if column not in holding and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise LimnerError(
+            f"The column {column} of {part.name} holds {str(kind)[:100]}, not images: write each as the bytes of a PNG "
+            "or another image file, or as its path."
+        )
+    return column
+
+
+def _holds_bytes(pa: Any, kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name in ("bytes", "path") for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _check_alike(part: _Part, column: str, kinds: dict[str, tuple[str, str]]) -> None:
+    """Raises LimnerError where one file has the names of its classes and another their numbers."""
+    kind = str(part.table.schema.field(column).type)
+    holds = "numbers" if "int" in kind or "float" in kind or "double" in kind else "names"
+    holds = "names" if column in part.classes else holds
+    before, where = kinds.setdefault(column, (holds, part.name))
+    if before != holds:
+        raise LimnerError(
+            f"The column {column} holds {before} in {where} and {holds} in {part.name}: write the same in both."
+        )
+
+
+def _rows(part: _Part, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each row's values of some columns."""
+    if not columns:
+        yield from ({} for _ in range(part.table.num_rows))
+        return
+    for batch in part.table.select(list(columns)).to_batches(_ROWS):
+        for row in batch.to_pylist():
+            yield {column: named(value, part.classes.get(column)) for column, value in row.items()}
+
+
+def _open(values: Any, i: int, folder: Path, *_: int) -> IO[bytes]:
+    """The image file in row i of a column."""
+    image = values[i].as_py()
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    return open(folder / image, "rb") if isinstance(image, str) else BytesIO(image or b"")

@@ -1,0 +1,158 @@
+"""The rows of metadata -> the images that they name, with what they say."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+from limner.data.decode import SUFFIXES
+from limner.data.metadata import LONGEST_TEXT, columns_of, columns_said, first, one_label, read_rows
+from limner.data.sources import Opener, Problem, printable, same_form
+from limner.settings import LimnerError
+
+_SHOWN = 1000  # rows of a table that are listed as problems; more are counted
+
+
+def _folded(path: str) -> str:
+    """A path whatever its case, separators and Unicode form."""
+    return posixpath.normpath(same_form(path).replace("\\", "/").casefold())
+
+
+class Images:
+    """The images of a source by name, for rows that name them more or less exactly."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = names
+        self.exact = {name: i for i, name in enumerate(names)}
+
+    @cached_property
+    def _loose(self) -> Mapping[str, list[int]]:
+        """By the last part of the path, with and without its extension."""
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for i, name in enumerate(self.names):
+            last = posixpath.basename(_folded(name))
+            places[last].append(i)
+            if (stem := posixpath.splitext(last)[0]) != last:
+                places["/" + stem].append(i)
+        return places
+
+    def find(self, folder: str, name: str) -> tuple[int, bool] | str:
+        """The image that a row of a table in ``folder`` names, and whether exactly; or why there is none.
+
+        A name that is not exact may differ in case, separators, Unicode form and extension, and may have folders too
+        many or too few, if it names one image then.
+        """
+        whole = posixpath.normpath(posixpath.join(folder, name))
+        if whole in self.exact:
+            return self.exact[whole], True
+        wanted = _folded(name)
+        inside = _folded(folder) + "/" if folder not in ("", ".") and not wanted.startswith("../") else ""
+        wanted = wanted.lstrip("./")
+        stem, suffix = posixpath.splitext(wanted)
+        without = ((stem, False),) if suffix in SUFFIXES else ()
+        for path, ending in ((wanted, True), (wanted, False), *without):
+            last = posixpath.basename(path)
+            found = {}
+            for i in self._loose.get(last if ending else f"/{last}", ()):
+                image = _folded(self.names[i])
+                if image.startswith(inside):
+                    image = image.removeprefix(inside)
+                    found[i] = image if ending else posixpath.splitext(image)[0]
+            near = [i for i, image in found.items() if image == path]
+            near = near or [i for i, image in found.items() if image.endswith(f"/{path}")]
+            near = near or [i for i, image in found.items() if path.endswith(f"/{image}")]
+            if len(near) == 1:
+                return near[0], False
+            if near:
+                return f"may be {self.names[near[0]]!r} or {self.names[near[1]]!r}"
+        return "there is no such image"
+
+
+class Rows:
+    """What the tables of a source say of its images: ``labels`` and ``captions`` by the image's index."""
+
+    def __init__(self, names: Sequence[str]):
+        self._images = Images(names)
+        self.labels: dict[int, str] = {}
+        self.captions: dict[int, str] = {}
+        self.problems: list[Problem] = []  # rows that are not used
+        self.notes: list[str] = []
+        self._exact: set[int] = set()  # images that a row names exactly: other rows do not change them
+        self._named: set[int] = set()
+
+    def read(self, table: str, opener: Opener) -> None:
+        """Read one table. Raises LimnerError for one that cannot be read, or a row that names no image at all."""
+        folder, shown = str(PurePosixPath(table).parent), printable(table)
+        columns: dict[str, bool] = {}  # whether each is used, in order
+        count = missing = 0
+        matched: set[int] = set()
+        example = ""
+        for count, row in enumerate(read_rows(table, opener), 1):
+            use = columns_of(tuple(row))
+            named = next((row[c] for c in use.names if isinstance(row[c], str) and row[c].strip()), None)
+            if named is None:
+                raise LimnerError(_nameless(count, shown, row))
+            for column in row if len(columns) < _SHOWN else ():
+                columns.setdefault(column, column in use.names)
+            found = self._images.find(folder, named)
+            if isinstance(found, str):
+                missing += 1
+                example = example or printable(named)
+                if missing <= _SHOWN:
+                    path = printable(str(PurePosixPath(folder) / named))
+                    self.problems.append(Problem(path, f"named in {shown}, but {found}"))
+                continue
+            matched.add(found[0])
+            columns.update(dict.fromkeys(self._take(*found, row, shown), True))
+        self._named |= matched
+        if count:
+            self.notes.append(_summary(shown, count, missing, example, columns))
+
+    def _take(self, i: int, exact: bool, row: Mapping[str, Any], shown: str) -> Iterable[str]:
+        """Take over what a row says of image i; returns the columns that it says it in."""
+        if i in self._exact and not exact:
+            return
+        self._exact |= {i} if exact else set()
+        use = columns_of(tuple(row))
+        for said, of in (
+            (first(row, use.labels, one_label), self.labels),
+            (first(row, use.texts), self.captions),
+        ):
+            of.pop(i, None)  # of an earlier row
+            if said and len(said[1]) > LONGEST_TEXT:
+                name = printable(self._images.names[i])
+                self.problems.append(
+                    Problem(name, f"its text in {shown} is longer than {LONGEST_TEXT:,} characters")
+                )
+            elif said:
+                of[i] = said[1]
+                yield said[0]
+
+    def without(self) -> int:
+        """How many images no row names."""
+        return len(self._images.names) - len(self._named)
+
+
+def _nameless(number: int, shown: str, row: Mapping[str, Any]) -> str:
+    has = printable(", ".join(map(str, row)))[:300] or "none"
+    return f"row {number} of {shown} has no file_name (its columns: {has}): each row must name its image."
+
+
+def _summary(shown: str, count: int, missing: int, example: str, columns: Mapping[str, bool]) -> str:
+    """A sentence on how a table was read."""
+    if missing == count:
+        rows = (
+            f"The row of {shown} names no"
+            if count == 1
+            else f"None of the {count:,} rows of {shown} names an"
+        )
+        return f"{rows} image that is there, such as {example!r}: name images by their paths from the table's folder."
+    said = columns_said({column: used for column, used in columns.items() if not columns_of((column,)).names})
+    lost = (
+        f"; {missing:,} of {count:,} rows name no image that is there, such as {example!r}" if missing else ""
+    )
+    return f"{shown}: {said}{lost}."
