@@ -313,6 +313,17 @@ def _is_deeper(value: Any, limit: int) -> bool:
     return bool(level)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file that cannot be used, which may be a person's own, to NAME.damaged, NAME.damaged.2, ..."""
+    aside, number = path.with_name(f"{path.name}.damaged"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged.{number}")
+    with writing(aside):
+        os.rename(path, aside)
+    return aside
+
+
 def refuse_other_files(folder: Path, flag: str, known: Collection[str] = ()) -> None:
     """Raises LimnerError if a folder holds anything but ``known`` and hidden files; ``flag`` names another folder."""
     paths = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limner import config, families, fields, files
+from limner import config, families, files
 from limner.commands import say
 from limner.commands.options import parse
 from limner.config import Run
-from limner.fields import JsonResult, Seed
+from limner.fields import JsonResult, Seed, from_json, to_json
+from limner.settings import LimnerError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from limner.training.run import Result as TrainResult
 
@@ -27,10 +32,12 @@ SIZE = 32
 PROMPTS = 256
 SHOWN = 32
 REAL = 2000  # drawings of the data's own that its oracle is checked on
-WRITTEN = (  # what a demo writes into its folder
-    "checkpoints", "samples", "config.json", "log.jsonl", "model.safetensors", "samples.png", "report.html",
-    "demo.json",
+WRITTEN = (  # what a demo writes into its folder, as patterns; demo.json, which lists it, comes last
+    "checkpoints/*/model.safetensors", "checkpoints/*/live.safetensors", "checkpoints/*/state.json",
+    "samples/????????????.png", "config.json", "log.jsonl", "model.safetensors", "samples.png", "report.html",
 )  # fmt: skip
+FOLDERS = "checkpoints", "samples"
+EARLIER = ".earlier-demo"  # folder for a finished demo until the next is finished
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Result(JsonResult):
     peak_memory_mb: int
     attributes: dict[str, float]  # share of prompts with this attribute right
     seed: int
+    written: dict[str, str] = field(default_factory=dict)  # the files of the demo -> hash of their content
 
 
 def run(argv: list[str]) -> int:
@@ -65,19 +73,83 @@ def run(argv: list[str]) -> int:
 
     config.parse_budget(given.budget, epoch=1)  # refused before a finished demo is removed
     out = Path(given.out)
-    if (out / "demo.json").exists():  # finished: start anew, and leave other files alone
-        for name in WRITTEN:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     training_run = replace(
         config.preset_run(families.DEFAULT, "small"),
         sources=("shapes",), size=(SIZE, SIZE), budget=given.budget, seed=given.seed,
     )  # fmt: skip
-    trained = train(training_run, out, resume=checkpoint.exists(out))
+    if (out / "demo.json").exists():  # finished: start anew
+        set_aside(out)
+    else:
+        refuse_other_run(out, training_run)
+    try:
+        trained = train(training_run, out, resume=checkpoint.exists(out))
+    finally:
+        if not checkpoint.exists(out):
+            restore(out)
     if trained.stopped:
         return 128 + trained.stopped
     score(out, training_run, trained)
+    shutil.rmtree(out / EARLIER, ignore_errors=True)
     return 0
+
+
+def set_aside(out: Path) -> None:
+    """Move a finished demo to a hidden folder in its own. Raises LimnerError where a person's own files are in the way.
+
+    Those are all files at the places of a demo's that demo.json does not list, or that have changed since.
+    """
+    about = out / "demo.json"
+    try:
+        written = from_json(Result, files.read_json(about), str(about)).written
+    except LimnerError:
+        raise LimnerError(
+            f"{about} was not written by this version's demo: name another folder with --out."
+        ) from None
+    there = [path for pattern in WRITTEN for path in out.glob(pattern)]
+    there += [path for name in FOLDERS for path in (out / name).rglob("*") if not path.is_dir()]
+    for path in there:
+        if written.get(str(path.relative_to(out))) != _hash(path):
+            raise LimnerError(
+                f"{path} was not written by the demo, or has changed since: move it, or name another folder with --out."
+            )
+    shutil.rmtree(out / EARLIER, ignore_errors=True)
+    for path in {about, *there}:
+        _move(path, out / EARLIER / path.relative_to(out))
+    _remove_empty(out)
+
+
+def restore(out: Path) -> None:
+    """Put a demo back that was set aside, where the next could not begin."""
+    if (out / EARLIER).is_dir():
+        for path in sorted((out / EARLIER).rglob("*")):
+            if path.is_file():
+                _move(path, out / path.relative_to(out / EARLIER))
+        shutil.rmtree(out / EARLIER, ignore_errors=True)
+
+
+def refuse_other_run(out: Path, run: Run) -> None:
+    """Raises LimnerError where a folder holds another run than an unfinished one of this demo."""
+    if (out / "config.json").exists() or (out / "model.safetensors").exists():
+        found = replace(config.read_run(out), budget=run.budget)
+        if found != run:
+            raise LimnerError(f"{out} holds another run than this demo's: name another folder with --out.")
+
+
+def _move(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, to)
+
+
+def _remove_empty(out: Path) -> None:
+    """Remove the folders of a demo that hold nothing."""
+    for folder in [*out.glob("checkpoints/*"), *(out / name for name in FOLDERS)]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def score(out: Path, run: Run, trained: TrainResult) -> None:
@@ -86,7 +158,7 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
 
     from limner.data import shapes
     from limner.inference.pipeline import Pipeline
-    from limner.pictures.grid import grid, to_pil
+    from limner.pictures.grid import grid, save_picture, to_pil
     from limner.progress import bar
 
     prompts = [scene.caption for scene in shapes.scenes(PROMPTS, seed=run.seed, held_out=True)]
@@ -101,7 +173,7 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
     real = shapes.scenes(REAL, seed=run.seed + 1, held_out=True)
     oracle = shapes.score(shapes.draw(real, SIZE, SIZE, seed=run.seed + 1), [scene.caption for scene in real])
 
-    grid(drawn[:SHOWN], prompts[:SHOWN], columns=8).save(out / "samples.png")
+    sheet = grid(drawn[:SHOWN], prompts[:SHOWN], columns=8)
     result = Result(
         prompts=PROMPTS,
         exact=attributes["exact"],
@@ -114,12 +186,18 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
         attributes=attributes,
         seed=run.seed,
     )
-    files.write_text(out / "report.html", _page(out, run, result, prompts, pixels))
+    with files.together():
+        save_picture(sheet, out / "samples.png")
+        files.write_text(out / "report.html", _page(out, run, result, sheet, prompts, pixels))
+    written = {str(path.relative_to(out)): _hash(path) for name in WRITTEN for path in sorted(out.glob(name))}
+    result = replace(result, written=written)
     files.write_json(out / "demo.json", result.to_json())
     _summarise(out, result, prompts[0])
 
 
-def _page(out: Path, run: Run, result: Result, prompts: Sequence[str], pixels: np.ndarray) -> str:
+def _page(
+    out: Path, run: Run, result: Result, sheet: Image.Image, prompts: Sequence[str], pixels: np.ndarray
+) -> str:
     from limner.data import shapes
     from limner.evaluation import report
     from limner.pictures.grid import grid
@@ -143,16 +221,16 @@ def _page(out: Path, run: Run, result: Result, prompts: Sequence[str], pixels: n
     rows = [(text, f"{result.attributes[name]:.1%}") for name, text in names.items()]
     sections = [
         ("The score", cards),
-        ("Prompts whose combinations were never trained on", report.picture(out / "samples.png")),
+        ("Prompts whose combinations were never trained on", report.picture(sheet)),
         ("What was right", report.table(("attribute", "share"), rows)),
     ]
     exact = [shapes.score(pixels[i : i + 1], prompts[i : i + 1])["exact"] == 1 for i in range(len(prompts))]
     if wrong := [i for i, right in enumerate(exact) if not right]:
         few = wrong[:8]
-        sheet = grid(pixels[few], [prompts[i] for i in few], columns=8)
+        few_wrong = grid(pixels[few], [prompts[i] for i in few], columns=8)
         caption = f"{len(wrong)} of {len(prompts)} were wrong; the first {len(few)}"
-        sections.append(("What was wrong", report.picture(sheet, caption)))
-    sections += report.training_sections(out, read_log(out), json.dumps(fields.to_json(run), indent=2))
+        sections.append(("What was wrong", report.picture(few_wrong, caption)))
+    sections += report.training_sections(out, read_log(out), json.dumps(to_json(run), indent=2))
     summary = (
         f"A text-to-image model trained from random weights in {result.train_seconds:.0f} s, "
         f"on {result.images_seen:,} views of pictures that Limner drew itself."

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -31,6 +32,8 @@ from limner.settings import Stopped, signal_of
 from limner.training.journal import read_log
 
 LIBC = ctypes.CDLL(None)
+ABOUT = "comparison.json"  # the settings
+SHEETS = "drawn.png", "nearest.png"  # in each run's folder
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # signals that ask a training to save and end
 
 
@@ -61,31 +64,27 @@ def compare(
         )
     settings = {"sources": list(sources), **to_json(options), "extra": list(extra)}
     parse_budget(options.budget, 1)
+    _check_folder(names, to, settings)
     with checkpoint.lock(to, "--to"):
-        return _compare(names, to, settings, Comparison(
+        files.write_json(to / ABOUT, settings)
+        return _compare(names, to, Comparison(
             sources=list(sources), options=options, extra=list(extra), rows=[], ranking=[], advice=advice([])
         ))  # fmt: skip
 
 
-def _compare(names: Sequence[str], to: Path, settings: dict[str, Any], result: Comparison) -> Comparison:
+def _compare(names: Sequence[str], to: Path, result: Comparison) -> Comparison:
     """Train and measure each family that is not finished, and add its row to the result."""
-    about = to / "comparison.json"
-    if about.exists() and files.read_json(about) != settings:
-        raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
-    files.write_json(about, settings)
     rows: list[Row] = []
     for name in names:
-        finished = to / f"{name}.json"
-        if finished.exists():
-            row = read_row(finished)
-        else:
+        row = _finished_row(name, to)
+        if not row:
             _refuse_in_use(to / name)
             row = Row(family=name)
             try:
                 row = replace(row, peak_memory=_train(name, to / name, result))
                 cost, fidelity = _measure(to / name, result.sources, result.options)
                 row = replace(row, cost=cost, fidelity=fidelity)
-                files.write_json(finished, row.to_json())
+                files.write_json(to / f"{name}.json", row.to_json())
             except LimnerError as error:  # it is tried again by the next call
                 row = replace(row, failed=str(error), unfinished=isinstance(error, Killed) or None)
             except KeyboardInterrupt as stop:
@@ -94,6 +93,41 @@ def _compare(names: Sequence[str], to: Path, settings: dict[str, Any], result: C
         result = replace(result, rows=rows, ranking=[row.family for row in ranked(rows)], advice=advice(rows))
         _write(to, result)
     return result
+
+
+def _check_folder(names: Sequence[str], to: Path, settings: dict[str, Any]) -> None:
+    """Raises LimnerError for the folder of another comparison, or one with a person's own files in the way."""
+    files.check_writable(to, folder=True)
+    about = to / ABOUT
+    if about.exists():
+        try:
+            same = files.read_json(about) == settings
+        except files.Damaged as error:
+            raise LimnerError(
+                f"{error} So nobody knows how the runs beside it were trained: name another folder with --to."
+            ) from None
+        if not same:
+            raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
+        return
+    written = ["report.html", "report.json", *names, *(f"{name}.json" for name in names)]
+    if others := [to / name for name in written if (to / name).exists()]:
+        raise LimnerError(f"{others[0]} was not written by limner compare: name another folder with --to.")
+
+
+def _finished_row(name: str, to: Path) -> Row | None:
+    """What was measured of a family by an earlier call; None, with a warning, where that is damaged."""
+    path = to / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        row = read_row(path)
+        if row.family != name or (row.cost is None and not row.failed):
+            raise LimnerError(f"{path} is damaged: it is not what was measured of {name}.")
+        return row
+    except LimnerError as error:
+        aside = files.set_aside(path)
+        warnings.warn(f"{error} {name} is measured again; the file is now {aside.name}.", stacklevel=2)
+        return None
 
 
 def read_row(path: Path) -> Row:
@@ -198,13 +232,10 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
 
 
 def _write(to: Path, result: Comparison) -> None:
-    files.write_json(to / "report.json", result.to_json())
     order = ranked(result.rows)
     losses = {row.family: curves for row in order if (curves := _held_out_losses(to / row.family))}
-    drawn = [row.family for row in order if (to / row.family / "drawn.png").exists()]
-    pictures, copies = (
-        [report.picture(to / name / sheet, name) for name in drawn] for sheet in ("drawn.png", "nearest.png")
-    )
+    drawn = [row.family for row in order if all((to / row.family / sheet).exists() for sheet in SHEETS)]
+    pictures, copies = ([report.picture(to / name / sheet, name) for name in drawn] for sheet in SHEETS)
     sections = [
         ("Advice", f"<p>{html.escape(result.advice)}</p>"),
         ("Figures", report.table(COMPARISON, [comparison_row(row) for row in order])),
@@ -213,7 +244,9 @@ def _write(to: Path, result: Comparison) -> None:
         ("The nearest training images: copies would show here", report.row(copies)),
     ]
     page = report.page("Which model suits these images", _lead(result), sections)
-    files.write_text(to / "report.html", page)
+    with files.together():
+        files.write_text(to / "report.html", page)
+        files.write_json(to / "report.json", result.to_json())
 
 
 def _lead(result: Comparison) -> str:

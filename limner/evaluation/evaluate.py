@@ -36,7 +36,7 @@ class Task:
     what: Path  # a run, or a folder of images
     sources: Sequence[str]  # the real images
     options: EvaluateOptions
-    to: str | Path | None
+    to: Path  # folder for what is found
     ranks: Ranks
     quiet: bool
 
@@ -56,11 +56,13 @@ def evaluate(
     nearest.png into ``to``. Of several processes (torchrun) each draws and describes its part; the first measures
     and writes, the others return None. Raises LimnerError.
     """
-    with join(pick_device(), 1, ()) as ranks:
-        task = Task(Path(what), sources, options, to, ranks, quiet or not ranks.first)
-        if task.what.suffix == ".safetensors" or checkpoint.exists(what):
-            return _evaluate_run(task, sampling)
-        return _evaluate_folder(task, sampling)
+    is_run = Path(what).suffix == ".safetensors" or checkpoint.exists(what)
+    beside = checkpoint.folder_of(what) / "evaluation" if is_run else Path(f"{Path(what).name}-evaluation")
+    folder = Path(to or beside)
+    files.check_writable(folder, folder=True)
+    with join(pick_device(), 1, ()) as ranks, files.together():
+        task = Task(Path(what), sources, options, folder, ranks, quiet or not ranks.first)
+        return _evaluate_run(task, sampling) if is_run else _evaluate_folder(task, sampling)
 
 
 def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
@@ -89,10 +91,9 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         of=str(task.what), against=list(task.sources), run=pipeline.digest, understanding=understanding,
         sampling=chosen, reconstruction=reconstruction,
     )  # fmt: skip
-    folder = Path(task.to or checkpoint.folder_of(task.what) / "evaluation")
     size = (pipeline.spec.height, pipeline.spec.width)
     notes = resized_note("Real images", sizes_of(task.sources), size) if samples and ranks.first else []
-    return _finish(task, result, folder, real, samples, notes)
+    return _finish(task, result, real, samples, notes)
 
 
 def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
@@ -118,22 +119,22 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
     notes = resized_note("Images", sizes, size) + resized_note("Real images", sizes_of(task.sources), size)
     samples = Samples(made.part(made.order(0, min(options.n or len(made), len(made)), options.seed)))
     result = Evaluation(of=str(what), against=list(task.sources))
-    return _finish(task, result, Path(task.to or f"{what.name}-evaluation"), real, samples, notes)
+    return _finish(task, result, real, samples, notes)
 
 
 def _finish(
-    task: Task, result: Evaluation, folder: Path, real: Real, samples: Samples | None, notes: list[str]
+    task: Task, result: Evaluation, real: Real, samples: Samples | None, notes: list[str]
 ) -> Evaluation | None:
     """Measure the samples, and write the result and its sheets into the folder; ``notes`` are said first."""
     if samples:
         seed, quiet = task.options.seed, task.quiet
-        fidelity = measure_samples(samples, real, task.features, folder, seed, quiet, task.ranks)
+        fidelity = measure_samples(samples, real, task.features, task.to, seed, quiet, task.ranks)
         if fidelity:
             result = replace(result, fidelity=replace(fidelity, notes=notes + fidelity.notes))
     if not task.ranks.first:
         return None
-    files.write_json(folder / "evaluation.json", result.to_json())
-    return replace(result, to=str(folder))
+    files.write_json(task.to / "evaluation.json", result.to_json())
+    return replace(result, to=str(task.to))
 
 
 def measure_reconstruction(pipeline: Pipeline, real: Real) -> Reconstruction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -242,11 +243,12 @@ def explore(
     """
     if options.rows < 1 or options.columns < 2 or options.directions < 1:
         raise LimnerError("There is nothing to draw: give at least 1 row, 2 columns and 1 direction.")
-    space = open_space(run, device)
     folder = Path(to or checkpoint.folder_of(run) / "explore")
+    files.check_writable(folder, folder=True)
+    space = open_space(run, device)
     anchors = find_anchors(space, options)
     sheets = SHEETS | ({"mixing.png": mixing} if isinstance(space.model, Layered) else {})
-    with bar("exploring", quiet) as watch:
+    with bar("exploring", quiet) as watch, files.together():
         for number, (name, draw_sheet) in enumerate(sheets.items()):
             draw_sheet(anchors, folder / name, part(watch, number / len(sheets), 1 / len(sheets)))
     return Exploration(
@@ -310,6 +312,7 @@ def project(
     to, picture = Path(to), Path(picture)
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet; the point is kept beside it.")
+    files.check_writable(to)
     if options.steps < 0 or options.tries < 1:
         raise LimnerError("A projection takes 0 steps or more, from at least 1 try.")
     space = open_space(run, device)
@@ -331,9 +334,11 @@ def project(
         difference[:, 3] = 1.0
     found = ", ".join(filter(None, (f"found: {psnr_end:.1f} dB", label)))
     captions = [picture.name, f"start: {psnr_start:.1f} dB", found, "difference"]
-    save_grid(to, torch.cat([target, start, image, difference]), captions, 4)
     beside = to.with_suffix(".safetensors")
-    _save_tensors(beside, {"latent": point}, {"run": space.digest, "label": label, "picture": str(picture)})
+    about = {"run": space.digest, "label": label, "picture": os.fsencode(picture).decode("utf-8", "replace")}
+    with files.together():
+        _save_tensors(beside, {"latent": point}, about)
+        save_grid(to, torch.cat([target, start, image, difference]), captions, 4)
     return Projection(str(picture), str(to), str(beside), label, options.steps, psnr_start, psnr_end)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -181,6 +182,7 @@ def embed(
     if to.suffix == ".parquet":
         reason = "Parquet files need the data extra", "data"
         pyarrow, parquet = (need(name, *reason) for name in ("pyarrow", "pyarrow.parquet"))
+    files.check_writable(to)
     pipeline = open_run(run, Describes, device)
     data = open_for_run(pipeline, sources, not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
@@ -253,6 +255,7 @@ def classify(
     to = Path(to or checkpoint.folder_of(run) / "predictions.csv")
     if to.suffix not in (".csv", ".json"):
         raise LimnerError(f"Cannot write predictions to {to}: name a .csv or .json file.")
+    files.check_writable(to)
     pipeline = open_run(run, Classifies, device)
     data = open_for_run(pipeline, sources, not quiet, labels=labels)
     truth = None if data.labels is None else class_indices(data, pipeline.spec.classes)
@@ -274,16 +277,24 @@ def classify(
         run=pipeline.digest, n=len(data), trained_on_these=trained_on_these, accuracy=accuracy, to=str(to),
         sheet=str(sheet), predictions=predictions,
     )  # fmt: skip
-    if to.suffix == ".csv":
-        columns = ["path", "label", "predicted", "probability"]
-        with files.atomic(to) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([columns, *([getattr(p, c) for c in columns] for p in predictions)])
-    else:
-        files.write_json(to, result.to_json())
+    _write_predictions(result, data)
+    return result
+
+
+def _write_predictions(result: Classification, data: Data) -> None:
+    """The table and the sheet of some images."""
+    to, predictions = Path(result.to), result.predictions
     shown = np.sort(data.order(0, min(SHEET, len(data)), 0))  # random: files of one class may come together
     captions, wrong = [predictions[i].caption() for i in shown], [predictions[i].wrong for i in shown]
-    save_grid(sheet, data.batch(shown).image, captions, marked=wrong)
-    return result
+    with files.together():
+        save_grid(Path(result.sheet), data.batch(shown).image, captions, marked=wrong)
+        if to.suffix == ".csv":
+            columns = ["path", "label", "predicted", "probability"]
+            table = io.StringIO(newline="")
+            csv.writer(table).writerows([columns, *([getattr(p, c) for c in columns] for p in predictions)])
+            files.write_bytes(to, table.getvalue().encode("utf-8", "backslashreplace"))
+        else:
+            files.write_json(to, result.to_json())
 
 
 # Searching ----------------------------------------------------------------------------------------------
@@ -319,6 +330,7 @@ def search(
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
     if n < 1:
         raise LimnerError(f"Cannot find {n} images: ask for at least one.")
+    files.check_writable(to)
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")
     pipeline = open_run(run, Describes, device)
