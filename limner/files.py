@@ -212,6 +212,14 @@ def _runs(process: int) -> bool:
     return True
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill leaves it whole, or a hidden one that the next writer of ``path`` removes."""
+    scratch = _beside(path)
+    with writing(path):
+        os.rename(path, scratch)
+    _discard([scratch], [])
+
+
 def _discard(scratch: list[Path], folders: list[Path]) -> None:
     """Remove temporary files and folders, and those ``folders`` that are empty."""
     for path in scratch:

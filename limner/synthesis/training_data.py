@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,13 +30,18 @@ from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities, over_data
 from limner.metrics.probes import wilson
-from limner.pictures.grid import save_png
+from limner.pictures.grid import png
 from limner.progress import bar
 from limner.settings import Stopped
 from limner.synthesis.options import SynthesizeOptions, TrainingDataOptions
 from limner.synthesis.synthesize import synthesize
 
 KINDS = {"real": "real images", "synthetic": "synthetic images", "both": "both, half and half"}
+OWN = re.compile(  # files in the folder of an experiment
+    r"real/(\d+\.png|metadata\.jsonl)|synthetic/(\.?-?\d+\.png|metadata\.jsonl|provenance\.json)|"
+    r"classifiers/\w+-\d+/(config\.json|log\.jsonl|model\.safetensors|samples/\d+\.png|"
+    r"checkpoints/[^/]+/(model\.safetensors|live\.safetensors|state\.json))|(.*/)?\.[^/]*(/.*)?"
+)
 DEFAULT_N = 1000  # synthetic images, at least, where no number is given
 
 
@@ -272,21 +278,28 @@ def table_rows(result: TrainingDataScores) -> list[tuple[str, str, str, str, str
 
 def add_to_evaluation(result: TrainingDataScores, folder: str | Path) -> None:
     """Write the result into the evaluation.json of a folder, as its ``training_data``."""
-    path = Path(folder) / "evaluation.json"
+    path = Path(folder) / "evaluation.json"  # evaluate has just written it
     evaluation = files.read_json(path) if path.exists() else {}
     files.write_json(path, evaluation | {"training_data": result.to_json()})
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
-    """Remove what a call with other settings left there, and nothing else."""
+    """Remove what a call with other settings left there. Raises LimnerError, and removes nothing, for other files."""
     about = folder / "asked.json"
-    parts = [folder / name for name in ("real", "synthetic", "classifiers")]
-    if not about.exists():
-        for part in filter(Path.exists, parts):
-            raise LimnerError(f"{part} was not made by --as-training-data: move it, or name another --to.")
-    elif files.read_json(about) != settings:
+    parts = [part for name in ("real", "synthetic", "classifiers") if (part := folder / name).exists()]
+    earlier: dict[str, Any] = {}
+    if about.exists():
+        try:
+            earlier = files.read_json(about)
+        except files.Damaged as error:
+            warnings.warn(f"{error} What lies beside it is made again.", stacklevel=2)
+    if earlier != settings:
+        inside = [path for part in parts for path in part.rglob("*") if not path.is_dir()]
+        others = [path for path in inside if not OWN.fullmatch(path.relative_to(folder).as_posix())]
+        for path in others or (() if about.exists() else parts):
+            raise LimnerError(f"{path} was not made by --as-training-data: move it, or name another --to.")
         for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
+            files.remove_folder(part)
     files.write_json(about, settings)
 
 
@@ -294,14 +307,17 @@ def _write(data: Data, folder: Path, quiet: bool) -> None:
     """The images as PNG, with their labels in metadata.jsonl, which is written last."""
     if (folder / "metadata.jsonl").exists():
         return
-    folder.mkdir(exist_ok=True)
     assert data.labels is not None
     lines: list[str] = []
-    with bar("writing real images", quiet) as watch:
-        for image in (image for batch in batches(data) for image in batch):
-            name, label = f"{len(lines):06d}.png", data.spec.classes[data.labels[len(lines)]]
-            save_png(image, folder / name, data.spec.bits)
-            lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
+    with bar("writing real images", quiet) as watch, files.writing(folder):
+        folder.mkdir(exist_ok=True)
+        for batch in batches(data):
+            images: dict[Path, bytes] = {}
+            for image in batch:
+                name, label = f"{len(lines):06d}.png", data.spec.classes[data.labels[len(lines)]]
+                images[folder / name] = png(image, data.spec.bits)
+                lines.append(json.dumps({"file_name": name, "label": label}, ensure_ascii=False) + "\n")
+            files.write_synced(images)
             watch(len(lines) / len(data))
     files.write_text(folder / "metadata.jsonl", "".join(lines))
 
