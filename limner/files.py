@@ -207,8 +207,10 @@ def _clear(path: Path) -> None:
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
     return True
 
 

@@ -49,7 +49,8 @@ def write_model(path: str | Path, tensors: Mapping[str, Tensor], header: Header)
     """Write a model file completely or not at all. Raises LimnerError, as on a full disk."""
     with files.atomic(Path(path)) as unfinished:
         write_whole(unfinished, plain(tensors), header)
-    sync(Path(path).parent)
+    with files.writing(Path(path)):
+        sync(Path(path).parent)
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
