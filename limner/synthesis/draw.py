@@ -61,18 +61,21 @@ def draw_folder(request: Request, to: Path, film_to: Path | None = None, quiet: 
     An earlier drawing there stays until this one is finished; this one is resumed where it was stopped. Raises
     LimnerError, also for a folder that holds anything else.
     """
-    is_new, about = not to.exists(), to / folder.PROVENANCE[folder.SAMPLE]
-    with checkpoint.lock(to, "--to"):
-        try:
-            place = folder.find_place(to, request.provenance())
-            _fill(request, place, film_to, quiet)
-            folder.finish(to, place)
-        finally:
-            if not about.exists():
-                (to / checkpoint.LOCK).unlink(missing_ok=True)
-            if is_new:
-                with contextlib.suppress(OSError):  # where it is not empty
-                    to.rmdir()
+    is_new, lock = not to.exists(), to / checkpoint.LOCK
+    try:
+        with checkpoint.lock(to, "--to"):
+            try:
+                place = folder.find_place(to, request.provenance())
+                _fill(request, place, film_to, quiet)
+                folder.finish(to, place)
+            finally:
+                if not folder.is_unfinished(to):
+                    lock.unlink(missing_ok=True)
+    finally:
+        if is_new and to.is_dir() and {path.name for path in to.iterdir()} <= {lock.name}:
+            with contextlib.suppress(OSError):  # nothing was drawn
+                lock.unlink(missing_ok=True)
+                to.rmdir()
 
 
 def _fill(request: Request, place: Path, film_to: Path | None, quiet: bool) -> None:

@@ -247,6 +247,11 @@ def finish(to: Path, place: Path) -> None:
         (to / PROVENANCE[SAMPLE]).unlink(missing_ok=True)
 
 
+def is_unfinished(to: Path) -> bool:
+    """Whether a drawing was begun there and not finished."""
+    return (to / PROVENANCE[SAMPLE]).exists() or (to / NEW).exists()
+
+
 def count_drawn(to: Path) -> int:
     """How many images of an unfinished drawing are there."""
     unfinished = read(to / NEW, SAMPLE) or read(to, SAMPLE)

@@ -6,15 +6,23 @@ import ast
 import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from limner import api, cli, files
 from limner.settings import LimnerError
 from tests.helpers import paint
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 PACKAGE = Path(files.__file__).parent
 
 
@@ -131,6 +139,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family, settings in (("dcgan", {}), ("vit", {}), ("ddpm", EXPORTED)):
         api.train(family, root / "animals", root / family, preset="tiny", budget="16img", quiet=True,
                   model=settings, training={"samples": 0}, data={"holdout": 0.4})  # fmt: skip
+    call(NEW["export"], root, root / "diffusers")
     return root
 
 
@@ -223,8 +232,6 @@ def test_a_first_result_is_whole_or_not_there(
 ) -> None:
     """The disk fills at every flush in turn; the same command then ends as an unbroken one."""
     command, out, whole = {**COMMANDS, **NEW}[name], tmp_path / "out", tmp_path / "whole"
-    if name == "import" and not (place / "diffusers").exists():
-        call(NEW["export"], place, place / "diffusers")
     call(command, place, whole)
     for number in range(100):
         with monkeypatch.context() as patched:
@@ -253,3 +260,180 @@ def same(one: dict[str, bytes], other: dict[str, bytes]) -> None:
     for name in one:
         if name.endswith((".png", ".gif", ".jsonl")):
             assert one[name] == other[name], name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB, where the machine lets this user mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "limner-test", disk], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("NO SMALL DISK: this user may not mount a tmpfs, so a truly full disk is not tested")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk but for some bytes."""
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(65536))
+    os.truncate(filler, max(0, filler.stat().st_size - leave))
+    return filler
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *NEW])
+def test_on_a_full_disk(name: str, place: Path, small_disk: Path) -> None:
+    command, out = {**COMMANDS, **NEW}[name], small_disk / "out"
+    if name in COMMANDS:
+        call(command, place, out)
+    before = contents(out)
+    for leave in (0, 8192) if name != "sample one" else (0,):  # one image takes less
+        filler = fill(small_disk, leave)
+        with pytest.raises(LimnerError, match=r"No space left on device|needs .* bytes"):
+            call(command, place, out, seed=7)
+        after = contents(out)
+        assert {path: after.get(path) for path in before} == before and not temporary(after)
+        filler.unlink()
+    assert call(command, place, out, seed=7) == 0
+
+
+def test_the_real_command_on_a_full_disk(place: Path, small_disk: Path, limner: Command) -> None:
+    sheet, many = small_disk / "sheet.png", small_disk / "many"
+    command = ("sample", place / "dcgan", "--n", 9, "--to")
+    limner(*command, sheet)
+    before, filler = sheet.read_bytes(), fill(small_disk, 0)
+    for to in (sheet, many):
+        done = limner(*command, to, "--seed", 3, ok=False)
+        said = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 2 and said.startswith(f"limner: {to}"), done.stderr
+        assert "No space left on device" in said and "free space" in said
+    assert sheet.read_bytes() == before and not many.exists()
+    filler.unlink()
+    limner(*command, many, "--seed", 3)
+    assert len(lines(many)) == 9
+
+
+# Signals ------------------------------------------------------------------------------------------------
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "limner.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def drawn(folder: Path) -> int:
+    return len(list(folder.glob("*.png")))
+
+
+@pytest.mark.process
+def test_a_folder_of_samples_is_completed_after_any_signal(
+    place: Path, tmp_path: Path, limner: Command
+) -> None:
+    to, n = tmp_path / "many", 600
+    command = (
+        "sample",
+        place / "dcgan",
+        "--n",
+        n,
+        "--batch",
+        4,
+        "--seed",
+        3,
+        "--label",
+        "cat",
+        "--label",
+        "owl",
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        before, process = drawn(to), start(*command, "--to", to)
+        deadline = time.monotonic() + 60
+        while drawn(to) < before + 4 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(number)
+        said, errors = process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+            continue
+        assert process.returncode == 128 + number and "Traceback" not in errors, errors
+        assert f"{drawn(to):,} of {n} images in {to}. Resume with the same command." in said
+        assert 0 < drawn(to) < n and {path.name for path in to.glob("*.png")} == {
+            x["file_name"] for x in lines(to)
+        }
+    stamps = {path.name: path.stat().st_mtime_ns for path in to.glob("*.png") if path.name in listed(to)}
+    limner(*command, "--to", to)
+    assert all((to / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items()), (
+        "none is drawn again"
+    )
+    assert call(tuple(map(str, command)) + ("--to", str(tmp_path / "unbroken")), place, to) == 0
+    assert contents(to) == contents(tmp_path / "unbroken")
+
+
+def listed(folder: Path) -> set[str]:
+    """The images that are counted: what comes after them is drawn again."""
+    about = json.loads((folder / ".provenance.json").read_text())
+    return {line["file_name"] for line in lines(folder)[: about["kept"]]}
+
+
+def test_another_drawing_waits_until_it_is_whole(place: Path, tmp_path: Path, monkeypatch) -> None:
+    """An earlier drawing stays; one that was stopped, or killed while it took its place, goes on."""
+    from limner.synthesis import folder
+
+    to, command = tmp_path / "many", ("sample", "PLACE/dcgan", "--batch", "2", "--to", "OUT", "--n")
+    call((*command, "6"), place, to)
+    before, add, calls = contents(to), folder.add, []
+
+    def stop(*arguments: object) -> None:
+        calls.append(add(*arguments))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "add", stop)
+        assert call((*command, "8", "--seed", "4"), place, to) == 130
+    assert {name: content for name, content in contents(to).items() if name in before} == before
+    with monkeypatch.context() as patched:  # killed in the middle of the last step
+        patched.setattr(os, "replace", fail_after(os.replace, 3 * 3 + 2))
+        with pytest.raises(LimnerError):
+            call((*command, "8", "--seed", "4"), place, to)
+    call((*command, "6"), place, to)
+    assert contents(to) == before
+    call((*command, "8", "--seed", "4"), place, to)
+    assert sorted(path.name for path in to.iterdir()) == [
+        *(f"{i:06d}.png" for i in range(4, 12)),
+        "metadata.jsonl",
+    ]
+
+
+def fail_after(function: Callable, times: int) -> Callable:
+    left = iter(range(times))
+
+    def call(*arguments: object) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        function(*arguments)
+
+    return call
+
+
+def test_other_files_in_a_folder_of_samples_stay(place: Path, tmp_path: Path) -> None:
+    to, command = tmp_path / "many", ("sample", "PLACE/dcgan", "--n", "3", "--to", "OUT")
+    call(command, place, to)
+    (to / "mine.txt").write_text("mine")
+    before = contents(to)
+    with pytest.raises(LimnerError, match=r"other files, such as mine\.txt"):
+        call(command, place, to)
+    assert contents(to) == before
+    made = tmp_path / "made"
+    call(NEW["synthesize"], place, made)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(made / "20240101.png")
+    with pytest.raises(LimnerError, match=r"20240101.png was not made by"):
+        call(NEW["synthesize"], place, made)
+    assert (made / "20240101.png").exists()
