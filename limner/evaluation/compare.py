@@ -109,7 +109,7 @@ def _check_folder(names: Sequence[str], to: Path, settings: dict[str, Any]) -> N
         if not same:
             raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
         return
-    written = ["report.html", "report.json", *names, *(f"{name}.json" for name in names)]
+    written = ["report.html", "report.json", *(f"{name}.json" for name in names)]  # runs refuse for themselves
     if others := [to / name for name in written if (to / name).exists()]:
         raise LimnerError(f"{others[0]} was not written by limner compare: name another folder with --to.")
 
