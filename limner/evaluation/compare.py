@@ -109,7 +109,7 @@ def _check_folder(names: Sequence[str], to: Path, settings: dict[str, Any]) -> N
         if not same:
             raise LimnerError(f"{to} holds a comparison with other settings: name another folder with --to.")
         return
-    written = ["report.html", "report.json", *(f"{name}.json" for name in names)]  # runs refuse for themselves
+    written = ["report.html", "report.json", *(f"{name}.json" for name in names)]
     if others := [to / name for name in written if (to / name).exists()]:
         raise LimnerError(f"{others[0]} was not written by limner compare: name another folder with --to.")
 
@@ -121,20 +121,24 @@ def _finished_row(name: str, to: Path) -> Row | None:
         return None
     try:
         row = read_row(path)
-        if row.family != name or (row.cost is None and not row.failed):
-            raise LimnerError(f"{path} is damaged: it is not what was measured of {name}.")
-        return row
-    except LimnerError as error:
-        aside = files.set_aside(path)
-        warnings.warn(f"{error} {name} is measured again; the file is now {aside.name}.", stacklevel=2)
-        return None
+        if row.family == name and row.cost:
+            return row
+    except LimnerError:
+        pass
+    aside = files.set_aside(path)
+    warnings.warn(
+        f"{path} is damaged, or somebody's own: {name} is measured again, and the file is now {aside.name}.",
+        stacklevel=2,
+    )
+    return None
 
 
 def read_row(path: Path) -> Row:
     """A row as ``Row.to_json`` wrote it. Raises LimnerError for anything else."""
     data = files.read_json(path)
     for part, kind in (("cost", Cost), ("fidelity", Fidelity)):
-        data[part] = {f.name: data.pop(f.name) for f in fields(kind) if f.name in data}
+        if found := {f.name: data.pop(f.name) for f in fields(kind) if f.name in data}:
+            data[part] = found
     return from_json(Row, data, str(path))
 
 
