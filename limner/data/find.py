@@ -5,23 +5,24 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from limner.data.annotate import annotate
-from limner.data.archive import archives
+from limner.data.archive import archives, is_archive
 from limner.data.builtin import digits, emoji, shapes
 from limner.data.decode import SUFFIXES
 from limner.data.folder import Folder
 from limner.data.folder_names import hidden
+from limner.data.formats import not_read
 from limner.data.labels import RULES, by_path
 from limner.data.sources import Source, opener_of, printable, stamp
+from limner.data.stylegan import with_dataset_json
 from limner.data.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 
 _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
 def find(text: str, scratch: Path, classes: str = "") -> Source:
@@ -39,28 +40,46 @@ def find(text: str, scratch: Path, classes: str = "") -> Source:
     if path.is_dir():
         folder = Folder(path)
         kinds = {PurePosixPath(name).suffix.lower() for name in folder.files}
-        if kinds & SUFFIXES or not kinds & {".parquet", ".tar"}:
+        files = [path / name for name in folder.files]
+        if kinds & SUFFIXES:
             return folder.source(text, classes)
-        suffix = ".parquet" if ".parquet" in kinds else ".tar"
-        files = [path / name for name in folder.files if name.lower().endswith(suffix)]
-        return parquet(text, files) if suffix == ".parquet" else archives(text, files, scratch, classes)
+        if ".parquet" in kinds:
+            return parquet(text, [file for file in files if file.suffix.lower() == ".parquet"])
+        if within := [file for file in files if is_archive(file)]:
+            return archives(text, within, scratch, classes)
+        return folder.source(text, classes)
     matches = [path]
     if not path.is_file():
         matches = [Path(p) for word in _braces(str(path)) for p in sorted(glob.glob(word, recursive=True))]
     if not matches:
         raise LimnerError(f"There is no source {text!r}.{_hint(text)}")
-    if all(p.suffix == ".parquet" for p in matches):
-        return parquet(text, matches)
-    if all(p.name.lower().endswith(ARCHIVES) for p in matches):
-        return archives(text, matches, scratch, classes)
-    if not all(p.suffix.lower() in SUFFIXES for p in matches):
-        known = f"a folder, image, archive ({', '.join(ARCHIVES)}) or .parquet file"
-        raise LimnerError(f"{text!r} is not {known} that Limner can read.")
-    parent = Path(os.path.commonpath([p.parent for p in matches]))  # below it, folders are labels
-    names = {p.relative_to(parent).as_posix(): p for p in matches}
-    key = ["images", RULES, classes, *((name, *stamp(p.stat())) for name, p in names.items())]
-    openers = {name: opener_of(p) for name, p in names.items() if not hidden(name)}
-    return Source(text, key, lambda: by_path(annotate(openers), classes))
+    files = list(_files(matches, "**" in text))
+    if any(file.suffix.lower() in SUFFIXES for file in files):
+        return _images(text, files, classes)
+    if all(file.suffix.lower() == ".parquet" for file in files):
+        return parquet(text, files)
+    if within := [file for file in files if is_archive(file)]:
+        return archives(text, within, scratch, classes)
+    with open(files[0], "rb") as file:
+        raise LimnerError(f"{text!r} is no folder, image, archive or parquet file: {not_read(file)}.")
+
+
+def _files(matches: Sequence[Path], deep: bool) -> Iterator[Path]:
+    """The files that a pattern matches, and those below the folders that it matches, unless it is ``deep`` itself."""
+    for path in matches:
+        if not path.is_dir():
+            yield path
+        elif not deep:
+            yield from (path / name for name in Folder(path).files)
+
+
+def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
+    """Files that a pattern matches; below the folder of them all, folders may be classes."""
+    parent = Path(os.path.commonpath([path.parent for path in paths]))
+    files = {path.relative_to(parent).as_posix(): path for path in paths}
+    key = ["images", RULES, classes, *((name, *stamp(path.stat())) for name, path in files.items())]
+    openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
+    return Source(text, key, lambda: by_path(with_dataset_json(annotate(openers), openers), classes))
 
 
 def _hint(text: str) -> str:

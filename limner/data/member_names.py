@@ -1,0 +1,73 @@
+"""Names of members of archives, made on any system, as they were meant: their encoding and their separators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from limner.data.sources import printable
+
+_CODECS = {"gb18030": "GBK", "cp932": "Shift-JIS", "cp437": "code page 437 (DOS)"}
+
+
+def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]:
+    """Names in one encoding, which none of them states, and a note on it where it is not UTF-8.
+
+    UTF-8 if all are; else GBK if all are, and at least half of the characters beyond ASCII are among the 3,755 that
+    are frequent in Chinese (level 1 of GB 2312); else Shift-JIS if all are, with half of them kana or frequent kanji
+    (level 1 of JIS X 0208) and none between ASCII letters; else ``otherwise``.
+    """
+    codec = otherwise
+    for fits, name in ((_is_utf8, "utf-8"), (_is_gbk, "gb18030"), (_is_shift_jis, "cp932")):
+        if fits([name for name in raw if not name.isascii()]):
+            codec = name
+            break
+    names = [name.decode(codec, "surrogateescape") for name in raw]
+    beyond = [name for name in names if not name.isascii()]
+    if not beyond or codec not in _CODECS:
+        return names, []
+    count = "1 name is" if len(beyond) == 1 else f"{len(beyond):,} names are"
+    return names, [f"{count} not UTF-8 and read as {_CODECS[codec]}, such as {printable(beyond[0])!r}."]
+
+
+def _texts(raw: Sequence[bytes], codec: str) -> str | None:
+    try:
+        return "\n".join(name.decode(codec) for name in raw)
+    except UnicodeDecodeError:
+        return None
+
+
+def _is_utf8(raw: Sequence[bytes]) -> bool:
+    return _texts(raw, "utf-8") is not None
+
+
+def _is_gbk(raw: Sequence[bytes]) -> bool:
+    beyond = [c for c in _texts(raw, "gb18030") or "" if not c.isascii()]
+    return 2 * sum(_lead(c, "gb2312") in range(0xB0, 0xD8) for c in beyond) >= len(beyond) > 0
+
+
+def _is_shift_jis(raw: Sequence[bytes]) -> bool:
+    text = _texts(raw, "cp932") or ""
+    beyond = [c for c in text if not c.isascii()]
+    frequent = sum("\u3041" <= c <= "\u30fc" or _lead(c, "cp932") in range(0x88, 0x98) for c in beyond)
+    letters = [c.isascii() and c.isalpha() for c in text]
+    amid = any(not c.isascii() and (letters[i - 1] or letters[i + 1]) for i, c in enumerate(text[:-1]) if i)
+    return 2 * frequent >= len(beyond) > 0 and not amid
+
+
+def _lead(c: str, codec: str) -> int:
+    """The first byte of a character of two bytes; 0 for others."""
+    data = c.encode(codec, "ignore")
+    return data[0] if len(data) == 2 else 0
+
+
+def with_slashes(names: Sequence[str], always: bool) -> list[str]:
+    """Names with '/' between folders where they have a backslash: ``always``, or if no name has a '/'."""
+    if always or not any("/" in name.rstrip("/") for name in names):
+        return [name.replace("\\", "/") for name in names]
+    return list(names)
+
+
+def plain(name: str) -> str:
+    """'./a//b' is 'a/b'."""
+    return str(PurePosixPath(name))
