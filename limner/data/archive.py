@@ -58,8 +58,6 @@ def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "")
             unused += [Problem(f"{name}/{p.path}", p.reason) for p in inside.unused]
             notes += [f"{name}: {note}" for note in members.notes + inside.notes]
             kinds.update(inside.kinds)
-        if kinds["archives"]:
-            notes.append(f"Archives within archives are not read ({kinds['archives']:,}): unpack them.")
         found = Listing(items, problems, kinds.total(), notes, dict(kinds), unused)
         return by_path(found, classes, origins)
 

@@ -119,7 +119,6 @@ _ADVICE = {
     **dict.fromkeys(_IMAGES, "convert them to PNG or JPEG"),
     "films": "save their frames as PNG",
     **dict.fromkeys(_ARRAYS, "save their images as PNG"),
-    "archives": "name them as sources of their own",
 }
 
 

@@ -186,6 +186,8 @@ def by_path(listing: Listing, classes: str = "", archives: Sequence[str] = ()) -
     ]
     labelled = all(item.label for item in listing.items)  # whatever their folders are
     notes = layout.about_splits + ([] if labelled else layout.about_classes)
+    if inside := listing.kinds.get("archives", 0):
+        notes.append(f"{inside:,} archives are not read: name them as sources of their own.")
     return replace(listing, items=items, notes=listing.notes + notes)
 
 

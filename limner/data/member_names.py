@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from limner.data.sources import printable
 
+_ALONE = re.compile(r"[A-Za-z][^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f][A-Za-z]")
 _CODECS = {"gb18030": "GBK", "cp932": "Shift-JIS", "cp437": "code page 437 (DOS)"}
 
 
@@ -15,7 +17,7 @@ def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]
 
     UTF-8 if all are; else GBK if all are, and at least half of the characters beyond ASCII are among the 3,755 that
     are frequent in Chinese (level 1 of GB 2312); else Shift-JIS if all are, with half of them kana or frequent kanji
-    (level 1 of JIS X 0208) and none between ASCII letters; else ``otherwise``.
+    (level 1 of JIS X 0208) and none alone at an ASCII letter, as in Müller; else ``otherwise``.
     """
     codec = otherwise
     for fits, name in ((_is_utf8, "utf-8"), (_is_gbk, "gb18030"), (_is_shift_jis, "cp932")):
@@ -50,9 +52,7 @@ def _is_shift_jis(raw: Sequence[bytes]) -> bool:
     text = _texts(raw, "cp932") or ""
     beyond = [c for c in text if not c.isascii()]
     frequent = sum("\u3041" <= c <= "\u30fc" or _lead(c, "cp932") in range(0x88, 0x98) for c in beyond)
-    letters = [c.isascii() and c.isalpha() for c in text]
-    amid = any(not c.isascii() and (letters[i - 1] or letters[i + 1]) for i, c in enumerate(text[:-1]) if i)
-    return 2 * frequent >= len(beyond) > 0 and not amid
+    return 2 * frequent >= len(beyond) > 0 and not _ALONE.search(text)
 
 
 def _lead(c: str, codec: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from limner.data.sources import Listing, Opener, Problem, printable
 from limner.files import Damaged, parse_json
 
-_LONGEST = 2**30  # bytes
+_LONGEST = 2**28  # bytes
 
 
 def with_dataset_json(listing: Listing, files: Mapping[str, Opener]) -> Listing:

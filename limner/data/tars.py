@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -11,7 +12,6 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,11 +96,29 @@ def _as_meant(names: list[str]) -> tuple[list[str], list[str]]:
     return member_names.with_slashes(read, always=False), notes
 
 
-def _read(file: IO[bytes], offset: int, size: int, *_: int) -> IO[bytes]:
+class _Part(io.RawIOBase):
+    """A part of a file, read bit by bit."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int):
+        self._file, self._at, self._end = file, offset, offset + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._file.fileno(), min(len(buffer), self._end - self._at), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _read(file: IO[bytes], offset: int, size: int, *image: int) -> IO[bytes]:
+    if not image:  # a text or a table
+        return io.BufferedReader(_Part(file, offset, size))
     data = os.pread(file.fileno(), size, offset)  # no shared position: safe from many threads
     if len(data) < size:
         raise Unusable("damaged: the archive ends within it")
-    return BytesIO(data)
+    return io.BytesIO(data)
 
 
 def _opener_of(path: Path) -> Any:

@@ -99,8 +99,10 @@ def _stated(extra: bytes, raw: bytes) -> str | None:
     return None
 
 
-def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *_: int) -> IO[bytes]:
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[bytes]:
     """The content of a member, from any thread. Raises Unusable where it is not what the archive says."""
+    if not size:  # a text or a table, which is read bit by bit
+        return archive.open(member)
     assert archive.fp is not None
     file = archive.fp.fileno()
     start = os.pread(file, 30, member.header_offset)
