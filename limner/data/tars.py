@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from limner.data import member_names
 from limner.data.decode import Unusable
@@ -43,7 +43,7 @@ def read_tar(path: Path, scratch: Path) -> Members:
     """
     file, total, places = _plain(path, scratch), 0, {}
     names: list[str] = []
-    with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as archive:
         for member in _each(archive):
             check_name(path, member.name)
             if member.issym() or member.islnk():
@@ -70,7 +70,7 @@ def _each(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Every member, without keeping them. Raises tarfile.ReadError where a damaged one leads back."""
     before = -1
     while (member := archive.next()) is not None:
-        archive.members.clear()
+        archive.members.clear()  # type: ignore[attr-defined]
         if member.size < 0 or archive.offset <= before:
             raise tarfile.ReadError("a member's size is damaged")
         before = archive.offset

@@ -111,7 +111,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[b
     at = member.header_offset + 30 + sum(struct.unpack_from("<HH", start, 26))
     data = b"".join(_inflated(file, at, member))
     if len(data) != member.file_size:
-        size = f"the {member.file_size:,} bytes that the archive says"
+        said = f"the {member.file_size:,} bytes that the archive says"
         raise Unusable(
             f"damaged: it unpacks to {'more' if len(data) > member.file_size else 'fewer'} than {size}"
         )
@@ -142,7 +142,7 @@ def _decompressor(method: int) -> tuple[Any, int]:
     return (bz2.BZ2Decompressor(), _BLOCK) if method == 12 else (_Lzma(), 2**12)
 
 
-class _Lzma(zipfile.LZMADecompressor):
+class _Lzma(zipfile.LZMADecompressor):  # type: ignore[name-defined, misc]
     """LZMA with the header of zips. It has no bound on its output, so it is given few bytes at a time."""
 
     def decompress(self, data: bytes, limit: int) -> bytes:
