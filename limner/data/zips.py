@@ -113,7 +113,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[b
     if len(data) != member.file_size:
         said = f"the {member.file_size:,} bytes that the archive says"
         raise Unusable(
-            f"damaged: it unpacks to {'more' if len(data) > member.file_size else 'fewer'} than {size}"
+            f"damaged: it unpacks to {'more' if len(data) > member.file_size else 'fewer'} than {said}"
         )
     if zlib.crc32(data) != member.CRC:
         raise Unusable("damaged: its checksum is not the archive's")
