@@ -71,6 +71,12 @@ def _stop_on_signals() -> None:
             signal.signal(number, stop)
 
 
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether NumPy, torch on a CPU or torch on a GPU asked for more memory than there is."""
+    names = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return names or "can't allocate memory" in str(error)
+
+
 def main() -> None:
     """The entry point: a mistake that the person can fix is one sentence and exit code 2, never a traceback."""
     guard_output()
@@ -96,6 +102,15 @@ def main() -> None:
         from limner.files import explain
 
         print(f"limner: {explain(error, what='be read or written')}", file=sys.stderr)
+        code = MISTAKE
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        print(
+            "limner: There is not enough memory: choose smaller images (--size), fewer at a time (--batch; in a "
+            "training --training.batch), or a smaller preset.",
+            file=sys.stderr,
+        )
         code = MISTAKE
     if reason := lost_output():
         print(f"limner: The result cannot be printed ({reason}): send it elsewhere.", file=sys.stderr)

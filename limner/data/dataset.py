@@ -14,6 +14,7 @@ from torch import Tensor
 from limner.core import Batch, Condition, ImageSpec, mix
 from limner.data.folder_names import HELD_OUT
 from limner.data.rows import PackedArray
+from limner.data.sizes import refuse_beyond_memory
 from limner.data.sources import Oracle, Problem
 from limner.settings import LimnerError
 
@@ -147,6 +148,7 @@ class Data:
 
     def _images(self, index: np.ndarray, flip: np.ndarray | None) -> Tensor:
         """[B, C, (T,) H, W] in [-1, 1], float32."""
+        refuse_beyond_memory(len(index), self.spec.shape)
         pixels = self.pixels[self.rows[index]]  # [B, (T,) H, W, C]
         if flip is not None and np.any(flip):
             pixels[flip] = pixels[flip, ..., ::-1, :]

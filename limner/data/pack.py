@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from limner.data import decode
+from limner.data import decode, sizes
 from limner.data.cache import cache_folder, fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
 from limner.data.deep import Scale, scale_of
@@ -31,7 +31,6 @@ from limner.data.formats import in_words
 from limner.data.labels import classes_of
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
-from limner.data.sizes import common_size, form_notes, size_notes
 from limner.data.sources import Item, Listing, Problem, Source, printable
 from limner.files import Damaged
 from limner.progress import bar
@@ -69,10 +68,8 @@ class Request:
 
 def packed(request: Request, say: Console) -> Data:
     """The images of a request, packed now or found in the cache."""
-    size = request.size
-    if size is not None and (min(size) < 1 or size[0] * size[1] > decode.MAX_PIXELS):
-        what = f"Images of {size[0]}x{size[1]} pixels"
-        raise LimnerError(f"{what} cannot be made: choose a size such as 64x64.")
+    if request.size is not None:
+        sizes.refuse_size(request.size)
     decode.colour(request.options.background)
     folder = request.folder
     try:
@@ -126,6 +123,8 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
         raise LimnerError(_nothing(request.sources, listings))
     items, headers, bad = _scan(request, listings, say)
     plan = _plan(request, headers)
+    need = 2 * sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize  # the rows, and array.npy
+    sizes.refuse_beyond_disk(need, folder)
     try:
         with unfinished(folder.parent) as scratch:
             written, channels, undecodable = _write_rows(scratch, items, plan, say)
@@ -134,16 +133,17 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             skipped = [p for listing in listings for p in (*listing.skipped, *listing.unused)]
             index = _index(kept, skipped + bad, plan, options.channels or max(channels), options)
             index["notes"] = [note for listing in listings for note in listing.notes] + index["notes"]
-            index["notes"] += decode.notes(headers) + size_notes(headers, (plan.height, plan.width), plan.fit)
-            index["notes"] += form_notes(headers, channels[4], options.channels)
+            index["notes"] += decode.notes(headers) + sizes.size_notes(
+                headers, (plan.height, plan.width), plan.fit
+            )
+            index["notes"] += sizes.form_notes(headers, channels[4], options.channels)
             index["sources"] = list(map(len, written))
             index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
             publish(scratch, folder)
     except OSError as error:
-        need = sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize
         raise LimnerError(
-            f"Packing into {folder.parent} failed ({error.strerror or error}): it needs about {2 * need:,} bytes"
+            f"Packing into {folder.parent} failed ({error.strerror or error}): it needs about {need:,} bytes"
             " there. Make room, or name another folder with --data.cache or LIMNER_CACHE."
         ) from None
     say.print(f"packed {len(kept):,} images, {len(kept) / (time.perf_counter() - started):,.0f} images/s")
@@ -156,7 +156,7 @@ def _plan(request: Request, headers: Counter[decode.Header]) -> _Plan:
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options = request.options
     return _Plan(
-        *(request.size or (None if drawn else common_size(headers)) or (32, 32)),
+        *(request.size or (None if drawn else sizes.common_size(headers)) or (32, 32)),
         max(1, options.frames),
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
         np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from limner.data.decode import Header
+from limner.data.decode import MAX_PIXELS, Header
+from limner.settings import LimnerError
 
 _SMALL_SHARE = 0.05  # of a picture's area; a crop that takes no more is not mentioned
 
@@ -60,3 +66,35 @@ def form_notes(headers: Counter[Header], transparent: int, channels: int | None)
     if 0 < (deep := sum(count for h, count in headers.items() if h.bits == 16)) < n:
         notes.append(f"With 16 bits a channel in {deep:,} of {n:,} images, all are packed in 16 bits.")
     return notes
+
+
+def refuse_size(size: tuple[int, int]) -> None:
+    """Raises LimnerError for a size (height, width) that no image can have here."""
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise LimnerError(f"Images of {_by(size)} pixels cannot be made: choose a size such as 64x64.")
+
+
+def refuse_beyond_memory(count: int, shape: Sequence[int]) -> None:
+    """Raises LimnerError if so many float32 images of a shape (C, [T,] H, W) are more than the machine's memory."""
+    if (need := 4 * count * math.prod(shape)) > memory():
+        raise LimnerError(
+            f"{count:,} images of {_by(shape[-2:])} take {need / 1e9:,.0f} GB, more than this machine's memory of "
+            f"{memory() / 1e9:,.0f} GB: choose a smaller --size or fewer images at a time."
+        )
+
+
+def refuse_beyond_disk(need: int, folder: Path) -> None:
+    """Raises LimnerError if the disk of a folder, which need not exist yet, has no room for so many bytes."""
+    while not folder.exists():
+        folder = folder.parent
+    if need > (free := shutil.disk_usage(folder).free):
+        raise LimnerError(
+            f"Packing these images needs about {need:,} bytes in {folder}, where {free:,} are free: choose a smaller "
+            "--size, make room, or name another folder with --data.cache or LIMNER_CACHE."
+        )
+
+
+@cache
+def memory() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from limner.data import check, open_data
-from limner.settings import DataOptions
+from limner import cli
+from limner.data import check, open_data, sizes
+from limner.settings import DataOptions, LimnerError
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +114,45 @@ def test_commands_say_it_every_time(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert "72x72" in (said := " ".join(done.stderr.split())) and "32x32 (--size changes this)" in said
+
+
+# Sizes that cannot be had ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (0, 5), (-1, 8), (99_999, 99_999)])
+def test_sizes_that_no_image_can_have(tmp_path, size):
+    source = save(tmp_path / "a", *[blank(20, 20, 3)] * 2)
+    given = [DataOptions(pairs=str(source), given_size=size)] if min(size) > 0 else []
+    for options in (DataOptions(), *given):
+        with pytest.raises(LimnerError, match=rf"{size[0]}x{size[1]} pixels cannot be made"):
+            open_data(source, size=None if options.gives else size, options=options, progress=False)
+
+
+def test_sizes_for_which_there_is_no_room(tmp_path, cache, monkeypatch):
+    source = save(tmp_path / "a", *[blank(20, 20, 3)] * 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(
+        LimnerError, match=r"needs about 48,000 bytes in .*, where 10,000 are free: choose a smaller"
+    ):
+        open_data(source, size=(100, 40), progress=False)
+    assert not cache.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("LIMNER_CACHE", str(cache))
+    monkeypatch.setattr(sizes, "memory", lambda: 100_000)
+    data = open_data(source, size=(100, 40), progress=False)
+    assert len(data.batch(np.arange(2)).image) == 2
+    with pytest.raises(LimnerError, match=r"8 images of 100x40 take .* GB, more than this machine's memory"):
+        data.batch(np.arange(8) % 2)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("x: can't allocate memory: 9 bytes")])
+def test_a_lack_of_memory_is_a_sentence(error, monkeypatch, capsys):
+    def lacks(argv):
+        raise error
+
+    monkeypatch.setattr(cli, "run", lacks)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (
+        end.value.code == 2 and "not enough memory: choose smaller images (--size)" in capsys.readouterr().err
+    )
