@@ -212,7 +212,6 @@ class Trial:
 
     def fault_after(self, out: Path, code: int, said: str) -> str:
         """What is wrong after a call of a save failed; empty if nothing is."""
-        left = [path.name for path in out.rglob(".*") if "tmp" in path.name or path.is_dir()]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
@@ -221,7 +220,11 @@ class Trial:
                 checkpoint.load(out)
             except (LimnerError, UserWarning) as error:
                 return str(error)
-        if left:
+        if not code and self.expected:  # what cannot be removed is removed after the next saves
+            for step in (2, 3):
+                header = self.expected.header | {"seen": self.expected.header["seen"] + step * self.batch}
+                checkpoint.save(out, self.expected.model_tensors, header, self.expected.live_tensors, {})
+        if left := [path.name for path in out.rglob(".*.tmp")] + [path.name for path in out.rglob(".tmp-*")]:
             return f"{left[0]} is left"
         if code and not ("bytes" in said and "Could not save" in said):
             return f"it says {said[-300:]!r}"

@@ -85,16 +85,13 @@ def trace(act: Callable[[], object], log: Path, kill_at: int = 0, fail_at: int =
         stopped, passed_on = os.WSTOPSIG(status), 0
         if stopped == signal.SIGSTOP:
             LIBC.ptrace(SET_OPTIONS, process, None, MARKS_CALLS)
-            inside, entering = (
-                not inside,
-                False,
-            )  # what comes next is the end of the call that sent the signal
+            inside, entering = not inside, True
         elif stopped != signal.SIGTRAP | 0x80:
             passed_on = stopped
         elif inside and entering:
             number = LIBC.ptrace(PEEK_USER, process, NUMBER, None) if fail_at else 0
             calls += not fail_at or number in WRITING
-            if calls == kill_at:
+            if kill_at and calls == kill_at:
                 os.kill(process, signal.SIGKILL)
             if fail_at and calls == fail_at and number in WRITING:
                 failed, failing = WRITING[number], True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,16 +36,17 @@ def save(
     """
     run = Path(run_dir)
     root = run / CHECKPOINTS
-    root.mkdir(parents=True, exist_ok=True)
-    for leftover in [*root.glob(".tmp-*"), *run.glob(f".{MODEL}.*.tmp")]:  # of a process that was killed
-        remove(leftover)
     model, live = plain(model_tensors), plain(live_tensors)
-    final, temporary = _name(root, header["seen"]), root / f".tmp-{header['seen']}"
+    final, temporary = root / f"{header['seen']:09d}", root / f".tmp-{header['seen']}"
     tensor_bytes = sum(tensor.nbytes for tensor in (*model.values(), *live.values()))
     needed = tensor_bytes + len(json.dumps(state)) + 1_000_000  # headers and hashes
-    if shutil.disk_usage(root).free < needed:
-        raise LimnerError(_no_room(final, needed, "the disk is full"))
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        for leftover in [*root.glob(".tmp-*"), *run.glob(f".{MODEL}.*.tmp")]:  # of a process that was killed
+            remove(leftover)
+        if shutil.disk_usage(root).free < needed:
+            raise OSError("the disk is full")
+        final = _name(root, header["seen"])
         temporary.mkdir()
         write_whole(temporary / MODEL, model, header)
         write_tensors(temporary / LIVE, live, {})
@@ -58,7 +60,8 @@ def save(
         raise LimnerError(_no_room(final, needed, reason)) from error
     finally:
         remove(temporary)
-    _prune(root, final, keep)
+    with contextlib.suppress(OSError):  # what cannot be deleted is, after the next save
+        _prune(root, final, keep)
     return final
 
 
