@@ -45,6 +45,14 @@ _ADVICE = {
 
 def explain(error: Exception, path: Path | None = None, what: str = "be written") -> str:
     """One sentence: which file cannot ``what``, why, and what to do. ``path``: that of the error itself, if None."""
+    number, reason = reason_of(error, path)
+    name = path if path is not None else getattr(error, "filename", None)
+    subject = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else "A file"
+    return f"{subject} cannot {what} ({reason}): {_ADVICE.get(number, 'name another path')}."
+
+
+def reason_of(error: Exception, path: Path | None = None) -> tuple[int, str]:
+    """The number of an error of the system (0: it is another's), and its words; ``path`` is what it is about."""
     number, reason = getattr(error, "errno", None) or 0, getattr(error, "strerror", None) or str(error)
     if match := re.search(r"\(os error (\d+)\)", reason):  # of a library that is not written in Python
         number, reason = int(match[1]), os.strerror(int(match[1]))
@@ -52,9 +60,7 @@ def explain(error: Exception, path: Path | None = None, what: str = "be written"
         files_among = [str(parent) for parent in (path, *path.parents) if _is_other(parent)]
         if files_among:
             reason = f"{files_among[-1]} is not a folder"
-    name = path if path is not None else getattr(error, "filename", None)
-    subject = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else "A file"
-    return f"{subject} cannot {what} ({reason}): {_ADVICE.get(number, 'name another path')}."
+    return number, reason
 
 
 def _is_other(path: Path) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from limner import files
 from limner.checkpoint.model_file import MODEL
 from limner.settings import LimnerError
 
@@ -77,7 +78,7 @@ def lock(run_dir: str | Path, flag: str = "--out") -> Iterator[Lock]:
         file = open(folder / LOCK, "a+")  # noqa: SIM115
     except OSError as error:
         raise LimnerError(
-            f"Cannot write a run to {folder} ({error.strerror}): choose another {flag}."
+            f"Cannot write to {folder} ({files.reason_of(error, folder)[1]}): choose another {flag}."
         ) from error
     with contextlib.closing(file):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
         raise LimnerError(f"Cannot write {to}: name a .png for one sheet, or a folder for single images.")
     if film_to and film_to.suffix.lower() != ".gif":
         raise LimnerError(f"Cannot write {film_to}: name a .gif for --progress-to.")
-    if to.is_file() and not to.suffix:
+    if os.path.isfile(to) and not to.suffix:
         files.refuse_other_files(to, "--to")
     files.check_writable(to, folder=not to.suffix)
     if film_to:
