@@ -108,7 +108,7 @@ def set_aside(out: Path) -> None:
     there = [path for pattern in WRITTEN for path in out.glob(pattern)]
     there += [path for name in FOLDERS for path in (out / name).rglob("*") if not path.is_dir()]
     for path in there:
-        if written.get(str(path.relative_to(out))) != _hash(path):
+        if written.get(path.relative_to(out).as_posix()) != _hash(path):
             raise LimnerError(
                 f"{path} was not written by the demo, or has changed since: move it, or name another folder with --out."
             )
@@ -133,6 +133,12 @@ def refuse_other_run(out: Path, run: Run) -> None:
         found = replace(config.read_run(out), budget=run.budget)
         if found != run:
             raise LimnerError(f"{out} holds another run than this demo's: name another folder with --out.")
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """The files of a demo by their names in its folder, with a hash of each."""
+    found = (path for pattern in WRITTEN for path in sorted(out.glob(pattern)))
+    return {path.relative_to(out).as_posix(): _hash(path) for path in found}
 
 
 def _move(path: Path, to: Path) -> None:
@@ -189,8 +195,7 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
     with files.together():
         save_picture(sheet, out / "samples.png")
         files.write_text(out / "report.html", _page(out, run, result, sheet, prompts, pixels))
-    written = {str(path.relative_to(out)): _hash(path) for name in WRITTEN for path in sorted(out.glob(name))}
-    result = replace(result, written=written)
+    result = replace(result, written=hashes(out))
     files.write_json(out / "demo.json", result.to_json())
     _summarise(out, result, prompts[0])
 

@@ -337,7 +337,7 @@ def drawn(folder: Path) -> int:
 def test_a_folder_of_samples_is_completed_after_any_signal(
     place: Path, tmp_path: Path, limner: Command
 ) -> None:
-    to, n = tmp_path / "many", 600
+    to, n = tmp_path / "many", 300
     command = (
         "sample",
         place / "dcgan",
@@ -352,7 +352,7 @@ def test_a_folder_of_samples_is_completed_after_any_signal(
         "--label",
         "owl",
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL):
         before, process = drawn(to), start(*command, "--to", to)
         deadline = time.monotonic() + 60
         while drawn(to) < before + 4 and time.monotonic() < deadline:
@@ -437,3 +437,37 @@ def test_other_files_in_a_folder_of_samples_stay(place: Path, tmp_path: Path) ->
     with pytest.raises(LimnerError, match=r"20240101.png was not made by"):
         call(NEW["synthesize"], place, made)
     assert (made / "20240101.png").exists()
+
+
+# Standard output ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_output_that_nobody_reads_ends_no_work(place: Path, tmp_path: Path) -> None:
+    sample = f"sample {place / 'dcgan'} --n 2 --to"
+    cases = {  # what the shell does with the output -> exit code, words on stderr
+        "sample > /dev/full": (2, "The result cannot be printed (No space left on device)"),
+        "sample 2>&1 | true": (0, ""),
+        "sample >&- 2>&-": (0, ""),
+        "families >&-": (0, ""),
+        "families --json | true": (0, ""),
+        "families --json > /dev/full": (2, "No space left on device"),
+        "sample --help > /dev/full": (2, "No space left on device"),
+        "nonsense >&-": (2, "There is no command"),
+    }
+    running = []
+    for number, case in enumerate(cases):
+        sheet = tmp_path / f"{number}.png"
+        words = case.replace("sample", f"{sample} {sheet}", 1) if "--help" not in case else case
+        command = f"set -o pipefail; {sys.executable} -m limner.cli {words}"
+        running.append(
+            (case, sheet, subprocess.Popen(["bash", "-c", command], stderr=subprocess.PIPE, text=True))
+        )
+    for case, sheet, process in running:
+        code, words = cases[case]
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == code and words in said, (case, process.returncode, said)
+        assert "Traceback" not in said and "Exception ignored" not in said, said
+        assert sheet.exists() == case.startswith("sample ") or "--help" in case, (
+            "the work is done all the same"
+        )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limner import api, checkpoint, cli, families
+from limner import api, checkpoint, cli, families, files
 from limner.core import LimnerError
 from limner.data import open_data
 from limner.evaluation.real import open_real
@@ -260,3 +260,62 @@ def test_by_the_command_with_the_default_classifier(place, run, limner):
     assert report["said"].split(":")[0] in " ".join(done.stdout.split())
     assert report["classifier"] == families.CLASSIFIER and report["n_test"] == 60
     assert report["real"]["accuracy"] > 0.7
+
+
+def fill_parts(folder: Path) -> dict[str, str]:
+    names = ("real/000000.png", "real/metadata.jsonl", "synthetic/000007.png", "synthetic/.000008.png",
+             "synthetic/provenance.json", "synthetic/.lock", "classifiers/both-0/config.json",
+             "classifiers/both-0/checkpoints/000000064/live.safetensors", "classifiers/both-0/.lock",
+             "classifiers/real-0/samples/000000000064.png")  # fmt: skip
+    for name in names:
+        files.write_text(folder / name, name)
+    return {name: (folder / name).read_text() for name in names}
+
+
+def left(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_settings_remove_what_was_made_and_nothing_else(tmp_path):
+    training_data._begin(tmp_path, {"seed": 0})
+    made = fill_parts(tmp_path)
+    training_data._begin(tmp_path, {"seed": 0})
+    assert left(tmp_path) == {"asked.json", *made}
+    for name in ("real/mine.jpg", "synthetic/notes.txt", "classifiers/mine/model.pt"):
+        files.write_text(tmp_path / name, "mine")
+        with pytest.raises(LimnerError, match=rf"{name} was not made by --as-training-data"):
+            training_data._begin(tmp_path, {"seed": 1})
+        assert left(tmp_path) == {"asked.json", name, *made} and files.read_json(tmp_path / "asked.json") == {
+            "seed": 0
+        }
+        (tmp_path / name).unlink()
+    training_data._begin(tmp_path, {"seed": 1})
+    assert left(tmp_path) == {"asked.json"} and files.read_json(tmp_path / "asked.json") == {"seed": 1}
+    fill_parts(tmp_path)
+    (tmp_path / "asked.json").write_bytes(b"\xff")
+    with pytest.warns(UserWarning, match="made again"):
+        training_data._begin(tmp_path, {"seed": 1})
+    assert left(tmp_path) == {"asked.json"}
+    (tmp_path / "asked.json").unlink()
+    fill_parts(tmp_path)
+    with pytest.raises(LimnerError, match="was not made by"):
+        training_data._begin(tmp_path, {"seed": 1})
+
+
+def test_real_images_are_written_to_the_end_by_the_next_call(place, tmp_path, monkeypatch):
+    """A full disk, or a kill, in the middle of the real images: the list comes last."""
+    data = open_data(place / "images", size=(16, 16))
+    write, count = files.write_synced, iter(range(100))
+
+    def fill_up(contents):
+        if next(count) == 1:
+            raise OSError(28, "No space left on device")
+        write(contents)
+
+    monkeypatch.setattr(files, "write_synced", fill_up)
+    with pytest.raises(LimnerError, match=r"real cannot be written \(No space left on device\)"):
+        training_data._write(data, tmp_path / "real", True)
+    assert not (tmp_path / "real" / "metadata.jsonl").exists()
+    training_data._write(data, tmp_path / "real", True)
+    again = open_data(tmp_path / "real", size=(16, 16))
+    assert np.array_equal(again.array, data.array)
