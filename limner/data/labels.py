@@ -48,13 +48,11 @@ def read_paths(names: Sequence[str], classes: str = "", archives: Sequence[str] 
     for i, folder in enumerate(folders):
         holds[folder].append(i)
     roles = roles_of({folder: [names[i].split("/")[-1] for i in here] for folder, here in holds.items()})
-    outside = [tuple(archive.split("/")) for archive in archives]
-    outer = roles_of({folder: [] for folder in dict.fromkeys(outside)})
-
     said = [roles.split(folder) for folder in folders]
     if archives:
-        around = {folder: outer.split(folder) for folder in set(outside)}
-        said = [around[o] if around[o][0] else inner for o, inner in zip(outside, said, strict=True)]
+        said = [
+            around if around[0] else inner for around, inner in zip(_said_by(archives), said, strict=True)
+        ]
     splits, about_splits = _settle(said)
 
     counts = {folder: len(here) for folder, here in holds.items()}
@@ -66,6 +64,14 @@ def read_paths(names: Sequence[str], classes: str = "", archives: Sequence[str] 
     kept = _without_common(kept, counts)
     labels, chosen = _nested(kept, counts, classes)
     return Layout([labels[folder] for folder in folders], splits, about_splits, about + chosen)
+
+
+def _said_by(origins: Sequence[str]) -> list[tuple[str, str]]:
+    """The split that the relative name of the file around each image says, and the part of the name that does."""
+    outside = [tuple(origin.split("/")) for origin in origins]
+    roles = roles_of({folder: [] for folder in dict.fromkeys(outside)})
+    said = {folder: roles.split(folder) for folder in set(outside)}
+    return [said[folder] for folder in outside]
 
 
 def _settle(said: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -188,6 +194,13 @@ def by_path(listing: Listing, classes: str = "", archives: Sequence[str] = ()) -
     notes = layout.about_splits + ([] if labelled else layout.about_classes)
     if inside := listing.kinds.get("archives", 0):
         notes.append(f"{inside:,} archives are not read: name them as sources of their own.")
+    return replace(listing, items=items, notes=listing.notes + notes)
+
+
+def by_origin(listing: Listing, origins: Sequence[str]) -> Listing:
+    """The images with the split that the relative names of their files say, such as train-00000.parquet."""
+    splits, notes = _settle(_said_by(origins))
+    items = [replace(item, split=split) for item, split in zip(listing.items, splits, strict=True)]
     return replace(listing, items=items, notes=listing.notes + notes)
 
 

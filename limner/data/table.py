@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.labels import RULES
+from limner.data.folder_names import TRAIN, splits_of
+from limner.data.labels import RULES, by_origin
 from limner.data.metadata import class_names, columns_of, columns_said, features_of, first, named, one_label
 from limner.data.sources import Item, Listing, Source, printable, same_form, stamp
 from limner.settings import LimnerError, need
@@ -37,11 +39,13 @@ class _Part:
     classes: dict[str, list[str]]  # names of the numbers in columns of classes
     images: Sequence[str] = ()  # columns that are declared as images
     folder: Path = Path()  # that paths of images start from
+    split: str = ""  # the relative name of the file, or that of the split, which may say train, val or test
 
 
 def parquet(text: str, paths: Sequence[Path]) -> Source:
     """Parquet files with a column of images: bytes, paths, or both as `datasets` writes them."""
     stamps = [(p.name, *stamp(p.stat())) for p in paths]
+    top = Path(os.path.commonpath([p.parent for p in paths]))
 
     def load() -> Iterator[_Part]:
         module = need("pyarrow.parquet", "Parquet sources need the data extra", "data")
@@ -53,29 +57,33 @@ def parquet(text: str, paths: Sequence[Path]) -> Source:
                     f"{path} cannot be read as parquet ({_reason(error)}): write it again."
                 ) from None
             features = features_of(table.schema.metadata)
-            yield _Part(path.name, table, class_names(features), _of_type(features, "Image"), path.parent)
+            images, split = _of_type(features, "Image"), path.relative_to(top).as_posix()
+            yield _Part(path.name, table, class_names(features), images, path.parent, split)
 
     return Source(text, ["parquet", RULES, stamps], partial(_listing, load))
 
 
 def hub(text: str) -> Source:
-    """'hf:owner/name' or 'hf:owner/name:config': the train split, or the first one there is."""
+    """'hf:owner/name' or 'hf:owner/name:config': the splits for training, validation and test, or the first one."""
     name, _, config = text.removeprefix("hf:").partition(":")
 
     def load() -> Iterator[_Part]:
         datasets = need("datasets", "hf: sources need the data extra", "data")
         try:
             splits = datasets.load_dataset(name, config or None)
-            data = splits["train"] if "train" in splits else next(iter(splits.values()))
-            kinds = data.features
-            classes = {
-                n: list(kind.names) for n, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)
-            }
-            images = [n for n, kind in kinds.items() if isinstance(kind, datasets.Image)]
-            table = data.with_format("arrow")[:]
+            known = [split for split in splits if splits_of([split])]
+            chosen = known if TRAIN in splits_of(known).values() else list(splits)[:1]
         except Exception as error:  # the hub client raises its own kinds, which change between versions
             raise LimnerError(f"{text} cannot be loaded. {_reason(error)}") from None
-        yield _Part(text, table, classes, images)
+        for split in chosen:
+            where = f"{text} ({split})" if len(chosen) > 1 else text
+            try:
+                kinds, table = splits[split].features, splits[split].with_format("arrow")[:]
+            except Exception as error:
+                raise LimnerError(f"{where} cannot be loaded. {_reason(error)}") from None
+            classes = {n: list(k.names) for n, k in kinds.items() if isinstance(k, datasets.ClassLabel)}
+            images = [n for n, kind in kinds.items() if isinstance(kind, datasets.Image)]
+            yield _Part(where, table, classes, images, split=split)
 
     return Source(text, ["hub", RULES, name, config], partial(_listing, load))
 
@@ -90,6 +98,7 @@ def _of_type(features: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
 
 def _listing(load: Callable[[], Iterator[_Part]]) -> Listing:
     items: list[Item] = []
+    origins: list[str] = []  # what may say the split of each image
     said: dict[str, list[str]] = {}  # sentence -> the files that it is true of
     kinds: dict[str, tuple[str, str]] = {}  # column of labels -> what it holds, and in which file
     for part in load():
@@ -105,7 +114,9 @@ def _listing(load: Callable[[], Iterator[_Part]]) -> Listing:
             texts = label and same_form(printable(label[1])), text and printable(text[1])
             items.append(Item(f"{column}/{start + i}", partial(_open, images, i, part.folder), *texts))
         said.setdefault(columns_said(used), []).append(part.name)
-    return Listing(items, notes=[f"{_several(files)}: {what}." for what, files in said.items()])
+        origins += [part.split] * (len(items) - start)
+    found = Listing(items, notes=[f"{_several(files)}: {what}." for what, files in said.items()])
+    return by_origin(found, origins)
 
 
 def _several(files: Sequence[str]) -> str:

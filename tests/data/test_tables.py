@@ -132,3 +132,34 @@ def test_metadata_parquet(tmp_path):
     (tmp_path / "Metadata.parquet").write_bytes(b"PAR1" + bytes(99))
     with pytest.raises(LimnerError, match=r"Metadata\.parquet cannot be read .*fix or remove it"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("train-00000-of-00001", "test-00000-of-00001"), ("train/0", "test/0"), ("Train", "Val")]
+)
+def test_files_named_by_their_split_are_held_out(tmp_path, names):
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.parquet", {"image": [png(i), png(9)], "label": ["cat", "dog"]})
+    for source in (
+        (tmp_path, tmp_path / "*" / "0.parquet") if "/" in names[0] else (tmp_path, tmp_path / "*.parquet")
+    ):
+        training, held = read(source).split(0.05)
+        assert [int(part.array[0].max()) for part in (training, held)] == [0, 1]
+        assert any("held out to measure on: the 2 images" in note for note in training.notes)
+    alone = read(tmp_path / f"{names[1]}.parquet")
+    assert len(alone.split(0.05)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "trained", "held"),
+    [("train validation test", 2, 4), ("train", 2, 0), ("test extra", 2, 0), ("train unsupervised", 2, 0)],
+)
+def test_splits_of_the_hub(monkeypatch, splits, trained, held):
+    datasets = pytest.importorskip("datasets")
+    kinds = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"img": [{"bytes": png(i), "path": None} for i in (1, 2)], "label": [0, 1]}
+    table = datasets.Dataset.from_dict(rows, features=kinds)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a: dict.fromkeys(splits.split(), table))
+    data = read(f"hf:me/{splits.replace(' ', '-')}")
+    assert data.spec.classes == ("cat", "dog") and [len(part) for part in data.split(0)] == [trained, held]
