@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -95,6 +95,24 @@ class Checked:
         check(self, self.flags)
 
 
+def checked(kind: Any, value: Any, name: str) -> Any:
+    """A single value of an annotated type, such as `Count`. Raises LimnerError for another, or one out of bounds."""
+    value, bounds = _read(kind, value, name), _bounds(kind) or Bounds()
+    _check_numbers(value, bounds, name)
+    return value
+
+
+def _check_numbers(value: Any, bounds: Bounds, name: str) -> None:
+    """Raises LimnerError if the number that a field holds, or one of its list, is out of bounds."""
+    for entry in value if isinstance(value, tuple) else (value,):
+        if _is_number(entry) and not bounds.holds(entry):
+            raise LimnerError(f"{name} {entry} is out of range: choose {bounds}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check(settings: Any, flags: str) -> None:
     """Raises LimnerError for a number that is out of bounds, in a dataclass or in a dataclass within it.
 
@@ -112,22 +130,13 @@ def check(settings: Any, flags: str) -> None:
         bounds = _bounds(hints[f.name]) or _usual_bounds(settings, f, value)
         if value == () and bounds.least > 0 and typing.get_args(hints[f.name])[:1] == (int,):
             raise LimnerError(f"{name} is empty: name at least one number.")
-        for number in _numbers(value):
-            if not bounds.holds(number):
-                raise LimnerError(f"{name} {number} is out of range: choose {bounds}.")
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """The number that a field holds, or those of its list."""
-    for entry in value if isinstance(value, tuple) else (value,):
-        if isinstance(entry, (int, float)) and not isinstance(entry, bool):
-            yield entry
+        _check_numbers(value, bounds, name)
 
 
 def _usual_bounds(settings: Any, f: dataclasses.Field[Any], value: Any) -> Bounds:
     """The bounds of a field whose annotation has none."""
     default = f.default if isinstance(f.default, (int, float)) else 0
-    if any(isinstance(number, float) for number in _numbers(value)):
+    if any(isinstance(entry, float) for entry in (value if isinstance(value, tuple) else (value,))):
         negative = f.name in getattr(settings, "may_be_negative", ()) or default < 0
         return Bounds() if negative else Bounds(0)
     optional = f.name in getattr(settings, "may_be_zero", ()) or f.default in (0, ())

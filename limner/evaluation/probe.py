@@ -38,8 +38,6 @@ def measure(
     describes, classifies = supports(pipeline, Describes), supports(pipeline, Classifies)
     if per_class and not describes:
         raise unsupported(pipeline, Describes)
-    if per_class < 0:
-        raise LimnerError(f"Cannot probe with {per_class} labelled images a class: give at least one.")
     if not (describes or classifies):
         return None
     with ranks.in_turn():

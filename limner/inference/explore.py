@@ -241,8 +241,6 @@ def explore(
     The points are those of the files in ``options.start``, which ``project`` wrote, then random ones. Raises
     LimnerError.
     """
-    if options.rows < 1 or options.columns < 2 or options.directions < 1:
-        raise LimnerError("There is nothing to draw: give at least 1 row, 2 columns and 1 direction.")
     folder = Path(to or checkpoint.folder_of(run) / "explore")
     files.check_writable(folder, folder=True)
     space = open_space(run, device)
@@ -313,8 +311,6 @@ def project(
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet; the point is kept beside it.")
     files.check_writable(to)
-    if options.steps < 0 or options.tries < 1:
-        raise LimnerError("A projection takes 0 steps or more, from at least 1 try.")
     space = open_space(run, device)
     check_labels(space, [options.label] if options.label else [])
     if options.each_layer and not isinstance(space.model, Layered):

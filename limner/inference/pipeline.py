@@ -15,7 +15,7 @@ from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
 from limner.data import Data, open_picture
 from limner.device import autocast, pick_device
-from limner.fields import check, from_json
+from limner.fields import Count, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
@@ -67,8 +67,6 @@ def generate_batches(
         raise LimnerError(f"The family {model.family} draws no images.")
     if "given" in model.follows and condition.image is None:
         raise LimnerError("This run makes its images from given pictures: name one with --image.")
-    if batch < 1:
-        raise LimnerError("--batch must be at least 1 image.")
     sampling = sampling if sampling is not None else model.Sampling()
     for at in range(0, len(seeds), batch):
         rows = slice(at, min(at + batch, len(seeds)))
@@ -154,8 +152,7 @@ class Pipeline:
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
-        if n < 1:
-            raise LimnerError(f"Cannot draw {n} images: ask for at least one.")
+        n = checked(Count, n, "--n")
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
         image, mask, follows = options.image, options.mask, self.model.follows

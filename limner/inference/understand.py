@@ -23,7 +23,7 @@ from limner.core import Classifies, Describes, Latent, LimnerError, nearest
 from limner.data import Data, batches, open_like
 from limner.device import autocast
 from limner.distributed import ALONE, Ranks
-from limner.fields import JsonResult
+from limner.fields import Count, JsonResult, checked
 from limner.inference.pipeline import Pipeline
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
@@ -328,8 +328,7 @@ def search(
     to, query = Path(to), Path(query)
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
-    if n < 1:
-        raise LimnerError(f"Cannot find {n} images: ask for at least one.")
+    n = checked(Count, n, "--n")
     files.check_writable(to)
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")

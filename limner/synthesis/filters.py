@@ -88,8 +88,6 @@ def _describe(
 
 def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device: str = "auto") -> Filter:
     """Keep images whose wanted class has at least the probability ``confidence`` by another run, classes by name."""
-    if not 0 < confidence <= 1:
-        raise LimnerError(f"--confidence must be a probability above 0 and up to 1, not {confidence:g}.")
     pipeline = understand.open_run(run, Classifies, device)
     classes = pipeline.spec.classes
     wanted = set(wanted)

@@ -88,8 +88,6 @@ def synthesize(
         raise LimnerError(
             f"{run} makes its images from given pictures: use limner sample {run} --image FILE."
         )
-    if options.n < 1:
-        raise LimnerError(f"Cannot make {options.n} images: ask for at least one.")
     opened = pipeline.sampling(sampling)
     conditions = find_conditions(pipeline, options, opened, quiet)
     filters = open_filters(pipeline, options, conditions.labels, device, quiet)

@@ -159,8 +159,6 @@ def _open(
             f"{pipeline.loaded.path} cannot draw images of a given class, so they would have no labels: use a run "
             f"that was trained on labelled images."
         )
-    if options.repeats < 1:
-        raise LimnerError(f"Cannot train {options.repeats} classifiers of each kind: give at least one.")
     parse_budget(options.classifier_budget, 1)
     data, known, named = pipeline.loaded.run.data, pipeline.spec.classes, ", ".join(sources)
     real = open_real(sources, pipeline.spec, data, not quiet)

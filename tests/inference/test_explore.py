@@ -322,7 +322,7 @@ def test_what_cannot_be_done_is_refused(gan: Path, vae: Path, source: Path, limn
     for file, to, options, why in [
         (source, "x.png", {}, "no picture"),
         (picture, "x.jpg", {}, r"\.png"),
-        (picture, "x.png", {"tries": 0}, "at least 1 try"),
+        (picture, "x.png", {"tries": 0}, "choose 1 or more"),
         (picture, "x.png", {"each_layer": True}, "--each-layer"),
     ]:
         with pytest.raises(LimnerError, match=why):
