@@ -41,6 +41,9 @@ def join_words(words: Sequence[str], conjunction: str = "or") -> str:
 # ---- bounds
 
 
+LARGEST = 2**20  # of a count whose annotation has no bounds, such as a width or a number of steps
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounds:
     """The numbers that a field may hold: Annotated[float, Bounds(0, 1)]. Of a list, each of its numbers."""
@@ -54,13 +57,14 @@ class Bounds:
         low = self.least < number if self.above else self.least <= number
         return low and (number < self.most if self.below else number <= self.most) and math.isfinite(number)
 
-    def __str__(self) -> str:
-        low = f"above {self.least:.15g}" if self.above else f"{self.least:.15g}"
-        high = f"below {self.most:.15g}" if self.below else f"{self.most:.15g}"
-        if math.isinf(self.least):
-            return "a finite number" if math.isinf(self.most) else f"{high} or less"
-        if math.isinf(self.most):
-            return low if self.above else f"{low} or more"
+    def advice(self, number: float) -> str:
+        """What to choose instead of ``number``: the end that it passes of a wide range, both ends of a narrow one."""
+        low, high = ("above " if self.above else "") + f"{self.least:.15g}", f"{self.most:.15g}"
+        if self.most >= LARGEST and math.isfinite(number) and number > self.most:
+            return f"{high} or less"
+        if self.most >= LARGEST:
+            return "a finite number" if self.least == -math.inf else low if self.above else f"{low} or more"
+        high = f"below {high}" if self.below else high
         return f"{low}, up to {high}" if self.above else f"{low} to {high}"
 
 
@@ -72,8 +76,6 @@ Positive = Annotated[float, Bounds(0, above=True)]
 Count = Annotated[int, Bounds(1, 10**9)]  # of images to read or to draw
 Images = Annotated[int, Bounds(0, 2**53)]  # a number of images, which may be large
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]  # a whole number that a random generator takes
-
-LARGEST = 2**20  # of a count whose annotation has no bounds, such as a width or a number of steps
 
 
 class Checked:
@@ -106,7 +108,7 @@ def _check_numbers(value: Any, bounds: Bounds, name: str) -> None:
     """Raises LimnerError if the number that a field holds, or one of its list, is out of bounds."""
     for entry in value if isinstance(value, tuple) else (value,):
         if _is_number(entry) and not bounds.holds(entry):
-            raise LimnerError(f"{name} {entry} is out of range: choose {bounds}.")
+            raise LimnerError(f"{name} {entry} is out of range: choose {bounds.advice(entry)}.")
 
 
 def _is_number(value: Any) -> bool:

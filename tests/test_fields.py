@@ -23,13 +23,13 @@ WRONG = [
     (SamplingConfig, "guidance", math.nan, "--guidance nan is out of range: choose 0 to 1000."),
     (SamplingConfig, "guidance", math.inf, "--guidance inf is out of range: choose 0 to 1000."),
     (SamplingConfig, "guidance", "strong", "--guidance must be a number, not 'strong'."),
-    (SamplingConfig, "steps", 0, "--steps 0 is out of range: choose 1 to 1048576."),
+    (SamplingConfig, "steps", 0, "--steps 0 is out of range: choose 1 or more."),
     (SamplingConfig, "steps", 2.5, "--steps must be a whole number, not 2.5."),
     (SamplingConfig, "steps", True, "--steps must be a whole number, not True."),
     (SamplingConfig, "solver", "zzz", "--solver must be ancestral or ddim or"),
     (SamplingConfig, "eta", 1.5, "--eta 1.5 is out of range: choose 0 to 1."),
     (SamplingConfig, "strength", 0.0, "--strength 0.0 is out of range: choose above 0, up to 1."),
-    (Optimiser, "lr", 1e38, "lr 1e+38 is out of range: choose 0 to 1e+30."),
+    (Optimiser, "lr", 1e38, "lr 1e+38 is out of range: choose 1e+30 or less."),
     (Optimiser, "lr", -1.0, "lr -1.0 is out of range"),
     (Optimiser, "betas", (0.9, 1.0), "betas 1.0 is out of range: choose 0 to below 1."),
     (Optimiser, "betas", (0.9,), "betas must be a list of 2 values"),
@@ -65,7 +65,7 @@ def test_json_is_refused_alike():
 
 
 def test_the_command_line_is_refused_alike():
-    with pytest.raises(LimnerError, match=r"lr nan is out of range: choose 0 to 1e\+30"):
+    with pytest.raises(LimnerError, match=r"lr nan is out of range: choose 0 or more"):
         parse_train(["flow", "shapes", "--out", "x", "--training.optimisers.network.lr", "nan"])
     with pytest.raises(LimnerError, match="--seed -3 is out of range"):
         parse_train(["flow", "shapes", "--out", "x", "--seed=-3"])
@@ -86,7 +86,7 @@ def test_bounds_that_follow_from_the_default():
     check(Plain(empty=(0, 3)), "--")
     for wrong, error in [
         (Plain(full=()), "--full is empty"), (Plain(full=(1, 0)), "--full 0 is out of range"),
-        (Plain(empty=(-1,)), "--empty -1 is out of range"), (Plain(full=(2**40,)), "choose 1 to 1048576"),
+        (Plain(empty=(-1,)), "--empty -1 is out of range"), (Plain(full=(2**40,)), "choose 1048576 or less"),
     ]:  # fmt: skip
         with pytest.raises(LimnerError, match=error):
             check(wrong, "--")

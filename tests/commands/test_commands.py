@@ -294,7 +294,7 @@ def test_what_a_run_cannot_do(run: Path, labelled: Path, limner: Command, tmp_pa
         (labelled, ["--label", "dgo"], "dog"),
         (run, ["--label", "dog"], "no --label"),
         (run, ["--stepz", "3"], "steps"),
-        (run, ["--n", "0"], "at least one"),
+        (run, ["--n", "0"], "choose 1 or more"),
         (run, ["--to", str(tmp_path / "x.jpeg2")], ".png"),
     ]
     for where, flags, word in cases:

@@ -206,7 +206,7 @@ def test_mistakes_are_one_sentence(place, limner, tmp_path):
         ("dcgan", {"prompt": ("a cat",)}, "no --prompt"),
         ("dcgan", {"prompts_from": str(place / "pictures")}, "no --prompt"),
         ("dcgan", {"label": ("dgo",)}, "Did you mean dog"),
-        ("dcgan", {"n": 0}, "at least one"),
+        ("dcgan", {"n": 0}, "choose 1 or more"),
         ("dcgan", {"classifier": str(place / "flow")}, "does not classify images"),
         ("dcgan", {"new": str(tmp_path / "full")}, "held-out images"),
         ("flow", {"prompts_from": str(place / "animals")}, "no captions"),

@@ -189,7 +189,7 @@ def test_mistakes_are_one_sentence(place, run, stand_in, tmp_path):
         (run, images, {"classifier_family": "dcgan"}, "dcgan does not classify"),
         (run, images, {"classifier_family": "nothing"}, "no family 'nothing'"),
         (run, images, {"classifier_budget": "soon"}, "not a valid budget"),
-        (run, images, {"repeats": 0}, "at least one"),
+        (run, images, {"repeats": 0}, "choose 1 or more"),
         (run, plain, {}, "no classes"),
         (run, few, {}, "too few to test"),
         (run, strange, {}, "knows no class 'rad'"),
