@@ -311,7 +311,7 @@ def test_what_cannot_be_done_is_refused(gan: Path, vae: Path, source: Path, limn
         (gan, {"label": ("cow",)}, "no label 'cow'"),
         (vae, {"label": ("cat",)}, "--label"),
         (vae, {"by": "weights"}, "--by jacobian"),
-        (gan, {"rows": 0}, "choose 1 or more"),
+        (gan, {"rows": 0}, "choose 1 to 1000"),
         (gan, {"start": (point,)}, "another run"),
         (gan, {"start": (picture,)}, "not a point"),
         (gan, {"start": (tmp_path / "none.safetensors",)}, "not a point"),

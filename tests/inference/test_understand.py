@@ -345,7 +345,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
         (("classify", run, source, "--to", "x.txt"), ".csv or .json"),
         (("search", run, source, source), "no picture"),
         (("search", run, source, run / "config.json"), "is not a folder, image"),
-        (("search", run, source, picture, "--n", 0), "choose 0 or more"),
+        (("search", run, source, picture, "--n", 0), "choose 1 or more"),
         (("search", run, source, picture, "--to", "x.gif"), ".png"),
         (("search", tmp_path / "none", source, picture), "none"),
     ):
