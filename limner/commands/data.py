@@ -74,4 +74,4 @@ def _show(argv: list[str]) -> None:
     rows = data.order(0, min(given.n, len(data)), given.seed)
     batch = data.batch(rows)
     save_grid(to, batch.image, captions_of(data.spec, batch.condition))
-    say(f"{len(rows)} of {len(data):,} images in {to}")
+    say(f"{len(rows)} of {len(data):,} images in {to}; to follow: {data.follows or 'nothing'}")

@@ -126,7 +126,7 @@ def _emoji_listing(font_file: Path, names_file: Path) -> Listing:
 def _named_emoji(lines: str) -> Iterator[tuple[str, str, str]]:
     """(characters, group, name) of the fully qualified emoji, skin tones left out."""
     group = ""
-    for line in lines.splitlines():
+    for line in lines.split("\n"):
         if line.startswith("# group: "):
             group = line.removeprefix("# group: ").strip()
         elif (match := _LINE.match(line)) and "skin tone" not in line:

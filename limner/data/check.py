@@ -21,7 +21,7 @@ from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
 from limner.data.sizes import common_size, form_notes, size_notes
-from limner.data.sources import Item, Problem, printable
+from limner.data.sources import NOTHING, Item, Problem, printable, to_follow
 from limner.progress import bar
 from limner.settings import DataOptions
 
@@ -44,6 +44,7 @@ class Report:
     animated: int
     classes: dict[str, int]
     captions: int
+    follows: str  # what a model can follow, in words
     duplicates: list[list[str]]  # groups of files with the same content
     problems: list[Problem]
     others: int  # files that are not images, ignored
@@ -59,6 +60,7 @@ class Report:
         counted = ("formats", "modes", "sizes", "bits", "profiles", "classes")
         shown = {name: _counts(getattr(self, name)) for name in counted}
         shown |= {"captions": f"{self.captions:,}", "animated": f"{self.animated:,}"}
+        shown["follows"] = self.follows
         shown["others"] = f"{self.others:,} files that are not images: {_counts(self.kinds)}"
         lines += [f"  {name:<9} {text}" for name, text in shown.items() if getattr(self, name)]
         lines += _listed("problems", [f"{p.path!r}: {p.reason}" for p in self.problems])
@@ -133,7 +135,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
             counts[str(getattr(header, name))] += count
         return dict(counts.most_common())
 
-    headers = tally.headers
+    headers, classes = tally.headers, len(tally.classes.names) if options.labels else 0
     report = Report(
         sources=texts,
         images=headers.total(),
@@ -145,6 +147,8 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         animated=sum(count for h, count in headers.items() if h.frames > 1),
         classes=dict(tally.classes.counts.most_common()) if len(tally.classes.counts) > 1 else {},
         captions=tally.captions,
+        follows=to_follow(headers.total(), tally.captions * options.captions, classes)
+        or f"nothing: {NOTHING}",
         duplicates=list(tally.same.values()),
         problems=tally.problems,
         others=kinds.total(),

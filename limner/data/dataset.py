@@ -15,7 +15,7 @@ from limner.core import Batch, Condition, ImageSpec, mix
 from limner.data.folder_names import HELD_OUT
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
-from limner.data.sources import Oracle, Problem
+from limner.data.sources import Oracle, Problem, to_follow
 from limner.settings import LimnerError
 
 
@@ -56,6 +56,11 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def follows(self) -> str:
+        """What a model can follow, in words; "" for nothing."""
+        return to_follow(len(self), sum(map(bool, self.captions or ())), len(self.spec.classes))
 
     @property
     def array(self) -> np.ndarray:

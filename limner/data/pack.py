@@ -83,7 +83,7 @@ def packed(request: Request, say: Console) -> Data:
     if data is None:
         raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
     for note in data.notes:
-        say.print(note, markup=False)
+        say.print(note, markup=False, highlight=False, soft_wrap=True)
     oracles = {source.oracle for source in request.sources}
     return dataclasses.replace(
         data,

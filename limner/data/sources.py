@@ -72,6 +72,22 @@ def same_form(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+NOTHING = "the images have no captions and no classes"
+
+
+def to_follow(images: int, captions: int = 0, classes: int = 0) -> str:
+    """What a model can follow of its data, in words; "" for nothing."""
+    parts = [f"captions of {captions:,} of {images:,} images"] if captions else []
+    return "; ".join(parts + ([f"{classes:,} classes"] if classes else []))
+
+
+def finder(classes: Sequence[str]) -> Callable[[str], int]:
+    """The index of a class by its name, in whatever Unicode form; -1 for a name that is none of them."""
+    forms = {same_form(name): i for i, name in reversed(list(enumerate(classes)))}
+    exact = {name: i for i, name in enumerate(classes)}
+    return lambda name: exact.get(name, forms.get(same_form(name), -1))
+
+
 def stamp(status: os.stat_result) -> tuple[int, int, int]:
     """Size, time and inode of a file; one of them differs when the file does."""
     return status.st_size, status.st_mtime_ns, status.st_ino

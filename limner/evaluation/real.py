@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from limner.core import Condition, DataOptions, ImageSpec, LimnerError, Model, nearest
-from limner.data import Data, open_like
+from limner.data import Data, finder, open_like
 from limner.inference.pipeline import Pipeline, condition_for
 from limner.inference.understand import open_for_run
 
@@ -120,7 +120,8 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0, pictures: bo
         labels = [data.spec.classes[i] for i in data.labels[rows]]
     elif "label" in model.follows:
         labels = [known[i] for i in np.random.default_rng(seed).permutation(np.arange(n) % len(known))]
-    for name in set(labels) - set(known):
+    find = finder(known)
+    for name in (name for name in set(labels) if find(name) < 0):
         raise LimnerError(
             f"The run knows no class {name!r} of these images.{nearest(name, known)} Measure it without "
             f"labels, or against the images that it was trained on."

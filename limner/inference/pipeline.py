@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
-from limner.data import Data, open_picture
+from limner.data import Data, finder, open_picture
 from limner.device import autocast, pick_device
 from limner.fields import Count, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
+from limner.text.encoder import encoder_of, short, unread
 
 
 def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
@@ -32,16 +34,29 @@ def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Seq
         raise LimnerError(f"This run was not trained on captions, so it takes no --prompt{hint}.")
     if labels and "label" not in model.follows:
         raise LimnerError("This run was not trained on labels, so it takes no --label.")
-    for label in labels:
-        if label not in spec.classes:
+    index = list(map(finder(spec.classes), labels))
+    for label, i in zip(labels, index, strict=True):
+        if i < 0:
             known = nearest(label, spec.classes) or f" It knows: {', '.join(spec.classes[:20])}."
             raise LimnerError(f"There is no label {label!r} in this run.{known}")
-    index = [spec.classes.index(label) for label in labels]
     return Condition(
         n,
         label=torch.tensor([index[i % len(index)] for i in range(n)]) if index else None,
         text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
     )
+
+
+def warn_if_cut(model: Model, texts: Sequence[str]) -> None:
+    """Warn of what the model does not read of texts that are longer than it reads."""
+    encoder = encoder_of(model) if "text" in model.follows else None
+    lost = list(filter(None, (unread(encoder, text) for text in texts))) if encoder else []
+    if encoder and lost:
+        which = "The prompt is" if len(texts) == 1 else f"{len(lost):,} of {len(texts):,} prompts are"
+        end = f"the end{' of the first' if len(texts) > 1 else ''}, {short(lost[0])!r}, is ignored"
+        warnings.warn(
+            f"{which} longer than the {encoder.limit} that this run reads: {end}.",
+            stacklevel=2,
+        )
 
 
 def generate(
@@ -155,6 +170,7 @@ class Pipeline:
         n = checked(Count, n, "--n")
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
+        warn_if_cut(self.model, prompts[:n])
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
             if mask:

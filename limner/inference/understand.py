@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from limner import checkpoint, families, files
 from limner.core import Classifies, Describes, Latent, LimnerError, nearest
-from limner.data import Data, batches, open_like
+from limner.data import Data, batches, finder, open_like
 from limner.device import autocast
 from limner.distributed import ALONE, Ranks
 from limner.fields import Count, JsonResult, checked
@@ -140,7 +140,8 @@ def class_names(data: Data) -> list[str]:
 
 def unknown_class(data: Data, classes: Sequence[str]) -> str | None:
     """A class of the data that is not among ``classes``, if there is one."""
-    return next((name for name in sorted(set(class_names(data))) if name and name not in classes), None)
+    find = finder(classes)
+    return next((name for name in sorted(set(class_names(data))) if name and find(name) < 0), None)
 
 
 def class_indices(data: Data, classes: Sequence[str]) -> Tensor:
@@ -150,8 +151,7 @@ def class_indices(data: Data, classes: Sequence[str]) -> Tensor:
             f"The run knows no class {name!r} of these images.{nearest(name, classes)} It knows "
             f"{', '.join(classes[:12])}: rename the folders, or ignore the labels with --no-labels."
         )
-    index = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([index.get(name, -1) for name in class_names(data)])
+    return torch.tensor(list(map(finder(classes), class_names(data))))
 
 
 # Embedding ----------------------------------------------------------------------------------------------

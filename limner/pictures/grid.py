@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -26,6 +27,7 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # 
 _PAPER, _INK, _MARK, _GUTTER = (250, 250, 248), (66, 66, 72), (196, 48, 40), 12
 _TILE = 128  # pixels that small images are enlarged towards
 _LINES = 4  # of a caption at most
+_READ = 3000  # characters of a caption that are looked at
 _FONTS = (
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "segoeui.ttf", "LiberationSans-Regular.ttf"),
     *("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf"),
@@ -181,7 +183,7 @@ def _font_of(character: str, size: int) -> ImageFont.FreeTypeFont | None:
 def _clean(text: str) -> str:
     """One line of characters that some font here can draw."""
     drawn = []
-    for c in " ".join(text.split())[:300]:
+    for c in " ".join(text[:_READ].split())[:300]:
         if _font_of(c, 16) is not None:
             drawn.append(c)
         elif unicodedata.category(c) not in ("Mn", "Me", "Cf", "Cc"):  # those show nothing by themselves
@@ -207,18 +209,19 @@ def _length(text: str, size: int) -> float:
 
 def _wrap(text: str, size: int, width: int) -> list[str]:
     """Lines that fit the width, broken at spaces where there are any, cut off with an ellipsis."""
+
+    def fitting(text: str, end: str = "") -> int:
+        """How many characters fit, with ``end`` after them; at least one."""
+        return bisect_right(range(2, len(text) + 1), width, key=lambda n: _length(text[:n] + end, size)) + 1
+
     lines: list[str] = []
     while text and len(lines) < _LINES:
-        end = len(text)
-        while end > 1 and _length(text[:end], size) > width:
-            end -= 1
+        end = fitting(text)
         if end < len(text) and text[end] != " " and (space := text.rfind(" ", 1, end)) > 0:
             end = space
         lines.append(text[:end].rstrip())
         text = text[end:].lstrip()
     if text:
-        last = lines[-1]
-        while len(last) > 1 and _length(last + "…", size) > width:
-            last = last[:-1]
+        last = lines[-1][: fitting(lines[-1], "…")]
         lines[-1] = last.rstrip() + "…"
     return lines

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.core import Classifies, LimnerError, nearest
+from limner.data import finder
 from limner.evaluation.fidelity import find_features
 from limner.evaluation.real import MIN_IMAGES, Real, open_real
 from limner.inference import understand
@@ -93,7 +94,8 @@ def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device
     wanted = set(wanted)
     if not wanted:
         raise LimnerError("--classifier needs labels to check, but these images are drawn without labels.")
-    for name in sorted(wanted - set(classes)):
+    find = finder(classes)
+    for name in sorted(name for name in wanted if find(name) < 0):
         raise LimnerError(
             f"The classifier {run} knows no class {name!r}.{nearest(name, classes)} It knows "
             f"{', '.join(classes[:12])}."
@@ -101,7 +103,7 @@ def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device
 
     def keep(images: Tensor, labels: list[str] | None) -> Tensor:
         probabilities = understand.class_probabilities(pipeline, images)  # [B, K]
-        index = torch.tensor([classes.index(name) for name in labels or ()])
+        index = torch.tensor([find(name) for name in labels or ()])
         return probabilities.gather(1, index[:, None])[:, 0] >= confidence
 
     return Filter("classifier", {"digest": pipeline.digest, "confidence": confidence}, keep)

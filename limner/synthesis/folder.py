@@ -30,6 +30,8 @@ from limner.pictures.grid import png
 SYNTHESIZE, SAMPLE = "limner synthesize", "limner sample"
 PROVENANCE = {SYNTHESIZE: "provenance.json", SAMPLE: ".provenance.json"}
 METADATA = "metadata.jsonl"
+# Line ends to some programs, though not in JSON Lines; and halves of characters, which UTF-8 does not have.
+_SEPARATORS = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 NEW = ".limner-new"  # folder for a drawing while an earlier one still stands
 AHEAD = 10_000  # seeds after the last one of a folder that its next batch may have been drawing
 
@@ -59,7 +61,8 @@ class ImageBatch:
             line["text"] = self.condition.text[i]
         if self.labels is not None:
             line["label"] = self.labels[i]
-        return json.dumps(line, ensure_ascii=False) + "\n"
+        text = json.dumps(line, ensure_ascii=False)
+        return _SEPARATORS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ import torch
 
 from limner import checkpoint
 from limner.core import Condition, Generates, LimnerError, Model
-from limner.data import open_like
+from limner.data import finder, open_like
 from limner.evaluation.real import as_saved, open_real
 from limner.fields import to_json
-from limner.inference.pipeline import Pipeline, condition_for, generate
+from limner.inference.pipeline import Pipeline, condition_for, generate, warn_if_cut
 from limner.progress import Watch, bar, ignore, part
 from limner.settings import __version__
 from limner.synthesis import folder
@@ -151,6 +151,7 @@ def find_conditions(
     """The labels and texts to take in turn. Raises LimnerError for what the run does not follow."""
     model, labels, prompts = pipeline.model, options.label, options.prompt
     condition_for(model, 1, prompts or ([""] if options.prompts_from else []), labels)
+    warn_if_cut(model, prompts)
     if options.prompts_from and (prompts or labels):
         raise LimnerError(
             "--prompts-from cannot be combined with --prompt or --label: give only one of them."
@@ -192,7 +193,7 @@ def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
         raise LimnerError(f"{source} has no captions: name a source that has some with --prompts-from.")
     labels: list[str] = []  # the class of the image that each caption is of
     follows_label = "label" in pipeline.model.follows
-    if data.labels is not None and follows_label and set(data.spec.classes) <= set(spec.classes):
+    if data.labels is not None and follows_label and min(map(finder(spec.classes), data.spec.classes)) >= 0:
         rows = [i for i in rows if data.labels[i] >= 0]
         labels = [data.spec.classes[data.labels[i]] for i in rows]
     return Conditions(labels, [data.captions[i] for i in rows], source, data.fingerprint)

@@ -24,7 +24,7 @@ from torch import Tensor
 from limner import api, checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Classifies, Generates, LimnerError
-from limner.data import Data, batches
+from limner.data import Data, batches, finder
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_real
 from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
@@ -164,7 +164,8 @@ def _open(
     real = open_real(sources, pipeline.spec, data, not quiet)
     if real.training.labels is None:
         raise LimnerError(f"{named} has no classes: give images sorted into folders, or with labels.")
-    if strange := [name for name in real.training.spec.classes if name not in known]:
+    find = finder(known)
+    if strange := [name for name in real.training.spec.classes if find(name) < 0]:
         raise LimnerError(
             f"The run knows no class {strange[0]!r} of {named}, only {', '.join(known[:12])}: name a source with "
             f"classes that it was trained on."
@@ -228,8 +229,7 @@ def correct_predictions(classifier: Path, test: Data) -> Tensor:
     """[N] bool, whether a trained classifier gives each image its class; classes go by their names."""
     pipeline = Pipeline(classifier)
     assert test.labels is not None
-    known = {name: i for i, name in enumerate(pipeline.spec.classes)}
-    index = torch.tensor([known.get(name, -1) for name in test.spec.classes])
+    index = torch.tensor(list(map(finder(pipeline.spec.classes), test.spec.classes)))
     truth = index[torch.from_numpy(test.labels)]
     return over_data(test, lambda images: class_probabilities(pipeline, as_saved(images))).argmax(1) == truth
 

@@ -1,8 +1,8 @@
 """Text encoders: a tokeniser (texts -> integer pieces) and a network (pieces -> tokens) that belong together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
 from limner.networks.layers import zero_init
-from limner.text.pieces import PAD, PIECE, START, to_pieces
+from limner.text.pieces import PAD, PIECE, START, cut, to_pieces
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,44 @@ class EncodedText(NamedTuple):
     pooled: Tensor  # [B, P], a summary of each text
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
 
     width: int  # D, channels of a token
     pooled_width: int  # P, channels of the summary
+    limit: str  # of a text, in words: "128 bytes"
+
+    def read(self, text: str) -> str:
+        """The beginning of a text that is read."""
+        ...
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> integers [B, L, ...] on the CPU, padded to the longest of them."""
         ...
 
     def __call__(self, pieces: Tensor) -> EncodedText: ...
+
+
+def encoder_of(model: nn.Module) -> TextEncoder | None:
+    """The text encoder of a model, if it has one."""
+    return next((module for module in model.modules() if isinstance(module, TextEncoder)), None)
+
+
+def unread(encoder: TextEncoder, text: str) -> str:
+    """The end of a text that is not read; "" if all is."""
+    return text[len(encoder.read(text)) :].strip()
+
+
+def short(text: str, length: int = 100) -> str:
+    """The beginning of a text, for messages."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def length_flag(config: Any) -> str:
+    """The flag that raises the length of the texts that a model of this config reads."""
+    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), TextConfig)]
+    return f"--model.{names[0].replace('_', '-')}.length" if names else ""
 
 
 class Layer(nn.Module):
@@ -84,6 +111,13 @@ class ByteEncoder(nn.Module):
         self.queries = nn.Parameter(torch.randn(queries, width))
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         nn.init.normal_(self.byte.weight, std=0.4)
+
+    @property
+    def limit(self) -> str:
+        return f"{self.length} bytes ({self.length // 3} Chinese characters)"
+
+    def read(self, text: str) -> str:
+        return cut(text, self.length)
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, L, PIECE] bytes; see ``to_pieces``."""

@@ -9,6 +9,11 @@ PAD, START = 256, 257  # after the 256 bytes
 PIECE = 8  # bytes in a piece
 
 
+def cut(text: str, length: int) -> str:
+    """The first ``length`` bytes of a text in UTF-8, cut between two characters."""
+    return text.encode("utf-8", "replace")[:length].decode("utf-8", "ignore")
+
+
 def to_pieces(texts: Sequence[str], length: int) -> Tensor:
     """Texts -> the bytes of their words [B, L, PIECE], padded with PAD.
 
@@ -18,7 +23,7 @@ def to_pieces(texts: Sequence[str], length: int) -> Tensor:
     """
     rows = []
     for text in texts:
-        words = text.encode("utf-8", "replace")[:length].decode("utf-8", "ignore").encode().split()
+        words = cut(text, length).encode().split()
         rows.append([word[i : i + PIECE] for word in words for i in range(0, len(word), PIECE)])
     longest = max(map(len, rows), default=0)
     start, none = [START] + [PAD] * (PIECE - 1), [PAD] * PIECE

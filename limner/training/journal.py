@@ -145,6 +145,6 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl, if there is one; an incomplete last line is left out."""
     lines = []
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        for text in (run / "log.jsonl").read_text("utf-8", "replace").splitlines():
+        for text in (run / "log.jsonl").read_text("utf-8", "replace").split("\n"):
             lines.append(json.loads(text))
     return lines

@@ -24,6 +24,7 @@ from limner.distributed import MEET, Ranks, all_threads, join, useful_processes
 from limner.inference.pipeline import sample_grid
 from limner.settings import LimnerError
 from limner.training import parents
+from limner.training.follows import follows
 from limner.training.journal import Journal
 from limner.training.loop import Loop
 from limner.training.signals import Signals
@@ -222,6 +223,8 @@ class Session:
             config.write_run(self.out, run)
         places = f"{self.ranks.world} x {loop.device}" if self.ranks.world > 1 else str(loop.device)
         journal.announce(loop.model, len(self.data), run, places, loop.estimate_cost())
+        for sentence in follows(loop.model, self.data):
+            journal.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         if not self.resumed:
             self.save()  # so that there is always a state to return to, and a full disk is noticed at once
         periodic = [
