@@ -212,7 +212,12 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
 
     def fitting(text: str, end: str = "") -> int:
         """How many characters fit, with ``end`` after them; at least one."""
-        return bisect_right(range(2, len(text) + 1), width, key=lambda n: _length(text[:n] + end, size)) + 1
+        return (
+            bisect_right(
+                range(2, len(text) + 1), width, key=lambda n: math.ceil(_length(text[:n] + end, size))
+            )
+            + 1
+        )
 
     lines: list[str] = []
     while text and len(lines) < _LINES:
