@@ -87,6 +87,8 @@ def check_writable(path: Path, folder: bool = False) -> None:
         if not folder and os.path.lexists(path) and not os.path.isfile(path):
             what = "a folder" if os.path.isdir(path) else "not a file"
             raise OSError(errno.EISDIR, f"it is {what}")
+        if not folder and os.path.isfile(path) and not os.access(path, os.W_OK):
+            raise OSError(errno.EACCES, "it is read-only")
         place = path if folder else path.parent
         while not os.path.lexists(place) and place != place.parent:
             place = place.parent

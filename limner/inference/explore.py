@@ -387,5 +387,9 @@ def load_point(path: str | Path, space: Space) -> tuple[Tensor, str]:
     layers = (space.model.layers,) if isinstance(space.model, Layered) else ()
     if point.shape not in (space.centre.shape, (*layers, *space.centre.shape)):
         raise LimnerError(f"{path} holds a point of another run: project its picture with this run.")
+    if not point.is_floating_point() or not point.isfinite().all():
+        raise LimnerError(
+            f"{path} is damaged: its point has values that are no numbers; project the picture again."
+        )
     label = about.get("label", "")
     return point.to(space.centre), label if space.responds_to_label and label in space.spec.classes else ""

@@ -94,6 +94,13 @@ def read(to: Path, made_by: str) -> Provenance | None:
     return None
 
 
+def refuse_unfit(to: Path) -> None:
+    """Raises LimnerError for a folder that cannot be filled: before a lock, or anything else, is put there."""
+    files.check_writable(to, folder=True)
+    if not (to / PROVENANCE[SYNTHESIZE]).exists():
+        files.refuse_other_files(to, "--to")
+
+
 def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
     """Open a folder to fill: the provenance with how far it is filled, and the seeds of its images.
 

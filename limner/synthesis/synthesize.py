@@ -80,7 +80,9 @@ def synthesize(
     ``sampling`` holds fields of the family's Sampling. Raises LimnerError, also where hardly any image passes the
     filters; images that were kept until then, or until Ctrl-C, stay, and the same call resumes.
     """
-    pipeline, to = Pipeline(run, device), Path(to)
+    to = Path(to)
+    folder.refuse_unfit(to)
+    pipeline = Pipeline(run, device)
     model, header = pipeline.model, pipeline.loaded.header
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")

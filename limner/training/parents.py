@@ -137,7 +137,8 @@ def refuse_occupied(run: Run, out: Path, resume: bool) -> None:
     elif not (resume and (out / "config.json").exists()) and out.is_dir():
         if any(Path(source).is_dir() and out.samefile(source) for source in run.sources):
             raise LimnerError(f"{out} is the folder of images itself: name another --out for the run.")
-        if not (out / checkpoint.LOCK).exists():  # a folder that training has locked before is a run's
+        # A folder that training has locked before is a run's; one that is filled with images is locked too.
+        if not (out / checkpoint.LOCK).exists() or (out / "metadata.jsonl").exists():
             refuse_other_files(out, "--out")
 
 
