@@ -29,7 +29,7 @@ class ModelFile(NamedTuple):
     tensors: dict[str, Tensor]
     format: int
     size: int  # bytes
-    sha256: str  # of the file
+    sha256: str  # of the file; '' unless it was asked for
 
 
 def make_header(run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None) -> Header:
@@ -60,9 +60,9 @@ def write_whole(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     write_tensors(path, tensors, {"limner": text, "digest": digest_of(text, tensors)})
 
 
-def read_model_file(path: Path) -> ModelFile:
+def read_model_file(path: Path, hashed: bool = False) -> ModelFile:
     """A model file, verified. Raises Damaged, LimnerError for what is no model file of ours, and OSError."""
-    content = read_tensors(path)
+    content = read_tensors(path, hashed)
     metadata, tensors = content.metadata, content.tensors
     if "limner" not in metadata:
         raise LimnerError(

@@ -181,7 +181,7 @@ def _read_parts(folder: Path) -> Resumed:
         written = {name: (entry["bytes"], entry["sha256"]) for name, entry in beside.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{folder / STATE} is damaged: it lacks {error}.") from None
-    model, live = read_model_file(folder / MODEL), read_tensors(folder / LIVE)
+    model, live = read_model_file(folder / MODEL, hashed=True), read_tensors(folder / LIVE, hashed=True)
     for name, part in ((MODEL, model), (LIVE, live)):
         if (part.size, part.sha256) != written[name]:
             raise Damaged(f"{folder / name} is damaged: its content does not match its hash.")

@@ -23,6 +23,7 @@ from limner.files import Damaged
 from limner.settings import LimnerError
 
 LONGEST_HEADER = 10_000_000  # bytes; JSON takes some twenty times as much memory
+CHUNK = 1 << 20  # bytes that are read at a time
 TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
     "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64, "U64": torch.uint64, "F16": torch.float16,
@@ -32,12 +33,12 @@ TYPES = {
 
 
 class Content(NamedTuple):
-    """What a file holds; ``sha256`` and ``size`` are of the whole file."""
+    """What a file holds; ``size`` in bytes and ``sha256`` are of the whole file."""
 
     metadata: dict[str, str]
     tensors: dict[str, Tensor]
     size: int
-    sha256: str
+    sha256: str  # '' unless it was asked for
 
 
 class Entry(NamedTuple):
@@ -61,8 +62,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     sync(path)
 
 
-def read_tensors(path: Path) -> Content:
+def read_tensors(path: Path, hashed: bool = False) -> Content:
     """What a file holds, read once and in order. Raises Damaged, LimnerError for a pickle, and OSError."""
+    digest = hashlib.sha256() if hashed else None
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(9)
@@ -70,13 +72,14 @@ def read_tensors(path: Path) -> Content:
         try:
             header = start[8:] + _read_header(file, start, size)
             metadata, entries = _parse_header(header, size - 8 - len(header))
-            digest = hashlib.sha256(start[:8] + header)
+            if digest:
+                digest.update(start[:8] + header)
             tensors = {entry.name: _read_tensor(file, entry, digest) for entry in entries}
             if file.read(1):
                 raise ValueError("it has grown while it was read")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Damaged(f"{path} is damaged, incomplete, or not a safetensors file ({error}).") from None
-    return Content(metadata, tensors, size, digest.hexdigest())
+    return Content(metadata, tensors, size, digest.hexdigest() if digest else "")
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
@@ -147,15 +150,16 @@ def _entry(name: str, about: Any) -> Entry:
 
 
 def _read_tensor(file: BufferedReader, entry: Entry, digest: Any) -> Tensor:
-    """One tensor in memory of its own; ``digest`` is fed its bytes."""
+    """One tensor in memory of its own; ``digest``, if any, is fed its bytes while they are in the processor's cache."""
     content = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
     view, at = content.numpy().data, 0
     while at < len(view):
-        count = file.readinto(view[at:])
+        count = file.readinto(view[at : at + CHUNK])
         if not count:
             raise ValueError(f"it ends within {entry.name}")
+        if digest:
+            digest.update(view[at : at + count])
         at += count
-    digest.update(view)
     return content.view(entry.dtype).reshape(entry.shape)
 
 
