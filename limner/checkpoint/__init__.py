@@ -22,6 +22,7 @@ from limner.checkpoint.layout import (
     exists,
     folder_of,
     lock,
+    remove,
 )
 from limner.checkpoint.model_file import MODEL, Header, make_header, migrate_weight, write_model
 from limner.checkpoint.optimiser_state import pack_state, unpack_state
@@ -33,6 +34,6 @@ from limner.files import Damaged
 __all__ = [
     "CHECKPOINTS", "LIVE", "LOCK", "MODEL", "STATE", "Damaged", "Header", "Loaded", "Lock", "Resumed",
     "check_weights", "checkpoints", "exists", "family_of", "folder_of", "load", "load_weights", "lock",
-    "make_header", "migrate_weight", "not_finite", "pack_state", "read_model", "resume", "run_of", "save",
+    "make_header", "migrate_weight", "not_finite", "pack_state", "read_model", "remove", "resume", "run_of", "save",
     "unpack_state", "write_model",
 ]  # fmt: skip

@@ -86,6 +86,9 @@ def run_of(folder: str | Path) -> Run:
         return config.read_run(folder)
     except LimnerError as error:
         if not exists(folder):
+            if isinstance(error, Damaged):
+                advice = "There is no checkpoint to read the settings from: remove the file to begin the run again."
+                raise Damaged(f"{error} {advice}") from None
             raise
         file, found = _open(Path(folder))
         warnings.warn(f"{error} Using the settings in {file} instead.", stacklevel=2)

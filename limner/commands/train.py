@@ -116,7 +116,12 @@ def _saved_run(argv: Sequence[str], preset: str | None) -> Run:
         raise LimnerError("Name the run to resume: --out RUN --resume.")
     if not _holds_run(Path(out)):
         return config.preset_run(argv[0], preset)
-    saved = config.read_run(out)
+    try:
+        saved = config.read_run(out)
+    except LimnerError:
+        from limner import checkpoint
+
+        saved = checkpoint.run_of(out)
     if (argv[0], preset or saved.preset) != (saved.family, saved.preset):
         raise LimnerError(
             f"{out} is a run of {saved.family} from the preset {saved.preset}, so it cannot resume as "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
+import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from limner import files
 from limner.config import Run
 from limner.core import Model
 from limner.progress import rich_progress
-from limner.settings import need
+from limner.settings import LimnerError, need
 
 
 class Journal:
@@ -49,12 +50,13 @@ class Journal:
         if self._board:
             self._board.close()
 
-    def _warn_unwritable(self, error: OSError) -> None:
+    def _warn_unwritable(self, error: Exception) -> None:
         """A log that cannot be written, as on a full disk, must not end the training."""
         if not self._write_failed:
+            reason = getattr(error, "strerror", None) or error
             self.warn(
-                f"{self.out} cannot be written to ({error.strerror or error}): training continues without some of its "
-                "log and sample sheets, but free space before the next checkpoint."
+                f"{self.out} cannot be written to ({reason}): training continues without some of its log and sample "
+                "sheets, but free space before the next checkpoint."
             )
         self._write_failed = True
 
@@ -133,18 +135,65 @@ class Journal:
                     self._board.add_scalar(name, value, line["seen"])
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines after ``seen``, as if the run were unbroken, but not those that name skipped images."""
+        """Drop the lines after ``seen``, as if the run were unbroken, but not those that name skipped images.
+
+        A damaged log is set aside, and its lines that can be read begin a new one.
+        """
         self._terms.clear()
-        if self.out and self._log:
-            kept = [line for line in read_log(self.out) if line["seen"] <= seen or "skipped" in line]
+        if not self.out or not self._log:
+            return
+        lines, damaged = _read(self._log)
+        kept = [line for line in lines if line["seen"] <= seen or "skipped" in line]
+        try:
+            if damaged:
+                aside = _free_name(self._log.with_name(f"{self._log.name}.damaged"))
+                os.rename(self._log, aside)
+                self.warn(f"{self._log} is damaged: it was set aside as {aside}, and a new one begins.")
             files.write_text(self._log, "".join(json.dumps(line) + "\n" for line in kept))
-            self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
+        except (OSError, LimnerError) as error:
+            self._log = None
+            self._warn_unwritable(error)
+        self._since = next(((x["seen"], x["seconds"]) for x in reversed(kept) if "step" in x), (0, 0.0))
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log.jsonl, if there is one; an incomplete last line is left out."""
-    lines = []
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        for text in (run / "log.jsonl").read_text("utf-8", "replace").split("\n"):
-            lines.append(json.loads(text))
-    return lines
+    """The lines of a run's log.jsonl, if there is one; lines that cannot be read are left out."""
+    return _read(run / "log.jsonl")[0]
+
+
+def _read(log: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The lines that can be read, and whether others than an unfinished last one cannot."""
+    try:
+        texts = log.read_bytes().split(b"\n")
+    except OSError:
+        return [], log.is_dir()
+    lines, damaged = [], False
+    for i, text in enumerate(texts):
+        try:
+            lines.append(_check_line(files.parse_json(text, log)))
+        except files.Damaged:
+            damaged |= i < len(texts) - 1
+    return lines, damaged
+
+
+def _check_line(line: dict[str, Any]) -> dict[str, Any]:
+    """A line as the journal writes them. Raises Damaged for any other."""
+    timed = "step" in line or any("held_out/" in name for name in line)
+    needed = ["seen", *(["seconds"] if timed else [])]
+    texts = [name for name in ("picture", "skipped") if name in line]
+    if not all(_is_number(line.get(name)) for name in needed) or not all(
+        isinstance(value, str) if name in texts else value is None or _is_number(value)
+        for name, value in line.items()
+    ):
+        raise files.Damaged(f"{line} is not a line of a log.")
+    return line
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number behind it where there is one."""
+    names = (path.with_name(f"{path.name}{i or ''}") for i in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))

@@ -23,7 +23,7 @@ from limner.data import Data, Selection
 from limner.device import autocast
 from limner.distributed import Ranks, microbatch_size
 from limner.settings import LimnerError, Training
-from limner.training.optim import make_optimiser
+from limner.training.optim import check_optimiser, load_state, make_optimiser
 
 COUNTERS = "seen", "step", "seconds", "skipped", "rollbacks"  # of a loop, which a checkpoint holds
 
@@ -49,6 +49,7 @@ def check_objectives(model: Model, training: Training) -> None:
                 f"{model.family} has no optimiser for its submodule {objective.trains!r}: add it to "
                 "training.optimisers."
             )
+        check_optimiser(objective.trains, training.optimisers[objective.trains])
 
 
 def make_players(model: Model, training: Training) -> list[Player]:
@@ -266,12 +267,17 @@ class Loop:
         return tensors, {name: getattr(self, name) for name in COUNTERS} | {"optimisers": packed}
 
     def restore(self, resumed: checkpoint.Resumed) -> None:
-        live = resumed.live_tensors
+        """Take the state of a checkpoint. Raises LimnerError for one of another model or other optimisers."""
+        live, state = resumed.live_tensors, resumed.state
         weights = {k.removeprefix("model/"): v for k, v in live.items() if k.startswith("model/")}
-        checkpoint.load_weights(self.model, weights)
+        checkpoint.load_weights(self.model, weights, "the checkpoint")
         if self.average is not self.model:
-            checkpoint.load_weights(self.average, resumed.model_tensors)
+            checkpoint.load_weights(self.average, resumed.model_tensors, "the checkpoint")
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(checkpoint.unpack_state(live, resumed.state["optimisers"][name]))
+            load_state(optimiser, live, state["optimisers"].get(name), name)
         for name in COUNTERS:
-            setattr(self, name, resumed.state[name])
+            if isinstance(state.get(name), bool) or not isinstance(state.get(name), (int, float)):
+                raise LimnerError(
+                    f"The checkpoint lacks the counter {name!r}: use an earlier one, or train again."
+                )
+            setattr(self, name, state[name])

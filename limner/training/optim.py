@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from limner.checkpoint import unpack_state
 from limner.settings import LimnerError, Optimiser
+
+LARGEST_RATE = 1e30  # float32 ends at 3e38, and a step multiplies the rate, as by 1 / (1 - beta1)
 
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
@@ -20,6 +24,47 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
     if s.name in ("adam", "adamw"):
         return torch.optim.AdamW(parameters, s.lr, s.betas, s.eps, s.decay, fused=True)
     raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
+
+
+def check_optimiser(name: str, settings: Optimiser) -> None:
+    """Raises LimnerError for a learning rate that no optimiser can take: its products leave float32."""
+    for field in ("lr", "matrix_lr"):
+        rate = getattr(settings, field)
+        if not 0 <= rate <= LARGEST_RATE:
+            flag = f"--training.optimisers.{name}.{field.replace('_', '-')}"
+            raise LimnerError(f"{flag} must be at least 0 and at most {LARGEST_RATE:.0e}, not {rate}.")
+
+
+def load_state(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], packed: Any, name: str
+) -> None:
+    """Load a state that ``pack_state`` took apart; the optimiser keeps its own settings.
+
+    Raises LimnerError for one of another optimiser or of other parameters; ``name`` is the submodule's.
+    """
+    own = optimiser.state_dict()["param_groups"]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    try:
+        state = unpack_state(tensors, packed)
+        entries, groups = state["state"], state["param_groups"]
+        same = [len(group["params"]) for group in groups] == [len(group["params"]) for group in own]
+        fits = same and all(_fits(optimiser, parameters[i], entry) for i, entry in entries.items())
+        merged = [{**ours, "lr": theirs["lr"]} for ours, theirs in zip(own, groups, strict=False)]
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+        fits = False
+    if not fits:
+        raise LimnerError(
+            f"The checkpoint's state of the optimiser of {name!r} is not one of {type(optimiser).__name__} with these "
+            "parameters: resume with the settings that it was trained with, or train a new run with another --out."
+        )
+    optimiser.load_state_dict({"state": entries, "param_groups": merged})
+
+
+def _fits(optimiser: torch.optim.Optimizer, parameter: Tensor, entry: dict[str, Any]) -> bool:
+    """Whether an entry of a state is one that the optimiser keeps for the parameter."""
+    tensors = {key: value for key, value in entry.items() if value is not None}
+    kept = entry.keys() <= STATES[type(optimiser)]
+    return kept and all(value.shape in (parameter.shape, ()) for value in tensors.values())
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -106,3 +151,10 @@ class Muon(torch.optim.Optimizer):
             step = float(state["step"])
             scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
             parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+
+
+STATES: dict[type, set[str]] = {  # what each optimiser keeps for a parameter
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+    Muon: {"momentum", "step", "mean", "square"},
+}

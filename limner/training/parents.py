@@ -76,8 +76,8 @@ def is_finished(run: Run, out: Path, epoch: int) -> bool:
 
 def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resume: bool) -> Run:
     """The run that trains a parent that no run is named for: a new one, or on resume the one that was begun."""
-    if resume and (out / field / "config.json").exists():
-        return config.read_run(out / field)
+    if resume and ((out / field / "config.json").exists() or checkpoint.exists(out / field)):
+        return checkpoint.run_of(out / field)
     parent = parents_of(run)[field]
     amount, unit = parse_budget(run.budget, epoch)
     amount *= shares(run)[field]

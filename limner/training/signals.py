@@ -1,10 +1,13 @@
-"""Ctrl-C and SIGTERM while a training runs."""
+"""Ctrl-C, SIGTERM and SIGHUP while a training runs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Any
+
+FOLDER_LOST = 1000  # above every signal: what processes tell one another where the run's folder is gone
 
 
 class Signals:
@@ -13,8 +16,11 @@ class Signals:
     caught = 0
 
     def __enter__(self) -> Signals:
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # SIGHUP: the terminal was closed
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as by nohup
+            numbers.remove(signal.SIGHUP)
         try:
-            self._before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._catch) for number in numbers}
         except ValueError:  # only the main thread receives signals
             self._before = {}
         return self
@@ -25,6 +31,7 @@ class Signals:
 
     def _catch(self, number: int, _frame: Any) -> None:
         if self.caught and number == signal.SIGINT:
-            os.write(2, b"\x1b[?25h\nStopped immediately. The last checkpoint is intact.\n")
-            os._exit(130)
+            with contextlib.suppress(OSError):  # a terminal that is gone
+                os.write(2, b"\x1b[?25h\nStopped immediately. The last checkpoint is intact.\n")
+            os._exit(128 + number)
         self.caught = number

@@ -33,7 +33,8 @@ from limner.distributed import Ranks, microbatch_size
 from limner.inference.pipeline import sample_grid
 from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop, learning_rate_factor
-from limner.training.run import ROLLBACKS, SKIPS_BEFORE_ROLLBACK, train
+from limner.training.run import train
+from limner.training.session import ROLLBACKS, SKIPS_BEFORE_ROLLBACK
 from tests.helpers import paint
 
 SPEC = ImageSpec(1, 4, 4)

@@ -19,8 +19,7 @@ from limner.cli import run
 from limner.config import Run, find_preset, read_run
 from limner.core import DataOptions, LimnerError, Training
 from limner.evaluation.evaluate import EvaluateOptions, evaluate
-from limner.training import parents
-from limner.training import run as training_run
+from limner.training import parents, session
 from tests.helpers import paint
 
 QUICK = {"batch": 8, "samples": 2, "save_every": "1h", "sample_every": "1h", "evaluate_every": "1h"}
@@ -80,12 +79,12 @@ def test_a_named_parent_is_copied_in_and_never_changes(pictures, parent, tmp_pat
 def test_the_average_shares_the_parent(pictures, parent, tmp_path, monkeypatch):
     loops = []
 
-    class Spy(training_run.Loop):
+    class Spy(session.Loop):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             loops.append(self)
 
-    monkeypatch.setattr(training_run, "Loop", Spy)
+    monkeypatch.setattr(session, "Loop", Spy)
     train(pictures, tmp_path / "run", parent)
     (one,) = loops
     assert one.average is not one.model and one.average.autoencoder is one.model.autoencoder

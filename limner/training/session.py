@@ -1,0 +1,270 @@
+"""The training of one run: its budget, checkpoints, sample sheets, held-out losses and returns to a sane state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from limner import checkpoint, config, families
+from limner.config import Run, parse_budget
+from limner.core import Model, mix
+from limner.data import Data
+from limner.distributed import Ranks, all_threads
+from limner.inference.pipeline import sample_grid
+from limner.settings import LimnerError, Stopped
+from limner.training import parents, resuming, sanity
+from limner.training.follows import follows
+from limner.training.journal import Journal
+from limner.training.loop import Loop
+from limner.training.signals import FOLDER_LOST, Signals
+
+SKIPS_BEFORE_ROLLBACK = 3  # steps in a row that were not finite
+ROLLBACKS = 3  # before the training fails
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended."""
+
+    out: Path
+    seen: int
+    seconds: float
+    images_per_second: float
+    stopped: int = 0  # the signal that ended it early, or 0
+    terms: dict[str, float] = field(default_factory=dict)  # the last held-out losses
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a training and those of its parents run."""
+
+    device: torch.device
+    ranks: Ranks
+    quiet: bool
+    lock: checkpoint.Lock | None = None  # on the run's folder; None in all processes but the first
+
+    def refuse_lost(self) -> None:
+        """Raises LimnerError if the folder was renamed or removed: writing on would begin another, without a lock."""
+        if self.lock and self.lock.is_lost():
+            raise LimnerError(_lost(self.lock.folder))
+
+
+def _lost(folder: Path) -> str:
+    return (
+        f"{folder} was renamed, moved or removed while it was trained, so training ends here and writes nothing more: "
+        "continue from its last checkpoint with --resume and its new name, or train again."
+    )
+
+
+class Periodic:
+    """Runs ``action`` every so many seconds or images; ``rest`` is the least pause, in units of its own duration."""
+
+    def __init__(self, every: str, epoch: int, loop: Loop, action: Callable[[], object], rest: float = 0.0):
+        self.budget = parse_budget(every, epoch)
+        self.loop, self.action, self.rest, self.duration = loop, action, rest, 0.0
+        self.last_seconds, self.last_seen = loop.seconds, loop.seen
+
+    def run_if_due(self) -> None:
+        seconds, seen = self.loop.seconds - self.last_seconds, self.loop.seen - self.last_seen
+        if self.budget.spent(seconds, seen) < 1 or seconds < self.rest * self.duration:
+            return
+        start = time.perf_counter()
+        self.action()
+        self.duration = time.perf_counter() - start
+        self.last_seconds, self.last_seen = self.loop.seconds, self.loop.seen
+
+
+class Session:
+    """The training of one run, begun or resumed."""
+
+    run: Run  # with the settings that it has from its parents
+    loop: Loop
+    digests: dict[str, str]  # of the parents, by config field
+    seconds_before: float  # that parents took from a budget of time
+
+    first_loss: (
+        float  # of its first state, which says what is exploded; not a number where that was not finite
+    )
+
+    def __init__(self, run: Run, out: Path, data: Data, resume: bool, context: Context, journal: Journal):
+        self.out, self.data, self.context, self.ranks, self.journal = (
+            out,
+            data,
+            context,
+            context.ranks,
+            journal,
+        )
+        self.training, self.heldout = data.split(run.data.holdout, run.data.per_class)
+        if len(self.training) < run.training.batch:
+            journal.warn(
+                f"{len(self.training)} images are fewer than a batch of {run.training.batch}: a batch repeats images."
+            )
+        resumed = checkpoint.resume(out) if resume else None
+        self.resumed = resumed is not None
+        models = self._resume(run, resumed) if resumed else self._begin(run)
+        torch.manual_seed(mix(run.seed, "weights"))
+        model = families.build(run.family, self.run.model, data.spec)
+        parents.adopt(model, models, self.run, out)
+        self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
+        if resumed:
+            with resuming.naming_changes(self.run, resumed, out):
+                self.loop.restore(resumed)
+            journal.rewind(self.loop.seen)
+        self.ranks.broadcast_(model.state_dict().values())
+
+    def _begin(self, run: Run) -> dict[str, Model]:
+        """The models of the parents, by config field, whose weights the new run takes."""
+        paths = {name: parents.path_of(run, self.out, name) for name in parents.parents_of(run)}
+        with self.ranks.in_turn():  # the first process may still be saving a parent
+            loaded = {name: checkpoint.load(path) for name, path in paths.items()}
+        models = {name: parent.model for name, parent in loaded.items()}
+        self.run = parents.settle(run, models)
+        self.digests = {name: parent.header["digest"] for name, parent in loaded.items()}
+        self.first_loss = math.nan
+        self.seconds_before = sum(loaded[name].header["seconds"] for name in parents.trained_first(run))
+        return models
+
+    def _resume(self, run: Run, resumed: checkpoint.Resumed) -> dict[str, Model]:
+        """No models: the checkpoint has the weights of the parents."""
+        saved = resuming.check(run, resumed, self.out, self._data_state())
+        self.run = parents.keep_parents(run, saved, self.out)
+        self.digests = resumed.header["parents"]
+        self.first_loss = resumed.state.get("first_loss", math.nan)
+        self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
+        return {}
+
+    def _data_state(self) -> dict[str, str]:
+        """What a checkpoint says of the data, so that a resume with other data or another split is noticed."""
+        return {"data": self.data.fingerprint, "split": resuming.split_digest(self.training, self.heldout)}
+
+    def train(self) -> Result:
+        """Step until the budget is spent or a signal asks to stop.
+
+        At least one step, unless a signal comes first: then a new run raises KeyboardInterrupt.
+        """
+        run, loop, journal = self.run, self.loop, self.journal
+        t, epoch = run.training, len(self.training)
+        budget = parents.own_budget(run, epoch, self.seconds_before)
+        self.context.refuse_lost()
+        if self.ranks.first:
+            config.write_run(self.out, run)
+        places = f"{self.ranks.world} x {loop.device}" if self.ranks.world > 1 else str(loop.device)
+        journal.announce(loop.model, len(self.data), run, places, loop.estimate_cost())
+        for sentence in follows(loop.model, self.data):
+            journal.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        if not self.resumed:
+            self.save()  # so that there is always a state to return to, and a full disk is noticed at once
+        periodic = [
+            Periodic(t.save_every, epoch, loop, self.save),
+            Periodic(t.sample_every, epoch, loop, self.show_samples, rest=50),
+            Periodic(t.evaluate_every, epoch, loop, self.measure, rest=50),
+        ]
+        seen_before, seconds_before = loop.seen, loop.seconds
+        start = time.monotonic() - loop.seconds
+        with Signals() as signals:
+            while True:
+                loop.seconds, stop = self._agree(time.monotonic() - start, signals.caught)
+                progress = budget.spent(loop.seconds, loop.seen)
+                journal.progress(progress)
+                if (stop or (progress >= 1 and loop.seen)) and (self.save(stop) or stop):
+                    break
+                self.take_step(progress)
+                for task in periodic:
+                    task.run_if_due()
+        losses = {}
+        if not stop:
+            self.show_samples()
+            losses = self.measure()
+        rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
+        return Result(self.out, loop.seen, loop.seconds, rate, stop, losses)
+
+    def _agree(self, seconds: float, caught: int) -> tuple[float, int]:
+        """The clock and the stop signal of all processes. Raises LimnerError if the folder is gone, and Stopped for
+        a signal before the first step of a new run."""
+        lock = self.context.lock
+        seconds, stop = self.ranks.agree(seconds, FOLDER_LOST if lock and lock.is_lost() else caught)
+        if stop == FOLDER_LOST:
+            raise LimnerError(_lost(self.out))
+        if stop and not self.loop.seen and not self.resumed:
+            raise Stopped(stop)
+        return seconds, stop
+
+    def take_step(self, progress: float) -> None:
+        """One step of the loop; after several in a row that were not finite, back to the last checkpoint."""
+        loop, journal = self.loop, self.journal
+        try:
+            terms = loop.take_step(progress)
+            journal.step(loop.seen, loop.step - 1, loop.seconds, terms)
+        except FloatingPointError as bad:
+            journal.skipped(loop.seen, str(bad))
+            if loop.skipped >= SKIPS_BEFORE_ROLLBACK:
+                self.roll_back()
+
+    def roll_back(self, reason: str = "its loss was infinite or not a number") -> None:
+        """Return to the last sane checkpoint, with other random draws from there.
+
+        Raises LimnerError after a few times.
+        """
+        times = self.loop.rollbacks + 1
+        sane = checkpoint.resume(self.out)
+        if times > ROLLBACKS or sane is None:
+            raise LimnerError(
+                f"The training of {self.out} has failed, after {self.loop.rollbacks} returns to the last sane "
+                f"checkpoint: {reason}. That checkpoint is kept: lower the learning rate "
+                "(--training.optimisers.*.lr) or set --training.clip 1."
+            )
+        self.loop.restore(sane)
+        self.loop.rollbacks = times
+        self.journal.rewind(self.loop.seen)
+        self.journal.warn(
+            f"Returned to the checkpoint at {self.loop.seen:,} images, with other random draws "
+            f"(return {times} of {ROLLBACKS}), since {reason}."
+        )
+
+    def save(self, stop: int = 0) -> bool:
+        """Save a checkpoint and return True if the state is sane (``sanity``); else return to the last sane one.
+
+        With a ``stop`` signal, leave the state as it is.
+        """
+        reason = ""
+        if self.ranks.first:
+            self.context.refuse_lost()
+            live, state = self.loop.state()
+            average = self.loop.average.state_dict()
+            loss = sanity.loss_of(self.loop, self.heldout if len(self.heldout) else self.training)
+            if not math.isfinite(self.first_loss):
+                self.first_loss = loss
+            reason = sanity.fault(live, average, loss, self.first_loss if self.loop.seen else math.inf)
+        if self.ranks.agree(0.0, bool(reason))[1]:
+            if stop:
+                self.journal.warn(f"Not saved, since {reason}: the last checkpoint of {self.out} is kept.")
+            else:
+                self.roll_back(reason or sanity.SAID_BY_FIRST)
+            return False
+        if self.ranks.first:
+            header = checkpoint.make_header(self.run, self.data.spec, self.loop.seen, self.digests)
+            header |= {"data": self.data.fingerprint, "seconds": self.seconds_before + self.loop.seconds}
+            state |= {**self._data_state(), "loss": loss, "first_loss": self.first_loss}
+            checkpoint.save(self.out, average, header, live, state, self.run.training.keep)
+        return True
+
+    def show_samples(self) -> None:
+        if self.ranks.first:
+            like, t = self.heldout if len(self.heldout) else self.training, self.run.training
+            with all_threads(self.ranks):
+                sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
+            self.journal.picture(self.loop.seen, sheet)
+
+    def measure(self) -> dict[str, float]:
+        """The held-out losses; none if there are no such images."""
+        if not self.ranks.first or not len(self.heldout):
+            return {}
+        with all_threads(self.ranks):
+            losses = self.loop.held_out_losses(self.heldout)
+        self.journal.held_out(self.loop.seen, self.loop.seconds, losses)
+        return losses
