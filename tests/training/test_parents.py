@@ -388,7 +388,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(nested, pictures, 
     refused("on images of 3x8x8, and large was trained on 3x16x16", tokens=tokens(autoencoder=str(large)))
     refused("one of toy_tokeniser", tokens=tokens(autoencoder=str(tokeniser)))
     refused("no run and no model at nowhere", tokens=tokens(autoencoder="nowhere"))
-    refused("toy_tokeniser cannot be built", tokens=tokens(codes=-1))
+    refused("codes -1 is out of range", tokens=tokens(codes=-1))
     refused("toy_prior needs sides that 3 divides", factor=3)
     refused("to a multiple of 3", training={**QUICK, "accumulate": 3})
     refused("toy_prior has no optimiser for its submodule 'prior'", training={**QUICK, "optimisers": {}})
