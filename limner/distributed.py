@@ -176,13 +176,13 @@ def _group(device: torch.device, store: Any, ranks: Ranks, helpers: Helpers | No
         yield ranks
         dist.barrier()  # or one that has finished would seem lost to the others
     except LimnerError as error:
-        error.speaks = watch.first_to_say(str(error))
+        error.speaks = watch.speaks()
         raise
     except RuntimeError as error:
         if not watch.is_of_lost_process(error):
             raise
         lost = LimnerError(watch.reason())
-        lost.speaks = watch.first_to_say("lost")
+        lost.speaks = watch.speaks()
         raise lost from error
     finally:
         watch.over.set()

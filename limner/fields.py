@@ -22,9 +22,8 @@ class LimnerError(Exception):
     The command line prints the message without a traceback and exits with code 2.
     """
 
-    speaks: bool | None = (
-        None  # of several processes that raise it: whether this one prints it; None: unknown
-    )
+    # Of several processes that raise it: whether this one prints it; None: unknown.
+    speaks: bool | None = None
 
 
 def nearest(word: str, known: Iterable[str], n: int = 3) -> str:

@@ -93,7 +93,7 @@ class Watch(threading.Thread):
                 self.found = self.helpers.reason()
         if self.over.wait(5 * SECOND):
             return  # the main thread has noticed, or all have finished
-        if self.first_to_say("lost"):
+        if self.speaks():
             os.write(2, f"\x1b[?25h\nlimner: {self.reason()}\n".encode())
         os._exit(LOST)
 
@@ -105,10 +105,9 @@ class Watch(threading.Thread):
         with suppress(RuntimeError, OSError, ValueError):
             if self.store.check([f"process of {rank}"]):
                 process = int(self.store.get(f"process of {rank}"))
-                status = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                if (
-                    status[0] == "T" and int(status[1]) == os.getppid()
-                ):  # of the same launcher, so of this job
+                state, parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:2]
+                same_launcher = int(parent) == os.getppid()  # so it is of this job
+                if state == "T" and same_launcher:
                     os.kill(process, signal.SIGKILL)
 
     def reason(self) -> str:
@@ -123,11 +122,11 @@ class Watch(threading.Thread):
         known = isinstance(error, dist.DistNetworkError) or "onnection" in text or "Broken pipe" in text
         return bool(self.found or known or (self.helpers and self.helpers.ended(wait=2)))
 
-    def first_to_say(self, what: str) -> bool:
-        """Whether no other process of the job has said this: a person needs it once."""
+    def speaks(self) -> bool:
+        """Whether this process tells the person, once for the job: no other has said anything."""
         if self.alone:
             return self.rank == 0
         try:
-            return self.store.add(f"said {what}", 1) == 1
+            return self.store.add("said", 1) == 1
         except RuntimeError:
             return self.rank == 0

@@ -51,7 +51,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     helper = [sys.executable, "-c", code, json.dumps(run.to_json()), str(out), str(int(resume))]
     with _hold(out) as lock, join(device, processes, helper) as ranks, torch.random.fork_rng():
         if launcher := _launcher():
-            files.write_text(out / LAUNCHER, launcher)
+            files.write_text(out / LAUNCHER, f"{launcher}\n{os.getpid()}")
         return _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet, lock))
 
 
@@ -71,8 +71,10 @@ def _launcher() -> str:
 
 def _restarted(out: Path) -> bool:
     """Whether torchrun starts a training again that it began in ``out``, rather than in somebody's earlier run."""
-    begun = out / LAUNCHER
-    return bool(_launcher()) and begun.is_file() and begun.read_text("utf-8", "replace") == _launcher()
+    if not _launcher() or not (out / LAUNCHER).is_file():
+        return False
+    launcher, _, process = (out / LAUNCHER).read_text("utf-8", "replace").partition("\n")
+    return launcher == _launcher() and process != str(os.getpid())  # a script may train twice
 
 
 @contextlib.contextmanager

@@ -105,7 +105,10 @@ def test_buffers_are_alike_on_every_process(tmp_path: Path) -> None:
 def test_a_batch_that_does_not_divide_is_refused(images: Path, tmp_path: Path) -> None:
     done = launch(2, "train", "vae", images, "--out", tmp_path / "run", "--preset", "tiny",
                   "--training.batch", 7, ok=False)  # fmt: skip
-    assert "multiple of 2" in done.stderr
+    assert "multiple of 2" in done.stderr and done.stderr.count("limner: ") == 1
+    (tmp_path / "empty").mkdir()  # the second process waits for what the first one does not find
+    done = launch(2, "train", "vae", tmp_path / "empty", "--out", tmp_path / "run", ok=False)
+    assert done.stderr.count("limner: ") == 1
 
 
 def test_shares_cover_everything_once() -> None:
