@@ -153,8 +153,8 @@ class Autoencoder(Model):
                 attention_resolutions=tuple(shape.attention_resolutions), hidden=latent, latent=latent,
             )  # fmt: skip
             check(config, "--model.")
-            model = cls(config, ImageSpec(shape.channels, *shape.size))
-            exchange.import_weights(model.autoencoder, part.weights, options.groups)
+            spec = ImageSpec(shape.channels, *shape.size)
+            model = exchange.build(lambda: cls(config, spec), "autoencoder", part.weights, options.groups)
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model

@@ -154,11 +154,13 @@ class DDPM(Model):
         found = {str(part.settings["_class_name"]): part for part in parts}
         if "UNet2DModel" not in found:
             return None
-        scheduler = next((part.settings for name, part in found.items() if name.endswith("Scheduler")), {})
+        scheduler = next((part.settings for name, part in found.items() if name.endswith("Scheduler")), None)
         try:
             options = exchange.unet_options(found["UNet2DModel"].settings)
             shape, original = options.shape, options.original
-            schedule, steps, predict, variance = exchange.scheduler_options(scheduler)
+            schedule, steps, predict, variance = exchange.scheduler_options(
+                scheduler or {"_class_name": "DDIMScheduler"}
+            )
             if shape.out != shape.channels * (2 if variance else 1):
                 raise exchange.ExchangeError(f"it gives {shape.out} channels for {shape.channels}")
             config = DDPMConfig(network="ddpm" if original else "adm", width=shape.width,
@@ -169,8 +171,11 @@ class DDPM(Model):
                                 schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
             check(config, "--model.")
-            model = cls(config, ImageSpec(shape.channels, *shape.size, classes=classes))
-            exchange.import_weights(model.network.unet, found["UNet2DModel"].weights, options.groups)
+            spec = ImageSpec(shape.channels, *shape.size, classes=classes)
+            weights = found["UNet2DModel"].weights
+            model = exchange.build(lambda: cls(config, spec), "network.unet", weights, options.groups)
+            if not scheduler:  # told last: what is wrong with the network comes first
+                raise exchange.ExchangeError("no scheduler_config.json beside it says how noise was added")
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None
         return model

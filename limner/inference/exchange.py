@@ -20,6 +20,8 @@ from limner.settings import join_words
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS, SCHEDULER, PIPELINE = "config.json", "scheduler_config.json", "model_index.json"
+PIPELINES = ("DDPMPipeline", "DDIMPipeline")  # whose parts are those of DRAWING
+DRAWING = ("unet", "scheduler")
 VERSION = "0.35.0"  # of diffusers, whose format is written
 
 
@@ -60,7 +62,7 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
     files.refuse_other_files(out, "--out")
     parts = read(folder)
     for part in parts if size else ():
-        if "sample_size" in part.settings:
+        if part.weights:
             part.settings["sample_size"] = size
     for name in families.supporting(Exchanges):
         family: Any = families.load(name)
@@ -88,7 +90,10 @@ def from_diffusers(folder: str | Path, out: str | Path, size: tuple[int, int] | 
 
 
 def read(folder: Path) -> list[Part]:
-    """The parts in a folder: at its top, and in each folder in it that has settings. Raises LimnerError."""
+    """The parts in a folder: at its top, and in each folder in it that has settings; those of its pipeline, if any.
+
+    Raises LimnerError, also for a pipeline of which a part would be lost.
+    """
     if not folder.is_dir():
         raise LimnerError(f"There is no folder {folder}: name one that diffusers wrote.")
     parts = []
@@ -96,13 +101,52 @@ def read(folder: Path) -> list[Part]:
     for path in (place / name for place in places for name in (SETTINGS, SCHEDULER)):
         if not path.is_file():
             continue
-        settings = files.read_json(path)
-        weights = read_weights(path.parent) if path.name == SETTINGS else {}
+        settings = read_settings(path)
         if isinstance(settings.get("_class_name"), str):
+            weights = read_weights(path.parent) if path.name == SETTINGS else {}
             parts.append(Part("" if path.parent == folder else path.parent.name, settings, weights))
+    if (folder / PIPELINE).is_file():
+        parts = _parts_of(read_settings(folder / PIPELINE), parts, folder)
     if not parts:
         raise LimnerError(f"{folder} was not written by diffusers: no {SETTINGS} in it names a _class_name.")
+    for kind in ("Scheduler", ""):
+        several = [
+            part for part in parts if str(part.settings["_class_name"]).endswith("Scheduler") == bool(kind)
+        ]
+        if len(several) > 1:
+            names = join_words([part.folder or "its top" for part in several], "and")
+            raise LimnerError(
+                f"{folder} holds more than one {kind.lower() or 'network'} ({names}): name a folder with one."
+            )
     return parts
+
+
+def _parts_of(pipeline: dict[str, Any], parts: list[Part], folder: Path) -> list[Part]:
+    """Those that a pipeline names. Raises LimnerError for pipelines of other parts, and where one is missing."""
+    kind = pipeline.get("_class_name")
+    named = {name: value for name, value in pipeline.items() if isinstance(value, list) and any(value)}
+    others = [name for name in named if name not in DRAWING]
+    if kind not in PIPELINES or others:
+        which = f", which draws with {join_words(others, 'and')} too" if others else ""
+        vae = f", or its autoencoder alone: {folder / 'vae'}" if "vae" in others else ""
+        raise LimnerError(f"{folder} holds a {kind}{which}: import a {join_words(PIPELINES)}{vae}.")
+    chosen = []
+    for name in DRAWING:
+        kind = named.get(name, [None])[-1]
+        # In a folder of its name, or at the top, as the first versions had it.
+        found = [part for part in parts if part.folder in (name, "") and part.settings["_class_name"] == kind]
+        if not found:
+            raise LimnerError(f"{folder} lacks its {name} ({kind}): save the pipeline again.")
+        chosen.append(found[-1])
+    return chosen
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A table of settings. Raises LimnerError."""
+    try:
+        return files.read_json(path)
+    except OSError as error:
+        raise LimnerError(files.explain(error, path, "be read")) from None
 
 
 def read_weights(folder: Path) -> dict[str, Any]:

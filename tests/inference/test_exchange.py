@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ import limner
 from limner import checkpoint, families
 from limner.config import Run, write_run
 from limner.core import Condition, DataOptions, Draws, Exchanges, ImageSpec, LimnerError, Model
+from limner.diffusion.paths import Discrete, betas
 from limner.inference import exchange
+from limner.networks import exchange as exchanging
 
 diffusers = pytest.importorskip("diffusers", reason="exchange is not tested: pip install diffusers")
 
@@ -195,6 +201,160 @@ def test_what_has_no_counterpart_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(LimnerError, match=reason):
             importing(**changes)
+
+
+SCHEDULERS = [name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")]
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs, and ours of steps that are not kept
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_is_read_as_it_is_or_refused(name: str) -> None:
+    try:
+        theirs = getattr(diffusers, name)()
+    except Exception as error:  # needs another library, or arguments
+        pytest.skip(str(error)[:50])
+    settings = {"_class_name": name, **getattr(theirs, "config", {})}
+    if name not in ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler"):
+        with pytest.raises(exchanging.ExchangeError, match=name):
+            exchanging.scheduler_options(settings)
+        return
+    for beta_schedule in ("linear", "squaredcos_cap_v2"):
+        theirs = getattr(diffusers, name)(beta_schedule=beta_schedule)
+        schedule, steps, predict, learned = exchanging.scheduler_options(
+            {"_class_name": name, **theirs.config}
+        )
+        assert predict == "noise" and not learned
+        assert_close(Discrete(betas(schedule, steps)).alphas_cumprod.float(), theirs.alphas_cumprod)
+
+
+CHANGED: dict[str, Any] = {  # settings of DDPMScheduler and DDIMScheduler, and values that we do not have
+    "num_train_timesteps": 500, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "sigmoid",
+    "trained_betas": [0.1] * 1000, "variance_type": "learned", "clip_sample": False, "clip_sample_range": 2.0,
+    "prediction_type": "flow_prediction", "thresholding": True, "rescale_betas_zero_snr": True,
+    "new_setting": None, "tensor_format": "np",
+}  # fmt: skip
+HARMLESS = {  # of thresholding, which is off, and of the solver's steps, which a person chooses
+    "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0, "timestep_spacing": "trailing", "steps_offset": 1,
+    "set_alpha_to_one": False,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+def test_every_setting_of_a_scheduler_is_known_or_refused(name: str) -> None:
+    usual = {"_class_name": name, **getattr(diffusers, name)().config}
+    own = {key for key in usual if not key.startswith("_")}
+    assert own <= {*CHANGED, *HARMLESS}
+    for key, value in CHANGED.items():
+        if key in own or key in ("new_setting", "tensor_format"):
+            with pytest.raises(exchanging.ExchangeError, match=f"its (setting )?{key}"):
+                exchanging.scheduler_options({**usual, key: value})
+    for key in own & {*HARMLESS}:
+        assert exchanging.scheduler_options({**usual, key: HARMLESS[key]})[:3] == ("linear", 1000, "noise")
+
+
+def test_what_a_scheduler_says_of_steps_is_said() -> None:
+    usual = {"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}
+    with pytest.warns(UserWarning, match="timestep_spacing 'trailing'.*--spacing"):
+        exchanging.scheduler_options({**usual, "timestep_spacing": "trailing"})
+    with pytest.warns(UserWarning, match="--variance 0"):
+        exchanging.scheduler_options({**usual, "variance_type": "fixed_small"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exchanging.scheduler_options(usual)
+
+
+def test_every_setting_of_a_network_is_known_or_refused() -> None:
+    unet = {**diffusers.UNet2DModel(**UNET).config}
+    codec = {**diffusers.AutoencoderKL(**KL).config}
+    odd: list[Any] = ["x", -1, True, None, [], {}, [-1], 1e300, math.nan, [[]], "DownBlock2D", 10**9]
+    for settings, read in ((unet, exchanging.unet_options), (codec, exchanging.codec_options)):
+        read(settings)
+        with pytest.raises(exchanging.ExchangeError, match="its setting brand_new, 3, is not known"):
+            read({**settings, "brand_new": 3})
+        for key in settings:
+            for value in odd if not key.startswith("_") else ():
+                with contextlib.suppress(exchanging.ExchangeError):
+                    assert read({**settings, key: value}) == read({**settings, key: good}) or value in (
+                        True,
+                        None,
+                    )
+    for changes in (
+        {"mid_block_type": None}, {"time_embedding_dim": 32}, {"attn_norm_num_groups": 16},
+        {"resnet_time_scale_shift": "ada_group"}, {"class_embed_type": "identity"}, {"layers_per_block": 10**9},
+    ):  # fmt: skip
+        with pytest.raises(exchanging.ExchangeError, match=next(iter(changes))):
+            exchanging.unet_options({**unet, **changes})
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A pipeline that can be imported."""
+    unet = diffusers.UNet2DModel(**{**UNET, "block_out_channels": (64, 64)})
+    scheduler = diffusers.DDPMScheduler(variance_type="fixed_large")
+    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(LimnerError) as caught:
+        exchange.from_diffusers(folder, folder / "run")
+    assert not (folder / "run").exists()
+    message = str(caught.value)
+    assert len(message) < 600 and message.endswith(".")
+    return message
+
+
+def test_damaged_settings_are_one_sentence(whole: Path) -> None:
+    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        good = (whole / name).read_bytes()
+        for bad in (b"", b"5", b"null", b"[]", b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"a": NaN', good[:-40]):
+            (whole / name).write_bytes(bad)
+            assert Path(name).name in refusal(whole), (name, bad[:20])
+        for bad in (b"{}", b'{"_class_name": 5}', b'{"_class_name": ["DDPMPipeline"]}'):
+            (whole / name).write_bytes(bad)
+            refusal(whole)
+        (whole / name).write_bytes(good)
+    assert exchange.from_diffusers(whole, whole.parent / "good") == "ddpm"
+
+
+def test_pipelines_of_which_a_part_would_be_lost_are_refused(whole: Path) -> None:
+    index = json.loads((whole / "model_index.json").read_text())
+
+    def with_index(**changes: Any) -> str:
+        (whole / "model_index.json").write_text(json.dumps({**index, **changes}))
+        return refusal(whole)
+
+    assert "LDMPipeline" in with_index(_class_name="LDMPipeline")
+    assert "draws with vqvae too" in with_index(vqvae=["diffusers", "VQModel"])
+    assert "autoencoder alone" in with_index(vae=["diffusers", "AutoencoderKL"])
+    assert "lacks its unet (UNet2DConditionModel)" in with_index(unet=["diffusers", "UNet2DConditionModel"])
+    assert "lacks its scheduler" in with_index(scheduler=[None, None])
+    (whole / "model_index.json").unlink()
+    shutil.copytree(whole / "unet", whole / "unet_ema")
+    assert "more than one network (unet and unet_ema)" in refusal(whole)
+    shutil.rmtree(whole / "unet_ema")
+    (whole / "scheduler" / "scheduler_config.json").unlink()
+    assert "no scheduler_config.json" in refusal(whole)
+
+
+def test_weights_that_are_not_what_they_should_be_are_refused(whole: Path) -> None:
+    good = exchange.read_weights(whole / "unet")
+
+    def with_weight(name: str, value: torch.Tensor) -> str:
+        exchange.save_file({**good, name: value.contiguous()}, whole / "unet" / exchange.WEIGHTS)
+        return refusal(whole)
+
+    weight = good["conv_in.weight"]
+    assert "conv_in.weight holds infinite values or NaN" in with_weight("conv_in.weight", weight * math.nan)
+    assert "conv_in.weight holds int8 values" in with_weight("conv_in.weight", weight.to(torch.int8))
+    assert "conv_in.weight of 3x64x3x3 does not fit" in with_weight("conv_in.weight", weight.transpose(0, 1))
+    config = json.loads((whole / "unet" / "config.json").read_text())
+    huge = {**config, "block_out_channels": [65536, 65536]}  # would take terabytes
+    (whole / "unet" / "config.json").write_text(json.dumps(huge))
+    assert "does not fit the settings" in refusal(whole)
+    (whole / "unet" / exchange.WEIGHTS).unlink()
+    assert "file of weights is missing" in refusal(whole)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

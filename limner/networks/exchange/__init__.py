@@ -1,0 +1,18 @@
+"""Our networks by the weight names and settings of diffusers, and back; what has no counterpart is an ExchangeError."""
+
+from limner.networks.exchange.scheduler import scheduler_options, scheduler_settings
+from limner.networks.exchange.settings import (
+    CodecOptions,
+    ExchangeError,
+    UNetOptions,
+    codec_options,
+    codec_settings,
+    unet_options,
+    unet_settings,
+)  # fmt: skip
+from limner.networks.exchange.weights import build, export_weights, norm_groups
+
+__all__ = [
+    "CodecOptions", "ExchangeError", "UNetOptions", "build", "codec_options", "codec_settings", "export_weights",
+    "norm_groups", "scheduler_options", "scheduler_settings", "unet_options", "unet_settings",
+]  # fmt: skip
