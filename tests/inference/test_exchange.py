@@ -275,10 +275,7 @@ def test_every_setting_of_a_network_is_known_or_refused() -> None:
         for key in settings:
             for value in odd if not key.startswith("_") else ():
                 with contextlib.suppress(exchanging.ExchangeError):
-                    assert read({**settings, key: value}) == read({**settings, key: good}) or value in (
-                        True,
-                        None,
-                    )
+                    read({**settings, key: value})  # and no other error
     for changes in (
         {"mid_block_type": None}, {"time_embedding_dim": 32}, {"attn_norm_num_groups": 16},
         {"resnet_time_scale_shift": "ada_group"}, {"class_embed_type": "identity"}, {"layers_per_block": 10**9},
