@@ -15,6 +15,7 @@ from limner.data.match import Rows
 from limner.data.metadata import LONGEST_TEXT, TABLES, columns_of, first, one_label, one_line, parse_json
 from limner.data.sources import Item, Listing, Opener, Problem, printable, same_form
 
+BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
 _POOL = 2**18  # bytes of texts by which their encoding is told
 
 
@@ -70,7 +71,7 @@ def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
             found.images.append(name)
         elif path.stem.lower() == "metadata" and suffix in TABLES:
             found.tables.append(name)
-        elif suffix in (".txt", ".caption", ".cls", ".json"):
+        elif suffix in BESIDE:
             found.sides.setdefault(same_form(os.path.splitext(name)[0]), {})[suffix] = name
         else:
             found.others[kind_of(path.name)] += 1

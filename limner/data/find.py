@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from limner.data.annotate import annotate
+from limner.data.annotate import BESIDE, annotate
 from limner.data.archive import archives, is_archive
 from limner.data.builtin import digits, emoji, shapes
 from limner.data.decode import SUFFIXES
@@ -76,7 +76,8 @@ def _files(matches: Sequence[Path], deep: bool) -> Iterator[Path]:
 def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
     """Files that a pattern matches; below the folder of them all, folders may be classes."""
     parent = Path(os.path.commonpath([path.parent for path in paths]))
-    files = {path.relative_to(parent).as_posix(): path for path in paths}
+    beside = [side for path in paths for suffix in BESIDE if (side := path.with_suffix(suffix)).is_file()]
+    files = {path.relative_to(parent).as_posix(): path for path in (*paths, *beside)}
     key = ["images", RULES, classes, *((name, *stamp(path.stat())) for name, path in files.items())]
     openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
     return Source(text, key, lambda: by_path(with_dataset_json(annotate(openers), openers), classes))

@@ -46,6 +46,8 @@ class Images:
         A name that is not exact may differ in case, separators, Unicode form and extension, and may have folders too
         many or too few, if it names one image then.
         """
+        if folder == "." and name in self.exact:
+            return self.exact[name], True
         whole = posixpath.normpath(posixpath.join(folder, name))
         if whole in self.exact:
             return self.exact[whole], True
@@ -88,7 +90,7 @@ class Rows:
         """Read one table. Raises LimnerError for one that cannot be read, or a row that names no image at all."""
         folder, shown = str(PurePosixPath(table).parent), printable(table)
         columns: dict[str, bool] = {}  # whether each is used, in order
-        count = missing = 0
+        count = missing = again = 0
         matched: set[int] = set()
         example = ""
         for count, row in enumerate(read_rows(table, opener), 1):
@@ -106,11 +108,16 @@ class Rows:
                     path = printable(str(PurePosixPath(folder) / named))
                     self.problems.append(Problem(path, f"named in {shown}, but {found}"))
                 continue
+            again += found[0] in matched
             matched.add(found[0])
             columns.update(dict.fromkeys(self._take(*found, row, shown), True))
         self._named |= matched
         if count:
             self.notes.append(_summary(shown, count, missing, example, columns))
+        if again:
+            self.notes.append(
+                f"{again:,} of {count:,} rows of {shown} name an image again: the last of them counts."
+            )
 
     def _take(self, i: int, exact: bool, row: Mapping[str, Any], shown: str) -> Iterable[str]:
         """Take over what a row says of image i; returns the columns that it says it in."""
@@ -118,6 +125,8 @@ class Rows:
             return
         self._exact |= {i} if exact else set()
         use = columns_of(tuple(row))
+        if not use.labels and not use.texts:
+            return
         for said, of in (
             (first(row, use.labels, one_label), self.labels),
             (first(row, use.texts), self.captions),

@@ -290,3 +290,17 @@ def test_a_line_without_end_is_refused(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "' + "x" * 2**24)
     with pytest.raises(LimnerError, match=r"line 1 of metadata\.jsonl is longer than"):
         read(tmp_path)
+
+
+def test_rows_that_name_an_image_again_are_counted(tmp_path):
+    rows = [{"file_name": "000.png", "text": text} for text in ("first", "second", "last")]
+    data = read(described(tmp_path, rows))
+    assert data.captions[0] == "last" and "2 of 3 rows of metadata.jsonl name an image again" in " ".join(
+        data.notes
+    )
+
+
+def test_a_pattern_of_images_reads_the_texts_beside_them(tmp_path):
+    paint(tmp_path, 2, (8, 8))
+    (tmp_path / "001.txt").write_text("a thing")
+    assert read(tmp_path / "*.png").captions == ["", "a thing"]
