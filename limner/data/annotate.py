@@ -16,6 +16,7 @@ from limner.data.metadata import LONGEST_TEXT, TABLES, columns_of, first, one_la
 from limner.data.sources import Item, Listing, Opener, Problem, printable, same_form
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
+_TABLES = "metadata.json", "captions.json", "labels.json", "annotations.json"  # of other programs
 _POOL = 2**18  # bytes of texts by which their encoding is told
 
 
@@ -84,9 +85,18 @@ def _notes(found: _Files, rows: Rows) -> list[str]:
     notes = []
     if (without := rows.without()) and found.tables and rows.labels.keys() | rows.captions.keys():
         notes.append(f"{without:,} of {len(found.images):,} images have no row in metadata.")
-    if found.unread and found.images:
-        names = printable(", ".join(found.unread[:3]))
-        notes.append(f"{names} is not read: a table beside images is named metadata.csv, .jsonl or .parquet.")
+    lone = [
+        side
+        for sides in found.sides.values()
+        for side in sides.values()
+        if PurePosixPath(side).name in _TABLES
+    ]
+    if (unread := found.unread + lone) and found.images:
+        names = printable(", ".join(unread[:3]))
+        notes.append(
+            f"{names} {'are' if unread[1:] else 'is'} not read: a table beside images is named metadata.csv, .jsonl or "
+            ".parquet."
+        )
     alone = [side for sides in found.sides.values() for suffix, side in sides.items() if suffix != ".json"]
     if alone and found.images:
         notes.append(f"{len(alone):,} texts have no image of their name, such as {printable(alone[0])!r}.")

@@ -198,7 +198,9 @@ def _captions(pipeline: Pipeline, prompts_from: str, quiet: bool) -> Conditions:
     if data.labels is not None and follows_label and min(map(finder(spec.classes), data.spec.classes)) >= 0:
         rows = [i for i in rows if data.labels[i] >= 0]
         labels = [data.spec.classes[data.labels[i]] for i in rows]
-    return Conditions(labels, [data.captions[i] for i in rows], source, data.fingerprint)
+    texts = [data.captions[i] for i in rows]
+    warn_if_cut(pipeline.model, texts)
+    return Conditions(labels, texts, source, data.fingerprint)
 
 
 def responds_to(pipeline: Pipeline, sampling: Any, what: Literal["label", "text"]) -> bool:

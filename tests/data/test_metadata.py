@@ -12,7 +12,7 @@ from limner.data import check, open_data
 from limner.data.encoding import decode, tell
 from limner.data.find import find
 from limner.data.metadata import one_label, one_line
-from limner.settings import LimnerError
+from limner.settings import DataOptions, LimnerError
 from tests.helpers import paint
 
 TEXTS = {
@@ -304,3 +304,11 @@ def test_a_pattern_of_images_reads_the_texts_beside_them(tmp_path):
     paint(tmp_path, 2, (8, 8))
     (tmp_path / "001.txt").write_text("a thing")
     assert read(tmp_path / "*.png").captions == ["", "a thing"]
+
+
+def test_pairs_go_by_name_in_any_unicode_form(tmp_path):
+    for folder, name in zip(("images", "given"), CAFE, strict=True):
+        paint(tmp_path / folder, 1, (8, 8))
+        os.rename(tmp_path / folder / "000.png", tmp_path / folder / f"{name}.png")
+    data = read(tmp_path / "images", options=DataOptions(pairs=str(tmp_path / "given")))
+    assert len(data) == 1 and not data.problems
