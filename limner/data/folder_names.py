@@ -40,7 +40,7 @@ _BESIDE_SPLITS = frozenset(
     )
     + ("jpg", "jpeg", "png", "zip", "tar", "gz", "tgz", "bz", "tbz", "xz", "txz", "parquet")
 )
-_WRAPPERS = frozenset(
+WRAPPERS = frozenset(
     (
         "image",
         "images",
@@ -190,6 +190,6 @@ def roles_of(holds: Mapping[Folder, Sequence[str]]) -> Roles:
             roles.splits |= {(*parent, name): split for name, split in splits.items()}
         elif shards(siblings):
             roles.shards |= {(*parent, name) for name in siblings}
-        elif len(siblings) == 1 and next(iter(siblings)).lower() in _WRAPPERS:
+        elif len(siblings) == 1 and next(iter(siblings)).lower() in WRAPPERS:
             roles.wrappers |= {(*parent, name) for name in siblings}
     return roles

@@ -7,11 +7,12 @@ images, a split's (train, val, test), wrappers (an only folder named `images`, `
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from limner.data.folder_names import HELD_OUT, TRAIN, Folder, roles_of, split_word
+from limner.data.folder_names import HELD_OUT, TRAIN, WRAPPERS, Folder, roles_of, split_word
 from limner.data.sources import Item, Listing, same_form
 
 RULES = 3  # of what paths and metadata say: part of the key of what is packed by them
@@ -59,7 +60,7 @@ def read_paths(names: Sequence[str], classes: str = "", archives: Sequence[str] 
     kept, about = {folder: roles.classes(folder) for folder in counts}, []
     if classes and not any(kept.values()):  # named by the person: then even what looks like shards
         kept = {folder: roles.classes(folder, with_shards=True) for folder in counts}
-    elif roles.shards:
+    elif len({folder[-1] for folder in roles.shards}) > 1:
         about.append(_about_shards(roles.shards, classes))
     kept = _without_common(kept, counts)
     labels, chosen = _nested(kept, counts, classes)
@@ -136,7 +137,8 @@ def _choose(paths: Mapping[Folder, int]) -> tuple[str, str]:
     for names in paths:
         within[names[-1]].add(names[0])
     if all(2 * len(tops) >= len(first) and len(tops) > 1 for tops in within.values()) and len(last) > 1:
-        way = "first" if len(first) <= len(last) else "last"
+        say_nothing = all(WRAPPERS & set(re.findall(r"[a-z]+", name.lower())) for name in last)  # images_dark
+        way = "first" if say_nothing or len(first) <= len(last) else "last"
         return way, f" (most of {len(first):,} folders hold folders of the same {len(last):,} names)"
     each = sum(paths.values()) / len(paths)
     if len(paths) > _MANY and each < _FEW_EACH:
@@ -159,10 +161,9 @@ def _suspicious(labels: set[str]) -> list[str]:
 
 
 def _about_shards(found: Iterable[Folder], classes: str) -> str:
-    names = {folder[-1] for folder in found}
-    undo = "" if classes else " (if they are classes: --data.classes last)"
-    verb = "folder {} looks like a shard" if len(names) == 1 else "folders {} look like shards"
-    return f"The {verb.format(_range(names))} of one set, not like a class{undo}."
+    undo = "" if classes else " (if they are: --data.classes last)"
+    names = _range({folder[-1] for folder in found})
+    return f"The folders {names} look like shards of one set, not like classes{undo}."
 
 
 def _range(names: Iterable[str]) -> str:
@@ -248,7 +249,7 @@ class Classes:
         if not self.names:
             return [f"Classes are left out: {shown} have none. Sort them into folders too."]
         verb = "has no class and is" if without == 1 else "have no class and are"
-        return [f"{shown} {verb} left out of training (--data.no-labels takes all images)."]
+        return [f"{shown} {verb} left out of training and measuring (--data.no-labels takes all)."]
 
 
 def classes_of(items: Iterable[Item]) -> Classes:

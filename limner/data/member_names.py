@@ -6,24 +6,25 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from limner.data.encoding import tell
 from limner.data.sources import printable
 
 _ALONE = re.compile(r"[A-Za-z][^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f][A-Za-z]")
-_CODECS = {"gb18030": "GBK", "cp932": "Shift-JIS", "cp437": "code page 437 (DOS)"}
+_CODECS = {
+    "gb18030": "GBK", "cp932": "Shift-JIS", "big5hkscs": "Big5", "cp949": "EUC-KR", "euc_jp": "EUC-JP",
+    "cp437": "code page 437 (DOS)",
+}  # fmt: skip
 
 
 def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]:
     """Names in one encoding, which none of them states, and a note on it where it is not UTF-8.
 
-    UTF-8 if all are; else GBK if all are, and at least half of the characters beyond ASCII are among the 3,755 that
-    are frequent in Chinese (level 1 of GB 2312); else Shift-JIS if all are, with half of them kana or frequent kanji
-    (level 1 of JIS X 0208) and none alone at an ASCII letter, as in Müller; else ``otherwise``.
+    UTF-8 if all are; else the encoding of Chinese, Japanese or Korean that they tell (`encoding.tell`), or, as names
+    are short: GBK if all are, and at least half of the characters beyond ASCII are among the 3,755 that are frequent
+    in Chinese (level 1 of GB 2312); else Shift-JIS if all are, with half of them kana or frequent kanji (level 1 of
+    JIS X 0208) and none alone at an ASCII letter, as in Müller; else ``otherwise``.
     """
-    codec = otherwise
-    for fits, name in ((_is_utf8, "utf-8"), (_is_gbk, "gb18030"), (_is_shift_jis, "cp932")):
-        if fits([name for name in raw if not name.isascii()]):
-            codec = name
-            break
+    codec = _codec([name for name in raw if not name.isascii()]) or otherwise
     names = [name.decode(codec, "surrogateescape") for name in raw]
     beyond = [name for name in names if not name.isascii()]
     if not beyond or codec not in _CODECS:
@@ -32,15 +33,19 @@ def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]
     return names, [f"{count} not UTF-8 and read as {_CODECS[codec]}, such as {printable(beyond[0])!r}."]
 
 
+def _codec(raw: Sequence[bytes]) -> str | None:
+    if _texts(raw, "utf-8") is not None:
+        return "utf-8"
+    if (told := tell(b"\n".join(raw[:10_000]))) in _CODECS:
+        return told
+    return "gb18030" if _is_gbk(raw) else "cp932" if _is_shift_jis(raw) else None
+
+
 def _texts(raw: Sequence[bytes], codec: str) -> str | None:
     try:
         return "\n".join(name.decode(codec) for name in raw)
     except UnicodeDecodeError:
         return None
-
-
-def _is_utf8(raw: Sequence[bytes]) -> bool:
-    return _texts(raw, "utf-8") is not None
 
 
 def _is_gbk(raw: Sequence[bytes]) -> bool:

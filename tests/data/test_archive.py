@@ -121,6 +121,8 @@ NAMES = {  # encoding: names that only it gives
     "utf-8": ["猫/1.png", "Café/1.png", "кот/1.png", "ネコ.png"],
     "gb18030": ["猫/1.png", "狗/照片 2.png", "新建文件夹/花.jpg", "中国/北京.png"],
     "cp932": ["ネコ/1.png", "いぬ/写真.png", "新しいフォルダー/表.png", "日本語.png", "画像_ソ.png"],
+    "cp949": ["고양이와 강아지/1.png", "아이들 사진.png"],
+    "big5hkscs": ["一隻貓/1.png", "風景照片/花和樹.png"],
     "cp437": [
         "Café/1.png",
         "Müller/Öl.png",
@@ -139,7 +141,9 @@ def test_names_in_the_encodings_of_other_systems(codec):
     read, notes = decoded([name.encode(codec) for name in names], "cp437")
     assert read == names and len(notes) == (codec != "utf-8")
     if codec != "utf-8":
-        alone = [name for name in names if name not in ("猫/1.png", "日本語.png")]  # UTF-8 too, GBK too
+        alone = [
+            name for name in names if name not in ("猫/1.png", "日本語.png", "一隻貓/1.png")
+        ]  # UTF-8 too, GBK too
         assert [decoded([name.encode(codec)], "cp437")[0][0] for name in alone] == alone
     assert decoded([b"cat/1.png"], "cp437") == (["cat/1.png"], [])
 

@@ -190,6 +190,15 @@ def test_many_paths_with_few_images_become_their_first_folder():
     assert "24 whole paths would have 4.0 images each" in found.about_classes[0]
 
 
+def test_wallpapers_of_two_kinds_become_their_theme():
+    folders = {
+        f"{theme}/contents/{kind}": 3
+        for theme in ("Autumn", "Elarun", "Oak")
+        for kind in ("images", "images_dark")
+    }
+    assert set(read_paths(images(**folders)).labels) == {"Autumn", "Elarun", "Oak"}
+
+
 def test_what_looks_like_shards_is_taken_where_it_is_asked_for():
     names = images(**{"00000": 3, "00001": 3})
     assert classes(names) == {None: 6} and classes(names, "last") == {"00000": 3, "00001": 3}
@@ -262,7 +271,7 @@ def items(labels: str, splits: str = "") -> list[Item]:
             "aaabbb.",
             "",
             ("a", "b"),
-            "1 of 7 images, such as '6.png', has no class and is left out of training",
+            "1 of 7 images, such as '6.png', has no class and is left out of training and measuring",
         ),
         ("aabb...", "", (), "Classes are left out: 3 of 7 images"),
         ("aabb...", "ttttvvv", ("a", "b"), "3 of 7 images, such as '4.png', have no class"),
