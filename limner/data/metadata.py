@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from limner.data.encoding import NOT_TOLD, encoding_of
+from limner.data.encoding import NOT_TOLD, decoded, encoding_of
 from limner.data.sources import Opener, printable
 from limner.settings import LimnerError, need
 
@@ -110,7 +110,7 @@ def read_rows(name: str, opener: Opener) -> Iterator[dict[str, Any]]:
         with opener() as file:
             codec = encoding_of(file)
         if codec is None:
-            raise LimnerError(f"{printable(name)} {NOT_TOLD}.")
+            raise LimnerError(f"{printable(name)} {NOT_TOLD}{_undecodable(opener)}.")
         with opener() as file, TextIOWrapper(file, codec, newline="\n" if suffix == ".jsonl" else "") as text:
             lines = _lines(name, text)
             yield from _json_rows(name, lines) if suffix == ".jsonl" else _csv_rows(lines)
@@ -119,6 +119,17 @@ def read_rows(name: str, opener: Opener) -> Iterator[dict[str, Any]]:
     except Exception as error:  # whatever a damaged archive or table raises
         reason = " ".join(str(error).split())[:300]
         raise LimnerError(f"{printable(name)} cannot be read ({reason}): fix or remove it.") from error
+
+
+def _undecodable(opener: Opener) -> str:
+    """Where the first byte is that is not UTF-8."""
+    with opener() as file:
+        number = 0
+        while line := file.readline(_LONGEST_ROW):
+            number += 1
+            if decoded(line, "utf-8") is None:
+                return f" (line {number:,} is the first that is not)"
+    return ""
 
 
 def _lines(name: str, file: IO[str]) -> Iterator[str]:

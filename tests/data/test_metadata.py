@@ -118,7 +118,7 @@ def test_tables_are_read_in_their_encoding(tmp_path, codec, kind):
 def test_a_table_that_cannot_be_decoded_is_refused_by_name(tmp_path):
     paint(tmp_path, 2, (8, 8))
     (tmp_path / "metadata.csv").write_bytes(b"file_name,text\n000.png,\x81\x8d\xff\n")
-    with pytest.raises(LimnerError, match=r"metadata\.csv is not text in UTF-8"):
+    with pytest.raises(LimnerError, match=r"metadata\.csv is not text in UTF-8.*line 2 is the first"):
         read(tmp_path)
 
 
