@@ -130,9 +130,13 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             written, channels, undecodable = _write_rows(scratch, items, plan, say)
             kept, bad = list(chain.from_iterable(written)), bad + undecodable
             _refuse_too_many(bad, len(kept) + len(bad), options)
-            skipped = [p for listing in listings for p in (*listing.skipped, *listing.unused)]
-            index = _index(kept, skipped + bad, plan, options.channels or max(channels), options)
+            skipped = [p for listing in listings for p in listing.skipped]
+            unused = [p for listing in listings for p in listing.unused]
+            index = _index(kept, skipped + unused + bad, plan, options.channels or max(channels), options)
             index["notes"] = [note for listing in listings for note in listing.notes] + index["notes"]
+            if unused:
+                of = "texts and rows of metadata"
+                index["notes"].append(f"{len(unused):,} {of} are not used, such as {examples(unused, 1)}.")
             index["notes"] += decode.notes(headers) + sizes.size_notes(
                 headers, (plan.height, plan.width), plan.fit
             )

@@ -96,6 +96,7 @@ def test_text_that_cannot_be_told_is_a_problem_by_its_name(tmp_path):
     assert {p.path for p in data.problems} == {"000.txt", "001.cls"} and "not text in UTF-8" in data.problems[
         0
     ].reason
+    assert "2 texts and rows of metadata are not used, such as '000.txt'" in " ".join(data.notes)
     report = check(str(tmp_path), progress=False)
     assert "training skips" not in " ".join(report.advice) and "what they say is lost" in " ".join(
         report.advice
