@@ -51,8 +51,8 @@ class Journal:
             self._board.close()
 
     def _warn_unwritable(self, error: Exception) -> None:
-        """A log that cannot be written, as on a full disk, must not end the training."""
-        if not self._write_failed:
+        """A log that cannot be written, as on a full disk, must not end the training; a folder that is gone does."""
+        if not self._write_failed and self.out and self.out.exists():
             reason = getattr(error, "strerror", None) or error
             self.warn(
                 f"{self.out} cannot be written to ({reason}): training continues without some of its log and sample "

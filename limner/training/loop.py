@@ -23,7 +23,7 @@ from limner.data import Data, Selection
 from limner.device import autocast
 from limner.distributed import Ranks, microbatch_size
 from limner.settings import LimnerError, Training
-from limner.training.optim import check_optimiser, load_state, make_optimiser
+from limner.training.optim import load_state, make_optimiser
 
 COUNTERS = "seen", "step", "seconds", "skipped", "rollbacks"  # of a loop, which a checkpoint holds
 
@@ -49,7 +49,6 @@ def check_objectives(model: Model, training: Training) -> None:
                 f"{model.family} has no optimiser for its submodule {objective.trains!r}: add it to "
                 "training.optimisers."
             )
-        check_optimiser(objective.trains, training.optimisers[objective.trains])
 
 
 def make_players(model: Model, training: Training) -> list[Player]:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from limner.checkpoint import unpack_state
 from limner.settings import LimnerError, Optimiser
 
-LARGEST_RATE = 1e30  # float32 ends at 3e38, and a step multiplies the rate, as by 1 / (1 - beta1)
-
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
     """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled."""
@@ -24,15 +22,6 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
     if s.name in ("adam", "adamw"):
         return torch.optim.AdamW(parameters, s.lr, s.betas, s.eps, s.decay, fused=True)
     raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
-
-
-def check_optimiser(name: str, settings: Optimiser) -> None:
-    """Raises LimnerError for a learning rate that no optimiser can take: its products leave float32."""
-    for field in ("lr", "matrix_lr"):
-        rate = getattr(settings, field)
-        if not 0 <= rate <= LARGEST_RATE:
-            flag = f"--training.optimisers.{name}.{field.replace('_', '-')}"
-            raise LimnerError(f"{flag} must be at least 0 and at most {LARGEST_RATE:.0e}, not {rate}.")
 
 
 def load_state(

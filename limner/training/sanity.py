@@ -46,7 +46,7 @@ def fault(live: Mapping[str, Tensor], average: Mapping[str, Tensor], loss: float
             return f"the {kind} held infinite values or NaN in {bad[0]}" + _more(len(bad) - 1)
     most = EXPLODED * max(1.0, first_loss if first_loss == first_loss else 0.0)
     if first_loss != math.inf and not loss <= most:
-        return f"its held-out loss was {loss:.3g}, above {most:.3g}"
+        return f"its held-out loss was {loss:.3g}" + (f", above {most:.3g}" if math.isfinite(loss) else "")
     return ""
 
 
