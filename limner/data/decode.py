@@ -214,7 +214,7 @@ def _draft(image: Image.Image, form: Form, orientation: int) -> None:
 def _frame(opened: Opened, image: Image.Image, form: Form) -> np.ndarray:
     """[h, w, C]"""
     planes = [_resized(plane, opened.orientation, form) for plane in _planes(opened, image, form.scale)]
-    pixels = np.dstack(planes)
+    pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
     if pixels.dtype == np.float32:
         pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
     if pixels.shape[-1] == 4:  # filters overshoot: no colour is brighter than its alpha

@@ -238,6 +238,8 @@ def _tiff(file: IO[bytes], start: bytes) -> tuple[str, str] | None:
         method = tags.get(259, 1)
         if method not in TiffImagePlugin.COMPRESSION_INFO:
             form = f"a TIFF compressed by method {method}"
+        elif samples in (1, 3, 4) and bits[0] <= (32 if samples == 1 else 16) and tags.get(339, (1,))[0] <= 2:
+            return None  # damaged, as such forms are read
     except Exception:  # a damaged directory
         return None
     return form, "save it as 8 or 16 bits, or as 32-bit floats, of 1, 3 or 4 channels"

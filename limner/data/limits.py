@@ -17,13 +17,17 @@ TOO_MANY = f"more than {MAX_PIXELS / 1e6:.0f} million pixels: scale it down firs
 MAX_BYTES = 5 * 2**28  # of memory that decoding one image may take; one that takes more is refused
 _MAX_ICON = 2**22  # pixels of an icon, which Pillow decodes as soon as it opens it
 _MAX_SCANS = 2_000_000_000  # pixels times passes of a progressive JPEG: some seconds
-_MOST_GROWTH = 1032 * 8  # pixels of one bit that a byte of deflate can hold
+# Pixels that a byte of a file can hold at most, where the format has a bound; of PNG those of one bit.
+_MOST_GROWTH = {
+    "PNG": 1032 * 8, "TIFF": 3000, "GIF": 3000, "JPEG": 2000, "MPO": 2000, "PCX": 256, "BMP": 128, "DIB": 128,
+    "TGA": 64, "QOI": 64, "PPM": 8, "DDS": 2,
+}  # fmt: skip
 _SMALL = 2**20  # bytes; less is never waited for
 
 # Bytes of memory a pixel, at most, while an image is decoded and made plain: measured for large ones.
 _OF_MODE = {"1": 2, "L": 2, "P": 10, "RGB": 5, "RGBA": 9, "CMYK": 9, "I;16": 7, "I;16B": 7, "I;16L": 7}
-_OF_FORMAT = {"WEBP": 16, "AVIF": 14, "JPEG2000": 17, "GIF": 2, "QOI": 8, "TGA": 4, "PPM": 8, "ICO": 8}
-_OF_DEEP = 20
+_OF_FORMAT = {"WEBP": 12, "AVIF": 14, "JPEG2000": 17, "GIF": 2, "QOI": 4, "TGA": 4, "TIFF": 3, "ICO": 8}
+_OF_DEEP = 25
 
 
 class Unusable(Exception):
@@ -80,22 +84,20 @@ def check_size(width: int, height: int) -> None:
 def check_opened(image: Image.Image, found: deep.Layout | None, source: IO[bytes], start: bytes) -> None:
     """Raises Unusable for an image whose header asks for too much, or for more than its file can hold."""
     check_size(*image.size)
-    image.info["pixels"] = image.width * image.height  # before the decoder shrinks it
+    image.info["pixels"] = pixels = image.width * image.height  # before the decoder shrinks it
+    if pixels < _SMALL:
+        return
     if (need := cost(image, found)) > MAX_BYTES:
         raise Unusable(
             f"decoding it takes {need / 2**20:,.0f} MiB, over {MAX_BYTES / 2**20:,.0f}: scale it down first"
         )
-    if image.width * image.height < _SMALL:
-        return
-    size, tiles = source.seek(0, 2), getattr(image, "tile", None)
+    place = source.tell()  # where some decoders read on
+    size = source.seek(0, 2)
+    source.seek(place)
+    most = _MOST_GROWTH.get(image.format or "", MAX_PIXELS)
     if image.format == "PNG":
-        bits = start[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(start[25], 1)
-        held = size * _MOST_GROWTH // max(bits, 1)
-    elif tiles and all(tile.codec_name == "raw" for tile in tiles):
-        held = 8 * size
-    else:
-        return
-    if image.width * image.height > held:
+        most //= max(1, start[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(start[25], 1))
+    if image.mode != "1" and pixels > most * size:
         raise Unusable(
             f"truncated or damaged (its {size:,} bytes cannot hold {image.width:,}x{image.height:,} pixels)"
         )

@@ -11,7 +11,7 @@ from typing import IO, TypeVar
 
 from PIL import Image
 
-from limner.data import deep, formats, png
+from limner.data import deep, formats, png, tiff
 from limner.data.limits import TOO_MANY, Unusable, check_icon, check_opened
 from limner.data.profiles import Profile, profile_of
 
@@ -84,18 +84,20 @@ def open_image(source: IO[bytes] | Image.Image) -> Opened:
 
 
 def reading(act: Callable[[Opened], R], source: IO[bytes] | Image.Image) -> R:
-    """act(the opened image); a PNG for which it fails is tried again without what lies beside its pixels."""
+    """act(the opened image); a PNG or TIFF for which it fails is tried without what lies beside its pixels."""
     try:
         opened = open_image(source)
         with opened.image:
             return act(opened)
     except Exception:
-        clean = None if isinstance(source, Image.Image) else png.essential(source)
+        if isinstance(source, Image.Image):
+            raise
+        clean, profile = png.essential(source) or (tiff.essential(source), None)
         if clean is None:
             raise
-    opened = open_image(clean[0])
+    opened = open_image(clean)
     with opened.image:
-        if clean[1]:
-            opened.image.info["icc_profile"] = clean[1]
+        if profile:
+            opened.image.info["icc_profile"] = profile
             opened = replace(opened, profile=profile_of(opened.image))
         return act(opened)
