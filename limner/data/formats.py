@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 import zlib
@@ -216,7 +217,7 @@ def _text(start: bytes) -> tuple[str, str] | None:
     odd = sum(byte < 9 or 13 < byte < 32 for byte in start)
     if start and odd == 0:
         with suppress(UnicodeDecodeError):
-            start[:-4].decode() if len(start) > 4 else start.decode()
+            codecs.getincrementaldecoder("utf-8")().decode(start)  # a character may be cut at the end
             return "text, not an image", "remove it, or " + _AGAIN
     return None
 
