@@ -30,7 +30,7 @@ def essential(file: IO[bytes]) -> BytesIO | None:
     if at + 2 > len(content):
         return None
     (count,) = struct.unpack_from(order + "H", content, at)
-    entries = [content[i : i + 12] for i in range(at + 2, at + 2 + 12 * count, 12)]
+    entries = [bytes(content[i : i + 12]) for i in range(at + 2, at + 2 + 12 * count, 12)]
     kept = [entry for entry in entries if len(entry) == 12 and _keeps(order, entry, len(content))]
     if len(kept) == len(entries):
         return None
