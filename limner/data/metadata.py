@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from limner.data.encoding import NOT_TOLD, decoded, encoding_of
 from limner.data.sources import Opener, printable
-from limner.settings import LimnerError, need
+from limner.settings import LimnerError, join_words, need
 
 TABLES = frozenset((".jsonl", ".csv", ".tsv", ".parquet"))  # metadata.* of these is read
 LONGEST_TEXT = 2**20  # bytes of a text beside an image, and characters of a caption or label in a table
@@ -25,7 +25,7 @@ _ROWS = 1024  # of parquet, read at once
 # The columns of a table by what they say, in the order in which they are tried.
 NAME_COLUMNS = ("file_name", "filename", "file", "image", "path", "file_path", "image_path", "image_file")
 TEXT_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts")
-LABEL_COLUMNS = ("label", "class", "labels", "category", "class_name", "label_name", "category_name")
+LABEL_COLUMNS = ("label", "class", "category", "labels", "class_name", "label_name", "category_name")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Columns:
     names: Sequence[str]
     texts: Sequence[str]
     labels: Sequence[str]
+
+    @property
+    def has_some(self) -> bool:
+        return bool(self.texts or self.labels)
 
 
 @lru_cache(maxsize=1024)
@@ -212,10 +216,14 @@ def columns_said(columns: Mapping[str, bool]) -> str:
         f"{what} from {' and '.join(of)}" for what, of in (("captions", texts), ("labels", labels)) if of
     ]
     said = [", ".join(parts) or "neither captions nor labels"]
-    if unused:
-        said.append(f"columns that are not used: {', '.join(unused)[:300]}")
-    if unused and not used:
-        said.append(
-            f"captions are read from {', '.join(TEXT_COLUMNS[:3])}; labels from {', '.join(LABEL_COLUMNS[:4])}"
-        )
+    names = ", ".join(unused)[:300]
+    if unused and not used and not any(columns_of((column,)).has_some for column in unused):
+        said.append(f"of its columns {names} none is {_listed(TEXT_COLUMNS)}, nor {_listed(LABEL_COLUMNS)}")
+    elif unused:
+        said.append(f"columns that are not used: {names}")
     return printable("; ".join(said))
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """The first names of a kind of column."""
+    return join_words(columns[:3])

@@ -159,8 +159,15 @@ def test_columns_that_say_nothing_are_listed(tmp_path, capfd):
     described(tmp_path, [{"file_name": f"{i:03d}.png", "description": "thing"} for i in range(4)])
     open_data(str(tmp_path), size=(8, 8))
     said = " ".join(capfd.readouterr().err.split())
-    assert "metadata.jsonl: neither captions nor labels; columns that are not used: description" in said
-    assert "captions are read from text, caption, prompt" in said
+    assert (
+        "metadata.jsonl: neither captions nor labels; of its columns description none is text, caption or"
+        in said
+    )
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "000.png", "text": null}')
+    assert (
+        read(tmp_path).notes[0]
+        == "metadata.jsonl: neither captions nor labels; columns that are not used: text."
+    )
 
 
 def test_a_table_of_another_name_is_said_not_to_be_read(tmp_path):

@@ -87,7 +87,7 @@ def test_a_shard_of_other_columns_is_named(tmp_path):
     data = read(tmp_path)
     assert data.captions == ["a", ""]
     assert "0.parquet: captions from text; columns that are not used: size." in data.notes
-    assert "1.parquet: neither captions nor labels; columns that are not used: title" in data.notes[1]
+    assert "1.parquet: neither captions nor labels; of its columns title none is text" in data.notes[1]
 
 
 @pytest.mark.parametrize(
