@@ -1,25 +1,30 @@
-"""How fast a folder of photographs is packed, and a batch read.
+"""How fast a folder of photographs is packed, opened again, and read in batches, and the memory that it takes.
 
-    python benchmarks/packing.py [--images 5000] [--workers 1 2]
+    python benchmarks/packing.py [--images 5000] [--workers 1 2] [--against PATH] [--rounds 5]
 
 Makes JPEGs of 640x480 in a temporary folder, packs them at 32x32 with each number of workers, each time
-into an empty cache, then reads batches of 64.
+into an empty cache and in a process of its own, then reads batches of 64. With --against, the code of another
+checkout does the same in turn, and the medians of the ratios (this code's figure to the other's) are printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from record import record
 
-from limner.data import open_data, parallel
+from limner.data import open_data
 from limner.settings import DataOptions
 
 
@@ -34,45 +39,91 @@ def photographs(folder: Path, count: int) -> None:
         picture.save(folder / f"{i:05d}.jpg", quality=85)
 
 
+def measure(folder: Path, workers: int) -> dict[str, float]:
+    """Figures of the code that is imported: images/s, seconds, batches/s, MB of memory that packing added."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
+    images, start = len(list(folder.iterdir())), peak()
+    with tempfile.TemporaryDirectory() as cache:
+        options = DataOptions(cache=cache)
+        began = time.perf_counter()
+        open_data(folder, size=(32, 32), options=options, progress=False)
+        packing, added = time.perf_counter() - began, peak() - start
+        began = time.perf_counter()
+        data = open_data(folder, size=(32, 32), options=options, progress=False)
+        opening, times = time.perf_counter() - began, []
+        for step in range(1000):
+            order = data.order(64 * step, 64, seed=0)
+            began = time.perf_counter()
+            data.batch(order)
+            times.append(time.perf_counter() - began)
+    return {
+        "packing": images / packing, "opening again": opening, "batches of 64": 1 / float(np.median(times)),
+        "memory": added,
+    }  # fmt: skip
+
+
+UNITS = {"packing": "images/s", "opening again": "s", "batches of 64": "batches/s", "memory": "MB"}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(code: Path, folder: Path, workers: int) -> dict[str, float]:
+    """`measure` with the code of a checkout, in a process of its own."""
+    command = [sys.executable, __file__, "--measure", str(folder), "--workers", str(workers)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(code)}, capture_output=True, text=True, check=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def compare(folder: Path, workers: int, codes: list[Path], rounds: int) -> list[dict[str, Any]]:
+    """A row for each figure: its median, and the median of the ratios to the code beside."""
+    found: list[list[dict[str, float]]] = []
+    for i in range(rounds):  # in turn, so that a machine that slows down slows both
+        order = codes if i % 2 else codes[::-1]
+        by_code = {code: measured(code, folder, workers) for code in order}
+        found.append([by_code[code] for code in codes])
+    rows = []
+    for name, unit in UNITS.items():
+        values = np.array([[figures[name] for figures in each] for each in found])
+        row: dict[str, Any] = {"figure": f"{name}, workers: {workers}", "unit": unit}
+        row["value"] = float(f"{np.median(values[:, 0]):.3g}")
+        if len(codes) > 1:
+            row["before"] = float(f"{np.median(values[:, 1]):.3g}")
+            ratios = values[:, 0] / np.maximum(values[:, 1], 1e-9)
+            row["ratio"] = round(float(np.median(ratios)), 3)
+        print("  " + ", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, parallel.cores()])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))])
+    parser.add_argument("--against", type=Path, help="a checkout of other code, to compare with")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/packing.json")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    rows = []
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.workers[0])))
+        return
+    codes = [Path(__file__).parents[1], *([args.against] if args.against else [])]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "photographs")
         folder.mkdir()
         photographs(folder, args.images)
         size = sum(p.stat().st_size for p in folder.iterdir()) / args.images
         print(f"{args.images:,} JPEGs of 640x480, {size / 1000:.0f} kB each, on {os.cpu_count()} cores")
-        for workers in args.workers:
-            parallel.cores = partial(int, workers)
-            options = DataOptions(cache=f"{scratch}/cache{workers}")
-            started, used = time.perf_counter(), time.process_time()
-            data = open_data(folder, size=(32, 32), options=options, progress=False)
-            passed, used = time.perf_counter() - started, time.process_time() - used
-            print(
-                f"  {workers} workers: {args.images / passed:,.0f} images/s, {used / passed:.2f} cores busy"
-            )
-            figure = f"packing {args.images:,} JPEGs of 640x480, workers: {workers}"
-            rows.append({"figure": figure, "value": round(args.images / passed), "unit": "images/s"})
-        started = time.perf_counter()
-        open_data(folder, size=(32, 32), options=options, progress=False)
-        print(f"  opened again: {time.perf_counter() - started:.3f} s")
-
-        times = []
-        for step in range(500):
-            started = time.perf_counter()
-            data.batch(data.order(64 * step, 64, seed=0))
-            times.append(time.perf_counter() - started)
-        print(f"  a batch of 64 at 3x32x32: {np.median(times) * 1e6:.0f} us")
-    rows.append(
-        {"figure": "reading a batch of 64", "value": round(float(np.median(times)) * 1e6), "unit": "us"}
-    )
+        rows = [row for workers in args.workers for row in compare(folder, workers, codes, args.rounds)]
     if args.record:
-        record("packing", {"figure": "figure", "value": "measured", "unit": "unit"}, rows)
+        columns = {"figure": "figure", "value": "measured", "unit": "unit"}
+        if args.against:
+            columns |= {"before": "before", "ratio": "ratio"}
+        record("packing", columns, rows, note=f"{args.images:,} JPEGs of 640x480")
 
 
 if __name__ == "__main__":
