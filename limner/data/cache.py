@@ -18,10 +18,10 @@ import numpy as np
 
 from limner.core import ImageSpec
 from limner.data.dataset import Data
-from limner.data.rows import BLOCK, BlockDigests, PackedArray, read_header
+from limner.data.rows import PackedArray
 from limner.data.sources import Problem
-from limner.files import Damaged, parse_json, write_text
-from limner.settings import DataOptions, LimnerError
+from limner.files import Damaged, parse_json
+from limner.settings import DataOptions
 
 _STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
 
@@ -40,9 +40,9 @@ def load(folder: Path) -> Data | None:
         raise _damaged(folder, f"index.json: {error.strerror}") from None
     index = parse_json(content, f"The packed data in {folder}")
     try:
-        if "digest" not in index:
-            index = _with_digests(index, folder)
-        elif not _is_sealed(content):
+        if "digest" not in index:  # earlier versions also read some sources in another way
+            raise Damaged(f"The packed data in {folder} is of an earlier version of Limner.")
+        if not _is_sealed(content):
             raise _damaged(folder, "index.json has other bytes than were packed")
         return _data(index, PackedArray(folder / "array.npy", index["blocks"]))
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -69,28 +69,6 @@ def fingerprint_of(shape: Sequence[int], index: dict[str, Any]) -> hashlib.blake
     """The start of a packing's fingerprint, to be updated with the pixels."""
     facts = [shape, index["spec"], index["labels"], index["captions"], *filter(None, [index.get("splits")])]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
-
-
-def _with_digests(index: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """An index of a Limner that knew no digests, completed if the pixels are those of its fingerprint."""
-    blocks = BlockDigests()
-    try:
-        with open(folder / "array.npy", "rb") as file:
-            shape, _, start = read_header(file)
-            file.seek(0)
-            blocks.update(file.read(start))
-            fingerprint = fingerprint_of(shape, index)
-            while part := file.read(BLOCK):
-                fingerprint.update(part)
-                blocks.update(part)
-    except OSError as error:
-        raise _damaged(folder, f"array.npy: {error.strerror}") from None
-    if fingerprint.hexdigest() != index["fingerprint"]:
-        raise _damaged(folder, "array.npy has other bytes than were packed")
-    index = {**index, "blocks": blocks.finish()}
-    with suppress(LimnerError):  # a cache that cannot be written is still read
-        write_text(folder / "index.json", sealed(index))
-    return index
 
 
 def _data(index: dict[str, Any], pixels: PackedArray) -> Data:

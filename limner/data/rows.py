@@ -72,7 +72,9 @@ class PackedArray:
             self._bytes = self._status[0]
             if len(digests) != -(-self._bytes // BLOCK):
                 raise self._damaged("array.npy was cut or grew")
-            self.shape, self.dtype, self._offset = read_header(io.BytesIO(self._block(0) if digests else b""))
+            self.shape, self.dtype, self._offset = _read_header(
+                io.BytesIO(self._block(0) if digests else b"")
+            )
         except OSError as error:
             raise self._damaged(f"array.npy: {error.strerror}") from None
         except ValueError as error:
@@ -172,7 +174,7 @@ class PackedArray:
         return Damaged(f"The packed data in {self.path.parent} is damaged: {reason}.")
 
 
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
     """The shape, the type and the offset of the values in an array.npy. Raises ValueError."""
     try:
         version = np.lib.format.read_magic(file)
