@@ -1,4 +1,4 @@
-"""Any source of images -> packed, memory-mapped `Data` -> batches."""
+"""Any source of images -> packed `Data` -> batches."""
 
 from limner.data.check import Report, check
 from limner.data.dataset import Data, Selection, batches

@@ -1,4 +1,4 @@
-"""Sources -> one memory-mapped array in the cache: scan, then decode, orient and resize once.
+"""Sources -> one packed array in the cache: scan, then decode, orient and resize once.
 
 A packing is named by what went in: the files' names, sizes and times, and the options.
 """
@@ -277,6 +277,8 @@ def _index(
 
 
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:
+    if len(bad) == total == 1:
+        raise LimnerError(f"The image {bad[0].path!r} cannot be read: {bad[0].reason}.")
     if len(bad) > options.max_bad * total or len(bad) == total:
         raise LimnerError(
             f"{len(bad):,} of {total:,} images cannot be read, such as {examples(bad, 3)}. "
