@@ -29,7 +29,10 @@ _ZIP = b"PK\3\4", b"PK\5\6", b"PK\7\x08"  # a member, the end of an empty archiv
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or a tar, by its content, or is named like one."""
-    return path.name.lower().endswith(SUFFIXES) or bool(_kind(path))
+    try:
+        return path.name.lower().endswith(SUFFIXES) or bool(_kind(path))
+    except OSError:
+        return False
 
 
 def _kind(path: Path) -> str:

@@ -56,20 +56,30 @@ def find(text: str, scratch: Path, classes: str = "") -> Source:
     files = list(_files(matches, "**" in text))
     if any(file.suffix.lower() in SUFFIXES for file in files):
         return _images(text, files, classes)
-    if all(file.suffix.lower() == ".parquet" for file in files):
+    if files and all(file.suffix.lower() == ".parquet" for file in files):
         return parquet(text, files)
     if within := [file for file in files if is_archive(file)]:
         return archives(text, within, scratch, classes)
-    with open(files[0], "rb") as file:
-        raise LimnerError(f"{text!r} is no folder, image, archive or parquet file: {not_read(file)}.")
+    raise LimnerError(f"{text!r} is no folder, image, archive or parquet file: {_what(files)}.")
+
+
+def _what(files: Sequence[Path]) -> str:
+    """What the first of files is, which are no images."""
+    if not files:
+        return "it has no files"
+    try:
+        with open(files[0], "rb") as file:
+            return not_read(file)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
 
 
 def _files(matches: Sequence[Path], deep: bool) -> Iterator[Path]:
     """The files that a pattern matches, and those below the folders that it matches, unless it is ``deep`` itself."""
     for path in matches:
-        if not path.is_dir():
+        if path.is_file():
             yield path
-        elif not deep:
+        elif path.is_dir() and not deep:
             yield from (path / name for name in Folder(path).files)
 
 

@@ -478,3 +478,13 @@ def test_a_tar_within_a_folder_of_images_is_said(tmp_path):
         assert any("1 archives are not read: name them as sources" in note for note in read(source).notes)
         report = check(source, progress=False)
         assert sum("archives are not read" in line for line in str(report).splitlines()) == 1
+
+
+def test_a_pattern_of_what_is_no_file(tmp_path):
+    fill(tmp_path, ["1.png"])
+    os.mkfifo(tmp_path / "2.png")
+    os.symlink(tmp_path / "gone.png", tmp_path / "3.png")
+    assert read(tmp_path / "*").names == read(tmp_path / "*.png").names == ["1.png"]
+    (tmp_path / "empty" / "er").mkdir(parents=True)
+    with pytest.raises(LimnerError, match="it has no files"):
+        read(tmp_path / "empty" / "*")
