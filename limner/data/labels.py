@@ -80,10 +80,11 @@ def _settle(said: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     kinds = [split for split, _ in said]
     held = Counter(name for split, name in said if split in HELD_OUT)
     trained = Counter(name for split, name in said if split == TRAIN)
-    if held and trained:
-        n = sum(held.values())
-        away = f"held out to measure on: the {n:,} images of {_and(held)}"
-        return kinds, [f"Trained on: the {len(said) - n:,} images of {_and(trained)}; {away}."]
+    total, away = len(said), sum(held.values())
+    if held and (trained or not few(total - away, total)):
+        where = f"of {_and(trained)}" if trained else "that lie outside"
+        measured = f"held out to measure on: the {away:,} images of {_and(held)}"
+        return kinds, [f"Trained on: the {total - away:,} images {where}; {measured}."]
     if held:
         return [""] * len(said), [f"There is no split for training beside {_and(held)}: all images are used."]
     return [""] * len(said), []

@@ -109,15 +109,18 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[b
     if len(start) < 30 or start[:4] != b"PK\3\4":
         raise Unusable("damaged: it is not where the archive says")
     at = member.header_offset + 30 + sum(struct.unpack_from("<HH", start, 26))
-    data = b"".join(_inflated(file, at, member))
-    if len(data) != member.file_size:
+    data = BytesIO()
+    for part in _inflated(file, at, member):
+        data.write(part)
+    if data.tell() != member.file_size:
         said = f"the {member.file_size:,} bytes that the archive says"
         raise Unusable(
-            f"damaged: it unpacks to {'more' if len(data) > member.file_size else 'fewer'} than {said}"
+            f"damaged: it unpacks to {'more' if data.tell() > member.file_size else 'fewer'} than {said}"
         )
-    if zlib.crc32(data) != member.CRC:
+    if zlib.crc32(data.getbuffer()) != member.CRC:
         raise Unusable("damaged: its checksum is not the archive's")
-    return BytesIO(data)
+    data.seek(0)
+    return data
 
 
 def _inflated(file: int, at: int, member: zipfile.ZipInfo) -> Iterator[bytes]:
