@@ -128,12 +128,11 @@ def inception(path: str | Path) -> Features:
         ) from None
     network = Inception()
     weights = {k: v for k, v in weights.items() if not k.startswith(("fc.", "AuxLogits."))}
-    missing = network.load_state_dict(weights, strict=False)
-    lost = [k for k in missing.missing_keys if not k.endswith("num_batches_tracked")]
-    if lost or missing.unexpected_keys:
+    if fault := _fault(network.state_dict(), weights):
         raise LimnerError(
-            f"{path} does not hold Inception's weights: missing {lost[:3]}, not known {missing.unexpected_keys[:3]}."
+            f"{path} does not hold Inception's weights ({fault}): save those of pytorch-fid once more."
         )
+    network.load_state_dict(weights, strict=False)
     network.eval().requires_grad_(False)
 
     def extract(image: Tensor) -> Tensor:
@@ -142,6 +141,20 @@ def inception(path: str | Path) -> Features:
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Features("inception", digest, "bilinear to 299x299", extract, side=299)
+
+
+def _fault(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What is wrong with the weights of a network, and with which; '' for nothing."""
+    counts = tuple(name for name in wanted if name.endswith("num_batches_tracked"))  # of training alone
+    both = [name for name in weights if name in wanted and name not in counts]
+    kinds = {
+        "missing": [name for name in wanted if name not in weights and name not in counts],
+        "not known": [name for name in weights if name not in wanted],
+        "of another shape": [name for name in both if weights[name].shape != wanted[name].shape],
+        "no floating-point numbers": [name for name in both if not weights[name].is_floating_point()],
+        "infinite or NaN": [name for name in both if not bool(weights[name].float().isfinite().all())],
+    }
+    return next((f"{kind}: {', '.join(names[:3])}" for kind, names in kinds.items() if names), "")
 
 
 def clip(folder: str | Path = "") -> Features:
@@ -177,10 +190,17 @@ def _hub(name: str | Path, kind: str) -> Any:
     transformers = need("transformers", "These features need transformers", "hf")
     try:
         load = getattr(transformers, kind).from_pretrained
-        model = load(str(name), local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model, info = load(str(name), local_files_only=True, use_safetensors=True, output_loading_info=True)
+    except Exception as error:  # it raises nearly anything for files that are damaged
         raise LimnerError(
-            f"The weights of {name} are not here, and Limner downloads nothing: fetch them with "
+            f"The weights of {name} are not here, or cannot be read, and Limner downloads nothing: fetch them with "
             f"`huggingface-cli download {name}`, or name their folder with --weights. ({str(error)[:120]})"
         ) from None
+    # What is missing it fills with random numbers, which it only mentions.
+    lost = [str(key) for key in info.get("missing_keys", ()) if not str(key).endswith("position_ids")]
+    lost += [str(key) for key in info.get("mismatched_keys", ())]
+    floating = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    fault = f"missing or misshapen: {', '.join(lost[:3])}" if lost else _fault(floating, floating)
+    if fault:
+        raise LimnerError(f"{name} does not hold the weights of a {kind} ({fault}): fetch them again.")
     return model.eval().requires_grad_(False)

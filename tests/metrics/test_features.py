@@ -1,5 +1,8 @@
 """The networks that describe images for the measures."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,6 +83,38 @@ def test_inception_needs_weights_and_says_so(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
     with pytest.raises(LimnerError, match="missing"):
         find("inception", tmp_path / "b.safetensors")
+
+
+def test_weights_that_are_not_those_of_the_network_are_named():
+    wanted = {"a": torch.zeros(2, 3), "b": torch.zeros(2), "n.num_batches_tracked": torch.tensor(0)}
+    good = {"a": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.float16)}
+    assert not pretrained._fault(wanted, good) and not pretrained._fault(
+        wanted, {**good, "n.num_batches_tracked": 1}
+    )
+    for bad, words in (
+        ({"a": good["a"]}, "missing: b"),
+        ({**good, "c": good["a"]}, "not known: c"),
+        ({**good, "a": torch.ones(3, 2)}, "of another shape: a"),
+        ({**good, "b": torch.ones(2, dtype=torch.int8)}, "no floating-point numbers: b"),
+        ({**good, "b": torch.tensor([1, float("nan")])}, "infinite or NaN: b"),
+    ):
+        assert pretrained._fault(wanted, bad) == words
+
+
+def test_weights_of_a_published_network_that_are_missing_are_refused(monkeypatch):
+    """transformers itself fills them with random numbers."""
+    info = {"missing_keys": ["embeddings.position_ids"], "mismatched_keys": []}
+    network = torch.nn.Linear(2, 2)
+    load = SimpleNamespace(from_pretrained=lambda *_, **options: (network, info))
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(Dinov2Model=load))
+    assert find("dinov2", "a").side == 224
+    info["missing_keys"] = ["encoder.layer.0.weight"]
+    with pytest.raises(LimnerError, match=r"misshapen: encoder\.layer\.0\.weight"):
+        find("dinov2", "a")
+    info["missing_keys"] = []
+    network.weight.data[0] = float("inf")
+    with pytest.raises(LimnerError, match="infinite or NaN: weight"):
+        find("dinov2", "a")
 
 
 @pytest.mark.slow
