@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def image_sizes(
     found = find(os.fspath(source), cache_folder(options))
     items = [] if found.drawn else found.listing().items
     step = -(-len(items) // limit) if limit and items else 1
-    headers, _ = attempt_each(header_of, items[::step])
+    headers, _ = attempt_each(partial(header_of, half=options.side_by_side), items[::step])
     return [(header.height, header.width) for _, header in headers]
 
 

@@ -92,7 +92,9 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         sampling=chosen, reconstruction=reconstruction,
     )  # fmt: skip
     size = (pipeline.spec.height, pipeline.spec.width)
-    notes = resized_note("Real images", sizes_of(task.sources), size) if samples and ranks.first else []
+    data, notes = pipeline.loaded.run.data, []
+    if samples and ranks.first:
+        notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
     return _finish(task, result, real, samples, notes)
 
 
@@ -116,7 +118,8 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
         whole = open_like(task.sources, made.spec, DataOptions(), said, channels=None)
     real = Real(*whole.split(DataOptions().holdout))
     size = (made.spec.height, made.spec.width)
-    notes = resized_note("Images", sizes, size) + resized_note("Real images", sizes_of(task.sources), size)
+    notes = resized_note("Images", sizes, size, unlabelled.fit)
+    notes += resized_note("Real images", sizes_of(task.sources), size, unlabelled.fit)
     samples = Samples(made.part(made.order(0, min(options.n or len(made), len(made)), options.seed)))
     result = Evaluation(of=str(what), against=list(task.sources))
     return _finish(task, result, real, samples, notes)

@@ -208,11 +208,12 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
     """Sentences on what was compared, for the person; ``drawn`` and ``known`` are the keys of both sides' images."""
     notes, ours, theirs = [], channels_of(samples.images), channels_of(real.whole.training)
     if ours != theirs:
-        described = ", described over black and over white" if max(ours, theirs) == 4 else ""
         notes.append(
             f"The images are {CHANNELS[ours]} and the real ones {CHANNELS[theirs]}: they were compared in "
-            f"{CHANNELS[max(ours, theirs)]}{described}, so that what is missing counts."
+            f"{CHANNELS[max(ours, theirs)]}, so that what is missing counts."
         )
+    if max(ours, theirs) == 4:
+        notes.append("Features are means of those over black and over white, so that transparency counts.")
     if np.array_equal(np.sort(drawn), np.sort(known)):
         notes.append("The two sets are equal: they hold the same images, byte for byte.")
     elif identical := int(np.isin(drawn, known).sum()):

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from limner.core import DataOptions
 from limner.data import Data, image_sizes
 from limner.evaluation.real import as_bytes, as_saved
 from limner.networks.images.channels import with_channels
 
 MAX_SIDE = 512  # pixels; larger images are scaled down
+DEFAULTS = DataOptions()
 LOOKED_AT = 1000  # real images whose sizes are looked at
 
 Size = tuple[int, int]  # height, width
@@ -85,20 +87,29 @@ def measuring_size(sizes: Sequence[Size], wanted: int) -> Size:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def resized_note(whose: str, sizes: Iterable[Size], size: Size) -> list[str]:
+FITTED = {
+    "crop": "cropped and resized",
+    "pad": "resized and padded",
+    "squash": "squashed",
+}  # to another aspect
+
+
+def resized_note(whose: str, sizes: Iterable[Size], size: Size, fit: str) -> list[str]:
     """A sentence that says which images are not compared at their own size, if there are any."""
     others = sorted({s for s in sizes if s != size}, key=lambda s: (s[0] * s[1], s))
     if not others:
         return []
     ends = [_spell(others[0]), *([_spell(others[-1])] if len(others) > 1 else [])]
-    crops = any(abs(h * size[1] - w * size[0]) > max(h, w) for h, w in others)
-    how = "cropped and resized" if crops else "resized"
+    fits = all(abs(h * size[1] - w * size[0]) <= max(h, w) for h, w in others)
+    how = "resized" if fits else FITTED[fit]
     return [f"{whose} of {' to '.join(ends)} pixels were {how} to {_spell(size)}."]
 
 
-def sizes_of(sources: Sequence[str], limit: int | None = LOOKED_AT) -> list[Size]:
+def sizes_of(
+    sources: Sequence[str], limit: int | None = LOOKED_AT, options: DataOptions = DEFAULTS
+) -> list[Size]:
     """Heights and widths of up to ``limit`` images of each source; those of drawn sources are not counted."""
-    return [size for source in sources for size in image_sizes(source, limit)]
+    return [size for source in sources for size in image_sizes(source, limit, options)]
 
 
 def _spell(size: Size) -> str:

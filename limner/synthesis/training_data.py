@@ -248,7 +248,7 @@ def paired(one: Tensor, other: Tensor, z: float = 1.96) -> Difference:
     if len(one) > 1:
         error += float((one.double() - other.double()).mean(1).var()) / len(one)
     half = z * math.sqrt(error)
-    return Difference(float(each.mean()), middle - half, middle + half)
+    return Difference(float(each.mean()), max(-1.0, middle - half), min(1.0, middle + half))
 
 
 def sentence(real: float, both: float, difference: Difference, n: int) -> str:
