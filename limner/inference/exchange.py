@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from limner import checkpoint, families, files
@@ -162,7 +161,7 @@ def read_weights(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # also KeyError, of a type that it does not know
         raise LimnerError(f"{path} is damaged, or not a safetensors file ({error}): copy it again.") from None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,6 +296,33 @@ def test_many_images_are_drawn_in_parts(tmp_path, monkeypatch):
     parts = draw_samples(pipeline, real, 30, 5, sampling=Flow.Sampling(steps=1))
     one, two = (samples.images.array.astype(int) for samples in (whole, parts))
     assert one.std() > 10 and abs(one - two).max() <= 1
+
+
+BOUNDED = """
+import resource
+import numpy as np, torch
+from limner.core import ImageSpec
+from limner.data import Data
+from limner.evaluation.fidelity import Samples, compute_features, measure_fidelity
+from limner.evaluation.real import Real
+from limner.metrics.features import Features
+
+def data(n, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (n, 32, 32, 3), np.uint8)
+    return Data(ImageSpec(3, 32, 32), str(seed), pixels, np.arange(n), [""] * n)
+
+real, samples = Real(data(3000, 1), data(100, 2)), Samples(data(3000, 3))
+features = Features("mean", "", "", lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure_fidelity(samples, real, compute_features(samples, real, features))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_measuring_many_images_takes_little_memory():
+    done = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300  # MB; 1,900 if all patches are held at once
 
 
 def test_images_that_changed_since_the_training_are_reported(limner, tmp_path):
