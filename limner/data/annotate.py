@@ -54,6 +54,10 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         texts = label and same_form(printable(label)), caption and printable(caption)
         items.append(Item(printable(name), files[name], *texts))
     notes = rows.notes + beside.notes + _notes(found, rows)
+    if lost := [item for item in items if "\ufffd" in (item.caption or "")]:
+        notes.append(
+            f"{len(lost):,} captions hold U+FFFD, for text that was lost, such as that of {lost[0].name!r}."
+        )
     unused = rows.problems + beside.problems
     return Listing(items, problems, found.others.total(), notes, dict(found.others), unused)
 

@@ -14,6 +14,7 @@ from limner.data.metadata import LONGEST_TEXT, columns_of, columns_said, first, 
 from limner.data.sources import Opener, Problem, printable, same_form
 from limner.settings import LimnerError
 
+_MANY = 1_000_000  # rows of a table, and 100 for each image: more are refused
 _SHOWN = 1000  # rows of a table that are listed as problems; more are counted
 
 
@@ -94,6 +95,9 @@ class Rows:
         matched: set[int] = set()
         example = ""
         for count, row in enumerate(read_rows(table, opener), 1):
+            if count > max(_MANY, 100 * len(self._images.names)):
+                many = f"{shown} has over {count - 1:,} rows for {len(self._images.names):,} images"
+                raise LimnerError(f"{many}: leave out the rows of other images.")
             use = columns_of(tuple(row))
             named = next((row[c] for c in use.names if isinstance(row[c], str) and row[c].strip()), None)
             if named is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limner import checkpoint, files
 from limner.core import Autoencodes, Condition, Directed, Draws, ImageSpec, Latent, Layered
-from limner.data import open_picture
+from limner.data import finder, open_picture
 from limner.fields import JsonResult
 from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
@@ -392,4 +392,6 @@ def load_point(path: str | Path, space: Space) -> tuple[Tensor, str]:
             f"{path} is damaged: its point has values that are no numbers; project the picture again."
         )
     label = about.get("label", "")
-    return point.to(space.centre), label if space.responds_to_label and label in space.spec.classes else ""
+    return point.to(space.centre), label if space.responds_to_label and finder(space.spec.classes)(
+        label
+    ) >= 0 else ""

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from limner.data import check, open_data
+from limner.data import check, match, open_data
 from limner.data.encoding import decode, tell
 from limner.data.find import find
 from limner.data.metadata import one_label, one_line
@@ -320,3 +320,16 @@ def test_pairs_go_by_name_in_any_unicode_form(tmp_path):
         os.rename(tmp_path / folder / "000.png", tmp_path / folder / f"{name}.png")
     data = read(tmp_path / "images", options=DataOptions(pairs=str(tmp_path / "given")))
     assert len(data) == 1 and not data.problems
+
+
+def test_a_table_of_rows_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(match, "_MANY", 500)
+    paint(tmp_path, 2, (8, 8))
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "000.png"}\n' * 501)
+    with pytest.raises(LimnerError, match=r"metadata\.jsonl has over 500 rows for 2 images"):
+        read(tmp_path)
+
+
+def test_text_that_was_lost_before_is_said(tmp_path):
+    rows = [{"file_name": "000.png", "text": "a \ufffd\ufffd cat"}, {"file_name": "001.png", "text": "a cat"}]
+    assert "1 captions hold U+FFFD" in " ".join(read(described(tmp_path, rows)).notes)
