@@ -7,6 +7,7 @@ import keyword
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 
@@ -77,6 +78,12 @@ def _lacks_memory(error: BaseException) -> bool:
     return names or "can't allocate memory" in str(error)
 
 
+def _end_thread(failed: threading.ExceptHookArgs) -> None:
+    """A library's thread that cannot write ends without a traceback: whoever waits for it is told."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
 def main() -> None:
     """The entry point: a mistake that the person can fix is one sentence and exit code 2, never a traceback."""
     guard_output()
@@ -85,6 +92,7 @@ def main() -> None:
     else:
         _stop_on_signals()
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
+    threading.excepthook = _end_thread
     try:
         code = run(sys.argv[1:])
     except LimnerError as mistake:

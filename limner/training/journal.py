@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from torch import Tensor
 from limner import files
 from limner.config import Run
 from limner.core import Model
+from limner.pictures.grid import save_picture
 from limner.progress import rich_progress
 from limner.settings import LimnerError, need
 
@@ -39,7 +41,8 @@ class Journal:
         self._board: Any = None
         if out and tensorboard:
             board = need("torch.utils.tensorboard", "TensorBoard is not installed", "log")
-            self._board = board.SummaryWriter(str(out / "tensorboard"))
+            with files.writing(out / "tensorboard"):
+                self._board = board.SummaryWriter(str(out / "tensorboard"))
 
     def __enter__(self) -> Journal:
         self._bar.start()
@@ -48,12 +51,13 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
 
     def _warn_unwritable(self, error: Exception) -> None:
         """A log that cannot be written, as on a full disk, must not end the training; a folder that is gone does."""
         if not self._write_failed and self.out and self.out.exists():
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
             self.warn(
                 f"{self.out} cannot be written to ({reason}): training continues without some of its log and sample "
                 "sheets, but free space before the next checkpoint."
@@ -108,8 +112,8 @@ class Journal:
         name = f"samples/{seen:012d}.png"
         try:
             (self.out / "samples").mkdir(exist_ok=True)
-            sheet.save(self.out / name)
-        except OSError as error:
+            save_picture(sheet, self.out / name)
+        except (OSError, LimnerError) as error:
             self._warn_unwritable(error)
         else:
             self.write({"seen": seen, "picture": name})
@@ -130,9 +134,13 @@ class Journal:
                 self._log = None  # lines after an incomplete one could not be read
                 self._warn_unwritable(error)
         if self._board:
-            for name, value in line.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(name, value, line["seen"])
+            try:
+                for name, value in line.items():
+                    if isinstance(value, float):
+                        self._board.add_scalar(name, value, line["seen"])
+            except OSError as error:
+                self._board = None
+                self._warn_unwritable(error)
 
     def rewind(self, seen: int) -> None:
         """Drop the lines after ``seen``, as if the run were unbroken, but not those that name skipped images.

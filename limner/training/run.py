@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from limner.training import parents
 from limner.training.journal import Journal
 from limner.training.session import Context, Result, Session
 
+WRITTEN = re.compile(  # what a training puts into a run's folder
+    r"checkpoints|samples|tensorboard|config\.json|log\.jsonl|report\.html|model\.safetensors|\..*"
+)
 LAUNCHER = ".launcher"  # file in a run's folder: the torchrun that began it
 
 
@@ -98,7 +102,7 @@ def _hold(out: Path) -> Iterator[checkpoint.Lock]:
         raise
     finally:
         if is_empty and not lost and not any(out.rglob(f"{checkpoint.CHECKPOINTS}/{kept}")):
-            for path in out.iterdir():
+            for path in [path for path in out.iterdir() if WRITTEN.fullmatch(path.name)]:
                 checkpoint.remove(path)
             for folder in missing:
                 with contextlib.suppress(OSError):  # of another run by now
