@@ -23,7 +23,7 @@ from limner.data import Data
 from limner.training.loop import Loop
 
 EXPLODED = 1000.0
-IMAGES = 8  # enough to tell a loss from a thousand times as much
+IMAGES = 4  # enough to tell a loss from a thousand times as much
 SAID_BY_FIRST = "its state was not sane, as the first process says"
 
 
