@@ -94,7 +94,7 @@ class Rows:
         count = missing = again = 0
         matched: set[int] = set()
         example = ""
-        for count, row in enumerate(read_rows(table, opener), 1):
+        for count, row in enumerate(read_rows(table, opener, self.notes), 1):
             if count > max(_MANY, 100 * len(self._images.names)):
                 many = f"{shown} has over {count - 1:,} rows for {len(self._images.names):,} images"
                 raise LimnerError(f"{many}: leave out the rows of other images.")

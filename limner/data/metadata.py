@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from limner.data.encoding import NOT_TOLD, decoded, encoding_of
+from limner.data.encoding import NAMES, NOT_TOLD, decoded, encoding_of
 from limner.data.sources import Opener, printable
 from limner.settings import LimnerError, join_words, need
 
@@ -21,6 +21,8 @@ TABLES = frozenset((".jsonl", ".csv", ".tsv", ".parquet"))  # metadata.* of thes
 LONGEST_TEXT = 2**20  # bytes of a text beside an image, and characters of a caption or label in a table
 _LONGEST_ROW = 2**24  # characters of a line in a table
 _ROWS = 1024  # of parquet, read at once
+
+_BEYOND = "values beyond the header's columns (commas without quotes)"
 
 # The columns of a table by what they say, in the order in which they are tried.
 NAME_COLUMNS = ("file_name", "filename", "file", "image", "path", "file_path", "image_path", "image_file")
@@ -104,8 +106,11 @@ def parse_json(text: str) -> Any:
 # Tables -----------------------------------------------------------------------------------------------------
 
 
-def read_rows(name: str, opener: Opener) -> Iterator[dict[str, Any]]:
-    """The rows of a metadata file, one after another. Raises LimnerError, which names the file and its line."""
+def read_rows(name: str, opener: Opener, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a metadata file, one after another; to ``notes`` a sentence on its encoding is added if it needs one.
+
+    Raises LimnerError, which names the file and its line.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     try:
         if suffix == ".parquet":
@@ -115,6 +120,8 @@ def read_rows(name: str, opener: Opener) -> Iterator[dict[str, Any]]:
             codec = encoding_of(file)
         if codec is None:
             raise LimnerError(f"{printable(name)} {NOT_TOLD}{_undecodable(opener)}.")
+        if not codec.startswith("utf"):
+            notes.append(f"{printable(name)} is not UTF-8 and was read as {NAMES[codec]}.")
         with opener() as file, TextIOWrapper(file, codec, newline="\n" if suffix == ".jsonl" else "") as text:
             lines = _lines(name, text)
             yield from _json_rows(name, lines) if suffix == ".jsonl" else _csv_rows(lines)
@@ -206,10 +213,10 @@ def named(value: Any, names: Sequence[str] | None) -> Any:
     return names[value] if 0 <= value < len(names) else None
 
 
-def columns_said(columns: Mapping[str, bool]) -> str:
+def columns_said(columns: Mapping[Any, bool]) -> str:
     """What is read from which columns, and which, that are False, are not used."""
     used = [column for column, is_used in columns.items() if is_used]
-    unused = [str(column) for column, is_used in columns.items() if not is_used]
+    unused = [_BEYOND if column is None else column for column, is_used in columns.items() if not is_used]
     texts = [column for column in used if columns_of((column,)).texts]
     labels = [column for column in used if column not in texts]
     parts = [

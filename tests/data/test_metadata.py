@@ -333,3 +333,14 @@ def test_a_table_of_rows_without_end_is_refused(tmp_path, monkeypatch):
 def test_text_that_was_lost_before_is_said(tmp_path):
     rows = [{"file_name": "000.png", "text": "a \ufffd\ufffd cat"}, {"file_name": "001.png", "text": "a cat"}]
     assert "1 captions hold U+FFFD" in " ".join(read(described(tmp_path, rows)).notes)
+
+
+def test_commas_without_quotes_and_other_encodings_of_a_table_are_said(tmp_path):
+    paint(tmp_path, 2, (8, 8))
+    (tmp_path / "metadata.csv").write_bytes("file_name,text\n000.png,café,red\n".encode("cp1252"))
+    data = read(tmp_path)
+    assert (
+        data.captions == ["café", ""]
+        and "metadata.csv is not UTF-8 and was read as Windows-1252." in data.notes
+    )
+    assert "values beyond the header's columns (commas without quotes)" in " ".join(data.notes)
