@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from limner.settings import LimnerError
 
 PROJECTED = 2**23  # projections of each set that are held at a time
+KEPT = 2**24  # values of patches of each set that are held; more are cut again
 
 
 def psnr(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
@@ -77,20 +78,37 @@ def ms_ssim(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
 
 def pyramid(images: Tensor, least: int) -> list[Tensor]:
     """Laplacian pyramid, finest first, down to ``least`` pixels a side (Burt and Adelson 1983)."""
-    channels = images.shape[1]
-    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
-    kernel = (line[:, None] * line).expand(channels, 1, 5, 5)
-
-    def smooth(x: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=channels)
-
     levels, now = [], images
     while min(now.shape[-2:]) // 2 >= least:
-        down, up = smooth(now, kernel)[:, :, ::2, ::2], torch.zeros_like(now)
-        up[:, :, ::2, ::2] = down
-        levels.append(now - smooth(up, 4 * kernel))
+        down = _down(now)
+        levels.append(now - _up(down, now))
         now = down
     return [*levels, now]
+
+
+def pyramid_level(images: Tensor, level: int, least: int) -> Tensor:
+    """One level of ``pyramid``, without the work for the others."""
+    for _ in range(level):
+        images = _down(images)
+    return images - _up(_down(images), images) if min(images.shape[-2:]) // 2 >= least else images
+
+
+def _down(images: Tensor) -> Tensor:
+    """Every second pixel of the smoothed images."""
+    return _smooth(images, 1, 2)
+
+
+def _up(images: Tensor, like: Tensor) -> Tensor:
+    """To the size of ``like``, twice as large."""
+    up = torch.zeros_like(like)
+    up[:, :, ::2, ::2] = images
+    return _smooth(up, 4, 1)
+
+
+def _smooth(x: Tensor, gain: int, stride: int) -> Tensor:
+    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device) / 16
+    kernel = gain * (line[:, None] * line).expand(x.shape[1], 1, 5, 5)
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=stride, groups=x.shape[1])
 
 
 class Images(Protocol):
@@ -101,9 +119,9 @@ class Images(Protocol):
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Patches:
-    """Square patches from random places of one level of all images' pyramids, cut again at every use."""
+    """Square patches from random places of one level of all images' pyramids; many are cut again at every use."""
 
     images: Images
     level: int
@@ -111,6 +129,7 @@ class _Patches:
     side: int
     tops: Tensor  # int16 [N, P]
     lefts: Tensor
+    kept: list[Tensor] | None = None
 
     @classmethod
     def choose(
@@ -124,12 +143,18 @@ class _Patches:
             lefts[i] = torch.randint(size[1] - side + 1, (count,), generator=generator)
         return cls(images, level, least, side, tops, lefts)
 
-    def parts(self) -> Iterator[Tensor]:
+    def parts(self) -> Iterable[Tensor]:
         """[B P, C, side, side] of some images at a time."""
+        if self.tops.numel() * self.images[:1].shape[1] * self.side**2 > KEPT:
+            return self._cut()
+        if self.kept is None:
+            self.kept = list(self._cut())
+        return self.kept
+
+    def _cut(self) -> Iterator[Tensor]:
         n, step = len(self.tops), 64
         for at in range(0, n, step):
-            images = self.images[at : min(at + step, n)]
-            level = pyramid(images.float(), self.least)[self.level]
+            level = pyramid_level(self.images[at : min(at + step, n)].float(), self.level, self.least)
             windows = level.unfold(2, self.side, 1).unfold(3, self.side, 1)
             rows = torch.arange(len(level))[:, None]
             tops, lefts = (places[at : at + step].long() for places in (self.tops, self.lefts))
@@ -137,15 +162,13 @@ class _Patches:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of all values of each channel [C, 1, 1]."""
-        total: Tensor | float = 0.0
-        squares: Tensor | float = 0.0
+        sums = [
+            (part.double().sum((0, 2, 3)), part.double().square().sum((0, 2, 3))) for part in self.parts()
+        ]
+        total, squares = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
         count = self.tops.numel() * self.side**2
-        for part in self.parts():
-            total = total + part.sum((0, 2, 3), dtype=torch.float64)
-        mean = torch.as_tensor(total) / count
-        for part in self.parts():
-            squares = squares + (part.double() - mean[:, None, None]).square().sum((0, 2, 3))
-        std = (torch.as_tensor(squares) / (count - 1)).sqrt().clamp(min=1e-8)
+        mean = total / count
+        std = ((squares - count * mean.square()).clamp(min=0) / (count - 1)).sqrt().clamp(min=1e-8)
         return mean.float()[:, None, None], std.float()[:, None, None]
 
     def projected(self, directions: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:

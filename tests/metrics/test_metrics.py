@@ -265,6 +265,8 @@ def test_the_pyramid_adds_up_to_the_image():
     levels = pixels.pyramid(x, 16)
     assert [level.shape[-1] for level in levels] == [64, 32, 16]
     assert levels[0].mean().abs() < 0.05  # what the coarser ones leave
+    for i, level in enumerate(levels):
+        assert torch.equal(pixels.pyramid_level(x, i, 16), level)
 
 
 def test_sliced_wasserstein_tells_blur_at_the_fine_level_only():
@@ -277,10 +279,12 @@ def test_sliced_wasserstein_tells_blur_at_the_fine_level_only():
     assert math.isfinite(other[16])
 
 
-def test_sliced_wasserstein_is_that_of_whole_tables(monkeypatch):
+@pytest.mark.parametrize("kept", [0, 2**24])
+def test_sliced_wasserstein_is_that_of_whole_tables(kept, monkeypatch):
     """Images read in parts, and directions in parts: against patches that are cut and sorted at once."""
     x, y = (torch.rand(70, 1, 16, 16, generator=torch.Generator().manual_seed(s)) for s in range(2))
     monkeypatch.setattr(pixels, "PROJECTED", 70 * 8 * 3)
+    monkeypatch.setattr(pixels, "KEPT", kept)
     found = pixels.sliced_wasserstein(x, y, patches=8, directions=10, seed=3)
     generator, tables = torch.Generator().manual_seed(3), []
     for images in (x, y):
