@@ -27,6 +27,7 @@ from limner.settings import DataOptions
 
 _FEW_IMAGES = 100
 _SHOWN = 10  # lines of each list in the printed report
+_FIRST = 2**16  # bytes of a file that are read at once
 _WHOLE = 2**24  # bytes of a file that are held in memory; a larger one is read twice
 
 
@@ -165,7 +166,11 @@ def _look(fit: str, item: Item) -> tuple[decode.Header, bytes]:
     with item.image(64, 64) as source:
         if isinstance(source, Image.Image):
             return decode.look(source, fit), b""
-        content = source.read(_WHOLE)
+        content = source.read(_FIRST)
+        if (
+            len(content) == _FIRST
+        ):  # a buffer for all that may come would cost small files more than reading them
+            content += source.read(_WHOLE - _FIRST)
         digest = hashlib.blake2b(content, digest_size=16)
         if len(content) < _WHOLE:
             return decode.look(BytesIO(content), fit), digest.digest()

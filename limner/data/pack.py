@@ -37,7 +37,7 @@ from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
-VERSION = 1  # of the packing; another version ignores what is in the cache
+VERSION = 2  # of the packing; another version ignores what is in the cache (1: colours as stored, 8 bits)
 
 # Options that do not change what is packed from one source, or that the source's key has.
 _NOT_PACKED = (
