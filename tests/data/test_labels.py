@@ -229,6 +229,13 @@ def test_splits():
         )
 
 
+def test_images_beside_a_held_out_folder_are_trained_on():
+    found = read_paths(images(**{"": 8, "test": 3}))
+    assert found.splits == [""] * 8 + ["test"] * 3 and "8 images that lie outside" in found.about_splits[0]
+    cover = read_paths(images(**{"": 1, "test/cat": 4, "test/dog": 4}))
+    assert set(cover.splits) == {""}
+
+
 def test_archives_may_name_a_split_and_never_a_class():
     names, archives = ["cat/1.png", "dog/1.png", "cat/2.png"], ["pets-train", "pets-train", "pets-test"]
     found = read_paths(names, archives=archives)
