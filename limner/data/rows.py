@@ -142,8 +142,8 @@ class PackedArray:
     def _blocks(self) -> Iterator[bytes]:
         """The content of every block, checked."""
         with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(self._digests), 64):  # so that few are in memory at a time
-                yield from pool.map(self._block, range(start, min(start + 64, len(self._digests))))
+            for start in range(0, len(self._digests), 8):  # so that few are in memory at a time
+                yield from pool.map(self._block, range(start, min(start + 8, len(self._digests))))
 
     def _block(self, number: int) -> bytes:
         content = self._pread(min(BLOCK, self._bytes - number * BLOCK), number * BLOCK)
