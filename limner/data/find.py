@@ -60,7 +60,7 @@ def find(text: str, scratch: Path, classes: str = "") -> Source:
         return parquet(text, files)
     if within := [file for file in files if is_archive(file)]:
         return archives(text, within, scratch, classes)
-    raise LimnerError(f"{text!r} is no folder, image, archive or parquet file: {_what(files)}.")
+    raise LimnerError(f"{text!r} is not a folder, image, archive or parquet file: {_what(files)}.")
 
 
 def _what(files: Sequence[Path]) -> str:

@@ -91,8 +91,9 @@ class Rows:
         """Read one table. Raises LimnerError for one that cannot be read, or a row that names no image at all."""
         folder, shown = str(PurePosixPath(table).parent), printable(table)
         columns: dict[str, bool] = {}  # whether each is used, in order
-        count = missing = again = 0
+        count = missing = again = loose = 0
         matched: set[int] = set()
+        near: tuple[str, str] | None = None  # what a row calls its image, and the image's own name
         example = ""
         for count, row in enumerate(read_rows(table, opener, self.notes), 1):
             if count > max(_MANY, 100 * len(self._images.names)):
@@ -113,11 +114,19 @@ class Rows:
                     self.problems.append(Problem(path, f"named in {shown}, but {found}"))
                 continue
             again += found[0] in matched
+            if not found[1]:
+                loose += 1
+                near = near or (printable(named), printable(self._images.names[found[0]]))
             matched.add(found[0])
             columns.update(dict.fromkeys(self._take(*found, row, shown), True))
         self._named |= matched
         if count:
             self.notes.append(_summary(shown, count, missing, example, columns))
+        if near:
+            self.notes.append(
+                f"{loose:,} of {count:,} rows of {shown} name their image otherwise than it is named, such as "
+                f"{near[0]!r} for {near[1]!r}."
+            )
         if again:
             self.notes.append(
                 f"{again:,} of {count:,} rows of {shown} name an image again: the last of them counts."

@@ -473,7 +473,7 @@ def test_a_pattern_may_match_other_files_and_folders(tmp_path):
     data = read(tmp_path / "*")
     assert data.names == ["3.png", "cat/1.png", "cat/2.png", "dog/1.png"] and data.captions[0] == "a stray"
     assert read(tmp_path / "**" / "*.png").names == data.names
-    with pytest.raises(LimnerError, match=r"readme\.md.* is no folder, image, archive or parquet file"):
+    with pytest.raises(LimnerError, match=r"readme\.md.* is not a folder, image, archive or parquet file"):
         read(tmp_path / "readme.md")
 
 
