@@ -183,7 +183,7 @@ def test_no_partner_at_all_and_settings_that_contradict_are_one_sentence(folders
         DataOptions(pairs="a", domain="b")
     with pytest.raises(LimnerError, match="there are none"):
         DataOptions(given_channels=1)
-    with pytest.raises(LimnerError, match="0x4"):
+    with pytest.raises(LimnerError, match="given-size 0 is out of range"):
         read(images, pairs=str(images), given_size=(0, 4))
 
 
