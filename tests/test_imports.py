@@ -68,6 +68,10 @@ def rooms_used(path: Path) -> set[str]:
     return {name.split(".")[1] for name in imported(path) if name.startswith("limner.")} & HEIGHT.keys()
 
 
+# Within `data`, from the ground up; its files stand above all three.
+DATA = ["images", "annotations", "sources"]
+
+
 def test_every_room_has_a_floor():
     rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES} - {"__init__"}
     assert rooms <= HEIGHT.keys()
@@ -83,6 +87,16 @@ def test_one_way():
             allowed = used in ONLY[room] if room in ONLY else HEIGHT[used] < HEIGHT[room]
             if not allowed:
                 offenders.append(f"{'.'.join(parts(path))} -> {used}")
+    assert not offenders
+
+
+def test_one_way_within_data():
+    offenders = []
+    for floor, room in enumerate(DATA):
+        below = {"items", *DATA[: floor + 1]}
+        for path in (PACKAGE / "data" / room).glob("*.py"):
+            used = {name for name in imported(path) if name.startswith("limner.data.")}
+            offenders += [f"{room}/{path.name} -> {name}" for name in used if name.split(".")[2] not in below]
     assert not offenders
 
 

@@ -162,7 +162,7 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
     """Draw held-out prompts with the run in ``out`` and write samples.png, report.html and demo.json there."""
     import numpy as np
 
-    from limner.data import shapes
+    from limner.data.sources import shapes
     from limner.inference.pipeline import Pipeline
     from limner.pictures.grid import grid, save_picture, to_pil
     from limner.progress import bar
@@ -203,7 +203,7 @@ def score(out: Path, run: Run, trained: TrainResult) -> None:
 def _page(
     out: Path, run: Run, result: Result, sheet: Image.Image, prompts: Sequence[str], pixels: np.ndarray
 ) -> str:
-    from limner.data import shapes
+    from limner.data.sources import shapes
     from limner.evaluation import report
     from limner.pictures.grid import grid
     from limner.training.journal import read_log

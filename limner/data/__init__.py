@@ -2,8 +2,8 @@
 
 from limner.data.check import Report, check
 from limner.data.dataset import Data, Selection, batches
+from limner.data.items import Oracle, Problem, finder
 from limner.data.open import image_sizes, open_data, open_like, open_picture
-from limner.data.sources import Oracle, Problem, finder
 from limner.settings import BUILT_IN
 
 __all__ = [

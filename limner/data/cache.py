@@ -18,8 +18,8 @@ import numpy as np
 
 from limner.core import ImageSpec
 from limner.data.dataset import Data
+from limner.data.items import Problem
 from limner.data.rows import PackedArray
-from limner.data.sources import Problem
 from limner.files import Damaged, parse_json
 from limner.settings import DataOptions
 

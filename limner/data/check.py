@@ -13,15 +13,15 @@ from typing import Any
 
 from PIL import Image
 
-from limner.data import decode, formats
+from limner.data.annotations.labels import Classes
 from limner.data.cache import cache_folder
-from limner.data.find import find
-from limner.data.labels import Classes
+from limner.data.images import decode, formats
+from limner.data.items import NOTHING, Item, Problem, printable, to_follow
 from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
 from limner.data.sizes import common_size, form_notes, size_notes
-from limner.data.sources import NOTHING, Item, Problem, printable, to_follow
+from limner.data.sources.find import find
 from limner.progress import bar
 from limner.settings import DataOptions
 

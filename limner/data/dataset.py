@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from limner.core import Batch, Condition, ImageSpec, mix
-from limner.data.folder_names import HELD_OUT
+from limner.data.annotations.folder_names import HELD_OUT
+from limner.data.items import Oracle, Problem, to_follow
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
-from limner.data.sources import Oracle, Problem, to_follow
 from limner.settings import LimnerError
 
 

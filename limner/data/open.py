@@ -18,10 +18,10 @@ from torch import Tensor
 from limner.core import ImageSpec
 from limner.data.cache import cache_folder
 from limner.data.dataset import Data
-from limner.data.find import find
+from limner.data.items import Problem, same_form
 from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
 from limner.data.parallel import attempt_each
-from limner.data.sources import Problem, same_form
+from limner.data.sources.find import find
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

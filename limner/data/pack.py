@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from limner.data import decode, sizes
+from limner.data import sizes
+from limner.data.annotations.labels import classes_of
 from limner.data.cache import cache_folder, fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
-from limner.data.deep import Scale, scale_of
-from limner.data.formats import in_words
-from limner.data.labels import classes_of
+from limner.data.images import decode
+from limner.data.images.deep import Scale, scale_of
+from limner.data.images.formats import in_words
+from limner.data.items import Item, Listing, Problem, Source, printable
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
-from limner.data.sources import Item, Listing, Problem, Source, printable
 from limner.files import Damaged
 from limner.progress import bar
 from limner.settings import DataOptions, LimnerError

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from limner.data import decode
-from limner.data.sources import Item, Problem
+from limner.data.images import decode
+from limner.data.items import Item, Problem
 from limner.progress import Watch, ignore
 from limner.settings import LimnerError
 

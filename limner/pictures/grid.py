@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from limner import files
-from limner.data.png import written as deep_png
+from limner.data.images.png import written as deep_png
 from limner.settings import LimnerError
 
 Picture = Tensor | np.ndarray | Image.Image

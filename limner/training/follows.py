@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from limner.core import Model
 from limner.data import Data
-from limner.data.sources import NOTHING, to_follow
+from limner.data.items import NOTHING, to_follow
 from limner.settings import join_words
 from limner.text.encoder import encoder_of, length_flag, short, unread
 

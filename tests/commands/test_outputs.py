@@ -40,8 +40,7 @@ WITHIN = ("files.atomic", "files.atomic_folder")  # what is written inside goes 
 ALLOWED = {
     "files.py",  # the one place
     "checkpoint/",  # into a temporary folder, which is hashed and renamed
-    "data/cache.py", "data/pack.py", "data/rows.py",  # the same
-    "data/archive.py",  # a temporary file without a name
+    "data/cache.py", "data/pack.py",  # the same
     "synthesis/folder.py",  # hidden files, listed when they are whole; see its own tests
     "training/journal.py",  # log.jsonl is appended to; a cut last line is left out
     "distributed.py",  # a temporary folder
@@ -57,7 +56,7 @@ MAY_REMOVE = {
     "commands/demo.py": "files of a demo by their hashes",
     "data/cache.py": "unfinished and damaged entries of the cache",
     "data/pack.py": "scratch files of its own",
-    "data/rows.py": "scratch files of its own",
+    "data/rows.py": "the index of a packing that it found damaged",
     "synthesis/draw.py": "the lock, and a folder that it made and that is empty",
     "synthesis/folder.py": "images that it lists, or that an interrupted batch left",
     "training/run.py": "a new run's folder before its first checkpoint",

@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from limner.data import check, open_data
-from limner.data.archive import archives
-from limner.data.member_names import decoded, with_slashes
+from limner.data.sources.archive import archives
+from limner.data.sources.member_names import decoded, with_slashes
 from limner.settings import DataOptions, LimnerError
 
 

@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from limner.core import Condition, ImageSpec
-from limner.data import BUILT_IN, Selection, builtin, check, decode, find, open_data
+from limner.data import BUILT_IN, Selection, check, open_data
 from limner.data.dataset import Data
+from limner.data.images import decode
+from limner.data.sources import builtin, find
 from limner.pictures.grid import grid, save_png, to_pil
 from limner.settings import DataOptions, LimnerError
 from limner.synthesis import folder
@@ -538,7 +540,7 @@ def test_an_archive_of_an_image_beside_captions(tmp_path):
 
 def test_shapes_drawn_by_other_code_are_packed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache once served pictures of an earlier drawing, whose objects were smaller."""
-    from limner.data import builtin
+    from limner.data.sources import builtin
 
     before = list(builtin.shapes().key)
     monkeypatch.setattr(builtin.Path, "read_bytes", lambda self: b"another drawing")

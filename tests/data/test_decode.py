@@ -13,8 +13,9 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from limner.data import check, decode, deep, limits, open_data, png, profiles
-from limner.data.limits import Budget, Unusable
+from limner.data import check, open_data
+from limner.data.images import decode, deep, limits, png, profiles
+from limner.data.images.limits import Budget, Unusable
 from limner.settings import DataOptions
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.data import check, formats, open_data
+from limner.data import check, open_data
+from limner.data.images import formats
 from limner.settings import LimnerError
 from tests.helpers import paint
 

@@ -204,8 +204,8 @@ def test_the_fingerprint_depends_on_what_is_given_and_on_nothing_without_it(fold
 
 def test_an_old_packing_is_still_found(tmp_path):
     """Fields of given pictures must not enter the name of a packing that has none."""
-    from limner.data.find import find
     from limner.data.pack import Request
+    from limner.data.sources.find import find
 
     request = Request((find("digits", tmp_path),), (32, 32), DataOptions())
     assert request.folder.name == "ba9baa9e54a232eaf89c3c0fc7e68da1"

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from limner.data import check, open_data
-from limner.data.folder_names import hidden, passed_over, shards, splits_of
-from limner.data.labels import classes_of, few, read_paths
-from limner.data.sources import Item
+from limner.data.annotations.folder_names import hidden, passed_over, shards, splits_of
+from limner.data.annotations.labels import classes_of, few, read_paths
+from limner.data.items import Item
 from limner.settings import DataOptions, LimnerError
 
 

@@ -8,10 +8,11 @@ import zipfile
 
 import pytest
 
-from limner.data import check, match, open_data
-from limner.data.encoding import decode, tell
-from limner.data.find import find
-from limner.data.metadata import one_label, one_line
+from limner.data import check, open_data
+from limner.data.annotations import match
+from limner.data.annotations.encoding import decode, tell
+from limner.data.annotations.metadata import one_label, one_line
+from limner.data.sources.find import find
 from limner.settings import DataOptions, LimnerError
 from tests.helpers import paint
 

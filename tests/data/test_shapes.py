@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from limner.data import shapes
+from limner.data.sources import shapes
 from limner.settings import LimnerError
 
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from limner.data.annotate import BESIDE, annotate
-from limner.data.archive import archives, is_archive
-from limner.data.builtin import digits, emoji, shapes
-from limner.data.decode import SUFFIXES
-from limner.data.folder import Folder
-from limner.data.folder_names import hidden
-from limner.data.formats import not_read
-from limner.data.labels import RULES, by_path
-from limner.data.sources import Source, opener_of, printable, stamp
-from limner.data.stylegan import with_dataset_json
-from limner.data.table import hub, parquet
+from limner.data.annotations.annotate import BESIDE, annotate
+from limner.data.annotations.folder_names import hidden
+from limner.data.annotations.labels import RULES, by_path
+from limner.data.annotations.stylegan import with_dataset_json
+from limner.data.images.decode import SUFFIXES
+from limner.data.images.formats import not_read
+from limner.data.items import Source, opener_of, printable, stamp
+from limner.data.sources.archive import archives, is_archive
+from limner.data.sources.builtin import digits, emoji, shapes
+from limner.data.sources.folder import Folder
+from limner.data.sources.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 
 _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}

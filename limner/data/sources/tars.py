@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from limner.data import member_names
-from limner.data.decode import Unusable
-from limner.data.members import Members, check_name, check_size, refused
-from limner.data.sources import Problem, printable
+from limner.data.images.decode import Unusable
+from limner.data.items import Problem, printable
+from limner.data.sources import member_names
+from limner.data.sources.members import Members, check_name, check_size, refused
 from limner.settings import LimnerError
 
 _DECOMPRESS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}

@@ -11,9 +11,9 @@ from typing import IO, TypeVar
 
 from PIL import Image
 
-from limner.data import deep, formats, png, tiff
-from limner.data.limits import TOO_MANY, Unusable, check_icon, check_opened
-from limner.data.profiles import Profile, profile_of
+from limner.data.images import deep, formats, png, tiff
+from limner.data.images.limits import TOO_MANY, Unusable, check_icon, check_opened
+from limner.data.images.profiles import Profile, profile_of
 
 # Not EPS, PDF and the like, which run programs or read other files.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO") + (

@@ -7,12 +7,12 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from limner.data.annotate import annotate
-from limner.data.decode import SUFFIXES
-from limner.data.folder_names import passed_over
-from limner.data.labels import RULES, by_path
-from limner.data.sources import Listing, Opener, Problem, Source, opener_of, printable, stamp
-from limner.data.stylegan import with_dataset_json
+from limner.data.annotations.annotate import annotate
+from limner.data.annotations.folder_names import passed_over
+from limner.data.annotations.labels import RULES, by_path
+from limner.data.annotations.stylegan import with_dataset_json
+from limner.data.images.decode import SUFFIXES
+from limner.data.items import Listing, Opener, Problem, Source, opener_of, printable, stamp
 
 
 class Folder:

@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from limner.data.annotate import annotate
-from limner.data.folder_names import hidden
-from limner.data.formats import not_read
-from limner.data.labels import RULES, by_path
-from limner.data.members import Members
-from limner.data.sources import Listing, Problem, Source, printable, stamp
-from limner.data.stylegan import with_dataset_json
-from limner.data.tars import is_tar, read_tar
-from limner.data.zips import read_zip
+from limner.data.annotations.annotate import annotate
+from limner.data.annotations.folder_names import hidden
+from limner.data.annotations.labels import RULES, by_path
+from limner.data.annotations.stylegan import with_dataset_json
+from limner.data.images.formats import not_read
+from limner.data.items import Listing, Problem, Source, printable, stamp
+from limner.data.sources.members import Members
+from limner.data.sources.tars import is_tar, read_tar
+from limner.data.sources.zips import read_zip
 from limner.settings import LimnerError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

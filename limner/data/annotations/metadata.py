@@ -13,8 +13,8 @@ from io import TextIOWrapper
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from limner.data.encoding import NAMES, NOT_TOLD, decoded, encoding_of
-from limner.data.sources import Opener, printable
+from limner.data.annotations.encoding import NAMES, NOT_TOLD, decoded, encoding_of
+from limner.data.items import Opener, printable
 from limner.settings import LimnerError, join_words, need
 
 TABLES = frozenset((".jsonl", ".csv", ".tsv", ".parquet"))  # metadata.* of these is read

@@ -14,10 +14,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data import member_names
-from limner.data.decode import SUFFIXES, Unusable
-from limner.data.members import Members, check_name, check_size, refused
-from limner.data.sources import Problem, printable
+from limner.data.images.decode import SUFFIXES, Unusable
+from limner.data.items import Problem, printable
+from limner.data.sources import member_names
+from limner.data.sources.members import Members, check_name, check_size, refused
 from limner.settings import LimnerError
 
 _UTF8, _ENCRYPTED, _PATCH, _STRONG, _MASKED = 0x800, 0x1, 0x20, 0x40, 0x2000  # bits of a member's flags

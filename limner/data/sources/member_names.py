@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from limner.data.encoding import tell
-from limner.data.sources import printable
+from limner.data.annotations.encoding import tell
+from limner.data.items import printable
 
 _ALONE = re.compile(r"[A-Za-z][^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f][A-Za-z]")
 _CODECS = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from limner.data.profiles import Profile
+from limner.data.images.profiles import Profile
 
 _OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # the order of swapped bytes
 

@@ -14,10 +14,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageColor
 
-from limner.data import deep
-from limner.data.limits import MAX_PIXELS as MAX_PIXELS
-from limner.data.limits import UNDER_WAY, Unusable, check_scans, check_size, cost
-from limner.data.opening import TURNS, Opened, open_image, reading
+from limner.data.images import deep
+from limner.data.images.limits import MAX_PIXELS as MAX_PIXELS
+from limner.data.images.limits import UNDER_WAY, Unusable, check_scans, check_size, cost
+from limner.data.images.opening import TURNS, Opened, open_image, reading
 from limner.settings import LimnerError
 
 SUFFIXES = frozenset(

@@ -10,10 +10,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.folder_names import TRAIN, splits_of
-from limner.data.labels import RULES, by_origin
-from limner.data.metadata import class_names, columns_of, columns_said, features_of, first, named, one_label
-from limner.data.sources import Item, Listing, Source, printable, same_form, stamp
+from limner.data.annotations.folder_names import TRAIN, splits_of
+from limner.data.annotations.labels import RULES, by_origin
+from limner.data.annotations.metadata import (
+    class_names,
+    columns_of,
+    columns_said,
+    features_of,
+    first,
+    named,
+    one_label,
+)
+from limner.data.items import Item, Listing, Source, printable, same_form, stamp
 from limner.settings import LimnerError, need
 
 _IMAGES = (

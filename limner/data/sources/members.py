@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from limner.data.sources import Opener, Problem, printable
+from limner.data.items import Opener, Problem, printable
 from limner.settings import LimnerError
 
 _MOST_GROWTH = 50  # times its own size that an archive may unpack to

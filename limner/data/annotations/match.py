@@ -9,9 +9,16 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from limner.data.decode import SUFFIXES
-from limner.data.metadata import LONGEST_TEXT, columns_of, columns_said, first, one_label, read_rows
-from limner.data.sources import Opener, Problem, printable, same_form
+from limner.data.annotations.metadata import (
+    LONGEST_TEXT,
+    columns_of,
+    columns_said,
+    first,
+    one_label,
+    read_rows,
+)
+from limner.data.images.decode import SUFFIXES
+from limner.data.items import Opener, Problem, printable, same_form
 from limner.settings import LimnerError
 
 _MANY = 1_000_000  # rows of a table, and 100 for each image: more are refused

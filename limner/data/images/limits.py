@@ -10,7 +10,7 @@ from typing import IO
 
 from PIL import Image
 
-from limner.data import deep, png
+from limner.data.images import deep, png
 
 MAX_PIXELS = 100_000_000  # an image with more counts as a decompression bomb
 TOO_MANY = f"more than {MAX_PIXELS / 1e6:.0f} million pixels: scale it down first"

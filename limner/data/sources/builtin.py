@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from limner.data import shapes as scenes
-from limner.data.sources import Item, Listing, Source
+from limner.data.items import Item, Listing, Source
+from limner.data.sources import shapes as scenes
 from limner.settings import LimnerError, need
 
 SHAPES = 20_000  # images in the built-in `shapes`

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from limner.data.sources import Listing, Opener, Problem, printable
+from limner.data.items import Listing, Opener, Problem, printable
 from limner.files import Damaged, parse_json
 
 _LONGEST = 2**28  # bytes

@@ -8,12 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from limner.data.decode import SUFFIXES
-from limner.data.encoding import NAMES, NOT_TOLD, decode, decoded, tell
-from limner.data.formats import kind_of
-from limner.data.match import Rows
-from limner.data.metadata import LONGEST_TEXT, TABLES, columns_of, first, one_label, one_line, parse_json
-from limner.data.sources import Item, Listing, Opener, Problem, printable, same_form
+from limner.data.annotations.encoding import NAMES, NOT_TOLD, decode, decoded, tell
+from limner.data.annotations.match import Rows
+from limner.data.annotations.metadata import (
+    LONGEST_TEXT,
+    TABLES,
+    columns_of,
+    first,
+    one_label,
+    one_line,
+    parse_json,
+)
+from limner.data.images.decode import SUFFIXES
+from limner.data.images.formats import kind_of
+from limner.data.items import Item, Listing, Opener, Problem, printable, same_form
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
 _TABLES = "metadata.json", "captions.json", "labels.json", "annotations.json"  # of other programs

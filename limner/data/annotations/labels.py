@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from limner.data.folder_names import HELD_OUT, TRAIN, WRAPPERS, Folder, roles_of, split_word
-from limner.data.sources import Item, Listing, same_form
+from limner.data.annotations.folder_names import HELD_OUT, TRAIN, WRAPPERS, Folder, roles_of, split_word
+from limner.data.items import Item, Listing, same_form
 
 RULES = 3  # of what paths and metadata say: part of the key of what is packed by them
 _MANY = 10  # classes, from which on ones with few images each are taken for subfolders
