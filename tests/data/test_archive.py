@@ -242,6 +242,16 @@ def test_methods_that_are_read(tmp_path, method):
     assert np.array_equal(data.array, plain.array) and data.fingerprint == plain.fingerprint
 
 
+def test_a_member_in_endless_folders_is_refused(tmp_path):
+    """One name of 40 KB took 1.7 GB."""
+    for path in (
+        zipped(tmp_path / "a.zip", ["a/" * 20_000 + "x.png"]),
+        tarred(tmp_path / "a.tar", ["a/" * 20_000 + "x.png"]),
+    ):
+        with pytest.raises(LimnerError, match="lies in 20,000 folders"):
+            check(str(path), progress=False)
+
+
 def test_an_encrypted_zip_is_told(tmp_path):
     path = zipped(tmp_path / "a.zip", PETS)
     content = bytearray(path.read_bytes())

@@ -246,6 +246,34 @@ def test_tiff_of_16_bits_keeps_them(order, compression, channels, extra):
     assert seen.dtype == np.uint16 and np.abs(seen - expected.astype(float)).max() <= (extra == 2)
 
 
+def test_the_pages_of_a_tiff_of_16_bits_are_its_frames():
+    """The first page was read again for each of them."""
+    pages, file = noise(0, 3, 8, 8, 3, dtype=np.uint16), bytearray(struct.pack("<2sHI", b"II", 42, 8))
+    for page in pages:
+        at = len(file) + 2 + 9 * 12 + 4  # of what follows the directory: the bits, then the pixels
+        tags = {256: 8, 257: 8, 258: at, 259: 1, 262: 2, 273: at + 6, 277: 3, 278: 8, 279: page.nbytes}
+        file += struct.pack("<H", len(tags))
+        for tag, value in tags.items():
+            file += struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 3 if tag == 258 else 1, value)
+        file += struct.pack("<I3H", at + 6 + page.nbytes, 16, 16, 16) + page.astype("<u2").tobytes()
+    last = len(file) - pages[0].nbytes - 6 - 4
+    file[last : last + 4] = bytes(4)
+    for count in (1, 2, 3):
+        assert np.array_equal(decode.decode(io.BytesIO(file), 8, 8, "crop", count), pages[:count])
+    assert np.array_equal(decode.decode(io.BytesIO(file), 8, 8, "crop", 4), pages[[0, 1, 2, 2]])
+
+
+def test_frames_of_different_depths_are_told():
+    file = io.BytesIO()
+    deep_page, page = Image.fromarray(np.full((8, 8), 40_000, np.uint16)), Image.new("L", (8, 8))
+    deep_page.save(file, "TIFF", save_all=True, append_images=[page])
+    file.seek(0)
+    with pytest.raises(Unusable, match="different depths"):
+        decode.decode(file, 8, 8, "crop", 2)
+    file.seek(0)
+    assert decode.decode(file, 8, 8, "crop").max() == 40_000
+
+
 def test_tiff_with_its_channels_apart(tmp_path):
     values = noise(0, 16, 16, 3, dtype=np.uint16)
     assert np.array_equal(pixels(tiff(values, apart=True)), values)

@@ -19,6 +19,7 @@ from limner.data.annotations.folder_names import hidden, passed_over, shards, sp
 from limner.data.annotations.labels import classes_of, few, read_paths
 from limner.data.items import Item
 from limner.settings import DataOptions, LimnerError
+from tests.helpers import paint
 
 
 def images(**folders: int) -> list[str]:
@@ -464,6 +465,30 @@ def test_a_dataset_json_without_classes_gives_none(tmp_path, content, words):
 
 
 # Patterns ---------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_a_dataset_json_have_one_form(tmp_path):
+    """NFC, as those of folders and tables; without halves of characters, which cannot be written."""
+    paint(tmp_path, 4, (8, 8))
+    labels = [["000.png", "Cafe\u0301"], ["001.png", "Caf\u00e9"], ["002.png", "x\ud800"], ["003.png", 1.0]]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert check(str(tmp_path), progress=False).classes == {"Caf\u00e9": 2, "x\ufffd": 1, "1": 1}
+
+
+def test_folders_a_thousand_deep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("a")
+        os.chdir("a")
+    Image.new("RGB", (8, 8)).save("x.png")
+    monkeypatch.chdir(tmp_path)
+    report = check(str(tmp_path), progress=False)
+    assert report.images == 1 and not report.problems
+    while os.path.isdir("a"):  # shutil.rmtree is recursive
+        os.rename("a", "b")
+        for name in os.listdir("b"):
+            os.rename(f"b/{name}", name)
+        os.rmdir("b")
 
 
 def test_a_pattern_may_match_other_files_and_folders(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import tracemalloc
 import unicodedata
 import zipfile
@@ -224,6 +225,29 @@ def test_rows_find_their_image_where_it_is_clear(tmp_path, image, row):
     data = read(tmp_path)
     assert dict(zip(data.names, data.captions, strict=True)) == {image: "found", "001.png": ""}
     assert "1 of 2 images have no row" in " ".join(data.notes)
+
+
+def test_rows_of_images_with_the_same_names_are_found_at_once():
+    """Numbered images in many folders, in a table from Windows: not the square of their number."""
+    names = [f"id{i}/{j:04d}.jpg" for i in range(3000) for j in range(10)]
+    images, started = match.Images(names), time.perf_counter()
+    for i, name in enumerate(names):
+        assert images.find(".", f"faces\\{name.upper()}".replace("/", "\\")) == (i, False)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("folder", "row", "found"),
+    [
+        (".", "A/1.PNG", 0), (".", "b/1", 1), (".", "x/b/1.png", 1), (".", "c/2.jpg", 3), ("a", "1.PNG", 0),
+        ("a", "b/3.png", 4), ("a/b", "b/3.PNG", 4), (".", "b\\3.png", 4), (".", "../a/1.png", 0),
+        (".", "1.PNG", "'a/1.png' or 'b/1.png'"), (".", "4.png", "no such"), ("b", "2.png", "no such"),
+    ],
+)  # fmt: skip
+def test_rows_name_an_image_with_folders_too_many_or_too_few(folder, row, found):
+    images = match.Images(["a/1.png", "b/1.png", "c/d/2.png", "c/2.png", "a/b/3.png"])
+    said = images.find(folder, row)
+    assert found in said if isinstance(found, str) else said[0] == found
 
 
 def test_rows_that_could_be_several_images_are_listed(tmp_path):

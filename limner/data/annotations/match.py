@@ -6,6 +6,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,15 +39,23 @@ class Images:
         self.exact = {name: i for i, name in enumerate(names)}
 
     @cached_property
-    def _loose(self) -> Mapping[str, list[int]]:
-        """By the last part of the path, with and without its extension."""
+    def _folded(self) -> list[str]:
+        return list(map(_folded, self.names))
+
+    @cached_property
+    def _places(self) -> Mapping[str, list[int]]:
+        """By the path without its extension, and by a '/' with its last part, and with its last two."""
         places: defaultdict[str, list[int]] = defaultdict(list)
-        for i, name in enumerate(self.names):
-            last = posixpath.basename(_folded(name))
-            places[last].append(i)
-            if (stem := posixpath.splitext(last)[0]) != last:
-                places["/" + stem].append(i)
+        for i, image in enumerate(self._folded):
+            stem = posixpath.splitext(image)[0]
+            parts = stem.split("/")[-2:]
+            for key in {stem, f"/{parts[-1]}", f"/{'/'.join(parts)}"}:
+                places[key].append(i)
         return places
+
+    @cached_property
+    def _deepest(self) -> int:
+        return 1 + max((name.count("/") for name in self._folded), default=0)
 
     def find(self, folder: str, name: str) -> tuple[int, bool] | str:
         """The image that a row of a table in ``folder`` names, and whether exactly; or why there is none.
@@ -65,21 +74,38 @@ class Images:
         stem, suffix = posixpath.splitext(wanted)
         without = ((stem, False),) if suffix in SUFFIXES else ()
         for path, ending in ((wanted, True), (wanted, False), *without):
-            last = posixpath.basename(path)
-            found = {}
-            for i in self._loose.get(last if ending else f"/{last}", ()):
-                image = _folded(self.names[i])
-                if image.startswith(inside):
-                    image = image.removeprefix(inside)
-                    found[i] = image if ending else posixpath.splitext(image)[0]
-            near = [i for i, image in found.items() if image == path]
-            near = near or [i for i, image in found.items() if image.endswith(f"/{path}")]
-            near = near or [i for i, image in found.items() if path.endswith(f"/{image}")]
+            near = self._near(inside, path, ending)
             if len(near) == 1:
                 return near[0], False
             if near:
                 return f"may be {self.names[near[0]]!r} or {self.names[near[1]]!r}"
         return "there is no such image"
+
+    def _near(self, inside: str, path: str, ending: bool) -> list[int]:
+        """Images below the folder ``inside`` with this path, or else with more folders, or else with fewer.
+
+        ``ending``: the path has an extension. Of images with more folders two at most are looked for, as all images
+        may have the same name in folders of their own.
+        """
+        if near := self._at(inside + path, ending):
+            return near
+        parts = (posixpath.splitext(path)[0] if ending else path).split("/")
+        found = self._places.get("/" + "/".join(parts[-2:]), ())
+        longer = (i for i in found if self._lies(i, inside, path, ending))
+        if near := list(islice(longer, 2)):
+            return near
+        parts = path.split("/")
+        shorter = ("/".join(parts[-count:]) for count in range(1, min(len(parts), self._deepest + 1)))
+        return [i for rest in shorter for i in self._at(inside + rest, ending)]
+
+    def _at(self, path: str, ending: bool) -> list[int]:
+        stem = posixpath.splitext(path)[0] if ending else path
+        return [i for i in self._places.get(stem, ()) if not ending or self._folded[i] == path]
+
+    def _lies(self, i: int, inside: str, path: str, ending: bool) -> bool:
+        """Whether image i has the path below some folder of ``inside``."""
+        image = self._folded[i] if ending else posixpath.splitext(self._folded[i])[0]
+        return image.startswith(inside) and image[len(inside) :].endswith(f"/{path}")
 
 
 class Rows:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from limner.data.items import Listing, Opener, Problem, printable
+from limner.data.annotations.metadata import one_line
+from limner.data.items import Listing, Opener, Problem, printable, same_form
 from limner.files import Damaged, parse_json
 
 _LONGEST = 2**28  # bytes
@@ -22,7 +23,8 @@ def with_dataset_json(listing: Listing, files: Mapping[str, Opener]) -> Listing:
         try:
             with files[name]() as file:
                 content = file.read(_LONGEST)
-            labels = parse_json(content, printable(name)).get("labels")
+            table = parse_json(content, printable(name))
+            labels = table.get("labels") if isinstance(table, dict) else None
         except Damaged as error:
             listing = _with(listing, name, str(error))
         except Exception as error:  # whatever a damaged archive raises
@@ -47,7 +49,7 @@ def _labelled(listing: Listing, file: str, labels: Any) -> Listing:
     said = {printable(str(folder / str(name).replace("\\", "/"))): label for name, label in pairs}
     if any(isinstance(label, list) for label in said.values()):
         return _with(listing, file, "its labels are vectors, and a class is one number: they are not used")
-    known = {name: str(label) for name, label in said.items() if isinstance(label, int | str)}
+    known = {name: same_form(printable(text)) for name, label in said.items() if (text := one_line(label))}
     items = [replace(i, label=i.label or known.get(i.name)) for i in listing.items]
     here = {item.name for item in items}
     used, lost = len(known.keys() & here), [name for name in said if name not in here]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -190,15 +190,23 @@ def _pixels(opened: Opened, form: Form) -> np.ndarray:
         if not form.half and not several:
             _draft(image, form, opened.orientation)
     with UNDER_WAY.hold(cost(image, opened.deep)):
-        frames = _frames(image, form.frames) if several else [image] * form.frames
-        return np.stack([_frame(opened, frame, form) for frame in frames])
+        if not several:
+            return np.stack([_frame(opened, form)] * form.frames)
+        frames = [_frame(page, form) for page in _pages(opened, form.frames)]
+        frames += frames[-1:] * (form.frames - len(frames))
+        if len({frame.dtype for frame in frames}) > 1:
+            raise Unusable("its frames have different depths: save them all with 8 or all with 16 bits")
+        channels = max(frame.shape[-1] for frame in frames)
+        return np.stack([as_channels(frame, channels, (0, 0, 0), frame.dtype) for frame in frames])
 
 
-def _frames(image: Image.Image, count: int) -> Iterator[Image.Image]:
-    for i in range(count):
-        image.seek(min(i, image.n_frames - 1))  # type: ignore[attr-defined]
+def _pages(opened: Opened, count: int) -> Iterator[Opened]:
+    """The first ``count`` frames of a file, one at a time, or all where there are fewer."""
+    image: Any = opened.image
+    for i in range(min(count, image.n_frames)):
+        image.seek(i)
         check_size(*image.size)
-        yield image.copy()
+        yield replace(opened, deep=deep.layout(image), frame=i)
 
 
 def _draft(image: Image.Image, form: Form, orientation: int) -> None:
@@ -211,9 +219,9 @@ def _draft(image: Image.Image, form: Form, orientation: int) -> None:
     image.draft(None, (2 * across, 2 * down))
 
 
-def _frame(opened: Opened, image: Image.Image, form: Form) -> np.ndarray:
+def _frame(opened: Opened, form: Form) -> np.ndarray:
     """[h, w, C]"""
-    planes = [_resized(plane, opened.orientation, form) for plane in _planes(opened, image, form.scale)]
+    planes = [_resized(plane, opened.orientation, form) for plane in _planes(opened, form.scale)]
     pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
     if pixels.dtype == np.float32:
         pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
@@ -222,10 +230,11 @@ def _frame(opened: Opened, image: Image.Image, form: Form) -> np.ndarray:
     return pixels
 
 
-def _planes(opened: Opened, image: Image.Image, scale: deep.Scale) -> Iterator[Image.Image]:
+def _planes(opened: Opened, scale: deep.Scale) -> Iterator[Image.Image]:
     """The whole image as one of mode L, RGB or RGBa (premultiplied), or a plane F of 0 to 65535 for each channel."""
+    image = opened.image
     if opened.deep and opened.source is not None:
-        pixels = deep.read(image, partial(_again, opened.source), opened.deep)
+        pixels = deep.read(image, partial(_again, opened.source, opened.frame), opened.deep)
         pixels = deep.finished(pixels, opened.deep, image.info.get("transparency"), opened.profile)
         for channel in range(pixels.shape[-1]):
             yield Image.fromarray(pixels[..., channel].astype(np.float32))
@@ -241,9 +250,12 @@ def _planes(opened: Opened, image: Image.Image, scale: deep.Scale) -> Iterator[I
         yield _plain(opened.profile.convert(image) if opened.profile else image)
 
 
-def _again(source: IO[bytes]) -> Image.Image:
+def _again(source: IO[bytes], frame: int) -> Image.Image:
     source.seek(0)
-    return open_image(source).image
+    image = open_image(source).image
+    if frame:
+        image.seek(frame)
+    return image
 
 
 def _resized(image: Image.Image, orientation: int, form: Form) -> np.ndarray:

@@ -40,6 +40,7 @@ class Opened:
     source: IO[bytes] | None  # None: drawn
     deep: deep.Layout | None  # where it is colour of 16 bits
     profile: Profile | None  # where it is not sRGB
+    frame: int = 0  # the one that `image` is at
 
     @property
     def orientation(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from limner.data.annotations.annotate import annotate
 from limner.data.annotations.folder_names import passed_over
@@ -22,30 +22,34 @@ class Folder:
         self.root = root
         self.files: dict[str, tuple[int, int, int]] = {}
         self.skipped: list[Problem] = []
-        self._walk(str(root), "", set())
+        visited: set[tuple[int, int]] = set()
+        waiting = [(str(root), "")]  # not recursive: folders may lie thousands deep
+        while waiting:
+            path, name = waiting.pop()
+            try:
+                found = self._add(path, name, visited)
+                waiting += [(entry.path, f"{name}/{entry.name}" if name else entry.name) for entry in found]
+            except OSError as error:  # such as a link into nowhere, or round in a circle
+                self._skip(name, f"cannot be read ({error.strerror})")
 
-    def _walk(self, path: str, name: str, visited: set[tuple[int, int]]) -> None:
-        """Adds a file, or the files below a folder."""
-        place, problem = PurePosixPath(name), ""
-        try:
-            status = os.stat(path)
-            identity = status.st_dev, status.st_ino
-            if stat.S_ISREG(status.st_mode):
-                self.files[name] = stamp(status)
-            elif not stat.S_ISDIR(status.st_mode):
-                problem = "not a regular file" if place.suffix.lower() in SUFFIXES else ""
-            elif passed_over(place.name):
-                return
-            elif identity in visited:
-                problem = "a link to a folder that was read already"
-            else:
-                visited.add(identity)
-                for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-                    self._walk(entry.path, str(place / entry.name), visited)
-        except OSError as error:  # such as a link into nowhere, or round in a circle
-            problem = f"cannot be read ({error.strerror})"
-        if problem:
-            self.skipped.append(Problem(printable(name), problem))
+    def _add(self, path: str, name: str, visited: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+        """Adds a file; of a folder, returns the entries, the first one last."""
+        status = os.stat(path)
+        identity = status.st_dev, status.st_ino
+        if stat.S_ISREG(status.st_mode):
+            self.files[name] = stamp(status)
+        elif not stat.S_ISDIR(status.st_mode):
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                self._skip(name, "not a regular file")
+        elif identity in visited:
+            self._skip(name, "a link to a folder that was read already")
+        elif not passed_over(name.rpartition("/")[2]):
+            visited.add(identity)
+            return sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+        return []
+
+    def _skip(self, name: str, why: str) -> None:
+        self.skipped.append(Problem(printable(name), why))
 
     def source(self, text: str, classes: str = "") -> Source:
         openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}

@@ -9,6 +9,7 @@ from limner.data.items import Opener, Problem, printable
 from limner.settings import LimnerError
 
 _MOST_GROWTH = 50  # times its own size that an archive may unpack to
+_DEEPEST = 200  # folders that a member may lie in
 _ALWAYS_FINE = 256 * 2**20  # bytes that any archive may unpack to
 
 
@@ -32,6 +33,8 @@ def check_name(path: Path, name: str) -> None:
         raise refused(path, f"its member {printable(name)!r} has an absolute name")
     if ".." in PurePosixPath(plain).parts:
         raise refused(path, f"its member {printable(name)!r} leads outside it")
+    if (depth := plain.count("/")) > _DEEPEST:
+        raise refused(path, f"its member {printable(name[:50])!r}... lies in {depth:,} folders")
 
 
 def check_size(path: Path, total: int) -> None:
