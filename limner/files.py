@@ -132,7 +132,7 @@ def atomic(path: Path) -> Iterator[Path]:
             _clear(path)
             scratch.mkdir(exist_ok=True)
             yield unfinished
-            _sync(unfinished)
+            sync(unfinished)
             if waiting is None:
                 os.replace(unfinished, path)
             else:
@@ -183,7 +183,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             scratch.mkdir()
             yield scratch
             for file in scratch.rglob("*"):
-                _sync(file)
+                sync(file)
             os.rename(scratch, path)
         done = True
     finally:
@@ -243,7 +243,7 @@ def _discard(scratch: list[Path], folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from limner import config, files
-from limner.checkpoint.tensors import Content, digest_of, plain, read_tensors, sync, write_tensors
+from limner.checkpoint.tensors import Content, digest_of, plain, read_tensors, write_tensors
 from limner.config import Run, migrate_run
 from limner.core import ImageSpec
 from limner.fields import to_json
-from limner.files import Damaged
+from limner.files import Damaged, sync
 from limner.settings import LimnerError, __version__
 
 MODEL = "model.safetensors"

@@ -17,7 +17,8 @@ from torch import Tensor
 from limner import files
 from limner.checkpoint.layout import CHECKPOINTS, LIVE, STATE, checkpoints, order, remove
 from limner.checkpoint.model_file import MODEL, Header, write_whole
-from limner.checkpoint.tensors import plain, sync, write_tensors
+from limner.checkpoint.tensors import plain, write_tensors
+from limner.files import sync
 from limner.settings import LimnerError
 
 

@@ -1,4 +1,4 @@
-"""One safetensors file: written by the library, read here from one open file, so that a save between cannot mix two.
+"""One safetensors file: written by the library, mapped here from one open file, so that a save cannot mix two.
 
 The reader is strict: the header's sizes, offsets and types must describe the file's bytes exactly, without a gap or
 an overlap, so memory is bounded by the file's size and nothing is left unread. Format: huggingface/safetensors.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 from collections.abc import Mapping
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limner.files import Damaged
+from limner.files import Damaged, sync
 from limner.settings import LimnerError
 
 LONGEST_HEADER = 10_000_000  # bytes; JSON takes some twenty times as much memory
-CHUNK = 1 << 20  # bytes that are read at a time
 TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "U16": torch.uint16,
     "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64, "U64": torch.uint64, "F16": torch.float16,
@@ -63,23 +62,18 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path, hashed: bool = False) -> Content:
-    """What a file holds, read once and in order. Raises Damaged, LimnerError for a pickle, and OSError."""
-    digest = hashlib.sha256() if hashed else None
+    """What a file holds. Raises Damaged, LimnerError for a pickle, and OSError."""
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
         start = file.read(9)
         _refuse_pickle(path, start)
         try:
-            header = start[8:] + _read_header(file, start, size)
-            metadata, entries = _parse_header(header, size - 8 - len(header))
-            if digest:
-                digest.update(start[:8] + header)
-            tensors = {entry.name: _read_tensor(file, entry, digest) for entry in entries}
-            if file.read(1):
-                raise ValueError("it has grown while it was read")
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            header = _read_header(content)
+            metadata, entries = _parse_header(header, len(content) - 8 - len(header))
+            tensors = {entry.name: _tensor(content, 8 + len(header), entry) for entry in entries}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Damaged(f"{path} is damaged, incomplete, or not a safetensors file ({error}).") from None
-    return Content(metadata, tensors, size, digest.hexdigest() if digest else "")
+    return Content(metadata, tensors, len(content), hashlib.sha256(content).hexdigest() if hashed else "")
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
@@ -92,17 +86,13 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
         )
 
 
-def _read_header(file: BufferedReader, start: bytes, size: int) -> bytes:
-    """The header's text after its first byte."""
-    length = int.from_bytes(start[:8], "little")
-    if start[8:] != b"{" or not 2 <= length <= size - 8:
+def _read_header(content: mmap.mmap) -> bytes:
+    length = int.from_bytes(content[:8], "little")
+    if content[8:9] != b"{" or not 2 <= length <= len(content) - 8:
         raise ValueError("it does not begin with a header")
     if length > LONGEST_HEADER:
         raise ValueError(f"its header of {length:,} bytes is longer than {LONGEST_HEADER:,}")
-    text = file.read(length - 1)
-    if len(text) < length - 1:
-        raise ValueError("it ends within its header")
-    return text
+    return content[8 : 8 + length]
 
 
 def _parse_header(header: bytes, size: int) -> tuple[dict[str, str], list[Entry]]:
@@ -149,18 +139,14 @@ def _entry(name: str, about: Any) -> Entry:
     return Entry(name, TYPES[kind], shape, offsets[0], offsets[1])
 
 
-def _read_tensor(file: BufferedReader, entry: Entry, digest: Any) -> Tensor:
-    """One tensor in memory of its own; ``digest``, if any, is fed its bytes while they are in the processor's cache."""
-    content = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-    view, at = content.numpy().data, 0
-    while at < len(view):
-        count = file.readinto(view[at : at + CHUNK])
-        if not count:
-            raise ValueError(f"it ends within {entry.name}")
-        if digest:
-            digest.update(view[at : at + count])
-        at += count
-    return content.view(entry.dtype).reshape(entry.shape)
+def _tensor(content: mmap.mmap, at: int, entry: Entry) -> Tensor:
+    """A tensor on the mapped bytes, which begin ``at``; only what is not aligned is copied."""
+    if entry.start == entry.stop:
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    start, count = at + entry.start, entry.stop - entry.start
+    values = torch.frombuffer(content, dtype=torch.uint8, offset=start, count=count)
+    values = values.clone() if start % entry.dtype.itemsize else values
+    return values.view(entry.dtype).reshape(entry.shape)
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,12 +171,3 @@ def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flush a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
