@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -340,6 +340,19 @@ def set_aside(path: Path) -> Path:
     with writing(aside):
         os.rename(path, aside)
     return aside
+
+
+def refuse_to_replace(path: Path, read: Iterable[str | Path], beside: Path | None = None) -> None:
+    """Raises LimnerError where a file to write is one of those that the command reads.
+
+    A file that goes ``beside`` a named one is refused too where it is there without that: somebody else's.
+    """
+    if not path.exists():
+        return
+    if any(os.path.exists(other) and os.path.samefile(path, other) for other in read):
+        raise LimnerError(f"{path} is read here and would be replaced: name another file with --to.")
+    if beside and not beside.exists():
+        raise LimnerError(f"{path} exists already and would be replaced, beside {beside}: name another --to.")
 
 
 def refuse_other_files(folder: Path, flag: str, known: Collection[str] = ()) -> None:

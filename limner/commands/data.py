@@ -68,6 +68,7 @@ def _show(argv: list[str]) -> None:
     to = Path(given.to)
     if to.suffix.lower() not in SUFFIXES:
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
+    files.refuse_to_replace(to, given.sources)
     files.check_writable(to)
     size = parse_size(given.size) if given.size else None
     data = open_data(given.sources, size=size, options=given.data)

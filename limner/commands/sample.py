@@ -47,6 +47,7 @@ def run(argv: list[str]) -> int:
         raise LimnerError(f"Cannot write {film_to}: name a .gif for --progress-to.")
     if os.path.isfile(to) and not to.suffix:
         files.refuse_other_files(to, "--to")
+    files.refuse_to_replace(to, [given.image, given.mask])
     files.check_writable(to, folder=not to.suffix)
     if film_to:
         files.check_writable(film_to)

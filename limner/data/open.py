@@ -26,6 +26,7 @@ from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 OTHER_HALF = {"": "", "left": "right", "right": "left"}
+OF_GIVEN = {"--size": "--data.given-size", "--data.channels": "--data.given-channels"}  # flags
 
 
 def open_data(
@@ -50,7 +51,7 @@ def open_data(
     plain = dataclasses.replace(
         plain, channels=options.given_channels, labels=False, captions=False, frames=1
     )
-    given = packed(Request(others, size, plain, half), say)
+    given = packed(Request(others, size, plain, half), say, OF_GIVEN)
     if options.domain:
         return _joined(data, given, paired=False)
     pairs = _add_pairs(data, given)

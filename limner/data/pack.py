@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -67,8 +67,8 @@ class Request:
         return cache_folder(self.options) / "packed" / key
 
 
-def packed(request: Request, say: Console) -> Data:
-    """The images of a request, packed now or found in the cache."""
+def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Data:
+    """The images of a request, packed now or found in the cache; ``flags`` are other names of those in its notes."""
     if request.size is not None:
         sizes.refuse_size(request.size)
     decode.colour(request.options.background)
@@ -84,6 +84,8 @@ def packed(request: Request, say: Console) -> Data:
     if data is None:
         raise LimnerError(f"The packed data in {folder} vanished or was damaged: run it again.")
     for note in data.notes:
+        for flag, other in flags.items():
+            note = note.replace(flag, other)
         say.print(note, markup=False, highlight=False, soft_wrap=True)
     oracles = {source.oracle for source in request.sources}
     return dataclasses.replace(

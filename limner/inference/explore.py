@@ -310,6 +310,9 @@ def project(
     to, picture = Path(to), Path(picture)
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet; the point is kept beside it.")
+    beside = to.with_suffix(".safetensors")
+    files.refuse_to_replace(to, [picture])
+    files.refuse_to_replace(beside, [], beside=to)
     files.check_writable(to)
     space = open_space(run, device)
     check_labels(space, [options.label] if options.label else [])
@@ -330,11 +333,10 @@ def project(
         difference[:, 3] = 1.0
     found = ", ".join(filter(None, (f"found: {psnr_end:.1f} dB", label)))
     captions = [picture.name, f"start: {psnr_start:.1f} dB", found, "difference"]
-    beside = to.with_suffix(".safetensors")
     about = {"run": space.digest, "label": label, "picture": os.fsencode(picture).decode("utf-8", "replace")}
     with files.together():
-        _save_tensors(beside, {"latent": point}, about)
         save_grid(to, torch.cat([target, start, image, difference]), captions, 4)
+        _save_tensors(beside, {"latent": point}, about)
     return Projection(str(picture), str(to), str(beside), label, options.steps, psnr_start, psnr_end)
 
 

@@ -177,6 +177,7 @@ def embed(
     lists in the metadata. Raises LimnerError.
     """
     to = Path(to)
+    files.refuse_to_replace(to, sources)
     if to.suffix not in (".npz", ".safetensors", ".parquet"):
         raise LimnerError(f"Cannot write features to {to}: name a .npz, .safetensors or .parquet file.")
     if to.suffix == ".parquet":
@@ -255,6 +256,9 @@ def classify(
     to = Path(to or checkpoint.folder_of(run) / "predictions.csv")
     if to.suffix not in (".csv", ".json"):
         raise LimnerError(f"Cannot write predictions to {to}: name a .csv or .json file.")
+    sheet = to.with_suffix(".png")
+    files.refuse_to_replace(to, sources)
+    files.refuse_to_replace(sheet, sources, beside=to)
     files.check_writable(to)
     pipeline = open_run(run, Classifies, device)
     data = open_for_run(pipeline, sources, not quiet, labels=labels)
@@ -267,7 +271,6 @@ def classify(
         trained_on_these = list(sources) == list(pipeline.loaded.run.sources)
         correct = (best.indices[:, 0] == truth)[truth >= 0]
         accuracy = Accuracy.of(correct.double().mean().item(), len(correct))
-    sheet = to.with_suffix(".png")
     predictions = []
     rows = zip(data.names, class_names(data), best.values.tolist(), best.indices.tolist(), strict=True)
     for path, label, values, places in rows:
@@ -287,7 +290,6 @@ def _write_predictions(result: Classification, data: Data) -> None:
     shown = np.sort(data.order(0, min(SHEET, len(data)), 0))  # random: files of one class may come together
     captions, wrong = [predictions[i].caption() for i in shown], [predictions[i].wrong for i in shown]
     with files.together():
-        save_grid(Path(result.sheet), data.batch(shown).image, captions, marked=wrong)
         if to.suffix == ".csv":
             columns = ["path", "label", "predicted", "probability"]
             table = io.StringIO(newline="")
@@ -295,6 +297,7 @@ def _write_predictions(result: Classification, data: Data) -> None:
             files.write_bytes(to, table.getvalue().encode("utf-8", "backslashreplace"))
         else:
             files.write_json(to, result.to_json())
+        save_grid(Path(result.sheet), data.batch(shown).image, captions, marked=wrong)
 
 
 # Searching ----------------------------------------------------------------------------------------------
@@ -329,6 +332,7 @@ def search(
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
     n = checked(Count, n, "--n")
+    files.refuse_to_replace(to, [query, source])
     files.check_writable(to)
     if not query.is_file():
         raise LimnerError(f"There is no picture {query}: name the one to search for.")

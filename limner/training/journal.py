@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -154,8 +152,7 @@ class Journal:
         kept = [line for line in lines if line["seen"] <= seen or "skipped" in line]
         try:
             if damaged:
-                aside = _free_name(self._log.with_name(f"{self._log.name}.damaged"))
-                os.rename(self._log, aside)
+                aside = files.set_aside(self._log)
                 self.warn(f"{self._log} is damaged: it was set aside as {aside}, and a new one begins.")
             files.write_text(self._log, "".join(json.dumps(line) + "\n" for line in kept))
         except (OSError, LimnerError) as error:
@@ -199,9 +196,3 @@ def _check_line(line: dict[str, Any]) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _free_name(path: Path) -> Path:
-    """The path, or with a number behind it where there is one."""
-    names = (path.with_name(f"{path.name}{i or ''}") for i in itertools.count())
-    return next(name for name in names if not os.path.lexists(name))

@@ -27,7 +27,7 @@ from limner.training.session import Context, Result, Session
 WRITTEN = re.compile(  # what a training puts into a run's folder
     r"checkpoints|samples|tensorboard|config\.json|log\.jsonl|report\.html|model\.safetensors|\..*"
 )
-LAUNCHER = ".launcher"  # file in a run's folder: the torchrun that began it
+LAUNCHER = ".launcher"  # file in an unfinished run's folder: the torchrun that began it
 
 
 def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = False) -> Result:
@@ -53,10 +53,14 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     processes = useful_processes(t.processes, device, t.batch, t.accumulate)
     code = "import sys; from limner.training.run import train_helper; train_helper(*sys.argv[1:])"
     helper = [sys.executable, "-c", code, json.dumps(run.to_json()), str(out), str(int(resume))]
-    with _hold(out) as lock, join(device, processes, helper) as ranks, torch.random.fork_rng():
-        if launcher := _launcher():
-            files.write_text(out / LAUNCHER, f"{launcher}\n{os.getpid()}")
-        return _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet, lock))
+    with _hold(out) as lock:
+        with join(device, processes, helper) as ranks, torch.random.fork_rng():
+            if launcher := _launcher():
+                files.write_text(out / LAUNCHER, f"{launcher}\n{os.getpid()}")
+            result = _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet, lock))
+        if not result.stopped:  # all have finished: nothing is left to restart
+            checkpoint.remove(out / LAUNCHER)
+    return result
 
 
 def train_helper(run: str, out: str, resume: str) -> None:

@@ -67,6 +67,13 @@ def test_pairs_go_by_name_whatever_the_order_size_and_channels(folders):
         assert [v + 100 for v in values(batch.image)] == values(batch.condition.image)
 
 
+def test_notes_on_given_pictures_name_their_flags(folders, capsys):
+    images, given = folders
+    open_data(images, size=(8, 8), options=DataOptions(pairs=str(given)))
+    own, of_given = (line for line in capsys.readouterr().err.splitlines() if "resized" in line)
+    assert "--size" in own and "--data.given-size" in of_given and "--size" not in of_given
+
+
 def test_a_flip_flips_both(folders):
     images, given = folders
     data = read(images, pairs=str(given), given_size=(4, 12))

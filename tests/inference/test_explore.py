@@ -272,6 +272,9 @@ def test_projection_finds_an_image_of_its_own(gan: Path, limner, tmp_path: Path)
         assert file.get_tensor("latent").shape == (8,) and file.metadata()["label"] == "dog"
     again = explore.project(gan, tmp_path / "own.png", to, ProjectOptions(prior=0), quiet=True)
     assert again.psnr == pytest.approx(report["psnr"], abs=0.1), "the same call finds the same point"
+    for other, why in ((tmp_path / "own.png", "is read here"), (gan / "model.png", "exists already")):
+        with pytest.raises(LimnerError, match=f"{why} and would be replaced"):
+            explore.project(gan, tmp_path / "own.png", other, quiet=True)
 
     # and explore starts from the point, with its label
     few = ("--rows", 1, "--columns", 2, "--directions", 1)

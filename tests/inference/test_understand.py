@@ -241,6 +241,19 @@ def test_captions_of_predictions():
     assert replace(prediction, label="dog").caption() == "cat, 97% (is dog)"
 
 
+def test_nothing_that_is_read_or_somebody_elses_is_replaced(brightest, source, tmp_path):
+    mine = tmp_path / "cat.png"
+    mine.write_bytes((source / "red" / "000.png").read_bytes())
+    before = mine.read_bytes()
+    with pytest.raises(LimnerError, match=r"cat.png exists already and would be replaced, beside .*cat.csv"):
+        understand.classify(brightest, [str(source)], tmp_path / "cat.csv", quiet=True)
+    with pytest.raises(LimnerError, match=r"cat.png is read here and would be replaced: name another file"):
+        understand.search(brightest, str(source), mine, to=mine, quiet=True)
+    assert mine.read_bytes() == before and not (tmp_path / "cat.csv").exists()
+    for _ in range(2):  # its own sheet is replaced
+        understand.classify(brightest, [str(source)], tmp_path / "dog.csv", quiet=True)
+
+
 def test_classify_with_every_family_that_can(source, limner, tmp_path):
     able = [name for name in families.names() if hasattr(families.load(name), "classify")]
     if not able:

@@ -93,6 +93,7 @@ def test_torchrun_restarts_a_killed_rank_and_the_end_is_the_same(
     process = start(torchrun(0), images, tmp_path / "unbroken", "1600img")
     finish(process)
     assert_same(tmp_path / "unbroken", tmp_path / "killed")
+    assert not (tmp_path / "killed" / ".launcher").exists()  # of an unfinished run alone
 
 
 def test_a_restart_leaves_an_earlier_run_alone(images: Path, tmp_path: Path) -> None:
