@@ -77,7 +77,10 @@ def generate_batches(
     model: Model, condition: Condition, seeds: Sequence[Seed], sampling: Any = None, batch: int = 64,
     watch: Watch = ignore, precision: str = "float32", on_canvas: Callable[[Canvas], None] | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """The images of ``generate``, at most ``batch`` at a time."""
+    """The images of ``generate``, at most ``batch`` at a time.
+
+    Raises LimnerError besides for images that hold NaN, which finite weights of a training gone wrong may draw.
+    """
     if not isinstance(model, Generates):
         raise LimnerError(f"The family {model.family} draws no images.")
     if "given" in model.follows and condition.image is None:
@@ -93,6 +96,11 @@ def generate_batches(
                 done = canvas.done / max(canvas.total, 1)
                 watch((rows.start + done * (rows.stop - rows.start)) / len(seeds))
             images = canvas.picture().float().clamp(-1, 1).cpu()  # a sampler yields at least its result
+        if bad := int(images.isnan().flatten(1).any(1).sum()):
+            raise LimnerError(
+                f"{bad} of {len(images)} images drawn hold NaN, so the training of this run has gone wrong: use an "
+                "earlier checkpoint, or train again with a lower learning rate."
+            )
         yield images
 
 

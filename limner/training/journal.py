@@ -20,6 +20,8 @@ from limner.pictures.grid import save_picture
 from limner.progress import rich_progress
 from limner.settings import LimnerError, need
 
+LINE = b'{"seen": '  # what every line of a log begins with
+
 
 class Journal:
     """The record of one run in its folder (``out``; None: no record) and on the terminal."""
@@ -177,8 +179,13 @@ def _read(log: Path) -> tuple[list[dict[str, Any]], bool]:
         try:
             lines.append(_check_line(files.parse_json(text, log)))
         except files.Damaged:
-            damaged |= i < len(texts) - 1
+            damaged |= i < len(texts) - 1 or not _is_cut(text)
     return lines, damaged
+
+
+def _is_cut(text: bytes) -> bool:
+    """Whether a last line may be what a kill left of one that the journal was writing."""
+    return text[: len(LINE)] == LINE[: len(text)] and not text.endswith(b"}")
 
 
 def _check_line(line: dict[str, Any]) -> dict[str, Any]:

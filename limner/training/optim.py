@@ -50,10 +50,13 @@ def load_state(
 
 
 def _fits(optimiser: torch.optim.Optimizer, parameter: Tensor, entry: dict[str, Any]) -> bool:
-    """Whether an entry of a state is one that the optimiser keeps for the parameter."""
+    """Whether an entry of a state is one that the optimiser keeps for the parameter, in shape and type."""
     tensors = {key: value for key, value in entry.items() if value is not None}
     kept = entry.keys() <= STATES[type(optimiser)]
-    return kept and all(value.shape in (parameter.shape, ()) for value in tensors.values())
+    return kept and all(
+        value.is_floating_point() and value.shape == (() if key == "step" else parameter.shape)
+        for key, value in tensors.items()
+    )
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

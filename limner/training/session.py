@@ -256,9 +256,13 @@ class Session:
     def show_samples(self) -> None:
         if self.ranks.first:
             like, t = self.heldout if len(self.heldout) else self.training, self.run.training
-            with all_threads(self.ranks):
-                sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
-            self.journal.picture(self.loop.seen, sheet)
+            try:
+                with all_threads(self.ranks):
+                    sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
+            except LimnerError as error:  # its images hold NaN
+                self.journal.warn(str(error))
+            else:
+                self.journal.picture(self.loop.seen, sheet)
 
     def measure(self) -> dict[str, float]:
         """The held-out losses; none if there are no such images."""

@@ -109,6 +109,15 @@ def test_every_solver_can_be_asked_for(runs, solver):
     assert image.isfinite().all()
 
 
+def test_images_that_hold_nan_are_refused(runs):
+    pipeline = package.load(runs / "flow")
+    with torch.no_grad():
+        for weight in pipeline.model.parameters():
+            weight.fill_(1e30)  # finite, as a training that explodes slowly leaves them
+    with pytest.raises(LimnerError, match="2 of 2 images drawn hold NaN"):
+        pipeline.sample(2, steps=2)
+
+
 def test_guided_away_from_another_run(runs, limner, tmp_path):
     pipeline = package.load(runs / "flow")
     plain = pipeline.tensors(2, guidance=2.0)

@@ -20,12 +20,14 @@ import torch
 
 import limner as toolkit
 from limner import checkpoint, config, families
+from limner.checkpoint import pack_state
 from limner.commands.train import parse_train
 from limner.config import Run
-from limner.settings import DataOptions, LimnerError
+from limner.settings import DataOptions, LimnerError, Optimiser
 from limner.training import sanity
 from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop
+from limner.training.optim import load_state, make_optimiser
 from limner.training.run import train
 from tests.helpers import paint
 
@@ -175,6 +177,18 @@ def test_a_damaged_log_is_set_aside(kind: str, tmp_path: Path, capsys: pytest.Ca
         (tmp_path / "log.jsonl").write_bytes(good + DAMAGE[kind] + good)
 
 
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_log_that_is_damage_alone_is_set_aside(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = DAMAGE[kind].removesuffix(b"\n")  # without the end of a line, as an editor may leave it
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with Journal(tmp_path) as journal:
+        journal.rewind(8)
+    assert "was set aside" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "log.jsonl.damaged").read_bytes() == content and not read_log(tmp_path)
+
+
 def test_an_unfinished_last_line_is_no_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log.jsonl").write_text('{"seen": 8, "skipped": "a\u2028b"}\n{"seen": 16, "st')
     with Journal(tmp_path) as journal:
@@ -200,6 +214,20 @@ def test_a_damaged_config_without_a_checkpoint_says_what_to_do(tmp_path: Path) -
     (tmp_path / "config.json").write_text("5")
     with pytest.raises(LimnerError, match=r"config.json is damaged.* remove the file to begin"):
         parse_train(["vae", "--out", str(tmp_path), "--resume"])
+
+
+@pytest.mark.parametrize("kind", ["int8", "bool", "complex64", "a number"])
+def test_a_moment_of_another_type_or_shape_is_refused(kind: str) -> None:
+    module = torch.nn.Linear(3, 2)
+    optimiser = make_optimiser(module, Optimiser())
+    module(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    tensors, packed = pack_state(optimiser.state_dict(), "optimiser")
+    load_state(optimiser, tensors, packed, "network")
+    name = "optimiser.state.0.exp_avg"
+    tensors[name] = torch.tensor(1.0) if kind == "a number" else tensors[name].to(getattr(torch, kind))
+    with pytest.raises(LimnerError, match="optimiser of 'network' is not one of AdamW"):
+        load_state(optimiser, tensors, packed, "network")
 
 
 # ---- resumes that change what they must not
