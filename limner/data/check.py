@@ -194,8 +194,9 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
 
     if n == 0:
         yield "There are no usable images: choose a folder with PNG, JPEG, WebP or other images."
-        return
     yield from formats.advice(report.kinds)
+    if n == 0:
+        return
     if bad:
         yield f"Fix or remove the {bad:,} files listed as problems; training skips them."
     if tally.unused:

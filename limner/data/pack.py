@@ -29,7 +29,7 @@ from limner.data.cache import cache_folder, fingerprint_of, load, publish, seale
 from limner.data.dataset import Data
 from limner.data.images import decode
 from limner.data.images.deep import Scale, scale_of
-from limner.data.images.formats import in_words
+from limner.data.images.formats import advice, in_words
 from limner.data.items import Item, Listing, Problem, Source, printable
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
@@ -300,4 +300,5 @@ def _nothing(sources: Sequence[Source], listings: Sequence[Listing]) -> str:
     ignored = f", but {others:,} files of other kinds ({in_words(kinds)})" if others else ""
     problems = [problem for listing in listings for problem in listing.skipped]
     skipped = f", also {examples(problems, 1)}" if problems else ""
-    return f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."
+    said = f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."
+    return " ".join([said, *advice(kinds)])

@@ -25,21 +25,25 @@ def common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
 
 
 def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str) -> list[str]:
-    """The images' own sizes, the size (height, width) they are packed at, and what a crop keeps; [] if all is kept."""
+    """The images' own sizes, the size (height, width) they are packed at, and what the fit does; [] if all is kept."""
     own = np.array([(h.height, h.width) for h in headers], np.int64).reshape(-1, 2)
     own = np.repeat(own, list(headers.values()), 0)
     if not len(own) or (own == size).all():
         return []
     change = "--size changes this"
-    cropped = ""
+    to = _by(size)
     scale = (np.array(size) / own).max(1, keepdims=True)
     kept = (np.array(size) / (scale * own)).prod(1)  # share of each image's area
-    if fit == "crop" and (cut := kept < 1 - _SMALL_SHARE).any():
+    cut = kept < 1 - _SMALL_SHARE
+    if fit == "crop" and cut.any():
         whose = "their area" if cut.all() else f"the area of {cut.sum():,} of them"
         median = "" if np.ptp(kept[cut]) < 0.01 else " in the median"
-        cropped = f" and cropped, which keeps {np.median(kept[cut]):.0%} of {whose}{median}"
+        to += f" and cropped, which keeps {np.median(kept[cut]):.0%} of {whose}{median}"
+    elif cut.any():
+        to = f"fit {to} and padded" if fit == "pad" else f"{to}, which changes their shapes"
+    if cut.any():
         change = "--size and --data.fit change this"
-    return [f"{_own(own)}: they are resized to {_by(size)}{cropped} ({change})."]
+    return [f"{_own(own)}: they are resized to {to} ({change})."]
 
 
 def _own(sizes: np.ndarray) -> str:

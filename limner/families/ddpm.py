@@ -161,8 +161,9 @@ class DDPM(Model):
             schedule, steps, predict, variance = exchange.scheduler_options(
                 scheduler or {"_class_name": "DDIMScheduler"}
             )
-            if shape.out != shape.channels * (2 if variance else 1):
-                raise exchange.ExchangeError(f"it gives {shape.out} channels for {shape.channels}")
+            if shape.out != (wanted := shape.channels * (2 if variance else 1)):
+                whose = "with a learned variance" if variance else "without a learned variance"
+                raise exchange.ExchangeError(f"it gives {shape.out} channels, where {whose} it has {wanted}")
             config = DDPMConfig(network="ddpm" if original else "adm", width=shape.width,
                                 multiples=tuple(shape.multiples), blocks=shape.blocks,
                                 attention_resolutions=tuple(shape.attention_resolutions), head_width=options.head_width,

@@ -97,19 +97,21 @@ def test_no_start_of_a_file_takes_long_or_fails():
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (np.float64, "1 channel of 64-bit floats"),
-        (np.float16, "1 channel of 16-bit floats"),
+        (np.zeros((8, 8, 1), np.float64), "1 channel of 64-bit floats"),
+        (np.zeros((8, 8, 1), np.float16), "1 channel of 16-bit floats"),
+        (np.zeros((8, 8, 3), np.float32), "3 channels of 32-bit floats"),
+        (np.zeros((8, 8, 1), ">u4"), "1 channel of 32-bit integers"),
+        (np.zeros((8, 8, 5), np.uint8), "5 channels of 8-bit integers"),
     ],
 )
 def test_forms_of_tiff_that_are_not_read_are_told(content, what, tmp_path):
     from tests.data.test_decode import tiff
 
-    paint(tmp_path, 2)
-    (tmp_path / "x.tif").write_bytes(tiff(np.zeros((8, 8, 1), content)))
-    (tmp_path / "y.tif").write_bytes(tiff(np.zeros((8, 8, 5), np.uint8), extra=0))
-    reasons = {p.path: p.reason for p in check(str(tmp_path), progress=False).problems}
-    assert what in reasons["x.tif"] and "save it as" in reasons["x.tif"]
-    assert "5 channels of 8-bit integers" in reasons["y.tif"]
+    order = ">" if content.dtype.byteorder == ">" else "<"
+    (tmp_path / "x.tif").write_bytes(tiff(content, order=order, extra=0 if content.shape[2] == 5 else None))
+    (problem,) = check(str(tmp_path), progress=False).problems
+    advice = "save it as 8 or 16 bits of 1, 3 or 4 channels, or as 32-bit floats of 1 channel"
+    assert what in problem.reason and problem.reason.endswith(advice)
 
 
 def test_other_files_are_counted_by_what_they_are(tmp_path):
@@ -130,8 +132,11 @@ def test_other_files_are_counted_by_what_they_are(tmp_path):
 def test_a_folder_of_other_files_alone_says_what_they_are(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.svg").write_bytes(SVG)
-    with pytest.raises(LimnerError, match=r"3 files of other kinds \(3 SVG drawings\)"):
+    with pytest.raises(LimnerError, match=r"3 files of other kinds \(3 SVG drawings\)") as error:
         open_data(str(tmp_path), progress=False)
+    advice = "3 SVG drawings are not read: convert them to PNG or JPEG to train on them."
+    assert str(error.value).endswith(advice)
+    assert advice in check(str(tmp_path), progress=False).advice
 
 
 def test_names_that_say_another_format_than_the_content(tmp_path):

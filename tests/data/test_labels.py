@@ -200,6 +200,17 @@ def test_wallpapers_of_two_kinds_become_their_theme():
     assert set(read_paths(images(**folders)).labels) == {"Autumn", "Elarun", "Oak"}
 
 
+def test_a_few_images_beside_the_folders_in_a_class_change_no_choice():
+    kinds = (("images", 9), ("images_dark", 9), ("", 1))
+    themes = {f"{top}/contents/{kind}": n for top in ("Autumn", "Elarun", "Oak") for kind, n in kinds}
+    assert set(read_paths(images(**themes)).labels) == {"Autumn", "Elarun", "Oak"}
+    covers = {"dog": 1, "dog/wolf": 9, "dog/fox": 9, "cat": 2, "cat/lion": 9, "hen": 9}
+    assert classes(images(**covers)) == {None: 3, "dog/wolf": 9, "dog/fox": 9, "cat/lion": 9, "hen": 9}
+    assert classes(images(**covers), "first") == {"dog": 19, "cat": 11, "hen": 9}
+    many = {"dog": 9, "dog/wolf": 9, "cat": 9, "cat/lion": 9}
+    assert classes(images(**many)) == many
+
+
 def test_what_looks_like_shards_is_taken_where_it_is_asked_for():
     names = images(**{"00000": 3, "00001": 3})
     assert classes(names) == {None: 6} and classes(names, "last") == {"00000": 3, "00001": 3}
@@ -233,6 +244,8 @@ def test_splits():
 def test_images_beside_a_held_out_folder_are_trained_on():
     found = read_paths(images(**{"": 8, "test": 3}))
     assert found.splits == [""] * 8 + ["test"] * 3 and "8 images that lie outside" in found.about_splits[0]
+    both = read_paths(images(**{"": 1, "train": 8, "test": 3}))
+    assert "Trained on: the 8 images of 'train' and 1 outside;" in both.about_splits[0]
     cover = read_paths(images(**{"": 1, "test/cat": 4, "test/dog": 4}))
     assert set(cover.splits) == {""}
 
@@ -461,6 +474,7 @@ def test_a_dataset_json_without_classes_gives_none(tmp_path, content, words):
     data = read(root)
     said = data.notes + [p.reason for p in data.problems]
     assert data.spec.classes == () and any(words in sentence for sentence in said)
+    assert not any("training skips" in sentence for sentence in check(str(root), progress=False).advice)
     assert any("'00000' to '00002' look like shards" in note for note in data.notes)
 
 
@@ -500,6 +514,15 @@ def test_a_pattern_may_match_other_files_and_folders(tmp_path):
     assert read(tmp_path / "**" / "*.png").names == data.names
     with pytest.raises(LimnerError, match=r"readme\.md.* is not a folder, image, archive or parquet file"):
         read(tmp_path / "readme.md")
+
+
+@pytest.mark.parametrize("name", ["cat/metadata.csv", "metadata.jsonl", "dataset.json"])
+def test_a_pattern_says_which_tables_it_does_not_read(tmp_path, name):
+    fill(tmp_path, ["cat/1.png", "cat/2.png", "dog/1.png"])
+    (tmp_path / name).write_text("{}")
+    assert (
+        f"{name} is not read for a pattern: name the folder instead." in read(tmp_path / "*" / "*.png").notes
+    )
 
 
 def test_a_tar_within_a_folder_of_images_is_said(tmp_path):

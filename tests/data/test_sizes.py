@@ -60,10 +60,12 @@ def test_what_a_crop_keeps_is_said(tmp_path):
         "which keeps 56% of their area (--size and --data.fit change this)."
     )
     assert notes(source) == [said] and said in check(source, progress=False).advice
-    for fit in "pad", "squash":
+    for fit, what in ("pad", "fit 32x32 and padded"), ("squash", "32x32, which changes their shapes"):
         assert notes(source, fit=fit) == [
-            "All images are 172x307 (height x width): they are resized to 32x32 (--size changes this)."
+            f"All images are 172x307 (height x width): they are resized to {what} "
+            "(--size and --data.fit change this)."
         ]
+        assert notes(source, (86, 154), fit=fit)[0].endswith("resized to 86x154 (--size changes this).")
     assert "cropped" not in notes(source, (43, 76))[0]  # hardly anything is lost
 
 

@@ -82,9 +82,13 @@ def _settle(said: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     trained = Counter(name for split, name in said if split == TRAIN)
     total, away = len(said), sum(held.values())
     if held and (trained or not few(total - away, total)):
-        where = f"of {_and(trained)}" if trained else "that lie outside"
+        outside = total - away - sum(trained.values())
+        learnt = f"the {outside:,} images that lie outside"
+        if trained:
+            more = f" and {outside:,} outside" if outside else ""
+            learnt = f"the {sum(trained.values()):,} images of {_and(trained)}{more}"
         measured = f"held out to measure on: the {away:,} images of {_and(held)}"
-        return kinds, [f"Trained on: the {total - away:,} images {where}; {measured}."]
+        return kinds, [f"Trained on: {learnt}; {measured}."]
     if held:
         return [""] * len(said), [f"There is no split for training beside {_and(held)}: all images are used."]
     return [""] * len(said), []
@@ -113,18 +117,27 @@ def _nested(
     for folder, names in named.items():
         paths[names] += counts[folder]
     deepest = max(paths, key=len, default=())
+    beside = _beside_folders(paths)
     why = ""
     chosen = classes
     if not classes:
-        chosen, why = _choose(paths)
+        chosen, why = _choose({names: count for names, count in paths.items() if names not in beside})
     take = {"first": lambda names: names[0], "last": lambda names: names[-1]}.get(chosen, "/".join)
-    labels = {folder: take(kept[folder]) if kept[folder] else None for folder in kept}
+    none = {(), *(beside if chosen != "first" else ())}
+    labels = {folder: take(names) if names not in none else None for folder, names in kept.items()}
     notes = []
     if len(deepest) > 1 and not classes:
         others = [word for word in ("first", "last", "path") if word != chosen]
         one = f"{take(deepest)!r} for '{'/'.join(deepest)}'"
         notes = [f"Classes of nested folders: {one}{why}. Others: --data.classes {' or '.join(others)}."]
     return labels, notes + _suspicious({label for label in labels.values() if label})
+
+
+def _beside_folders(paths: Mapping[Folder, int]) -> set[Folder]:
+    """The paths that lie above others, if they hold few of all images: covers beside folders of classes."""
+    inner = {names[:depth] for names in paths for depth in range(1, len(names))}
+    above = inner & paths.keys()
+    return above if few(sum(paths[names] for names in above), sum(paths.values())) else set()
 
 
 def _choose(paths: Mapping[Folder, int]) -> tuple[str, str]:

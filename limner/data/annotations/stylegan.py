@@ -35,7 +35,7 @@ def with_dataset_json(listing: Listing, files: Mapping[str, Opener]) -> Listing:
 
 
 def _with(listing: Listing, name: str, problem: str) -> Listing:
-    return replace(listing, skipped=[*listing.skipped, Problem(printable(name), problem)])
+    return replace(listing, unused=[*listing.unused, Problem(printable(name), problem)])
 
 
 def _labelled(listing: Listing, file: str, labels: Any) -> Listing:

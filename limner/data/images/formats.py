@@ -239,11 +239,18 @@ def _tiff(file: IO[bytes], start: bytes) -> tuple[str, str] | None:
         method = tags.get(259, 1)
         if method not in TiffImagePlugin.COMPRESSION_INFO:
             form = f"a TIFF compressed by method {method}"
-        elif samples in (1, 3, 4) and bits[0] <= (32 if samples == 1 else 16) and tags.get(339, (1,))[0] <= 2:
+        elif samples in (1, 3, 4) and _reads(samples, bits[0], tags.get(339, (1,))[0], start[:2]):
             return None  # damaged, as such forms are read
     except Exception:  # a damaged directory
         return None
-    return form, "save it as 8 or 16 bits, or as 32-bit floats, of 1, 3 or 4 channels"
+    return form, "save it as 8 or 16 bits of 1, 3 or 4 channels, or as 32-bit floats of 1 channel"
+
+
+def _reads(samples: int, bits: int, numbers: int, order: bytes) -> bool:
+    """Whether Pillow reads TIFFs of so many channels of ``numbers``: integers (1), signed (2) or floats (3)."""
+    if samples == 1 and bits == 32:
+        return (numbers == 1 and order == b"II") or numbers in (2, 3)
+    return bits <= 16 and numbers <= 2
 
 
 def _jpeg(start: bytes) -> tuple[str, str] | None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from limner.data.annotations.annotate import BESIDE, annotate
 from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
+from limner.data.annotations.metadata import TABLES
 from limner.data.annotations.stylegan import with_dataset_json
 from limner.data.images.decode import SUFFIXES
 from limner.data.images.formats import not_read
-from limner.data.items import Source, opener_of, printable, stamp
+from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
 from limner.data.sources.builtin import digits, emoji, shapes
 from limner.data.sources.folder import Folder
 from limner.data.sources.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 
+_TABLES = *(f"metadata{suffix}" for suffix in sorted(TABLES)), "dataset.json"
 _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
 
 
@@ -90,7 +93,20 @@ def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
     files = {path.relative_to(parent).as_posix(): path for path in (*paths, *beside)}
     key = ["images", RULES, classes, *((name, *stamp(path.stat())) for name, path in files.items())]
     openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
-    return Source(text, key, lambda: by_path(with_dataset_json(annotate(openers), openers), classes))
+
+    def listing() -> Listing:
+        found = by_path(with_dataset_json(annotate(openers), openers), classes)
+        return replace(found, notes=found.notes + _tables_beside(files, parent))
+
+    return Source(text, key, listing)
+
+
+def _tables_beside(files: Mapping[str, Path], parent: Path) -> list[str]:
+    """A note on the tables that lie beside the files of a pattern, or above them, and that it leaves out."""
+    folders = sorted({str(above) for name in files for above in PurePosixPath(name).parents})
+    places = [f"{folder}/{table}".removeprefix("./") for folder in folders for table in _TABLES]
+    left = [place for place in places if place not in files and (parent / place).is_file()]
+    return [f"{printable(place)} is not read for a pattern: name the folder instead." for place in left[:1]]
 
 
 def _hint(text: str) -> str:
