@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from limner.config import preset_run
 from limner.data import open_data
-from limner.fields import from_json, to_json
+from limner.data.open import named
+from limner.fields import checked, from_json, to_json
 from limner.inference.pipeline import Pipeline as load
 from limner.settings import LimnerError, nearest
 from limner.training.run import Result
@@ -45,25 +46,28 @@ def train(
     known = TrainSettings.__annotations__
     for name in settings.keys() - known:
         raise LimnerError(f"train() has no keyword {name!r}.{nearest(name, known)}")
-    run = preset_run(family, settings.get("preset"))
-    sources = [sources] if isinstance(sources, (str, Path)) else sources
-    size = settings.get("size") or run.size
+    run = preset_run(checked(str, family, "family"), checked(str | None, settings.get("preset"), "preset"))
+    sources, out = tuple(named(sources)), Path(checked(str, out, "out"))
+    size = run.size if settings.get("size") is None else settings["size"]
     changed: dict[str, Any] = {
-        name: from_json(type(value), _changed(value, settings.get(name) or {}), name)
+        name: from_json(type(value), _changed(value, settings.get(name, {}), name), name)
         for name, value in (("model", run.model), ("training", run.training), ("data", run.data))
     }
     run = replace(
-        run, sources=tuple(map(str, sources)), size=(size, size) if isinstance(size, int) else size,
+        run, sources=sources, size=(size, size) if isinstance(size, int) else size,
         budget=settings.get("budget", run.budget), seed=settings.get("seed", run.seed), **changed,
     )  # fmt: skip
-    return train_run(run, out, resume=settings.get("resume", False), quiet=settings.get("quiet", False))
+    resume, quiet = (checked(bool, settings.get(name, False), name) for name in ("resume", "quiet"))
+    return train_run(run, out, resume=resume, quiet=quiet)
 
 
-def _changed(settings: Any, changes: Any) -> dict[str, Any]:
+def _changed(settings: Any, changes: Any, name: str) -> dict[str, Any]:
     """Settings with changes, as JSON; a dict changes only the fields of a nested dataclass that it names."""
+    if not isinstance(changes, Mapping):
+        raise LimnerError(f"{name} must be a table of settings, not {changes!r}.")
     entries: dict[str, Any] = to_json(settings)
-    for name, change in changes.items():
-        own = getattr(settings, name, None)
-        nested = isinstance(change, dict) and is_dataclass(own) and change.keys() <= entries[name].keys()
-        entries[name] = _changed(own, change) if nested else to_json(change)
+    for field, change in changes.items():
+        own = getattr(settings, str(field), None)
+        nested = isinstance(change, dict) and is_dataclass(own) and change.keys() <= entries[field].keys()
+        entries[field] = _changed(own, change, f"{name}.{field}") if nested else to_json(change)
     return entries

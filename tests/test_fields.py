@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 
+import limner
 from limner import families
 from limner.commands.options import parse
 from limner.commands.train import parse_train
@@ -18,6 +19,7 @@ from limner.fields import Bounds, Checked, check, from_json
 from limner.inference.options import ExploreOptions, ProjectOptions, SampleOptions
 from limner.settings import DataOptions, LimnerError, Optimiser, Training
 from limner.synthesis.options import SynthesizeOptions
+from tests.helpers import paint
 
 WRONG = [
     (SamplingConfig, "guidance", math.nan, "--guidance nan is out of range: choose 0 to 1000."),
@@ -117,3 +119,32 @@ class Owned(Checked):
 def test_a_field_that_names_a_run_may_hold_the_run():
     run = object()
     assert Owned(run=run).run is run
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda folder: limner.train("vae", folder, folder / "run", size=0),
+        lambda folder: limner.train("vae", folder, folder / "run", size={}),
+        lambda folder: limner.train("vae", folder, folder / "run", training=5),
+        lambda folder: limner.train("vae", folder, folder / "run", training=[]),
+        lambda folder: limner.train("vae", folder, folder / "run", model={5: 5}),
+        lambda folder: limner.train("vae", folder, folder / "run", preset=5),
+        lambda folder: limner.train("vae", folder, folder / "run", resume="x"),
+        lambda folder: limner.train(5, folder, folder / "run"),
+        lambda folder: limner.train("vae", [5], folder / "run"),
+        lambda folder: limner.train("vae", None, folder / "run"),
+        lambda folder: limner.train("vae", folder, None),
+        lambda folder: limner.open_data(5),
+        lambda folder: limner.open_data(folder, size=16),
+        lambda folder: limner.open_data(folder, size=(16.0, 16)),
+        lambda folder: limner.open_data(folder, options=5),
+        lambda folder: limner.load(None),
+        lambda folder: limner.load(folder, device=5),
+    ],
+)
+def test_wrong_arguments_of_the_three_functions_are_one_sentence(call, tmp_path):
+    paint(tmp_path, 8)
+    with pytest.raises(LimnerError, match=r"must be|is not a setting|is out of range"):
+        call(tmp_path)
+    assert not (tmp_path / "run").exists()

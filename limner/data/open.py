@@ -22,6 +22,7 @@ from limner.data.items import Problem, same_form
 from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
 from limner.data.parallel import attempt_each
 from limner.data.sources.find import find
+from limner.fields import checked
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -39,8 +40,10 @@ def open_data(
     or a name of `BUILT_IN`. Without a size: the images' own, if all share one of 16 to 64 pixels a side, else
     32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
     """
+    size = checked(tuple[int, int] | None, size, "size")
+    options = checked(DataOptions, options, "options")
     cache = cache_folder(options)
-    found = tuple(find(os.fspath(s), cache, options.classes) for s in named(sources))
+    found = tuple(find(s, cache, options.classes) for s in named(sources))
     say = Console(stderr=True, quiet=not progress)
     plain, half = options.without_given(), options.side_by_side
     data = packed(Request(found, size, plain, OTHER_HALF[half]), say)
@@ -98,10 +101,11 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
 
 
 def named(sources: Sources) -> list[str]:
-    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    """The names of sources. Raises LimnerError for none, and for what is no name."""
+    names = checked(Sequence[str], sources if isinstance(sources, (list, tuple)) else [sources], "sources")
     if not names:
         raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
-    return [os.fspath(source) for source in names]
+    return list(names)
 
 
 def _add_pairs(data: Data, given: Data) -> Data:

@@ -16,7 +16,7 @@ from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
 from limner.data import Data, finder, open_picture
 from limner.device import autocast, pick_device
-from limner.fields import Count, check, checked, from_json
+from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
@@ -130,7 +130,7 @@ class Pipeline:
     """A trained model, ready to draw. ``limner.load(run)`` gives one."""
 
     def __init__(self, run: str | Path, device: str = "auto"):
-        self.loaded = checkpoint.load(run, pick_device(device))
+        self.loaded = checkpoint.load(checked(str, run, "run"), pick_device(checked(str, device, "device")))
         self.model: Model = self.loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
@@ -157,6 +157,7 @@ class Pipeline:
         """The images of ``tensors`` from number ``start`` on, at most ``batch`` of ``options`` at a time."""
         names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
         wanted = SampleOptions(**{name: options.pop(name) for name in names})
+        start = checked(Images, start, "start")
         condition, sampling = self.condition(n, wanted)[start:], self.sampling(options)
         seeds, precision = wanted.seeds(n)[start:], self.precision
         watch = part(watch, start / n, 1 - start / n)
