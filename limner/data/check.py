@@ -16,6 +16,7 @@ from PIL import Image
 from limner.data.annotations.labels import Classes
 from limner.data.cache import cache_folder
 from limner.data.images import decode, formats
+from limner.data.images.header import Header, colour_notes
 from limner.data.items import NOTHING, Item, Problem, printable, to_follow
 from limner.data.open import Sources, named, partners_of
 from limner.data.pack import DEFAULTS
@@ -85,8 +86,8 @@ def _listed(title: str, entries: Sequence[str]) -> list[str]:
 class _Tally:
     """What was found so far, in memory that grows with what is unlike, not with the images."""
 
-    headers: Counter[decode.Header] = field(default_factory=Counter)
-    files: Counter[decode.Header] = field(default_factory=Counter)  # those of the images that are not drawn
+    headers: Counter[Header] = field(default_factory=Counter)
+    files: Counter[Header] = field(default_factory=Counter)  # those of the images that are not drawn
     classes: Classes = field(default_factory=Classes)
     captions: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -96,7 +97,7 @@ class _Tally:
     same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
     names: list[str] = field(default_factory=list)  # of all images, where they have pairs
 
-    def add(self, item: Item, found: tuple[decode.Header, bytes] | Problem, drawn: bool, pairs: bool) -> None:
+    def add(self, item: Item, found: tuple[Header, bytes] | Problem, drawn: bool, pairs: bool) -> None:
         if isinstance(found, Problem):
             self.problems.append(found)
             self.unreadable += 1
@@ -154,14 +155,14 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         problems=tally.problems,
         others=kinds.total(),
         kinds=dict(kinds.most_common()),
-        notes=notes + decode.notes(headers) + tally.classes.notes(options.labels),
+        notes=notes + colour_notes(headers) + tally.classes.notes(options.labels),
         advice=[],
     )
     advice = list(_advice(report, tally, options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
 
 
-def _look(fit: str, item: Item) -> tuple[decode.Header, bytes]:
+def _look(fit: str, item: Item) -> tuple[Header, bytes]:
     """The header of an image that can be decoded, and a digest of its file, which is read once."""
     with item.image(64, 64) as source:
         if isinstance(source, Image.Image):
@@ -189,7 +190,7 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
         tally.unreadable,
     )
 
-    def among(is_so: Callable[[decode.Header], bool]) -> int:
+    def among(is_so: Callable[[Header], bool]) -> int:
         return sum(count for header, count in headers.items() if is_so(header))
 
     if n == 0:

@@ -30,6 +30,7 @@ from limner.data.dataset import Data
 from limner.data.images import decode
 from limner.data.images.deep import Scale, scale_of
 from limner.data.images.formats import advice, in_words
+from limner.data.images.header import Header, colour_notes, read_header
 from limner.data.items import Item, Listing, Problem, Source, printable
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
@@ -140,7 +141,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             if unused:
                 of = "texts and rows of metadata"
                 index["notes"].append(f"{len(unused):,} {of} are not used, such as {examples(unused, 1)}.")
-            index["notes"] += decode.notes(headers) + sizes.size_notes(
+            index["notes"] += colour_notes(headers) + sizes.size_notes(
                 headers, (plan.height, plan.width), plan.fit
             )
             index["notes"] += sizes.form_notes(headers, channels[4], options.channels)
@@ -158,7 +159,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
         say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
 
 
-def _plan(request: Request, headers: Counter[decode.Header]) -> _Plan:
+def _plan(request: Request, headers: Counter[Header]) -> _Plan:
     """The form of the rows: large enough in channels and bits for every image."""
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options = request.options
@@ -176,10 +177,10 @@ def _plan(request: Request, headers: Counter[decode.Header]) -> _Plan:
 
 def _scan(
     request: Request, listings: Sequence[Listing], say: Console
-) -> tuple[list[list[Item]], Counter[decode.Header], list[Problem]]:
+) -> tuple[list[list[Item]], Counter[Header], list[Problem]]:
     """Each source's images to decode, the headers of those that are files, and the unreadable ones."""
     items: list[list[Item]] = []
-    headers, bad = Counter[decode.Header](), []
+    headers, bad = Counter[Header](), []
     for source, listing in zip(request.sources, listings, strict=True):
         if source.drawn:
             items.append(listing.items)
@@ -197,9 +198,9 @@ def _scan(
     return items, headers, bad
 
 
-def header_of(item: Item, half: str = "") -> decode.Header:
+def header_of(item: Item, half: str = "") -> Header:
     with item.image(0, 0) as source:
-        return decode.read_header(source, half)
+        return read_header(source, half)
 
 
 def _write_rows(

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from limner.data.images.decode import MAX_PIXELS, Header
+from limner.data.images.header import Header
+from limner.data.images.limits import MAX_PIXELS
 from limner.settings import LimnerError
 
 _SMALL_SHARE = 0.05  # of a picture's area; a crop that takes no more is not mentioned

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from limner.data import check, open_data
 from limner.data.images import decode, deep, limits, png, profiles
+from limner.data.images.header import Header, read_header
 from limner.data.images.limits import Budget, Unusable
 from limner.settings import DataOptions
 
@@ -38,8 +39,8 @@ def pixels(content: bytes, height: int = 16, width: int = 16, **how) -> np.ndarr
     return decode.decode(io.BytesIO(content), height, width, "crop", **how)[0]
 
 
-def header(content: bytes) -> decode.Header:
-    return decode.read_header(io.BytesIO(content))
+def header(content: bytes) -> Header:
+    return read_header(io.BytesIO(content))
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

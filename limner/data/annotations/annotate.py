@@ -19,8 +19,7 @@ from limner.data.annotations.metadata import (
     one_line,
     parse_json,
 )
-from limner.data.images.decode import SUFFIXES
-from limner.data.images.formats import kind_of
+from limner.data.images.formats import SUFFIXES, kind_of
 from limner.data.items import Item, Listing, Opener, Problem, printable, same_form
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image

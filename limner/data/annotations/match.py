@@ -18,7 +18,7 @@ from limner.data.annotations.metadata import (
     one_label,
     read_rows,
 )
-from limner.data.images.decode import SUFFIXES
+from limner.data.images.formats import SUFFIXES
 from limner.data.items import Opener, Problem, printable, same_form
 from limner.settings import LimnerError
 

@@ -5,8 +5,7 @@ The pixels are uint8 or uint16 ``[T, H, W, C]`` with C of 1 grey, 3 RGB or 4 RGB
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, Any
@@ -15,31 +14,11 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from limner.data.images import deep
-from limner.data.images.limits import MAX_PIXELS as MAX_PIXELS
+from limner.data.images.header import Header, examine
 from limner.data.images.limits import UNDER_WAY, Unusable, check_scans, check_size, cost
 from limner.data.images.opening import TURNS, Opened, open_image, reading
 from limner.settings import LimnerError
 
-SUFFIXES = frozenset(
-    (
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".gif",
-        ".webp",
-        ".avif",
-        ".avifs",
-        ".bmp",
-        ".dib",
-    )
-    + (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".jp2", ".j2k", ".dds")
-    + (".pcx", ".qoi", ".heic", ".heif", ".jxl")  # the last three are listed as problems
-)
-_FULL = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _PLAIN = deep.Scale()
 
 
@@ -55,94 +34,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "decoding it takes more memory than there is: scale it down first"
     return f"truncated or damaged ({message[:120]})"
-
-
-@dataclass(frozen=True)
-class Header:
-    """The properties of an image file, read without decoding it."""
-
-    format: str
-    mode: str  # Pillow's, and 'RGB;16' and the like for colour of 16 bits
-    width: int  # as shown, after the EXIF orientation
-    height: int
-    bits: int  # 8 or 16 a channel
-    channels: int  # 1, 3, or 4 where there may be transparency
-    frames: int
-    profile: str = ""  # the name of a colour profile that is not sRGB, from which the image is converted
-    span: tuple[float, float] | None = (
-        None  # the least and greatest number, of floats and integers of any range
-    )
-    cut: bool = False  # colour of more than 8 bits that is taken as 8
-
-    @property
-    def kind(self) -> str:
-        return self.format or "drawn"
-
-    @property
-    def size(self) -> str:
-        return f"{self.height}x{self.width}"
-
-
-def read_header(source: IO[bytes] | Image.Image, half: str = "") -> Header:
-    """The file's header, with the width of a `half` if that is named. Raises Unusable."""
-    return reading(partial(_header, half=half), source)
-
-
-def _header(opened: Opened, half: str = "") -> Header:
-    image = opened.image
-    width, height = image.size
-    frames = getattr(image, "n_frames", 1)
-    # Pillow decodes a whole PNG to look for EXIF after the pixels; only a small one's size matters.
-    if (image.format != "PNG" or max(image.size) <= 64) and opened.orientation >= 5:
-        width, height = height, width
-    if half:
-        width //= 2
-    if width == 0:
-        raise Unusable("it is too narrow to be cut in two")
-    mode, span = image.mode, None
-    if mode in ("I", "F"):
-        with UNDER_WAY.hold(cost(image)):
-            span = deep.value_range(image)
-    if opened.deep:
-        mode = f"{opened.deep.mode};16"
-        channels = 3 if opened.deep.mode == "RGB" and "transparency" not in image.info else 4
-    else:
-        grey = mode in ("1", "L") or mode.startswith(("I", "F"))
-        clear = image.has_transparency_data and not mode.startswith(("I", "F"))
-        channels = 4 if clear else 1 if grey else 3
-    bits = 16 if opened.deep or mode.startswith(("I", "F")) else 8
-    name = opened.profile.name if opened.profile else ""
-    cut = bits == 8 and deep.cut(image)
-    return Header(image.format or "", mode, width, height, bits, channels, frames, name, span, cut)
-
-
-def notes(headers: Iterable[Header] | Mapping[Header, int]) -> list[str]:
-    """Sentences on how colours and numbers of these images (or so many of each) are read, for the person."""
-    counts, said, profiles, cut = Counter(headers), [], Counter[str](), Counter[str]()
-    n = counts.total()
-    for header, count in counts.items():
-        if header.profile:
-            profiles[header.profile] += count
-        if header.cut:
-            cut[header.format] += count
-    if profiles:
-        names = ", ".join(name for name, _ in profiles.most_common(3)) + (
-            ", ..." if len(profiles) > 3 else ""
-        )
-        have = f"{profiles.total():,} of {n:,} images have another colour profile than sRGB"
-        said.append(f"{have} ({names}): they are converted to sRGB.")
-    if cut:
-        forms = ", ".join(f"{count:,} {form}" for form, count in cut.items())
-        said.append(
-            f"{cut.total():,} of {n:,} images are colour of more than 8 bits that is taken as 8 ({forms})."
-        )
-    scale = deep.scale_of((h.mode, *h.span) for h in counts if h.span)
-    for mode, what, (low, high) in (("F", "floats", scale.floats), ("I", "integers", scale.integers)):
-        if count := sum(many for h, many in counts.items() if h.mode == mode and h.span):
-            said.append(
-                f"{count:,} of {n:,} images are of {what}: {low:g} becomes black and {high:g} white in all."
-            )
-    return said
 
 
 @dataclass(frozen=True)
@@ -174,7 +65,7 @@ def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
     """The header of an image that can be decoded: opened once, decoded at 64x64. Raises as `decode`."""
 
     def act(opened: Opened) -> Header:
-        header = _header(opened)
+        header = examine(opened)
         _pixels(opened, Form(64, 64, fit))
         return header
 
@@ -305,7 +196,7 @@ def as_channels(
     """[..., c] -> [..., channels] of `dtype`; transparency that is dropped shows the background."""
     if pixels.dtype != dtype:  # 8 bits among 16-bit images: 255 becomes 65535
         pixels = pixels.astype(dtype) * dtype.type(257)
-    full, have = _FULL[dtype], pixels.shape[-1]
+    full, have = np.iinfo(dtype).max, pixels.shape[-1]
     if have == channels:
         return pixels
     if have == 4:  # premultiplied, so compositing is one sum

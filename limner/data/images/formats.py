@@ -14,6 +14,14 @@ from typing import IO
 
 from PIL import TiffImagePlugin, features
 
+from limner.settings import join_words
+
+# Of images; the last three are looked at only to be listed as problems.
+SUFFIXES = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .avif .avifs .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .pfm .tga "
+    ".ico .jp2 .j2k .dds .pcx .qoi .heic .heif .jxl".split()
+)
+
 _CONVERT = "convert it to PNG or JPEG"
 _FRAMES = "save its frames as PNG or GIF"
 _ARRAY = "save its images as PNG files"
@@ -75,13 +83,12 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes there, what
     (0, b"\0\x05\x16\x07", "a macOS resource fork", "remove it"),
 )
 _BRANDS = {  # of ISO media files ("....ftyp"): ISO 14496-12, 23008-12
-    **dict.fromkeys(
-        ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1", "miaf"), "HEIC"
-    ),
+    **dict.fromkeys("heic heix heim heis hevc hevx hevm hevs mif1 msf1 miaf".split(), "HEIC"),
     **dict.fromkeys(("avif", "avis", "avio"), "AVIF"),
     "jxl ": "JPEG XL",
     "crx ": "a camera's raw file (CR3)",
 }
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be", codecs.BOM_UTF8: "utf-8"}
 _TEXTS = (  # what text begins with, in lower case; tried in turn
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run git lfs pull"),
     (rb"\s*<(!doctype html|html|head|body)", "a web page", _AGAIN),
@@ -142,8 +149,7 @@ def advice(kinds: Mapping[str, int]) -> list[str]:
 
 
 def in_words(kinds: Mapping[str, int]) -> str:
-    words = [f"{count:,} {kind}" for kind, count in Counter(kinds).most_common()]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return join_words([f"{count:,} {kind}" for kind, count in Counter(kinds).most_common()], "and")
 
 
 def not_read(file: IO[bytes]) -> str:
@@ -204,11 +210,7 @@ def _gzip(start: bytes) -> tuple[str, str]:
 
 
 def _text(start: bytes) -> tuple[str, str] | None:
-    for mark, encoding in (
-        (b"\xff\xfe", "utf-16-le"),
-        (b"\xfe\xff", "utf-16-be"),
-        (b"\xef\xbb\xbf", "utf-8"),
-    ):
+    for mark, encoding in _MARKS.items():
         if start.startswith(mark):
             start = start[len(mark) :].decode(encoding, "replace").encode()
     for pattern, what, act in _TEXTS:
@@ -227,9 +229,7 @@ def _tiff(file: IO[bytes], start: bytes) -> tuple[str, str] | None:
     if start[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return None
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(
-            start[:16] if start[2:3] == b"+" or start[3:4] == b"+" else start[:8]
-        )
+        tags = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if b"+" in start[2:4] else 8])
         file.seek(tags.next)
         tags.load(file)
         bits, samples = tags.get(258, (1,)), tags.get(277, 1)

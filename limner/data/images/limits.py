@@ -88,9 +88,8 @@ def check_opened(image: Image.Image, found: deep.Layout | None, source: IO[bytes
     if pixels < _SMALL:
         return
     if (need := cost(image, found)) > MAX_BYTES:
-        raise Unusable(
-            f"decoding it takes {need / 2**20:,.0f} MiB, over {MAX_BYTES / 2**20:,.0f}: scale it down first"
-        )
+        much = f"{need / 2**20:,.0f} MiB, over {MAX_BYTES / 2**20:,.0f}"
+        raise Unusable(f"decoding it takes {much}: scale it down first")
     place = source.tell()  # where some decoders read on
     size = source.seek(0, 2)
     source.seek(place)
@@ -98,9 +97,8 @@ def check_opened(image: Image.Image, found: deep.Layout | None, source: IO[bytes
     if image.format == "PNG":
         most //= max(1, start[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(start[25], 1))
     if image.mode != "1" and pixels > most * size:
-        raise Unusable(
-            f"truncated or damaged (its {size:,} bytes cannot hold {image.width:,}x{image.height:,} pixels)"
-        )
+        hold = f"{size:,} bytes cannot hold {image.width:,}x{image.height:,} pixels"
+        raise Unusable(f"truncated or damaged (its {hold})")
 
 
 def check_scans(image: Image.Image, source: IO[bytes]) -> None:
@@ -111,9 +109,8 @@ def check_scans(image: Image.Image, source: IO[bytes]) -> None:
     source.seek(0)
     passes = source.read().count(b"\xff\xda")
     if pixels * passes > _MAX_SCANS:
-        raise Unusable(
-            f"a progressive JPEG of {passes:,} passes over {pixels / 1e6:,.0f} million pixels: save it again"
-        )
+        over = f"{passes:,} passes over {pixels / 1e6:,.0f} million pixels"
+        raise Unusable(f"a progressive JPEG of {over}: save it again")
 
 
 def check_icon(source: IO[bytes]) -> None:

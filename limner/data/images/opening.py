@@ -16,9 +16,7 @@ from limner.data.images.limits import TOO_MANY, Unusable, check_icon, check_open
 from limner.data.images.profiles import Profile, profile_of
 
 # Not EPS, PDF and the like, which run programs or read other files.
-_FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO") + (
-    "JPEG2000", "DDS", "PCX", "QOI",
-)  # fmt: skip
+_FORMATS = "PNG JPEG MPO GIF WEBP AVIF BMP DIB TIFF PPM TGA ICO JPEG2000 DDS PCX QOI".split()
 _ORIENTATION = 0x0112
 TURNS = {  # EXIF orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

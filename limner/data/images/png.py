@@ -13,10 +13,11 @@ from typing import IO
 
 import numpy as np
 
+from limner.data.images.profiles import MOST_BYTES
+
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"gAMA", b"cHRM", b"sRGB")
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> grey, grey and alpha, RGB, RGBA
-_MOST_PROFILE = 2**23  # bytes of a colour profile; larger ones count as absent
 
 
 def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -40,10 +41,8 @@ def essential(file: IO[bytes]) -> tuple[IO[bytes], bytes | None] | None:
         return None
     kept, profile, dropped = [MAGIC], None, False
     for kind, content, sound in _chunks(file):
-        if kind in _PIXELS:
-            kept.append(_chunk(kind, content) if sound else _unsound(kind, content))
-        elif kind == b"eXIf" and sound:
-            kept.append(_chunk(kind, content))
+        if kind in _PIXELS or (kind == b"eXIf" and sound):
+            kept.append(_chunk(kind, content, sound))
         else:
             dropped = True
             if kind == b"iCCP" and sound:
@@ -51,18 +50,10 @@ def essential(file: IO[bytes]) -> tuple[IO[bytes], bytes | None] | None:
     return (BytesIO(b"".join(kept)), profile) if dropped else None
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _unsound(kind: bytes, content: bytes) -> bytes:
-    """A chunk whose checksum is wrong stays so."""
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", ~zlib.crc32(kind + content) % 2**32)
-    )
+def _chunk(kind: bytes, content: bytes, sound: bool = True) -> bytes:
+    """A chunk, whose checksum is wrong unless it is ``sound``."""
+    checksum = zlib.crc32(kind + content) ^ (0 if sound else 2**32 - 1)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def _profile(content: bytes) -> bytes | None:
@@ -70,7 +61,7 @@ def _profile(content: bytes) -> bytes | None:
     _, _, packed = content.partition(b"\0")
     inflate = zlib.decompressobj()
     try:
-        profile = inflate.decompress(packed[1:], _MOST_PROFILE)
+        profile = inflate.decompress(packed[1:], MOST_BYTES)
     except zlib.error:
         return None
     return None if inflate.unconsumed_tail else profile

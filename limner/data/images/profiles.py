@@ -17,16 +17,12 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms
 
-MOST = 2**23  # bytes of a profile; larger ones count as absent
+MOST_BYTES = 2**23  # bytes of a profile; larger ones count as absent
 _NEAR = 2  # of 255: a profile that changes no colour by more is sRGB
 _KINDS = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # ICC's names of colour spaces -> Pillow's
 _XYZ_TO_SRGB = np.array(  # from D50, as ICC profiles are
-    [
-        [3.1341359, -1.6173863, -0.4906619],
-        [-0.9787955, 1.9162544, 0.0334427],
-        [0.0719554, -0.2289768, 1.4053860],
-    ]
-)
+    [[3.1341359, -1.6173863, -0.4906619], [-0.9787955, 1.9162544, 0.0334427], [0.0719554, -0.2289768, 1.4053860]]
+)  # fmt: skip
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _D65 = (0.3127, 0.3290)
@@ -79,7 +75,11 @@ def profile_of(image: Image.Image) -> Profile | None:
     if image.mode == "LAB" and "icc_profile" not in info:
         return _lab()
     if data := info.get("icc_profile"):
-        found = _examined(bytes(data)) if isinstance(data, bytes | bytearray) and len(data) <= MOST else None
+        found = (
+            _examined(bytes(data))
+            if isinstance(data, bytes | bytearray) and len(data) <= MOST_BYTES
+            else None
+        )
         return found if found is not None and found.mode == _kind(image) else None
     if "srgb" not in info and "gamma" in info and "chromaticity" in info:  # of a PNG
         return _of_chunks(info["gamma"], tuple(info["chromaticity"]))
@@ -259,7 +259,5 @@ def _made(name: str, primaries: tuple[tuple[float, float], ...], gamma: float | 
     for key, content in tags.items():
         table += key + struct.pack(">II", start + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    head = (
-        struct.pack(">I4sI", start + len(body), b"lcms", 0x04000000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
-    )
+    head = struct.pack(">I4sI12s12x4s", start + len(body), b"lcms", 0x04000000, b"mntrRGB XYZ ", b"acsp")
     return head + bytes(28) + numbers(_D50)[8:] + bytes(48) + table + body

@@ -15,8 +15,7 @@ from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.annotations.metadata import TABLES
 from limner.data.annotations.stylegan import with_dataset_json
-from limner.data.images.decode import SUFFIXES
-from limner.data.images.formats import not_read
+from limner.data.images.formats import SUFFIXES, not_read
 from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
 from limner.data.sources.builtin import digits, emoji, shapes

@@ -11,7 +11,7 @@ from limner.data.annotations.annotate import annotate
 from limner.data.annotations.folder_names import passed_over
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.annotations.stylegan import with_dataset_json
-from limner.data.images.decode import SUFFIXES
+from limner.data.images.formats import SUFFIXES
 from limner.data.items import Listing, Opener, Problem, Source, opener_of, printable, stamp
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from limner.data.images.decode import Unusable
+from limner.data.images.limits import Unusable
 from limner.data.items import Problem, printable
 from limner.data.sources import member_names
 from limner.data.sources.members import Members, check_name, check_size, refused

@@ -14,7 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from limner.data.images.decode import SUFFIXES, Unusable
+from limner.data.images.formats import SUFFIXES
+from limner.data.images.limits import Unusable
 from limner.data.items import Problem, printable
 from limner.data.sources import member_names
 from limner.data.sources.members import Members, check_name, check_size, refused
