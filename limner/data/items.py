@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +37,10 @@ class Item:
 class Listing:
     items: list[Item]
     skipped: list[Problem] = field(default_factory=list)  # files that cannot be used, and why
-    others: int = 0  # files of other kinds, ignored
     notes: list[str] = field(default_factory=list)  # sentences on how the source was read, for the person
-    kinds: dict[str, int] = field(default_factory=dict)  # how many of the others are what ('SVG drawings')
+    kinds: Counter[str] = field(
+        default_factory=Counter
+    )  # files that are ignored, by what they are ('SVG drawings')
     unused: list[Problem] = field(
         default_factory=list
     )  # texts and rows of metadata, and why they say nothing
@@ -70,6 +72,16 @@ def printable(name: str) -> str:
 def same_form(name: str) -> str:
     """In the one Unicode form (NFC) in which names and labels are compared."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def plain(label: str) -> str:
+    """A label as it is kept: printable, in one form."""
+    return same_form(printable(label))
+
+
+def in_short(error: Exception) -> str:
+    """The message of a library's error in one line."""
+    return printable(" ".join(str(error).split())[:300]) or type(error).__name__
 
 
 NOTHING = "the images have no captions and no classes"

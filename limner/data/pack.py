@@ -296,9 +296,8 @@ def examples(bad: Sequence[Problem], count: int) -> str:
 
 def _nothing(sources: Sequence[Source], listings: Sequence[Listing]) -> str:
     names = " or ".join(repr(source.name) for source in sources)
-    kinds = sum((Counter(listing.kinds) for listing in listings), Counter[str]())
-    others = sum(listing.others for listing in listings)
-    ignored = f", but {others:,} files of other kinds ({in_words(kinds)})" if others else ""
+    kinds = sum((listing.kinds for listing in listings), Counter[str]())
+    ignored = f", but {kinds.total():,} files of other kinds ({in_words(kinds)})" if kinds else ""
     problems = [problem for listing in listings for problem in listing.skipped]
     skipped = f", also {examples(problems, 1)}" if problems else ""
     said = f"There are no images in {names}{ignored}{skipped}: choose a folder with PNG, JPEG, WebP or other images."

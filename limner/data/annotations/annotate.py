@@ -19,8 +19,9 @@ from limner.data.annotations.metadata import (
     one_line,
     parse_json,
 )
+from limner.data.annotations.stylegan import with_dataset_json
 from limner.data.images.formats import SUFFIXES, kind_of
-from limner.data.items import Item, Listing, Opener, Problem, printable, same_form
+from limner.data.items import Item, Listing, Opener, Problem, plain, printable, same_form
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
 _TABLES = "metadata.json", "captions.json", "labels.json", "annotations.json"  # of other programs
@@ -58,15 +59,15 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         said = beside.said.get(i, {})
         label = rows.labels.get(i) or said.get("label") or said.get(".cls")
         caption = rows.captions.get(i) or said.get("text") or said.get(".txt") or said.get(".caption")
-        texts = label and same_form(printable(label)), caption and printable(caption)
+        texts = label and plain(label), caption and printable(caption)
         items.append(Item(printable(name), files[name], *texts))
     notes = rows.notes + beside.notes + _notes(found, rows)
-    if lost := [item for item in items if "\ufffd" in (item.caption or "")]:
+    if lost := [item.name for item in items if "\ufffd" in (item.caption or "")]:
         notes.append(
-            f"{len(lost):,} captions hold U+FFFD, for text that was lost, such as that of {lost[0].name!r}."
+            f"{len(lost):,} captions hold U+FFFD, for text that was lost, such as that of {lost[0]!r}."
         )
-    unused = rows.problems + beside.problems
-    return Listing(items, problems, found.others.total(), notes, dict(found.others), unused)
+    listing = Listing(items, problems, notes, found.others, rows.problems + beside.problems)
+    return with_dataset_json(listing, files)
 
 
 def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
@@ -96,19 +97,13 @@ def _notes(found: _Files, rows: Rows) -> list[str]:
     notes = []
     if (without := rows.without()) and found.tables and rows.labels.keys() | rows.captions.keys():
         notes.append(f"{without:,} of {len(found.images):,} images have no row in metadata.")
-    lone = [
-        side
-        for sides in found.sides.values()
-        for side in sides.values()
-        if PurePosixPath(side).name in _TABLES
-    ]
-    if (unread := found.unread + lone) and found.images:
-        names = printable(", ".join(unread[:3]))
-        notes.append(
-            f"{names} {'are' if unread[1:] else 'is'} not read: a table beside images is named metadata.csv, .jsonl or "
-            ".parquet."
-        )
-    alone = [side for sides in found.sides.values() for suffix, side in sides.items() if suffix != ".json"]
+    lone = [side for sides in found.sides.values() for side in sides.values()]
+    if (
+        unread := found.unread + [side for side in lone if PurePosixPath(side).name in _TABLES]
+    ) and found.images:
+        names = f"{printable(', '.join(unread[:3]))} {'are' if unread[1:] else 'is'} not read"
+        notes.append(f"{names}: a table beside images is named metadata.csv, .jsonl or .parquet.")
+    alone = [side for side in lone if not side.lower().endswith(".json")]
     if alone and found.images:
         notes.append(f"{len(alone):,} texts have no image of their name, such as {printable(alone[0])!r}.")
     return notes
@@ -152,15 +147,12 @@ class _Beside:
                 read.setdefault(NAMES[codec], []).append(name)
         for encoding, names in read.items():
             which = (
-                f"{len(names):,} texts are not UTF-8 and were"
-                if len(names) > 1
-                else "1 text is not UTF-8 and was"
+                f"{len(names):,} texts are not UTF-8 and were" if names[1:] else "1 text is not UTF-8 and was"
             )
             self.notes.append(f"{which} read as {encoding}, such as {printable(names[0])!r}.")
         if some := self._damaged:
-            self.notes.append(
-                f"{len(some):,} .json beside images are not JSON, such as {printable(some[0])!r}."
-            )
+            such = f"such as {printable(some[0])!r}"
+            self.notes.append(f"{len(some):,} .json beside images are not JSON, {such}.")
 
     def _bytes(self, name: str) -> bytes | None:
         """The content of a text; None, and a problem, for one that cannot be read or is too long."""
@@ -170,12 +162,10 @@ class _Beside:
         except Exception as error:  # damaged, as inside a zip, or without permission
             self.problems.append(Problem(printable(name), f"cannot be read ({error})"))
             return None
-        if len(data) > LONGEST_TEXT:
-            self.problems.append(
-                Problem(printable(name), f"is longer than the {LONGEST_TEXT:,} bytes of a text")
-            )
-            return None
-        return data
+        if len(data) <= LONGEST_TEXT:
+            return data
+        self.problems.append(Problem(printable(name), f"is longer than the {LONGEST_TEXT:,} bytes of a text"))
+        return None
 
     def _take(self, i: int, suffix: str, name: str, text: str) -> None:
         """Take over what a text says."""

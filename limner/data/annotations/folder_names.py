@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
 
@@ -23,56 +22,16 @@ _PERHAPS = {
 }  # fmt: skip
 # Words that a split's name may have beside it, as in train_images, test-set and train-00000-of-00002.parquet.
 _BESIDE_SPLITS = frozenset(
-    (
-        "set",
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "data",
-        "dataset",
-        "split",
-        "folder",
-        "full",
-        "of",
-        "part",
-        "shard",
-    )
-    + ("jpg", "jpeg", "png", "zip", "tar", "gz", "tgz", "bz", "tbz", "xz", "txz", "parquet")
+    "set image images img imgs data dataset split folder full of part shard jpg jpeg png zip tar gz tgz bz tbz xz txz "
+    "parquet".split()
 )
 WRAPPERS = frozenset(
-    (
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "data",
-        "dataset",
-        "content",
-        "contents",
-        "picture",
-        "pictures",
-        "pics",
-    )
-    + (
-        "photo",
-        "photos",
-        "file",
-        "files",
-        "jpg",
-        "jpeg",
-        "jpegs",
-        "jpegimages",
-        "png",
-        "pngs",
-        "raw",
-        "original",
-    )
-    + ("originals", "samples", "frames", "图片", "图像", "照片", "数据")
+    "image images img imgs data dataset content contents picture pictures pics photo photos file files jpg jpeg jpegs "
+    "jpegimages png pngs raw original originals samples frames 图片 图像 照片 数据".split()
 )
-_SYSTEM = frozenset(
-    ("__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled")
-    + ("system volume information", "lost+found", "found.000", "thumbs", "thumbs.db", "desktop.ini")
+_SYSTEM = {"system volume information"}.union(
+    "__macosx __pycache__ @eadir #recycle #snapshot $recycle.bin recycler recycled lost+found found.000 thumbs "
+    "thumbs.db desktop.ini".split()
 )
 _SHARD = re.compile(
     r"(.*[-_ .])?(shards?|parts?|chunks?|batch|batches|bucket|subset|vol|volume|disc|block|split|dir|folder|images?"
@@ -163,9 +122,9 @@ def shards(siblings: Mapping[str, Sequence[str]]) -> bool:
 class Roles:
     """What the folders of a tree are, but for those of classes."""
 
-    splits: dict[Folder, str] = dataclasses.field(default_factory=dict)
-    shards: set[Folder] = dataclasses.field(default_factory=set)
-    wrappers: set[Folder] = dataclasses.field(default_factory=set)
+    splits: dict[Folder, str] = field(default_factory=dict)
+    shards: set[Folder] = field(default_factory=set)
+    wrappers: set[Folder] = field(default_factory=set)
 
     def split(self, folder: Folder) -> tuple[str, str]:
         """The split of a folder and the name that says so; the outermost of several."""

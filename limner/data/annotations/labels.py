@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from limner.data.annotations.folder_names import HELD_OUT, TRAIN, WRAPPERS, Folder, roles_of, split_word
 from limner.data.items import Item, Listing, same_form
+from limner.settings import join_words
 
 RULES = 3  # of what paths and metadata say: part of the key of what is packed by them
 _MANY = 10  # classes, from which on ones with few images each are taken for subfolders
@@ -51,9 +52,7 @@ def read_paths(names: Sequence[str], classes: str = "", archives: Sequence[str] 
     roles = roles_of({folder: [names[i].split("/")[-1] for i in here] for folder, here in holds.items()})
     said = [roles.split(folder) for folder in folders]
     if archives:
-        said = [
-            around if around[0] else inner for around, inner in zip(_said_by(archives), said, strict=True)
-        ]
+        said = [outer if outer[0] else inner for outer, inner in zip(_said_by(archives), said, strict=True)]
     splits, about_splits = _settle(said)
 
     counts = {folder: len(here) for folder, here in holds.items()}
@@ -187,8 +186,7 @@ def _range(names: Iterable[str]) -> str:
 
 def _and(names: Iterable[str]) -> str:
     words = [repr(name) for name in sorted(names)]
-    shown = words if len(words) <= 4 else [*words[:3], f"{len(words) - 3:,} more"]
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return join_words(words if len(words) <= 4 else [*words[:3], f"{len(words) - 3:,} more"], "and")
 
 
 # Of images ----------------------------------------------------------------------------------------------
@@ -200,14 +198,13 @@ def by_path(listing: Listing, classes: str = "", archives: Sequence[str] = ()) -
     ``classes`` and ``archives`` are those of `read_paths`.
     """
     layout = read_paths([item.name for item in listing.items], classes, archives)
-    said = zip(listing.items, layout.labels, layout.splits, strict=True)
     items = [
-        replace(i, label=i.label or (label and same_form(label)), split=i.split or split)
-        for i, label, split in said
+        replace(item, label=item.label or (label and same_form(label)), split=item.split or split)
+        for item, label, split in zip(listing.items, layout.labels, layout.splits, strict=True)
     ]
     labelled = all(item.label for item in listing.items)  # whatever their folders are
     notes = layout.about_splits + ([] if labelled else layout.about_classes)
-    if inside := listing.kinds.get("archives", 0):
+    if inside := listing.kinds["archives"]:
         notes.append(f"{inside:,} archives are not read: name them as sources of their own.")
     return replace(listing, items=items, notes=listing.notes + notes)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 from limner.data.annotations.encoding import NAMES, NOT_TOLD, decoded, encoding_of
-from limner.data.items import Opener, printable
+from limner.data.items import Opener, in_short, printable, same_form
 from limner.settings import LimnerError, join_words, need
 
 TABLES = frozenset((".jsonl", ".csv", ".tsv", ".parquet"))  # metadata.* of these is read
@@ -49,15 +49,10 @@ def columns_of(columns: tuple[Any, ...]) -> Columns:
     plain: dict[str, list[str]] = {}
     for column in columns:
         if isinstance(column, str):
-            words = (
-                unicodedata.normalize("NFC", column).casefold().replace("-", " ").replace("_", " ").split()
-            )
+            words = same_form(column).casefold().replace("-", " ").replace("_", " ").split()
             plain.setdefault("_".join(words), []).append(column)
-    found = ([c for name in known for c in plain.get(name, ())] for known in _KNOWN)
-    return Columns(*found)
-
-
-_KNOWN = NAME_COLUMNS, TEXT_COLUMNS, LABEL_COLUMNS
+    known = NAME_COLUMNS, TEXT_COLUMNS, LABEL_COLUMNS
+    return Columns(*([column for name in names for column in plain.get(name, ())] for names in known))
 
 
 def one_line(value: Any) -> str | None:
@@ -128,16 +123,15 @@ def read_rows(name: str, opener: Opener, notes: list[str]) -> Iterator[dict[str,
     except LimnerError:
         raise
     except Exception as error:  # whatever a damaged archive or table raises
-        reason = " ".join(str(error).split())[:300]
-        raise LimnerError(f"{printable(name)} cannot be read ({reason}): fix or remove it.") from error
+        raise LimnerError(
+            f"{printable(name)} cannot be read ({in_short(error)}): fix or remove it."
+        ) from error
 
 
 def _undecodable(opener: Opener) -> str:
     """Where the first byte is that is not UTF-8."""
     with opener() as file:
-        number = 0
-        while line := file.readline(_LONGEST_ROW):
-            number += 1
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_ROW), b""), 1):
             if decoded(line, "utf-8") is None:
                 return f" (line {number:,} is the first that is not)"
     return ""
@@ -145,9 +139,7 @@ def _undecodable(opener: Opener) -> str:
 
 def _lines(name: str, file: IO[str]) -> Iterator[str]:
     """The lines, which end where the file was opened to end them; not at U+2028 and the like."""
-    number = 0
-    while line := file.readline(_LONGEST_ROW):
-        number += 1
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_ROW), ""), 1):
         if len(line) == _LONGEST_ROW:
             where = f"line {number} of {printable(name)}"
             raise LimnerError(f"{where} is longer than {_LONGEST_ROW:,} characters: fix or remove it.")
@@ -168,13 +160,7 @@ def _json_rows(name: str, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 def _csv_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     """Parted by commas, semicolons or tabs, whichever the first line has most of."""
     header = next(lines, "")
-    delimiter = max(",;\t", key=header.count)
-
-    def rest() -> Iterator[str]:
-        yield header
-        yield from lines
-
-    return iter(csv.DictReader(rest(), delimiter=delimiter))
+    return iter(csv.DictReader(chain([header], lines), delimiter=max(",;\t", key=header.count)))
 
 
 def _parquet_rows(opener: Opener) -> Iterator[dict[str, Any]]:
@@ -219,18 +205,13 @@ def columns_said(columns: Mapping[Any, bool]) -> str:
     unused = [_BEYOND if column is None else column for column, is_used in columns.items() if not is_used]
     texts = [column for column in used if columns_of((column,)).texts]
     labels = [column for column in used if column not in texts]
-    parts = [
-        f"{what} from {' and '.join(of)}" for what, of in (("captions", texts), ("labels", labels)) if of
-    ]
+    kinds = ("captions", texts), ("labels", labels)
+    parts = [f"{what} from {' and '.join(of)}" for what, of in kinds if of]
     said = [", ".join(parts) or "neither captions nor labels"]
     names = ", ".join(unused)[:300]
     if unused and not used and not any(columns_of((column,)).has_some for column in unused):
-        said.append(f"of its columns {names} none is {_listed(TEXT_COLUMNS)}, nor {_listed(LABEL_COLUMNS)}")
+        wanted = f"{join_words(TEXT_COLUMNS[:3])}, nor {join_words(LABEL_COLUMNS[:3])}"
+        said.append(f"of its columns {names} none is {wanted}")
     elif unused:
         said.append(f"columns that are not used: {names}")
     return printable("; ".join(said))
-
-
-def _listed(columns: Sequence[str]) -> str:
-    """The first names of a kind of column."""
-    return join_words(columns[:3])

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from limner.data.annotations.metadata import one_line
-from limner.data.items import Listing, Opener, Problem, printable, same_form
+from limner.data.items import Listing, Opener, Problem, plain, printable
 from limner.files import Damaged, parse_json
 
 _LONGEST = 2**28  # bytes
@@ -49,7 +49,7 @@ def _labelled(listing: Listing, file: str, labels: Any) -> Listing:
     said = {printable(str(folder / str(name).replace("\\", "/"))): label for name, label in pairs}
     if any(isinstance(label, list) for label in said.values()):
         return _with(listing, file, "its labels are vectors, and a class is one number: they are not used")
-    known = {name: same_form(printable(text)) for name, label in said.items() if (text := one_line(label))}
+    known = {name: plain(text) for name, label in said.items() if (text := one_line(label))}
     items = [replace(i, label=i.label or known.get(i.name)) for i in listing.items]
     here = {item.name for item in items}
     used, lost = len(known.keys() & here), [name for name in said if name not in here]

@@ -15,9 +15,8 @@ from pathlib import Path, PurePosixPath
 from limner.data.annotations.annotate import annotate
 from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
-from limner.data.annotations.stylegan import with_dataset_json
 from limner.data.images.formats import not_read
-from limner.data.items import Listing, Problem, Source, printable, stamp
+from limner.data.items import Listing, Problem, Source, in_short, stamp
 from limner.data.sources.members import Members
 from limner.data.sources.tars import is_tar, read_tar
 from limner.data.sources.zips import read_zip
@@ -54,15 +53,14 @@ def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "")
         for path, name in names.items():
             members = _members(path, scratch)
             files = {n: opener for n, opener in sorted(members.files.items()) if not hidden(n)}
-            inside = with_dataset_json(annotate(files), files)
+            inside = annotate(files)
             items += inside.items
             origins += [str(PurePosixPath(name).with_suffix(""))] * len(inside.items)  # may say a split
             problems += [Problem(f"{name}/{p.path}", p.reason) for p in members.problems + inside.skipped]
             unused += [Problem(f"{name}/{p.path}", p.reason) for p in inside.unused]
             notes += [f"{name}: {note}" for note in members.notes + inside.notes]
             kinds.update(inside.kinds)
-        found = Listing(items, problems, kinds.total(), notes, dict(kinds), unused)
-        return by_path(found, classes, origins)
+        return by_path(Listing(items, problems, notes, kinds, unused), classes, origins)
 
     stamps = [(name, *stamp(path.stat())) for path, name in names.items()]
     return Source(text, ["archives", RULES, classes, stamps], listing)
@@ -88,5 +86,4 @@ def _members(path: Path, scratch: Path) -> Members:
 
 
 def _damaged(path: Path, error: Exception) -> LimnerError:
-    reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
-    return LimnerError(f"{path} cannot be read as an archive ({reason}): make or download it again.")
+    return LimnerError(f"{path} cannot be read as an archive ({in_short(error)}): make or download it again.")

@@ -14,7 +14,6 @@ from limner.data.annotations.annotate import BESIDE, annotate
 from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.annotations.metadata import TABLES
-from limner.data.annotations.stylegan import with_dataset_json
 from limner.data.images.formats import SUFFIXES, not_read
 from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
@@ -94,7 +93,7 @@ def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
     openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
 
     def listing() -> Listing:
-        found = by_path(with_dataset_json(annotate(openers), openers), classes)
+        found = by_path(annotate(openers), classes)
         return replace(found, notes=found.notes + _tables_beside(files, parent))
 
     return Source(text, key, listing)

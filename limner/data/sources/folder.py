@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 from limner.data.annotations.annotate import annotate
 from limner.data.annotations.folder_names import passed_over
 from limner.data.annotations.labels import RULES, by_path
-from limner.data.annotations.stylegan import with_dataset_json
 from limner.data.images.formats import SUFFIXES
-from limner.data.items import Listing, Opener, Problem, Source, opener_of, printable, stamp
+from limner.data.items import Problem, Source, opener_of, printable, stamp
 
 
 class Folder:
@@ -54,7 +52,4 @@ class Folder:
     def source(self, text: str, classes: str = "") -> Source:
         openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
         key = ["folder", RULES, classes, *((printable(name), *stamp) for name, stamp in self.files.items())]
-        return Source(text, key, lambda: self._listing(openers, classes))
-
-    def _listing(self, openers: Mapping[str, Opener], classes: str) -> Listing:
-        return by_path(with_dataset_json(annotate(openers, self.skipped), openers), classes)
+        return Source(text, key, lambda: by_path(annotate(openers, self.skipped), classes))

@@ -21,20 +21,10 @@ from limner.data.annotations.metadata import (
     named,
     one_label,
 )
-from limner.data.items import Item, Listing, Source, printable, same_form, stamp
+from limner.data.items import Item, Listing, Source, in_short, plain, printable, stamp
 from limner.settings import LimnerError, need
 
-_IMAGES = (
-    "image",
-    "img",
-    "images",
-    "picture",
-    "photo",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-)  # columns, as they are tried
+_IMAGES = "image img images picture photo jpg jpeg png webp".split()  # columns, as they are tried
 _ROWS = 4096  # whose texts are read at once
 
 
@@ -61,9 +51,8 @@ def parquet(text: str, paths: Sequence[Path]) -> Source:
             try:
                 table = module.ParquetFile(path, memory_map=True).read()
             except Exception as error:  # pyarrow raises OSError, ValueError and kinds of its own
-                raise LimnerError(
-                    f"{path} cannot be read as parquet ({_reason(error)}): write it again."
-                ) from None
+                why = f"cannot be read as parquet ({in_short(error)})"
+                raise LimnerError(f"{path} {why}: write it again.") from None
             features = features_of(table.schema.metadata)
             images, split = _of_type(features, "Image"), path.relative_to(top).as_posix()
             yield _Part(path.name, table, class_names(features), images, path.parent, split)
@@ -82,22 +71,18 @@ def hub(text: str) -> Source:
             known = [split for split in splits if splits_of([split])]
             chosen = known if TRAIN in splits_of(known).values() else list(splits)[:1]
         except Exception as error:  # the hub client raises its own kinds, which change between versions
-            raise LimnerError(f"{text} cannot be loaded. {_reason(error)}") from None
+            raise LimnerError(f"{text} cannot be loaded. {in_short(error)}") from None
         for split in chosen:
             where = f"{text} ({split})" if len(chosen) > 1 else text
             try:
                 kinds, table = splits[split].features, splits[split].with_format("arrow")[:]
             except Exception as error:
-                raise LimnerError(f"{where} cannot be loaded. {_reason(error)}") from None
+                raise LimnerError(f"{where} cannot be loaded. {in_short(error)}") from None
             classes = {n: list(k.names) for n, k in kinds.items() if isinstance(k, datasets.ClassLabel)}
             images = [n for n, kind in kinds.items() if isinstance(kind, datasets.Image)]
             yield _Part(where, table, classes, images, split=split)
 
     return Source(text, ["hub", RULES, name, config], partial(_listing, load))
-
-
-def _reason(error: Exception) -> str:
-    return printable(" ".join(str(error).split())[:300])
 
 
 def _of_type(features: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
@@ -119,7 +104,7 @@ def _listing(load: Callable[[], Iterator[_Part]]) -> Listing:
         for i, row in enumerate(_rows(part, [*labels, *use.texts])):
             label, text = first(row, labels, one_label), first(row, use.texts)
             used |= {found[0]: True for found in (label, text) if found}
-            texts = label and same_form(printable(label[1])), text and printable(text[1])
+            texts = label and plain(label[1]), text and printable(text[1])
             items.append(Item(f"{column}/{start + i}", partial(_open, images, i, part.folder), *texts))
         said.setdefault(columns_said(used), []).append(part.name)
         origins += [part.split] * (len(items) - start)
@@ -140,9 +125,8 @@ def _image_column(part: _Part) -> str:
     usual = [plain[name] for name in _IMAGES if name in plain]
     column = next(iter([*part.images, *usual, *(holding if len(holding) == 1 else ())]), None)
     if column is None or column not in schema.names:
-        raise LimnerError(
-            f"{part.name} has no column of images; its columns are {', '.join(schema.names)[:300]}."
-        )
+        has = printable(", ".join(schema.names))[:300]
+        raise LimnerError(f"{part.name} has no column of images; its columns are {has}.")
     kind = schema.field(column).type
     if column not in holding and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
         raise LimnerError(
@@ -165,9 +149,8 @@ def _check_alike(part: _Part, column: str, kinds: dict[str, tuple[str, str]]) ->
     holds = "names" if column in part.classes else holds
     before, where = kinds.setdefault(column, (holds, part.name))
     if before != holds:
-        raise LimnerError(
-            f"The column {column} holds {before} in {where} and {holds} in {part.name}: write the same in both."
-        )
+        unlike = f"{before} in {where} and {holds} in {part.name}"
+        raise LimnerError(f"The column {column} holds {unlike}: write the same in both.")
 
 
 def _rows(part: _Part, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -53,19 +53,13 @@ def read_zip(path: Path) -> Members:
         if member.compress_type in (0, 8, 12, 14) and not member.flag_bits & _PATCH:
             members.files[member_names.plain(name)] = partial(_read, archive, member)
         elif is_image:
-            members.problems.append(
-                Problem(printable(name), f"is compressed by {_method(member)}, which is not read")
-            )
+            method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
+            members.problems.append(Problem(printable(name), f"is compressed by {method}, which is not read"))
     if count and len(members.problems) == count:
         reason = members.problems[0].reason.removeprefix("is ")
-        raise LimnerError(
-            f"The images in {path} are {reason}: unpack it and use the folder, or zip it with deflate."
-        )
+        advice = "unpack it and use the folder, or zip it with deflate"
+        raise LimnerError(f"The images in {path} are {reason}: {advice}.")
     return members
-
-
-def _method(member: zipfile.ZipInfo) -> str:
-    return _METHODS.get(member.compress_type, f"method {member.compress_type}")
 
 
 def _names(listed: list[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:
@@ -114,10 +108,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *size: int) -> IO[b
     for part in _inflated(file, at, member):
         data.write(part)
     if data.tell() != member.file_size:
-        said = f"the {member.file_size:,} bytes that the archive says"
-        raise Unusable(
-            f"damaged: it unpacks to {'more' if data.tell() > member.file_size else 'fewer'} than {said}"
-        )
+        than = f"{'more' if data.tell() > member.file_size else 'fewer'} than the {member.file_size:,} bytes"
+        raise Unusable(f"damaged: it unpacks to {than} that the archive says")
     if zlib.crc32(data.getbuffer()) != member.CRC:
         raise Unusable("damaged: its checksum is not the archive's")
     data.seek(0)
