@@ -168,9 +168,7 @@ def _look(fit: str, item: Item) -> tuple[Header, bytes]:
         if isinstance(source, Image.Image):
             return decode.look(source, fit), b""
         content = source.read(_FIRST)
-        if (
-            len(content) == _FIRST
-        ):  # a buffer for all that may come would cost small files more than reading them
+        if len(content) == _FIRST:  # a buffer of _WHOLE for each small file would take longer than reading it
             content += source.read(_WHOLE - _FIRST)
         digest = hashlib.blake2b(content, digest_size=16)
         if len(content) < _WHOLE:
@@ -183,12 +181,8 @@ def _look(fit: str, item: Item) -> tuple[Header, bytes]:
 
 def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str]:
     """What to do, in sentences."""
-    n, bad, headers, unreadable = (
-        report.images,
-        len(report.problems) - tally.unused,
-        tally.files,
-        tally.unreadable,
-    )
+    n, bad = report.images, len(report.problems) - tally.unused
+    headers, unreadable = tally.files, tally.unreadable
 
     def among(is_so: Callable[[Header], bool]) -> int:
         return sum(count for header, count in headers.items() if is_so(header))
@@ -218,9 +212,8 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
     if 0 < (grey := among(lambda h: h.channels == 1)) < n:
         yield f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."
     if 0 < (clear := among(lambda h: h.channels == 4)) < n:
-        yield (
-            f"{clear:,} of {n:,} images may be transparent; --data.channels 3 lays them over --data.background."
-        )
+        over = "--data.channels 3 lays them over --data.background"
+        yield f"{clear:,} of {n:,} images may be transparent; {over}."
     if len(report.classes) > 1 and (rare := [name for name, count in report.classes.items() if count < 10]):
         yield f"{len(rare):,} classes have fewer than 10 images, such as {rare[0]!r}: add some or merge."
     if 0 < report.captions < n and options.captions:

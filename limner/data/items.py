@@ -38,12 +38,8 @@ class Listing:
     items: list[Item]
     skipped: list[Problem] = field(default_factory=list)  # files that cannot be used, and why
     notes: list[str] = field(default_factory=list)  # sentences on how the source was read, for the person
-    kinds: Counter[str] = field(
-        default_factory=Counter
-    )  # files that are ignored, by what they are ('SVG drawings')
-    unused: list[Problem] = field(
-        default_factory=list
-    )  # texts and rows of metadata, and why they say nothing
+    kinds: Counter[str] = field(default_factory=Counter)  # other files, by what they are: 'SVG drawings'
+    unused: list[Problem] = field(default_factory=list)  # texts and rows of metadata, and why
 
 
 class Oracle(Protocol):

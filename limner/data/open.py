@@ -51,9 +51,8 @@ def open_data(
         return data
     others = found if half else (find(options.pairs or options.domain, cache),)
     size = options.given_size or (data.spec.height, data.spec.width)
-    plain = dataclasses.replace(
-        plain, channels=options.given_channels, labels=False, captions=False, frames=1
-    )
+    channels = options.given_channels
+    plain = dataclasses.replace(plain, channels=channels, labels=False, captions=False, frames=1)
     given = packed(Request(others, size, plain, half), say, OF_GIVEN)
     if options.domain:
         return _joined(data, given, paired=False)

@@ -22,9 +22,7 @@ from limner.data.parallel import cores
 from limner.files import Damaged
 
 BLOCK = 2**20  # bytes of the file that have one digest
-_IN_MEMORY = (
-    2**28
-)  # bytes; a file up to this is checked when it is opened, and held in memory once it is used
+_IN_MEMORY = 2**28  # bytes of a file that is checked when it is opened, and held in memory once it is used
 _ATTEMPTS = 3  # to read rows of a file that changes meanwhile
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -72,9 +70,8 @@ class PackedArray:
             self._bytes = self._status[0]
             if len(digests) != -(-self._bytes // BLOCK):
                 raise self._damaged("array.npy was cut or grew")
-            self.shape, self.dtype, self._offset = _read_header(
-                io.BytesIO(self._block(0) if digests else b"")
-            )
+            start = io.BytesIO(self._block(0) if digests else b"")
+            self.shape, self.dtype, self._offset = _read_header(start)
         except OSError as error:
             raise self._damaged(f"array.npy: {error.strerror}") from None
         except ValueError as error:
@@ -101,9 +98,8 @@ class PackedArray:
             return self._whole[rows]
         except Damaged as error:
             self._discard()
-            raise Damaged(
-                f"{error} It was in use: run the same command again, a training with --resume, to pack it again."
-            ) from None
+            again = "run the same command again, a training with --resume, to pack it again"
+            raise Damaged(f"{error} It was in use: {again}.") from None
 
     def _read_all(self) -> np.ndarray:
         content = np.empty(self._bytes, np.uint8)
@@ -131,10 +127,9 @@ class PackedArray:
         first, last = starts // BLOCK, (starts + self._row - 1) // BLOCK
         if self._checked[first].all() and self._checked[last].all() and self._row <= BLOCK:
             return
-        touched = {
-            block for a, b in zip(first.tolist(), last.tolist(), strict=True) for block in range(a, b + 1)
-        }
-        new = [block for block in sorted(touched) if not self._checked[block]]
+        ends = zip(first.tolist(), last.tolist(), strict=True)
+        touched = sorted({block for a, b in ends for block in range(a, b + 1)})
+        new = [block for block in touched if not self._checked[block]]
         with ThreadPoolExecutor(cores()) as pool:
             for block, _ in zip(new, pool.map(self._block, new), strict=True):
                 self._checked[block] = True

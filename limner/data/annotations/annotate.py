@@ -63,9 +63,8 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         items.append(Item(printable(name), files[name], *texts))
     notes = rows.notes + beside.notes + _notes(found, rows)
     if lost := [item.name for item in items if "\ufffd" in (item.caption or "")]:
-        notes.append(
-            f"{len(lost):,} captions hold U+FFFD, for text that was lost, such as that of {lost[0]!r}."
-        )
+        such = f"such as that of {lost[0]!r}"
+        notes.append(f"{len(lost):,} captions hold U+FFFD, for text that was lost, {such}.")
     listing = Listing(items, problems, notes, found.others, rows.problems + beside.problems)
     return with_dataset_json(listing, files)
 
@@ -98,9 +97,8 @@ def _notes(found: _Files, rows: Rows) -> list[str]:
     if (without := rows.without()) and found.tables and rows.labels.keys() | rows.captions.keys():
         notes.append(f"{without:,} of {len(found.images):,} images have no row in metadata.")
     lone = [side for sides in found.sides.values() for side in sides.values()]
-    if (
-        unread := found.unread + [side for side in lone if PurePosixPath(side).name in _TABLES]
-    ) and found.images:
+    unread = found.unread + [side for side in lone if PurePosixPath(side).name in _TABLES]
+    if unread and found.images:
         names = f"{printable(', '.join(unread[:3]))} {'are' if unread[1:] else 'is'} not read"
         notes.append(f"{names}: a table beside images is named metadata.csv, .jsonl or .parquet.")
     alone = [side for side in lone if not side.lower().endswith(".json")]
@@ -146,9 +144,8 @@ class _Beside:
                 self._take(i, suffix, name, data.decode(codec))
                 read.setdefault(NAMES[codec], []).append(name)
         for encoding, names in read.items():
-            which = (
-                f"{len(names):,} texts are not UTF-8 and were" if names[1:] else "1 text is not UTF-8 and was"
-            )
+            many = f"{len(names):,} texts are not UTF-8 and were"
+            which = many if names[1:] else "1 text is not UTF-8 and was"
             self.notes.append(f"{which} read as {encoding}, such as {printable(names[0])!r}.")
         if some := self._damaged:
             such = f"such as {printable(some[0])!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any
 
 from limner.data.annotations.metadata import (
     LONGEST_TEXT,
+    Columns,
     columns_of,
     columns_said,
     first,
@@ -23,6 +25,7 @@ from limner.data.items import Opener, Problem, printable, same_form
 from limner.settings import LimnerError
 
 _MANY = 1_000_000  # rows of a table, and 100 for each image: more are refused
+_LONGEST_NAME = 1000  # characters that are shown
 _SHOWN = 1000  # rows of a table that are listed as problems; more are counted
 
 
@@ -108,6 +111,44 @@ class Images:
         return image.startswith(inside) and image[len(inside) :].endswith(f"/{path}")
 
 
+@dataclass
+class _Table:
+    """What was found so far in the rows of a table."""
+
+    shown: str  # its name
+    folder: str
+    rows: int = 0
+    missing: int = 0  # rows that name no image that is there
+    example: str = ""  # what the first of them names
+    again: int = 0  # rows of an image that an earlier one names
+    otherwise: int = 0  # rows that do not name their image exactly
+    near: str = ""  # what the first of them names, for which image
+    columns: dict[str, bool] = field(default_factory=dict)  # whether each is used, in order
+    matched: set[int] = field(default_factory=set)  # images
+
+    def notes(self) -> list[str]:
+        """Sentences on how the table was read."""
+        if not self.rows:
+            return []
+        rows = f"{self.rows:,} rows of {self.shown}"
+        if self.missing == self.rows:
+            few, many = f"The row of {self.shown} names no image", f"None of the {rows} names an image"
+            named = few if self.rows == 1 else many
+            advice = "name images by their paths from the table's folder"
+            return [f"{named} that is there, such as {self.example!r}: {advice}."]
+        used = {c: is_used for c, is_used in self.columns.items() if not columns_of((c,)).names}
+        notes = [f"{self.shown}: {columns_said(used)}"]
+        if self.missing:
+            lost = f"{self.missing:,} of {self.rows:,} rows name no image that is there"
+            notes[0] += f"; {lost}, such as {self.example!r}"
+        if self.near:
+            such = f"such as {self.near}"
+            notes.append(f"{self.otherwise:,} of {rows} name their image otherwise than it is named, {such}")
+        if self.again:
+            notes.append(f"{self.again:,} of {rows} name an image again: the last of them counts")
+        return [f"{note}." for note in notes]
+
+
 class Rows:
     """What the tables of a source say of its images: ``labels`` and ``captions`` by the image's index."""
 
@@ -122,67 +163,56 @@ class Rows:
 
     def read(self, table: str, opener: Opener) -> None:
         """Read one table. Raises LimnerError for one that cannot be read, or a row that names no image at all."""
-        folder, shown = str(PurePosixPath(table).parent), printable(table)
-        columns: dict[str, bool] = {}  # whether each is used, in order
-        count = missing = again = loose = 0
-        matched: set[int] = set()
-        near: tuple[str, str] | None = None  # what a row calls its image, and the image's own name
-        example = ""
-        for count, row in enumerate(read_rows(table, opener, self.notes), 1):
-            if count > max(_MANY, 100 * len(self._images.names)):
-                many = f"{shown} has over {count - 1:,} rows for {len(self._images.names):,} images"
+        found, images = _Table(printable(table), str(PurePosixPath(table).parent)), len(self._images.names)
+        for row in read_rows(table, opener, self.notes):
+            found.rows += 1
+            if found.rows > max(_MANY, 100 * images):
+                many = f"{found.shown} has over {found.rows - 1:,} rows for {images:,} images"
                 raise LimnerError(f"{many}: leave out the rows of other images.")
             use = columns_of(tuple(row))
-            named = next((row[c] for c in use.names if isinstance(row[c], str) and row[c].strip()), None)
-            if named is None:
-                raise LimnerError(_nameless(count, shown, row))
-            for column in row if len(columns) < _SHOWN else ():
-                columns.setdefault(column, column in use.names)
-            found = self._images.find(folder, named)
-            if isinstance(found, str):
-                missing += 1
-                example = example or printable(named)
-                if missing <= _SHOWN:
-                    path = printable(str(PurePosixPath(folder) / named))
-                    self.problems.append(Problem(path, f"named in {shown}, but {found}"))
-                continue
-            again += found[0] in matched
-            if not found[1]:
-                loose += 1
-                near = near or (printable(named), printable(self._images.names[found[0]]))
-            matched.add(found[0])
-            columns.update(dict.fromkeys(self._take(*found, row, shown), True))
-        self._named |= matched
-        if count:
-            self.notes.append(_summary(shown, count, missing, example, columns))
-        if near:
-            self.notes.append(
-                f"{loose:,} of {count:,} rows of {shown} name their image otherwise than it is named, such as "
-                f"{near[0]!r} for {near[1]!r}."
-            )
-        if again:
-            self.notes.append(
-                f"{again:,} of {count:,} rows of {shown} name an image again: the last of them counts."
-            )
+            for column in row if len(found.columns) < _SHOWN else ():
+                found.columns.setdefault(column, column in use.names)
+            if (match := self._match(row, use, found)) is not None:
+                found.columns.update(dict.fromkeys(self._take(*match, row, use, found.shown), True))
+        self._named |= found.matched
+        self.notes += found.notes()
 
-    def _take(self, i: int, exact: bool, row: Mapping[str, Any], shown: str) -> Iterable[str]:
+    def _match(self, row: Mapping[str, Any], use: Columns, table: _Table) -> tuple[int, bool] | None:
+        """The image that a row names, and whether exactly; None if it is not there. Raises LimnerError."""
+        name = next((row[c] for c in use.names if isinstance(row[c], str) and row[c].strip()), None)
+        if name is None:
+            has = printable(", ".join(map(str, row)))[:300] or "none"
+            where = f"row {table.rows} of {table.shown} has no file_name (its columns: {has})"
+            raise LimnerError(f"{where}: each row must name its image.")
+        found, shown = self._images.find(table.folder, name), printable(name[:_LONGEST_NAME])
+        if isinstance(found, str):
+            table.missing += 1
+            table.example = table.example or shown
+            if table.missing <= _SHOWN:
+                reason = f"named in {table.shown}, but {found}"
+                self.problems.append(Problem(printable(str(PurePosixPath(table.folder) / shown)), reason))
+            return None
+        i, exact = found
+        table.again += i in table.matched
+        table.matched.add(i)
+        if not exact:
+            table.otherwise += 1
+            table.near = table.near or f"{shown!r} for {printable(self._images.names[i])!r}"
+        return found
+
+    def _take(self, i: int, exact: bool, row: Mapping[str, Any], use: Columns, shown: str) -> Iterable[str]:
         """Take over what a row says of image i; returns the columns that it says it in."""
         if i in self._exact and not exact:
             return
         self._exact |= {i} if exact else set()
-        use = columns_of(tuple(row))
-        if not use.labels and not use.texts:
+        if not use.has_some:
             return
-        for said, of in (
-            (first(row, use.labels, one_label), self.labels),
-            (first(row, use.texts), self.captions),
-        ):
+        label, caption = first(row, use.labels, one_label), first(row, use.texts)
+        for said, of in ((label, self.labels), (caption, self.captions)):
             of.pop(i, None)  # of an earlier row
             if said and len(said[1]) > LONGEST_TEXT:
-                name = printable(self._images.names[i])
-                self.problems.append(
-                    Problem(name, f"its text in {shown} is longer than {LONGEST_TEXT:,} characters")
-                )
+                reason = f"its text in {shown} is longer than {LONGEST_TEXT:,} characters"
+                self.problems.append(Problem(printable(self._images.names[i]), reason))
             elif said:
                 of[i] = said[1]
                 yield said[0]
@@ -190,24 +220,3 @@ class Rows:
     def without(self) -> int:
         """How many images no row names."""
         return len(self._images.names) - len(self._named)
-
-
-def _nameless(number: int, shown: str, row: Mapping[str, Any]) -> str:
-    has = printable(", ".join(map(str, row)))[:300] or "none"
-    return f"row {number} of {shown} has no file_name (its columns: {has}): each row must name its image."
-
-
-def _summary(shown: str, count: int, missing: int, example: str, columns: Mapping[str, bool]) -> str:
-    """A sentence on how a table was read."""
-    if missing == count:
-        rows = (
-            f"The row of {shown} names no"
-            if count == 1
-            else f"None of the {count:,} rows of {shown} names an"
-        )
-        return f"{rows} image that is there, such as {example!r}: name images by their paths from the table's folder."
-    said = columns_said({column: used for column, used in columns.items() if not columns_of((column,)).names})
-    lost = (
-        f"; {missing:,} of {count:,} rows name no image that is there, such as {example!r}" if missing else ""
-    )
-    return f"{shown}: {said}{lost}."

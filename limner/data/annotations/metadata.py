@@ -123,9 +123,8 @@ def read_rows(name: str, opener: Opener, notes: list[str]) -> Iterator[dict[str,
     except LimnerError:
         raise
     except Exception as error:  # whatever a damaged archive or table raises
-        raise LimnerError(
-            f"{printable(name)} cannot be read ({in_short(error)}): fix or remove it."
-        ) from error
+        why = f"cannot be read ({in_short(error)})"
+        raise LimnerError(f"{printable(name)} {why}: fix or remove it.") from error
 
 
 def _undecodable(opener: Opener) -> str:
