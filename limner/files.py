@@ -129,7 +129,7 @@ def atomic(path: Path) -> Iterator[Path]:
         with writing(path):
             check_writable(path)
             made = _make_folder(path.parent)
-            _clear(path)
+            clear_unfinished(path.parent, re.escape(path.name[:50]))
             scratch.mkdir(exist_ok=True)
             yield unfinished
             sync(unfinished)
@@ -178,7 +178,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with writing(path):
             check_writable(path, folder=True)
             made = _make_folder(path.parent)
-            _clear(path)
+            clear_unfinished(path.parent, re.escape(path.name[:50]))
             _discard([scratch], [])
             scratch.mkdir()
             yield scratch
@@ -204,12 +204,16 @@ def _make_folder(folder: Path) -> list[Path]:
     return missing
 
 
-def _clear(path: Path) -> None:
-    """Remove what processes that have ended since were writing before it would be ``path``."""
-    pattern = re.compile(rf"\.{re.escape(path.name[:50])}\.(\d+)\.tmp")
-    for entry in os.scandir(path.parent):
-        if (match := pattern.fullmatch(entry.name)) and not _runs(int(match[1])):
-            _discard([Path(entry.path)], [])
+def clear_unfinished(folder: Path, name: str = ".+", own: bool = False) -> None:
+    """Remove what processes that have ended were writing there, to files whose names begin as the pattern says.
+
+    ``own``: also what an ended process with the number of this one was writing, as in a container.
+    """
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        if match := re.fullmatch(rf"\.{name}\.(\d+)\.tmp", entry.name):
+            process = int(match[1])
+            if not _runs(process) or (own and process == os.getpid()):
+                _discard([Path(entry.path)], [])
 
 
 def _runs(process: int) -> bool:

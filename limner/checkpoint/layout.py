@@ -109,19 +109,7 @@ def lock(run_dir: str | Path, flag: str = "--out") -> Iterator[Lock]:
 
 def _clear_unfinished(folder: Path) -> None:
     """Remove the temporary files of processes that were killed: of ``files.atomic``, and unfinished checkpoints."""
-    for path in [*folder.glob(".*.tmp"), *folder.glob("samples/.*.tmp")]:
-        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-        if match and not _is_running(int(match[1])):
-            remove(path)
+    for place in (folder, folder / "samples"):
+        files.clear_unfinished(place, own=True)
     for path in folder.glob(f"{CHECKPOINTS}/.tmp-*"):  # only the holder of the lock makes them
         remove(path)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        return True
-    return process != os.getpid()

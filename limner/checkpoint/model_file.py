@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner import config, files
-from limner.checkpoint.tensors import Content, digest_of, plain, read_tensors, write_tensors
+from limner.checkpoint.tensors import Bytes, Content, digest_of, plain, read_tensors, write_tensors
 from limner.config import Run, migrate_run
 from limner.core import ImageSpec
 from limner.fields import to_json
@@ -28,8 +28,7 @@ class ModelFile(NamedTuple):
     header: Header
     tensors: dict[str, Tensor]
     format: int
-    size: int  # bytes
-    sha256: str  # of the file; '' unless it was asked for
+    whole: Bytes  # the file
 
 
 def make_header(run: Run, spec: ImageSpec, seen: int, parents: Mapping[str, str] | None = None) -> Header:
@@ -60,9 +59,12 @@ def write_whole(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     write_tensors(path, tensors, {"limner": text, "digest": digest_of(text, tensors)})
 
 
-def read_model_file(path: Path, hashed: bool = False) -> ModelFile:
-    """A model file, verified. Raises Damaged, LimnerError for what is no model file of ours, and OSError."""
-    content = read_tensors(path, hashed)
+def read_model_file(path: Path, mapped: bool = False) -> ModelFile:
+    """A model file, verified. Raises Damaged, LimnerError for what is no model file of ours, and OSError.
+
+    ``mapped``: see ``read_tensors``.
+    """
+    content = read_tensors(path, mapped)
     metadata, tensors = content.metadata, content.tensors
     if "limner" not in metadata:
         raise LimnerError(
@@ -81,7 +83,7 @@ def _in_this_format(path: Path, content: Content, digest: str) -> ModelFile:
         header, tensors = _migrate(saved, content.tensors, path)
     except (Damaged, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"{path} is damaged: its header cannot be read ({error}).") from error
-    return ModelFile({**header, "digest": digest}, tensors, version, content.size, content.sha256)
+    return ModelFile({**header, "digest": digest}, tensors, version, content.whole)
 
 
 def _migrate(header: Header, tensors: dict[str, Tensor], path: Path) -> tuple[Header, dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import warnings
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def read_model(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     If a folder's ``model.safetensors`` is damaged, not finite or missing, its newest sound checkpoint is read, with a
     warning. ``digest`` in the header is the hash of the file's content. Raises LimnerError.
     """
-    found = _open(Path(path))[1]
+    found = _open(Path(path), mapped=False)[1]
     return found.header, found.tensors
 
 
@@ -127,11 +128,13 @@ def _steadily(read: Callable[[], T]) -> T:
     return read()
 
 
-def _open(path: Path) -> tuple[Path, ModelFile]:
-    return (path, read_model_file(path)) if path.is_file() else _steadily(lambda: _open_folder(path))
+def _open(path: Path, mapped: bool = True) -> tuple[Path, ModelFile]:
+    if path.is_file():
+        return path, read_model_file(path, mapped)
+    return _steadily(lambda: _open_folder(path, mapped))
 
 
-def _open_folder(path: Path) -> tuple[Path, ModelFile]:
+def _open_folder(path: Path, mapped: bool) -> tuple[Path, ModelFile]:
     found = [f / MODEL for f in (path, *checkpoints(path)) if (f / MODEL).is_file()]
     if not found:
         raise LimnerError(f"There is no run and no model at {path}.{_nearby(path)}")
@@ -139,14 +142,14 @@ def _open_folder(path: Path) -> tuple[Path, ModelFile]:
         warnings.warn(f"{path} has no {MODEL}: reading {found[0]}.", stacklevel=5)
     for file, older in itertools.pairwise(found):
         try:
-            return file, _read_finite(file)
+            return file, _read_finite(file, mapped)
         except Damaged as error:
             warnings.warn(f"{error} Reading {older} instead.", stacklevel=5)
-    return found[-1], _read_finite(found[-1])
+    return found[-1], _read_finite(found[-1], mapped)
 
 
-def _read_finite(file: Path) -> ModelFile:
-    found = read_model_file(file)
+def _read_finite(file: Path, mapped: bool) -> ModelFile:
+    found = read_model_file(file, mapped)
     _refuse_not_finite(found.tensors, file)
     return found
 
@@ -184,9 +187,9 @@ def _read_parts(folder: Path) -> Resumed:
         written = {name: (entry["bytes"], entry["sha256"]) for name, entry in beside.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{folder / STATE} is damaged: it lacks {error}.") from None
-    model, live = read_model_file(folder / MODEL, hashed=True), read_tensors(folder / LIVE, hashed=True)
+    model, live = read_model_file(folder / MODEL), read_tensors(folder / LIVE)
     for name, part in ((MODEL, model), (LIVE, live)):
-        if (part.size, part.sha256) != written[name]:
+        if (len(part.whole), hashlib.sha256(part.whole).hexdigest()) != written[name]:
             raise Damaged(f"{folder / name} is damaged: its content does not match its hash.")
         _refuse_not_finite(part.tensors, folder / name)
     current = {_current_name(name, model): value for name, value in live.tensors.items()}

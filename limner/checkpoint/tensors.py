@@ -1,4 +1,4 @@
-"""One safetensors file: written by the library, mapped here from one open file, so that a save cannot mix two.
+"""One safetensors file: written by the library, read here from one open file, so that a save cannot mix two.
 
 The reader is strict: the header's sizes, offsets and types must describe the file's bytes exactly, without a gap or
 an overlap, so memory is bounded by the file's size and nothing is left unread. Format: huggingface/safetensors.
@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +32,15 @@ TYPES = {
 }  # fmt: skip
 
 
+Bytes = bytearray | mmap.mmap
+
+
 class Content(NamedTuple):
-    """What a file holds; ``size`` in bytes and ``sha256`` are of the whole file."""
+    """What a file holds."""
 
     metadata: dict[str, str]
     tensors: dict[str, Tensor]
-    size: int
-    sha256: str  # '' unless it was asked for
+    whole: Bytes  # the file
 
 
 class Entry(NamedTuple):
@@ -61,19 +64,31 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     sync(path)
 
 
-def read_tensors(path: Path, hashed: bool = False) -> Content:
-    """What a file holds. Raises Damaged, LimnerError for a pickle, and OSError."""
+def read_tensors(path: Path, mapped: bool = False) -> Content:
+    """What a file holds. Raises Damaged, LimnerError for a pickle, and OSError.
+
+    Tensors lie on the bytes that were read. ``mapped`` takes half of the time, for tensors that are soon copied: they
+    change with a file that is written in place, and end the process where it becomes shorter.
+    """
     with open(path, "rb") as file:
         start = file.read(9)
         _refuse_pickle(path, start)
         try:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else _read(file)
             header = _read_header(content)
             metadata, entries = _parse_header(header, len(content) - 8 - len(header))
             tensors = {entry.name: _tensor(content, 8 + len(header), entry) for entry in entries}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Damaged(f"{path} is damaged, incomplete, or not a safetensors file ({error}).") from None
-    return Content(metadata, tensors, len(content), hashlib.sha256(content).hexdigest() if hashed else "")
+    return Content(metadata, tensors, content)
+
+
+def _read(file: BufferedReader) -> bytearray:
+    content = bytearray(os.fstat(file.fileno()).st_size)
+    file.seek(0)
+    if file.readinto(content) < len(content) or file.read(1):
+        raise ValueError("it changes while it is read")
+    return content
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
@@ -86,13 +101,13 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
         )
 
 
-def _read_header(content: mmap.mmap) -> bytes:
+def _read_header(content: Bytes) -> bytes:
     length = int.from_bytes(content[:8], "little")
     if content[8:9] != b"{" or not 2 <= length <= len(content) - 8:
         raise ValueError("it does not begin with a header")
     if length > LONGEST_HEADER:
         raise ValueError(f"its header of {length:,} bytes is longer than {LONGEST_HEADER:,}")
-    return content[8 : 8 + length]
+    return bytes(content[8 : 8 + length])
 
 
 def _parse_header(header: bytes, size: int) -> tuple[dict[str, str], list[Entry]]:
@@ -139,8 +154,8 @@ def _entry(name: str, about: Any) -> Entry:
     return Entry(name, TYPES[kind], shape, offsets[0], offsets[1])
 
 
-def _tensor(content: mmap.mmap, at: int, entry: Entry) -> Tensor:
-    """A tensor on the mapped bytes, which begin ``at``; only what is not aligned is copied."""
+def _tensor(content: Bytes, at: int, entry: Entry) -> Tensor:
+    """A tensor on the bytes, of which the first one's begin ``at``; only what is not aligned is copied."""
     if entry.start == entry.stop:
         return torch.empty(entry.shape, dtype=entry.dtype)
     start, count = at + entry.start, entry.stop - entry.start
@@ -165,7 +180,7 @@ def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
     """The hash of a header's text and of every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))  # a flipped bit may leave half a character
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

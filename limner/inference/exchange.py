@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from limner import checkpoint, families, files
+from limner.checkpoint.tensors import read_tensors
 from limner.config import Run, write_run
 from limner.core import DataOptions, Exchanges, LimnerError, Part
 from limner.settings import join_words
@@ -160,9 +161,9 @@ def read_weights(folder: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        return load_file(path)
-    except Exception as error:  # also KeyError, of a type that it does not know
-        raise LimnerError(f"{path} is damaged, or not a safetensors file ({error}): copy it again.") from None
+        return read_tensors(path).tensors
+    except files.Damaged as error:
+        raise LimnerError(f"{error} Copy it again.") from None
 
 
 def _file_of(part: Part) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from limner import checkpoint, files
+from limner.checkpoint.tensors import read_tensors
 from limner.core import Autoencodes, Condition, Directed, Draws, ImageSpec, Latent, Layered
 from limner.data import finder, open_picture
 from limner.fields import JsonResult
@@ -380,9 +380,9 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str])
 def load_point(path: str | Path, space: Space) -> tuple[Tensor, str]:
     """What ``project`` wrote: a point [D] or [L, D], and its label or "". Raises LimnerError."""
     try:
-        with safe_open(path, "pt") as file:
-            point, about = file.get_tensor("latent"), file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+        about, tensors, _ = read_tensors(Path(path))
+        point = tensors["latent"]
+    except (OSError, KeyError, files.Damaged) as error:
         raise LimnerError(
             f"{path} is not a point that limner project wrote ({error}): name its .safetensors file."
         ) from None

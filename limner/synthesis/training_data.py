@@ -185,7 +185,7 @@ def _train(
     """Train a classifier, or finish an interrupted training. Raises Stopped where a signal stops it."""
     resume, spec, data = checkpoint.exists(out), pipeline.spec, pipeline.loaded.run.data
     if resume:
-        header = checkpoint.read_model(out)[0]
+        header = checkpoint.load(out).header
         if parse_budget(budget, 1).spent(header.get("seconds", 0.0), header["seen"]) >= 1:
             return
     result = api.train(
