@@ -14,6 +14,7 @@ from limner.core import Classifies, LimnerError, nearest
 from limner.data import finder
 from limner.evaluation.fidelity import find_features
 from limner.evaluation.real import MIN_IMAGES, Real, open_real
+from limner.fields import PositiveShare, checked
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
 from limner.metrics import neighbours
@@ -89,6 +90,7 @@ def _describe(
 
 def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device: str = "auto") -> Filter:
     """Keep images whose wanted class has at least the probability ``confidence`` by another run, classes by name."""
+    checked(PositiveShare, confidence, "--confidence")
     pipeline = understand.open_run(run, Classifies, device)
     classes = pipeline.spec.classes
     wanted = set(wanted)
