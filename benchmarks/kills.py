@@ -280,7 +280,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if tally.faults:
                 return 1
     if args.record:
-        record("kills", COLUMNS, rows, threads=1)
+        total = {
+            c: sum(row[c] for row in rows)
+            for c in ("kills", "in_save", "loadable", "ends", "failed_calls", "intact")
+        }
+        worst = {"lost": max(row["lost"] for row in rows), "interval": STEPS_A_SAVE}
+        record("kills", COLUMNS, [*rows, {"family": "all", **total, **worst}], threads=1)
     return 0
 
 

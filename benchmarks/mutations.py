@@ -503,7 +503,14 @@ def main() -> None:
             "kind": "kind of file", "n": "changed", "refused": "refused in a sentence", "failures": "failures",
             "slowest": "slowest, s", "growth_mb": "memory beyond sound files, MB",
         }  # fmt: skip
-        record("mutations", columns, rows, note="failures: tracebacks, over 5 s, over 300 MB, a dead process")
+        total = {key: sum(row[key] for row in rows) for key in ("n", "refused", "failures")}  # type: ignore[misc]
+        worst = {key: max(row[key] for row in rows) for key in ("slowest", "growth_mb")}  # type: ignore[type-var]
+        record(
+            "mutations",
+            columns,
+            [*rows, {"kind": "all", **total, **worst}],
+            note="failures: tracebacks, over 5 s, over 300 MB, a dead process",
+        )
 
 
 if __name__ == "__main__":
