@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset, mix
 from limner.families._conditioning import choose_classes, with_labels
-from limner.fields import Checked, Share
+from limner.fields import Bounds, Checked, Share
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.convnets import base_size
 from limner.networks.gans.residual import Attention, DeepDown, DeepUp, Down, Up
@@ -52,7 +52,8 @@ class BigGANConfig:
 @dataclass(frozen=True)
 class BigGANSampling(Checked):
     truncation: Share = 1.0  # central probability mass of the latent; below 1: quality over diversity
-    standing: int = 16  # passes that measure the standing statistics of batch norm; 0: use those of training
+    # passes that measure the standing statistics of batch norm; 0: use those of training
+    standing: Annotated[int, Bounds(0, 2**20)] = 16
 
 
 def truncate(z: Tensor, mass: float) -> Tensor:

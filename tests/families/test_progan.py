@@ -361,13 +361,17 @@ def test_sizes_are_a_small_base_times_a_power_of_two(size: tuple[int, int], expe
         (ImageSpec(3, 9, 40), {}, "9x40"),
         (ImageSpec(3, 16, 16, frames=4), {}, "data.frames"),
         (ImageSpec(3, 16, 16), {"condition": "label"}, "model.condition none"),
-        (ImageSpec(3, 16, 16), {"fade": -1}, "model.fade"),
     ],
 )
 def test_refusals(spec: ImageSpec, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(LimnerError, match=words) as refusal:
         build(spec, **changes)
     assert "progan" in str(refusal.value)
+
+
+def test_a_negative_fade_is_refused() -> None:
+    with pytest.raises(LimnerError, match=r"--model.fade -1 is out of range: choose 0 or more"):
+        build(ImageSpec(3, 16, 16), fade=-1)
 
 
 def test_the_command_trains_and_samples(limner: Any, images: Path, tmp_path: Path) -> None:

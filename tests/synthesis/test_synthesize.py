@@ -315,7 +315,7 @@ def test_classifier_goes_by_names_and_confidence(brightness):
     for wanted, words in ((["brigth"], "Did you mean bright"), ([], "needs labels")):
         with pytest.raises(LimnerError, match=words):
             classifier_filter("run", wanted, 0.9)
-    with pytest.raises(LimnerError, match="probability"):
+    with pytest.raises(LimnerError, match=r"confidence 1.5 is out of range"):
         classifier_filter("run", asked, 1.5)
 
 
