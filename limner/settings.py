@@ -118,6 +118,9 @@ class Optimiser(Checked):
     matrix_lr: Rate = 0.02  # Muon's learning rate, for matrices and convolutions
 
 
+Processes = Annotated[int, Bounds(0, 4096)]
+
+
 @dataclass(frozen=True)
 class Training(Checked):
     """How a family is trained, by the one loop."""
@@ -138,9 +141,7 @@ class Training(Checked):
     channels_last: bool = True  # memory format of images and convolutions
     compile: bool = False  # compile the networks with torch.compile
     device: str = "auto"  # auto, cpu, cuda
-    processes: Annotated[int, Bounds(0, 4096)] = (
-        1  # on a CPU; 0: one per core, each with at least 16 images of a batch
-    )
+    processes: Processes = 1  # on a CPU; 0: one per core, each with at least 16 images of a batch
     save_every: str = "2m"  # interval between checkpoints: 2m, 50kimg, 5epochs
     sample_every: str = "30s"  # interval between sample grids
     samples: Annotated[int, Bounds(0, 2**20)] = 64  # images in a sample grid; 0: no grids
