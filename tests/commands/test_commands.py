@@ -235,12 +235,12 @@ def test_from_python(images: Path, tmp_path: Path) -> None:
 
 def test_nested_settings_from_python_change_only_what_they_name() -> None:
     body = config.preset_run("dit", "tiny").model.body
-    changed = api._changed(config.preset_run("dit", "tiny").model, {"body": {"depth": 7}})["body"]
+    changed = api._changed(config.preset_run("dit", "tiny").model, {"body": {"depth": 7}}, "model")["body"]
     assert changed == fields.to_json(body) | {"depth": 7}
     whole = type(body)(depth=7)
-    assert api._changed(config.preset_run("dit", "tiny").model, {"body": whole})["body"] == fields.to_json(
-        whole
-    )
+    assert api._changed(config.preset_run("dit", "tiny").model, {"body": whole}, "model")[
+        "body"
+    ] == fields.to_json(whole)
 
 
 def test_counts_below_one_are_refused(run: Path, images: Path, limner: Command, tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ def test_a_folder_of_samples_is_completed_after_any_signal(
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGKILL):
         before, process = drawn(to), start(*command, "--to", to)
         deadline = time.monotonic() + 250
-        while drawn(to) < before + 4 and time.monotonic() < deadline:
+        while drawn(to) < before + 8 and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(number)
         said, errors = process.communicate(timeout=250)
