@@ -79,7 +79,7 @@ def _lacks_memory(error: BaseException) -> bool:
 
 
 def _end_thread(failed: threading.ExceptHookArgs) -> None:
-    """A library's thread that cannot write ends without a traceback: whoever waits for it is told."""
+    """A library's thread that cannot write ends without a traceback; who waits for it gets the error."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -275,7 +276,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Text in UTF-8; what is no Unicode, as in a file name of other bytes, becomes an escape (that of JSON)."""
+    """Text in UTF-8; lone surrogates, as in a file name of other bytes, become an escape (that of JSON)."""
     with atomic(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -366,3 +367,9 @@ def refuse_other_files(folder: Path, flag: str, known: Collection[str] = ()) -> 
     if others:
         found = f"{folder} holds other files, such as {others[0]}"
         raise LimnerError(f"{found}: name an empty or a new folder with {flag}.")
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

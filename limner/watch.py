@@ -123,7 +123,7 @@ class Watch(threading.Thread):
         return bool(self.found or known or (self.helpers and self.helpers.ended(wait=2)))
 
     def speaks(self) -> bool:
-        """Whether this process tells the person, once for the job: no other has said anything."""
+        """Whether this process prints the error: no other process of the job has printed one."""
         if self.alone:
             return self.rank == 0
         try:

@@ -60,7 +60,7 @@ def write_whole(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
 
 
 def read_model_file(path: Path, mapped: bool = False) -> ModelFile:
-    """A model file, verified. Raises Damaged, LimnerError for what is no model file of ours, and OSError.
+    """A model file, verified. Raises Damaged, LimnerError for a file of another program, and OSError.
 
     ``mapped``: see ``read_tensors``.
     """

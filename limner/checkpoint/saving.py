@@ -107,7 +107,8 @@ def _prune(root: Path, newest: Path, keep: int) -> None:
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:
     beside = {
-        p.name: {"bytes": p.stat().st_size, "sha256": _hash(p)} for p in (folder / MODEL, folder / LIVE)
+        p.name: {"bytes": p.stat().st_size, "sha256": files.sha256(p)}
+        for p in (folder / MODEL, folder / LIVE)
     }
     content = {"state": state, "files": beside}
     files.write_text(folder / STATE, json.dumps({"digest": state_digest(content), **content}, indent=1))
@@ -116,8 +117,3 @@ def _write_state(folder: Path, state: dict[str, Any]) -> None:
 def state_digest(content: dict[str, Any]) -> str:
     """The hash of what a state.json holds."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

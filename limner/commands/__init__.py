@@ -86,7 +86,7 @@ class Output:
 def guard_output() -> None:
     """Make ``sys.stdout`` and ``sys.stderr`` such streams; one that is closed (``>&-``) goes nowhere.
 
-    Characters that a terminal's encoding lacks, and names of files that are no text, are written as escapes.
+    Characters that a terminal's encoding lacks, and names of files that are not Unicode, are written as escapes.
     """
     for number in (0, 1, 2):  # else the next file that is opened gets the number
         try:

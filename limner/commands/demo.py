@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import resource
@@ -108,7 +107,7 @@ def set_aside(out: Path) -> None:
     there = [path for pattern in WRITTEN for path in out.glob(pattern)]
     there += [path for name in FOLDERS for path in (out / name).rglob("*") if not path.is_dir()]
     for path in there:
-        if written.get(path.relative_to(out).as_posix()) != _hash(path):
+        if written.get(path.relative_to(out).as_posix()) != files.sha256(path):
             raise LimnerError(
                 f"{path} was not written by the demo, or has changed since: move it, or name another folder with --out."
             )
@@ -138,7 +137,7 @@ def refuse_other_run(out: Path, run: Run) -> None:
 def hashes(out: Path) -> dict[str, str]:
     """The files of a demo by their names in its folder, with a hash of each."""
     found = (path for pattern in WRITTEN for path in sorted(out.glob(pattern)))
-    return {path.relative_to(out).as_posix(): _hash(path) for path in found}
+    return {path.relative_to(out).as_posix(): files.sha256(path) for path in found}
 
 
 def _move(path: Path, to: Path) -> None:
@@ -151,11 +150,6 @@ def _remove_empty(out: Path) -> None:
     for folder in [*out.glob("checkpoints/*"), *(out / name for name in FOLDERS)]:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def score(out: Path, run: Run, trained: TrainResult) -> None:

@@ -100,7 +100,7 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
 
 
 def named(sources: Sources) -> list[str]:
-    """The names of sources. Raises LimnerError for none, and for what is no name."""
+    """The names of sources. Raises LimnerError for none, and for an entry of another type."""
     names = checked(Sequence[str], sources if isinstance(sources, (list, tuple)) else [sources], "sources")
     if not names:
         raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")

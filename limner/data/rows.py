@@ -28,7 +28,7 @@ _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
 class BlockDigests:
-    """Digests of the blocks of a file, of which it is told the bytes in order."""
+    """Digests of the blocks of a file whose bytes are passed in order."""
 
     def __init__(self) -> None:
         self._digests: list[str] = []

@@ -143,7 +143,7 @@ def read_row(path: Path) -> Row:
 
 
 def _refuse_in_use(run: Path) -> None:
-    """Raises LimnerError while another training works in the folder: that is no failure of the family."""
+    """Raises LimnerError while another training works in the folder: the family has not failed then."""
     if (run / checkpoint.LOCK).exists():
         with checkpoint.lock(run, "--to"):
             pass

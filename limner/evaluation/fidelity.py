@@ -183,7 +183,7 @@ def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
 
 
 def _why_not_memorised(real: Real) -> str | None:
-    """Why copies cannot be told from images that are only near, if they cannot."""
+    """Why memorised images cannot be counted here, or an empty text."""
     if not len(real.training):
         return "no real image counts as trained on"
     if len(real.held_out) < MIN_IMAGES:

@@ -175,7 +175,7 @@ class DDPM(Model):
             spec = ImageSpec(shape.channels, *shape.size, classes=classes)
             weights = found["UNet2DModel"].weights
             model = exchange.build(lambda: cls(config, spec), "network.unet", weights, options.groups)
-            if not scheduler:  # told last: what is wrong with the network comes first
+            if not scheduler:  # checked last: what is wrong with the network comes first
                 raise exchange.ExchangeError("no scheduler_config.json beside it says how noise was added")
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"ddpm cannot read this UNet2DModel, for {error}.") from None

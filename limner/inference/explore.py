@@ -391,7 +391,7 @@ def load_point(path: str | Path, space: Space) -> tuple[Tensor, str]:
         raise LimnerError(f"{path} holds a point of another run: project its picture with this run.")
     if not point.is_floating_point() or not point.isfinite().all():
         raise LimnerError(
-            f"{path} is damaged: its point has values that are no numbers; project the picture again."
+            f"{path} is damaged: its point has values that are not finite; project the picture again."
         )
     label = about.get("label", "")
     return point.to(space.centre), label if space.responds_to_label and finder(space.spec.classes)(

@@ -418,3 +418,8 @@ def test_many_members_take_flat_memory(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert check(tmp_path / "a.tar.gz", progress=False).images == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
+
+
+def test_a_range_without_end_is_refused_at_once():
+    with pytest.raises(LimnerError, match="names more than 100,000 files"):
+        open_data("a-{0..99999999999}.tar", progress=False)

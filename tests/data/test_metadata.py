@@ -11,7 +11,7 @@ import pytest
 
 from limner.data import check, open_data
 from limner.data.annotations import match
-from limner.data.annotations.encoding import decode, tell
+from limner.data.annotations.encoding import decode, detect
 from limner.data.annotations.metadata import one_label, one_line
 from limner.data.sources.find import find
 from limner.settings import DataOptions, LimnerError
@@ -51,7 +51,7 @@ def described(folder, rows, name="metadata.jsonl", count=4):
 def test_the_encoding_of_a_language_is_told(codec):
     for text in [*TEXTS[codec], "\n".join(TEXTS[codec])]:
         data = text.encode(codec)
-        assert decode(data) is None and data.decode(tell(data)) == text
+        assert decode(data) is None and data.decode(detect(data)) == text
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_no_text_is_read_in_a_wrong_encoding(codec):
     for text in (*others, *(text for texts in TEXTS.values() for text in texts)):
         data = text.encode(codec, "ignore")
         if data.decode(codec) == text and not data.isascii() and "²" not in text:
-            told = tell(data)
-            assert told is None or data.decode(told) == text
+            detected = detect(data)
+            assert detected is None or data.decode(detected) == text
 
 
 @pytest.mark.parametrize("text", ["一只红色的猫 0", "a red cat", "красный кот"])
@@ -74,7 +74,7 @@ def test_unicode_is_read_with_and_without_a_mark(text, codec):
 
 def test_bytes_that_are_no_text_are_not_read():
     assert decode(b"\0\0\0\0") is None and decode(b"\xff\xfe\xfd") is None
-    assert tell(bytes(range(128, 256))) is None
+    assert detect(bytes(range(128, 256))) is None
 
 
 @pytest.mark.parametrize("codec", ["gbk", "utf-16", "utf-16-le", "cp1251"])

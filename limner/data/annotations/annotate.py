@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from limner.data.annotations.encoding import NAMES, NOT_TOLD, decode, decoded, tell
+from limner.data.annotations.encoding import NAMES, UNDETECTED, decode, decoded, detect
 from limner.data.annotations.match import Rows
 from limner.data.annotations.metadata import (
     LONGEST_TEXT,
@@ -25,7 +25,7 @@ from limner.data.items import Item, Listing, Opener, Problem, plain, printable, 
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
 _TABLES = "metadata.json", "captions.json", "labels.json", "annotations.json"  # of other programs
-_POOL = 2**18  # bytes of texts by which their encoding is told
+_POOL = 2**18  # bytes of texts from which their encoding is detected
 
 
 @dataclass
@@ -132,14 +132,14 @@ class _Beside:
             self._pool += data + b"\n" if len(self._pool) < _POOL else b""
 
     def decode_others(self) -> None:
-        """In the encoding that they tell together, or else each by itself."""
-        together = tell(self._pool) if self._others else None
+        """In the encoding detected from all of them, or else from each by itself."""
+        together = detect(self._pool) if self._others else None
         read: dict[str, list[str]] = {}
         for i, suffix, name in self._others:
             data = self._bytes(name) or b""
-            codec = together if together and decoded(data, together) is not None else tell(data)
+            codec = together if together and decoded(data, together) is not None else detect(data)
             if codec is None:
-                self.problems.append(Problem(printable(name), NOT_TOLD))
+                self.problems.append(Problem(printable(name), UNDETECTED))
             else:
                 self._take(i, suffix, name, data.decode(codec))
                 read.setdefault(NAMES[codec], []).append(name)

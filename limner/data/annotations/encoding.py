@@ -1,6 +1,6 @@
-"""Bytes -> text: UTF-8, UTF-16, or the older encoding that the text itself tells.
+"""Bytes -> text: UTF-8, UTF-16, or the older encoding detected from the text.
 
-Text that is not Unicode is read in the encoding in which it is made of the characters of a language: `tell` has the
+Text that is not Unicode is read in the encoding in which it is made of the characters of a language: `detect` has the
 rule. What no encoding fits is not read, so nothing is ever replaced by U+FFFD.
 """
 
@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import IO
 
 _BLOCK = 2**20
-_SAMPLE = 2**18  # bytes of a text by which its encoding is told
-_FEW = 4  # characters beyond ASCII below which no script is told
+_SAMPLE = 2**18  # bytes of a text from which its encoding is detected
+_FEW = 4  # characters beyond ASCII below which no script is detected
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -30,7 +30,7 @@ NAMES = {
     "cp949": "EUC-KR (CP949)", "cp1251": "Windows-1251", "cp1252": "Windows-1252", "cp1250": "Windows-1250",
     "cp1254": "Windows-1254",
 }  # fmt: skip
-NOT_TOLD = "is not text in UTF-8, and its encoding cannot be told: save it as UTF-8"
+UNDETECTED = "is not text in UTF-8, and its encoding is unknown: save it as UTF-8"
 
 # Characters that are frequent in a language, or in descriptions of pictures.
 _SIMPLIFIED = (
@@ -118,8 +118,8 @@ def _wide_codec(data: bytes) -> str | None:
     return found[0] if best and len(found) == 1 else None
 
 
-def tell(data: bytes) -> str | None:
-    """The encoding of text that is not Unicode, as Python names it; None where it cannot be told.
+def detect(data: bytes) -> str | None:
+    """The encoding of text that is not Unicode, as Python names it; None where it cannot be detected.
 
     Chinese, Japanese, Korean, also in UTF-16 without a mark: at least 0.4 of the characters beyond ASCII are frequent
     ones, and twice as many as by any other of these encodings. Cyrillic: words of Cyrillic letters, half of which are
@@ -174,7 +174,7 @@ def _is_latin(data: bytes, codec: str) -> bool:
 
 
 def encoding_of(file: IO[bytes]) -> str | None:
-    """The encoding of a file of any length, which is read once in blocks; None where it cannot be told."""
+    """The encoding of a file of any length, which is read once in blocks; None where it cannot be detected."""
     start = b""
     checker, unicode = codecs.getincrementaldecoder("utf-8")(), True
     while block := file.read(_BLOCK):
@@ -194,7 +194,7 @@ def encoding_of(file: IO[bytes]) -> str | None:
         return marked or "utf-8"
     if b"\0" in start:
         return _wide_codec(start[: len(start) // 2 * 2])
-    return tell(_whole_lines(start))
+    return detect(_whole_lines(start))
 
 
 def _whole_lines(data: bytes) -> bytes:

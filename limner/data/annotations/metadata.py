@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from limner.data.annotations.encoding import NAMES, NOT_TOLD, decoded, encoding_of
+from limner.data.annotations.encoding import NAMES, UNDETECTED, decoded, encoding_of
 from limner.data.items import Opener, in_short, printable, same_form
 from limner.settings import LimnerError, join_words, need
 
@@ -70,7 +70,7 @@ def one_line(value: Any) -> str | None:
 
 
 def one_label(value: Any) -> str | None:
-    """As ``one_line``; None for several labels, which are no class."""
+    """As ``one_line``; None for several labels."""
     several = isinstance(value, list | tuple) and len([label for label in value if one_line(label)]) > 1
     return None if several else one_line(value)
 
@@ -114,7 +114,7 @@ def read_rows(name: str, opener: Opener, notes: list[str]) -> Iterator[dict[str,
         with opener() as file:
             codec = encoding_of(file)
         if codec is None:
-            raise LimnerError(f"{printable(name)} {NOT_TOLD}{_undecodable(opener)}.")
+            raise LimnerError(f"{printable(name)} {UNDETECTED}{_undecodable(opener)}.")
         if not codec.startswith("utf"):
             notes.append(f"{printable(name)} is not UTF-8 and was read as {NAMES[codec]}.")
         with opener() as file, TextIOWrapper(file, codec, newline="\n" if suffix == ".jsonl" else "") as text:

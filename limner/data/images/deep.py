@@ -128,7 +128,7 @@ class Scale:
     integers: tuple[float, float] = (0.0, 65535.0)
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """An image of mode I or F, or 16-bit grey -> F holding 0 to 65535; what is no number becomes black."""
+        """An image of mode I or F, or 16-bit grey -> F holding 0 to 65535; NaN becomes black."""
         if image.mode.startswith("I;16"):
             return image.convert("F")
         low, high = self.floats if image.mode == "F" else self.integers
@@ -151,7 +151,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def value_range(image: Image.Image) -> tuple[float, float] | None:
-    """The least and the greatest number in an image of mode I or F; None if it has no number."""
+    """The least and the greatest number in an image of mode I or F; None if all are NaN."""
     finite = (v[np.isfinite(v)] for v in (np.asarray(strip) for _, strip in _strips(image)))
     ends = [(float(v.min()), float(v.max())) for v in finite if v.size]
     return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None

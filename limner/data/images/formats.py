@@ -1,4 +1,4 @@
-"""What a file is that cannot be read as an image, told from its content or its suffix, and what to do about it."""
+"""The format of a file that cannot be read as an image, from its content or suffix, and what to do about it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ _TEXTS = (  # what text begins with, in lower case; tried in turn
     (rb"\s*<\?xml", "XML text", _AGAIN),
     (rb"\s*[\[{]\s*[\"\[{\]}0-9]", "JSON text", _AGAIN),
 )
-_SUFFIXES = {  # of files that are no images to Limner, by what they are
+_SUFFIXES = {  # of files that are not read as images, by what they are
     "SVG drawings": ".svg .svgz",
     "Photoshop documents": ".psd .psb",
     "documents of painting programs": ".xcf .kra .ora .clip .ai .afphoto",
@@ -140,7 +140,7 @@ def kind_of(name: str) -> str:
 
 
 def advice(kinds: Mapping[str, int]) -> list[str]:
-    """What to do about files that are no images to Limner, one sentence for each thing to do."""
+    """What to do about files that are not read as images, one sentence for each remedy."""
     by_act: dict[str, Counter[str]] = {}
     for kind, count in kinds.items():
         if act := _ADVICE.get(kind):

@@ -1,4 +1,4 @@
-"""What one image may take of pixels, memory and time, told from its header; and how much all threads take at once."""
+"""Limits on the pixels, memory and time of one image, known from its header, and on the memory of all threads."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes, bool]]:
 def essential(file: IO[bytes]) -> tuple[IO[bytes], bytes | None] | None:
     """The PNG without text and other chunks beside its pixels, and its colour profile.
 
-    None if the file is no PNG, or has nothing that could be left out. Compressed text is never inflated.
+    None if the file is not a PNG, or has nothing that could be left out. Compressed text is never inflated.
     """
     file.seek(0)
     if file.read(8) != MAGIC:

@@ -17,7 +17,7 @@ _PIXELS = frozenset(
 def essential(file: IO[bytes]) -> BytesIO | None:
     """The TIFF's first image with the tags of its pixels, orientation and colour profile alone.
 
-    None if the file is no TIFF of 32-bit offsets, or has no other tags.
+    None if the file is not a TIFF of 32-bit offsets, or has no other tags.
     """
     file.seek(0)
     head = file.read(8)

@@ -23,6 +23,7 @@ from limner.data.sources.table import hub, parquet
 from limner.settings import BUILT_IN, LimnerError, nearest
 
 _TABLES = *(f"metadata{suffix}" for suffix in sorted(TABLES)), "dataset.json"
+MOST_SHARDS = 100_000  # that a range such as {000..031} may name
 _OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
 
 
@@ -65,7 +66,7 @@ def find(text: str, scratch: Path, classes: str = "") -> Source:
 
 
 def _what(files: Sequence[Path]) -> str:
-    """What the first of files is, which are no images."""
+    """The format of the first of several files that are not images."""
     if not files:
         return "it has no files"
     try:
@@ -122,5 +123,7 @@ def _braces(text: str) -> list[str]:
     if not match:
         return [text]
     first, last = match.groups()
+    if len(first) > 9 or len(last) > 9 or int(last) - int(first) >= MOST_SHARDS:
+        raise LimnerError(f"{text!r} names more than {MOST_SHARDS:,} files: name fewer.")
     words = (f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1))
     return [rest for word in words for rest in _braces(text[: match.start()] + word + text[match.end() :])]

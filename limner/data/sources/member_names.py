@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from limner.data.annotations.encoding import tell
+from limner.data.annotations.encoding import detect
 from limner.data.items import printable
 
 _ALONE = re.compile(r"[A-Za-z][^\x00-\x7f](?![^\x00-\x7f])|(?<![^\x00-\x7f])[^\x00-\x7f][A-Za-z]")
@@ -19,7 +19,7 @@ _CODECS = {
 def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]:
     """Names in one encoding, which none of them states, and a note on it where it is not UTF-8.
 
-    UTF-8 if all are; else the encoding of Chinese, Japanese or Korean that they tell (`encoding.tell`), or, as names
+    UTF-8 if all are; else the encoding of Chinese, Japanese or Korean that `encoding.detect` finds, or, as names
     are short: GBK if all are, and at least half of the characters beyond ASCII are among the 3,755 that are frequent
     in Chinese (level 1 of GB 2312); else Shift-JIS if all are, with half of them kana or frequent kanji (level 1 of
     JIS X 0208) and none alone at an ASCII letter, as in Müller; else ``otherwise``.
@@ -36,8 +36,8 @@ def decoded(raw: Sequence[bytes], otherwise: str) -> tuple[list[str], list[str]]
 def _codec(raw: Sequence[bytes]) -> str | None:
     if _texts(raw, "utf-8") is not None:
         return "utf-8"
-    if (told := tell(b"\n".join(raw[:10_000]))) in _CODECS:
-        return told
+    if (codec := detect(b"\n".join(raw[:10_000]))) in _CODECS:
+        return codec
     return "gb18030" if _is_gbk(raw) else "cp932" if _is_shift_jis(raw) else None
 
 
