@@ -91,10 +91,16 @@ def main() -> None:
                     this[1] / other[1] for this, other in pairs
                 ]  # other work on the machine disturbs it less
                 ratio = [round(f(ratios), 3) for f in (statistics.median, min, max)]
-                rows[-2]["ratio"] = ratio
+                rows[-2] |= {"ratio": ratio, "wall": round(rows[-2]["speed"] / rows[-1]["speed"], 3)}
                 print(f"        {ratio[0]:.2f}x of before ({ratio[1]:.2f} to {ratio[2]:.2f})", flush=True)
     if given.record:
-        columns = {"images": "images", "side": "side", **COLUMNS, "ratio": "of before, by processor time"}
+        columns = {
+            "images": "images",
+            "side": "side",
+            **COLUMNS,
+            "ratio": "of before, by processor time",
+            "wall": "of before, by wall clock",
+        }
         note = f"limner data check of JPEGs and PNGs of 48 to 160 pixels a side, {given.pairs} pairs of processes"
         print(f"Written: {record('checking', columns, rows, note)}")
 
