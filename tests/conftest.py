@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from limner import families
@@ -24,6 +25,15 @@ settings.load_profile("untimed")
 def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str = "main") -> None:
     """Packed data goes to a folder of this session's own."""
     os.environ["LIMNER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Trainings whose ends are compared bit for bit use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

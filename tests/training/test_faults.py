@@ -31,13 +31,7 @@ from limner.training.optim import load_state, make_optimiser
 from limner.training.run import train
 from tests.helpers import paint
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

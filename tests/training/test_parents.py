@@ -26,12 +26,7 @@ QUICK = {"batch": 8, "samples": 2, "save_every": "1h", "sample_every": "1h", "ev
 QUIET = {"preset": "tiny", "quiet": True, "training": QUICK}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
