@@ -183,7 +183,7 @@ def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
 
 
 def _why_not_memorised(real: Real) -> str | None:
-    """Why memorised images cannot be counted here, or an empty text."""
+    """Why memorised images cannot be counted here; None if they can."""
     if not len(real.training):
         return "no real image counts as trained on"
     if len(real.held_out) < MIN_IMAGES:

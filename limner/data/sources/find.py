@@ -42,9 +42,9 @@ def find(text: str, scratch: Path, classes: str = "") -> Source:
     if path.is_dir():
         folder = Folder(path)
         kinds = {PurePosixPath(name).suffix.lower() for name in folder.files}
-        files = [path / name for name in folder.files]
         if kinds & SUFFIXES:
             return folder.source(text, classes)
+        files = [path / name for name in folder.files]
         if ".parquet" in kinds:
             return parquet(text, [file for file in files if file.suffix.lower() == ".parquet"])
         if within := [file for file in files if is_archive(file)]:
