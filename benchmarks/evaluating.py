@@ -72,7 +72,9 @@ def main() -> None:
                 str(given.n),
                 f"{scratch}/out {side}",
             ]
-            run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            run = subprocess.run(
+                command, env=environment, cwd=checkout, capture_output=True, text=True, check=True
+            )
             memory, busy, frechet = json.loads(run.stdout.splitlines()[-1])
             row = {
                 "side": side,
