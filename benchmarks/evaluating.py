@@ -29,8 +29,9 @@ import json, resource, sys
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
 found = evaluate(sys.argv[1], [sys.argv[2]], EvaluateOptions(n=int(sys.argv[3])), to=sys.argv[4], quiet=True)
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, found.to_json()["frechet"]["value"]]))
+used = resource.getrusage(resource.RUSAGE_SELF)  # its ru_maxrss would count the process that started this one too
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+print(json.dumps([int(peak) / 1024, used.ru_utime + used.ru_stime, found.to_json()["frechet"]["value"]]))
 """
 
 
