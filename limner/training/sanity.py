@@ -44,7 +44,7 @@ def fault(live: Mapping[str, Tensor], average: Mapping[str, Tensor], loss: float
     for kind, tensors in kinds.items():
         if bad := not_finite(tensors):
             return f"the {kind} held infinite values or NaN in {bad[0]}" + _more(len(bad) - 1)
-    most = EXPLODED * max(1.0, first_loss if first_loss == first_loss else 0.0)
+    most = EXPLODED * max(1.0, 0.0 if math.isnan(first_loss) else first_loss)
     if first_loss != math.inf and not loss <= most:
         return f"its held-out loss was {loss:.3g}" + (f", above {most:.3g}" if math.isfinite(loss) else "")
     return ""

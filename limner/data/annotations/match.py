@@ -143,7 +143,9 @@ class _Table:
             notes[0] += f"; {lost}, such as {self.example!r}"
         if self.near:
             such = f"such as {self.near}"
-            notes.append(f"{self.otherwise:,} of {rows} name their image otherwise than it is named, {such}")
+            notes.append(
+                f"{self.otherwise:,} of {rows} name their image by another path than its own, {such}"
+            )
         if self.again:
             notes.append(f"{self.again:,} of {rows} name an image again: the last of them counts")
         return [f"{note}." for note in notes]
