@@ -63,13 +63,9 @@ def run(argv: list[str]) -> int:
 
 def _stop_on_signals() -> None:
     """SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files are removed, and its trainings end with it."""
-
-    def stop(number: int, _frame: object) -> None:
-        raise Stopped(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
+            signal.signal(number, Stopped.on_signal)
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -287,7 +287,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_synced(contents: Mapping[Path, bytes]) -> None:
-    """Write several files, each flushed to the disk, many at a time: alone each waits for it. Not atomic."""
+    """Write several files, each flushed to the disk, many at a time: alone each waits for it. Not atomic.
+
+    A signal waits for the threads, which would go on to write after it.
+    """
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:
@@ -295,7 +298,7 @@ def write_synced(contents: Mapping[Path, bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    with ThreadPoolExecutor(16) as threads:
+    with uninterrupted(), ThreadPoolExecutor(16) as threads:
         for written in [threads.submit(write, path) for path in contents]:
             written.result()
 

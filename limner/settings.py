@@ -21,9 +21,17 @@ __version__ = "0.1.0"
 class Stopped(KeyboardInterrupt):
     """The signal ``number`` asks a command to end, as Ctrl-C does; its exit code is 128 + that number."""
 
+    received: ClassVar[int] = 0  # the number of the last signal that was raised as this exception; 0: none
+
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
+
+    @classmethod
+    def on_signal(cls, number: int, _frame: object) -> None:
+        """A handler of signals that raises this exception."""
+        cls.received = number
+        raise cls(number)
 
 
 def signal_of(stop: KeyboardInterrupt) -> int:

@@ -96,7 +96,9 @@ def _hold(out: Path) -> Iterator[checkpoint.Lock]:
     is_empty = bool(missing) or (out.is_dir() and not any(out.iterdir()))
     kept, lost = "*", True
     try:
-        with checkpoint.lock(out) as lock:
+        with contextlib.ExitStack() as stack:
+            with files.uninterrupted():  # a signal between making the folder and knowing of it would leave it
+                lock, lost = stack.enter_context(checkpoint.lock(out)), False
             try:
                 yield lock
             finally:

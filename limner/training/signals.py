@@ -7,15 +7,17 @@ import os
 import signal
 from typing import Any
 
+from limner.settings import Stopped
+
 FOLDER_LOST = 1000  # above every signal: what processes tell one another where the run's folder is gone
 
 
 class Signals:
     """Keeps the stop signal, so that the loop can finish its step and save; a second Ctrl-C exits at once."""
 
-    caught = 0
-
     def __enter__(self) -> Signals:
+        # One that came before, whose exception was lost, as where Python's garbage collector calls back.
+        self.caught = Stopped.received
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]  # SIGHUP: the terminal was closed
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as by nohup
             numbers.remove(signal.SIGHUP)

@@ -23,7 +23,7 @@ from limner import checkpoint, config, families
 from limner.checkpoint import pack_state
 from limner.commands.train import parse_train
 from limner.config import Run
-from limner.settings import DataOptions, LimnerError, Optimiser
+from limner.settings import DataOptions, LimnerError, Optimiser, Stopped
 from limner.training import sanity
 from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop
@@ -318,6 +318,15 @@ def test_a_signal_before_the_first_step_leaves_nothing_behind(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number and "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_whose_exception_was_lost_still_ends_the_training(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stopped, "received", signal.SIGINT)
+    with pytest.raises(Stopped):
+        train(run_of(pictures, "80img"), tmp_path / "run", quiet=True)
     assert not list(tmp_path.iterdir())
 
 
