@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from limner import families, files
-from limner.families import _format1, _format2
+from limner.families import _format1, _format2, _format3
 from limner.fields import Checked, Seed, from_json, nearest, to_json
 from limner.settings import DataOptions, LimnerError, Training
 
@@ -50,10 +50,11 @@ class Migration(NamedTuple):
     weight: Callable[[str, str], str]  # (family, name of a weight) -> name
 
 
-FORMAT = 3  # of config.json and of the header of every model file
+FORMAT = 4  # of config.json and of the header of every model file
 MIGRATIONS = {
     1: Migration(_format1.settings, _format1.weight),
     2: Migration(_format2.settings, _format2.weight),
+    3: Migration(_format3.settings, _format3.weight),
 }
 
 

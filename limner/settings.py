@@ -143,8 +143,10 @@ class Training(Checked):
     flat: Share = 0.0  # share of the budget before the learning rate falls
     warmup: Images = 0  # images over which the learning rate rises from zero
     clip: float = 0.0  # maximum gradient norm; 0: no clipping
+    clip_each: bool = False  # clip the gradient of each parameter by itself rather than all together
     average: float = 10_000.0  # half-life of the weights' moving average, in images; 0: none
     average_rampup: float = 0.05  # maximum half-life, as a share of the images seen
+    average_warmup: bool = False  # limit the average's decay to (1 + n) / (10 + n) at its n-th step
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is faster
     channels_last: bool = True  # memory format of images and convolutions
     compile: bool = False  # compile the networks with torch.compile

@@ -193,3 +193,15 @@ def test_settings_of_format_2(tmp_path):
         saved["data"]["fit"] = old
         (tmp_path / "config.json").write_text(json.dumps(saved))
         assert read_run(tmp_path).data.fit == new
+
+
+def test_settings_of_format_3(tmp_path):
+    """What a run of format 3 does not say, it meant as it was then."""
+    saved = {"format": 3, **preset_run("stylegan2", "base").to_json()}
+    for later in ("discriminator_mapping", "mean_decay", "residual"):
+        del saved["model"][later]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    model = read_run(tmp_path).model
+    assert model.mapping == model.discriminator_mapping == 2 and model.mean_decay == 0.998 and model.residual
+    today = preset_run("stylegan2", "base").model
+    assert today.discriminator_mapping == 8 and today.mean_decay == 0.995

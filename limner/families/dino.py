@@ -181,7 +181,7 @@ DINO.presets = {
     "small": Preset(DINOConfig(), _training(MUON, "student", batch=64, warmup=5_000)),
     "base": Preset(
         DINOConfig(PatchConfig(across=8, width=384, depth=12, heads=6), 0.1, 2048, 256, 4096, 6, momentum=0.996),
-        _training(replace(ADAMW, lr=5e-4, decay=0.04), "student", batch=256, warmup=100_000),
+        _training(replace(ADAMW, lr=5e-4, decay=0.04), "student", batch=256, warmup=100_000, clip_each=True),
     ),
     # ViT-S/16 as published: learning rate 5e-4 per 256 images of a batch, 10 epochs of warmup, 8 local views of 96.
     "paper": Preset(
@@ -191,7 +191,7 @@ DINO.presets = {
             standardise=False, centering="centre", momentum=0.996, momentum_images=100 * IMAGENET,
             freeze_images=IMAGENET,
         ),
-        _training(replace(ADAMW, lr=2e-3, decay=0.04), "student", batch=1024, warmup=10 * IMAGENET),
+        _training(replace(ADAMW, lr=2e-3, decay=0.04), "student", batch=1024, warmup=10 * IMAGENET, clip_each=True),
         size=(224, 224), channels=3,
         parameters={"student": 21_665_664 + 22_286_592, "teacher": 0},  # backbone and head, facebookresearch/dino
     ),

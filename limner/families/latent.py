@@ -232,7 +232,7 @@ LatentDiffusion.presets = {
             attention_resolutions=(32, 16, 8), head_width=32, predict="noise",
         ),
         training(Optimiser("adamw", lr=8.4e-5, betas=(0.9, 0.999), decay=0.01), "network", batch=42,
-                 schedule="constant", average=291_000.0, average_rampup=0.0),
+                 schedule="constant", average=291_000.0, average_rampup=0.0, average_warmup=True),
         size=(256, 256), channels=3,
         parameters={"autoencoder": 55_322_782, "network": 274_056_163},  # CompVis/latent-diffusion
     ),

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._conditioning import choose_classes, with_labels
-from limner.fields import Checked, Truncation
+from limner.fields import Checked, ShareBelow1, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
-from limner.networks.gans.styled import Mapping, Noise, ResidualDiscriminator, SkipGenerator
+from limner.networks.gans.styled import Discriminator, Mapping, Noise, SkipGenerator
 from limner.networks.images.augment import Controller, augment
 from limner.settings import LimnerError, Optimiser, Training
 
@@ -34,12 +34,15 @@ class StyleGAN2Config:
 
     latent: int = 512  # dimension of the latent z
     style: int = 512  # dimension of the style w
-    mapping: int = 8  # layers of the mapping network
+    mapping: int = 8  # layers of the generator's mapping network
+    discriminator_mapping: int = 8  # with labels: layers of the discriminator's, from the label alone
     channel_base: int = 16384  # feature maps at 2^n times the base size: this over 4 * 2^n
     channel_max: int = 512  # limit on the feature maps of a resolution
+    residual: bool = True  # shortcuts in the discriminator; for CIFAR-10 there are none (Karras 2020b)
     group: int = 4  # images over which the minibatch standard deviation is taken
     bounded: bool = False  # tanh after the last layer: reaches pure black and white easily, as drawings need
     mixing: float = 0.9  # probability of style mixing
+    mean_decay: ShareBelow1 = 0.995  # share of the mean style that a step keeps
     r1: float = 6.25e-6  # gamma of R1 for each pixel of an image (Karras 2020b: 0.0002 over the batch size)
     path: float = 2.0  # weight of the path length regularisation; 0: none
     augment: Literal["adaptive", "fixed", "none"] = "adaptive"  # of the discriminator's input; for small data
@@ -83,12 +86,13 @@ class Generator(nn.Module):
         base, maps = sizes(config, spec)
         self.mapping = Mapping(config.latent, classes, config.style, config.mapping)
         self.synthesis = SkipGenerator(spec.channels, base, maps, config.style, config.bounded)
+        self.mean_decay = config.mean_decay
         self.register_buffer("mean", torch.zeros(config.style))
 
     @torch.no_grad()
     def update_mean(self, w: Tensor) -> None:
         """Update the mean style by those of a batch, [B, style]."""
-        self.mean.lerp_(w.float().mean(0), 1 - 0.998)
+        self.mean.lerp_(w.float().mean(0), 1 - self.mean_decay)
 
 
 class PathLength(nn.Module):
@@ -126,7 +130,9 @@ class StyleGAN2(Model):
         classes = choose_classes(self)
         self.generator = Generator(config, spec, classes)
         c = config
-        self.discriminator = ResidualDiscriminator(spec.channels, base, maps, classes, c.mapping, c.group)
+        self.discriminator = Discriminator(
+            spec.channels, base, maps, classes, c.discriminator_mapping, c.group, c.residual
+        )
         self.path = PathLength()
         self.augment = Controller(c.augment_probability, c.ada_target, c.ada_images, c.augment_limit)
 
@@ -240,15 +246,18 @@ def _training(lr: float, path: bool = True, **options: Any) -> Training:
 
 StyleGAN2.presets = {
     "tiny": Preset(
-        StyleGAN2Config(latent=16, style=16, mapping=2, channel_base=64, channel_max=16, r1=1e-4, ada_images=2_000.0),
+        StyleGAN2Config(
+            latent=16, style=16, mapping=2, discriminator_mapping=2, channel_base=64, channel_max=16, r1=1e-4,
+            ada_images=2_000.0,
+        ),
         _training(0.003, batch=8, average=100.0),
     ),
     # No mixing and no path length, which gain nothing at 32x32 (Karras 2020b, appendix C: CIFAR-10). With R1 as weak
     # as there, a network this small draws one image a class: see docs/log.md.
     "small": Preset(
         StyleGAN2Config(
-            latent=128, style=128, mapping=2, channel_base=1024, channel_max=128, mixing=0.0, path=0.0,
-            bounded=True, r1=5e-4, ada_images=30_000.0,
+            latent=128, style=128, mapping=2, discriminator_mapping=2, channel_base=1024, channel_max=128, mixing=0.0,
+            path=0.0, bounded=True, r1=5e-4, ada_images=30_000.0,
         ),
         _training(0.0025, path=False, batch=32, average=2_000.0, flat=0.5),
     ),
@@ -260,5 +269,14 @@ StyleGAN2.presets = {
         _training(0.002, batch=32, schedule="constant", average_rampup=0.0),
         size=(1024, 1024), channels=3,
         parameters={"generator": 30_370_060, "discriminator": 29_012_513, "path": 0, "augment": 0},
+    ),
+    # CIFAR-10 by class (Karras 2020b, appendix C). The optimiser is corrected for a path length that is not used.
+    "cifar": Preset(
+        StyleGAN2Config(
+            mapping=2, channel_base=32768, mixing=0.0, path=0.0, r1=0.01 / 32**2, residual=False, group=32, mirror=True,
+        ),
+        _training(0.0025, batch=64, schedule="constant", average=500_000.0),
+        size=(32, 32), channels=3, classes=10,
+        parameters={"generator": 20_215_315, "discriminator": 23_089_664, "path": 0, "augment": 0},
     ),
 }  # fmt: skip

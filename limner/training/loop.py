@@ -79,6 +79,16 @@ def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
     return warm
 
 
+def clip_gradients(parameters: list[nn.Parameter], t: Training, norm: Tensor) -> None:
+    """Scale the gradients, whose norm together is ``norm``, down to at most ``t.clip``: together, or each by itself."""
+    if not t.clip_each:
+        nn.utils.clip_grads_with_norm_(parameters, t.clip, norm)
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    torch._foreach_mul_(gradients, [(t.clip / (own + 1e-6)).clamp(max=1.0) for own in norms])
+
+
 class Loop:
     """The state of one training (model, players, average, counters) and its steps."""
 
@@ -160,7 +170,7 @@ class Loop:
                 failure = f"{player.name}: its loss or gradient was not finite on {names}"
                 break
             if t.clip:
-                nn.utils.clip_grads_with_norm_(player.parameters, t.clip, norm)
+                clip_gradients(player.parameters, t, norm)
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
                 group["lr"] = peak * factor
             player.optimiser.step()
@@ -179,12 +189,14 @@ class Loop:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """One step of the moving average, with a half-life that ramps up (Karras 2022)."""
+        """One step of the moving average, whose half-life ramps up (Karras 2022), or whose decay does."""
         t = self.run.training
         if not t.average or not self.ranks.first:  # only the first process uses it
             return
         half = min(t.average, self.seen * t.average_rampup) if t.average_rampup else t.average
         keep = 0.5 ** (t.batch / max(half, 1e-9))
+        if t.average_warmup:
+            keep = min(keep, (1 + self.step) / (10 + self.step))
         for name in self.model.averaged:
             slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)

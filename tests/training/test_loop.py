@@ -133,6 +133,21 @@ def test_the_average_warms_up() -> None:
     torch.testing.assert_close(slow["first.1.weight"], live["first.1.weight"])
 
 
+def test_the_average_warms_up_by_its_updates() -> None:
+    """As LitEma of latent diffusion: decay = min(decay, (1 + n) / (10 + n)) at the n-th update."""
+    loop = loop_for(settings(average=60, average_warmup=True))
+    name, limit = "first.1.weight", 0.5 ** (4 / 60)
+    slow = loop.average.state_dict()[name].clone()
+    decays = []
+    for n in range(1, 250):
+        decays.append(min(limit, (1 + n) / (10 + n)))
+        loop.step, loop.seen = n, 4 * n
+        loop._update_average()
+        slow = slow.lerp(loop.model.state_dict()[name], 1 - decays[-1])
+    assert decays[0] == 2 / 11 and decays[-1] == limit
+    torch.testing.assert_close(loop.average.state_dict()[name], slow)
+
+
 class Lazy(Toy):
     """A submodule with two objectives, the second due every other step; and a buffer of the model's own."""
 
@@ -232,6 +247,22 @@ def test_clipping() -> None:
     after = loop.model.first.state_dict()
     moved = sum(float((after[n] - before[n]).square().sum()) for n, _ in loop.model.first.named_parameters())
     assert math.sqrt(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_clipping_each_parameter() -> None:
+    """As DINO's clip_gradients: each parameter's gradient has at most the norm ``clip``, whatever the others have."""
+    sgd = {"first": Optimiser("sgd", lr=1.0), "second": Optimiser("sgd", lr=1.0)}
+    free, clipped = (loop_for(settings(clip=clip, clip_each=True, optimisers=sgd)) for clip in (0.0, 0.1))
+    before = weights(free.model.first)
+    moved = []
+    for loop in (free, clipped):
+        loop.take_step(0.0)
+        after = loop.model.first.state_dict()
+        moved.append({n: before[n] - after[n] for n, _ in loop.model.first.named_parameters()})
+    norms = [float(step.norm()) for step in moved[0].values()]
+    assert max(norms) > 0.1 > min(norms) > 0, "one is clipped and one is not"
+    for name, step in moved[0].items():
+        torch.testing.assert_close(moved[1][name], step * min(1.0, 0.1 / (float(step.norm()) + 1e-6)))
 
 
 def test_what_is_not_finite_moves_nothing() -> None:

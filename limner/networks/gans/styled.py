@@ -1,4 +1,4 @@
-"""StyleGAN2: modulated convolutions, a skip generator, a residual discriminator (Karras 2020; labels: 2020b)."""
+"""StyleGAN2: modulated convolutions, a skip generator, a discriminator (Karras 2020; labels: 2020b)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -126,40 +126,44 @@ class SkipGenerator(nn.Module):
         return image.tanh() if self.bounded else image
 
 
-class ResidualDown(nn.Module):
-    """Two convolutions to half the size, and a shortcut by a 1x1 convolution (Karras 2020, fig. 7c)."""
+class Down(nn.Module):
+    """Two convolutions to half the size; ``residual``: and a shortcut by a 1x1 convolution (Karras 2020, fig. 7c)."""
 
     down: Tensor
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, residual: bool):
         super().__init__()
         self.same = EqualConv2d(inputs, inputs, 3)
         self.halve = EqualConv2d(inputs, outputs, 3)
-        self.shortcut = EqualConv2d(inputs, outputs, 1, bias=False, gain=0.5**0.5)
+        self.shortcut = EqualConv2d(inputs, outputs, 1, bias=False, gain=0.5**0.5) if residual else None
         self.register_buffer("down", kernel(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        h = leaky_relu(self.same(x))
+        h = resample2d(h, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
+        h = conv2d(h, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
+        if self.shortcut is None:
+            return leaky_relu(h)  # [B, O, H/2, W/2]
         y = self.shortcut(downsample2d(x, self.down))
-        x = leaky_relu(self.same(x))
-        x = resample2d(x, self.down, pad=(2, 2, 2, 2))  # [B, I, H + 1, W + 1]
-        x = conv2d(x, self.halve.weight * self.halve.scale, self.halve.bias, stride=2)
-        return y + leaky_relu(x, 1.0)  # [B, O, H/2, W/2]; the gain sqrt(2) times sqrt(1/2) of the sum
+        return y + leaky_relu(h, 1.0)  # [B, O, H/2, W/2]; the gain sqrt(2) times sqrt(1/2) of the sum
 
 
-class ResidualDiscriminator(nn.Module):
+class Discriminator(nn.Module):
     """Image and, with classes, a label -> score [B], positive for real.
 
-    A label enters by projection (Miyato and Koyama 2018), through a mapping network.
+    A label enters by projection (Miyato and Koyama 2018), through a mapping network of ``layers``.
+    ``residual``: see `Down`; ``group``: see `minibatch_stddev`.
     """
 
     def __init__(
-        self, channels: int, base: tuple[int, int], maps: Sequence[int], classes: int, layers: int, group: int
-    ):
+        self, channels: int, base: tuple[int, int], maps: Sequence[int], classes: int, layers: int, group: int,
+        residual: bool,
+    ):  # fmt: skip
         super().__init__()
         fine, wide = maps[::-1], maps[0]
         self.group, self.scale = group, wide**-0.5
         self.read = EqualConv2d(channels, fine[0], 1)
-        self.blocks = nn.ModuleList(ResidualDown(i, o) for i, o in pairwise(fine))
+        self.blocks = nn.ModuleList(Down(i, o, residual) for i, o in pairwise(fine))
         self.last = EqualConv2d(wide + 1, wide, 3)
         self.dense = EqualLinear(wide * math.prod(base), wide)
         self.score = EqualLinear(wide, wide if classes else 1)
