@@ -102,6 +102,11 @@ def _is_read_only(place: Path) -> bool:
     return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
+def cache_folder(named: str = "") -> Path:
+    """The folder of what can be made again: the one that is named, else $LIMNER_CACHE or ~/.cache/limner."""
+    return Path(named or os.environ.get("LIMNER_CACHE") or "~/.cache/limner").expanduser()
+
+
 # Writing ------------------------------------------------------------------------------------------------
 
 

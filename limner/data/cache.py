@@ -21,13 +21,8 @@ from limner.data.dataset import Data
 from limner.data.items import Problem
 from limner.data.rows import PackedArray
 from limner.files import Damaged, parse_json
-from limner.settings import DataOptions
 
 _STALE = 86_400  # seconds after which an unfinished packing counts as abandoned
-
-
-def cache_folder(options: DataOptions) -> Path:
-    return Path(options.cache or os.environ.get("LIMNER_CACHE") or "~/.cache/limner").expanduser()
 
 
 def load(folder: Path) -> Data | None:

@@ -14,7 +14,6 @@ from typing import Any
 from PIL import Image
 
 from limner.data.annotations.labels import Classes
-from limner.data.cache import cache_folder
 from limner.data.images import decode, formats
 from limner.data.images.header import Header, colour_notes
 from limner.data.items import NOTHING, Item, Problem, printable, to_follow
@@ -23,6 +22,7 @@ from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
 from limner.data.sizes import common_size, form_notes, size_notes
 from limner.data.sources.find import find
+from limner.files import cache_folder
 from limner.progress import bar
 from limner.settings import DataOptions
 
@@ -118,7 +118,7 @@ class _Tally:
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
-    for source in [find(text, cache_folder(options), options.classes) for text in texts]:
+    for source in [find(text, cache_folder(options.cache), options.classes) for text in texts]:
         listing = source.listing()
         with bar(f"checking {printable(source.name)}", not progress) as watch:
             for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):
@@ -128,7 +128,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         kinds.update(listing.kinds)
         notes += listing.notes
     if options.pairs:
-        partners = find(options.pairs, cache_folder(options)).listing().items
+        partners = find(options.pairs, cache_folder(options.cache)).listing().items
         tally.problems += partners_of(tally.names, [item.name for item in partners], options.pairs)[2]
 
     def counted(name: str) -> dict[str, int]:

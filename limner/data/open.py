@@ -16,13 +16,13 @@ from rich.console import Console
 from torch import Tensor
 
 from limner.core import ImageSpec
-from limner.data.cache import cache_folder
 from limner.data.dataset import Data
 from limner.data.items import Problem, same_form
 from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
 from limner.data.parallel import attempt_each
 from limner.data.sources.find import find
 from limner.fields import checked
+from limner.files import cache_folder
 from limner.settings import BUILT_IN, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -42,7 +42,7 @@ def open_data(
     """
     size = checked(tuple[int, int] | None, size, "size")
     options = checked(DataOptions, options, "options")
-    cache = cache_folder(options)
+    cache = cache_folder(options.cache)
     found = tuple(find(s, cache, options.classes) for s in named(sources))
     say = Console(stderr=True, quiet=not progress)
     plain, half = options.without_given(), options.side_by_side
@@ -80,7 +80,7 @@ def image_sizes(
     source: str | os.PathLike[str], limit: int | None = None, options: DataOptions = DEFAULTS
 ) -> list[tuple[int, int]]:
     """The height and width of each image of a source, or of up to ``limit`` evenly spaced ones; none if it is drawn."""
-    found = find(os.fspath(source), cache_folder(options))
+    found = find(os.fspath(source), cache_folder(options.cache))
     items = [] if found.drawn else found.listing().items
     step = -(-len(items) // limit) if limit and items else 1
     headers, _ = attempt_each(partial(header_of, half=options.side_by_side), items[::step])

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from limner.data import sizes
 from limner.data.annotations.labels import classes_of
-from limner.data.cache import cache_folder, fingerprint_of, load, publish, sealed, unfinished
+from limner.data.cache import fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
 from limner.data.images import decode
 from limner.data.images.deep import Scale, scale_of
@@ -34,7 +34,7 @@ from limner.data.images.header import Header, colour_notes, read_header
 from limner.data.items import Item, Listing, Problem, Source, printable
 from limner.data.parallel import in_parallel
 from limner.data.rows import BlockDigests
-from limner.files import Damaged
+from limner.files import Damaged, cache_folder
 from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
 
@@ -65,7 +65,7 @@ class Request:
         if self.half or len(self.sources) > 1:  # older packings of several do not say which image is whose
             parts.append(self.half)
         key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
-        return cache_folder(self.options) / "packed" / key
+        return cache_folder(self.options.cache) / "packed" / key
 
 
 def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Data:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.metrics.features import Features, resize
+from limner.networks.imagenet import WEIGHTS, imagenet_network
 from limner.networks.images.channels import with_channels
 from limner.settings import LimnerError, need
 
@@ -141,6 +142,25 @@ def inception(path: str | Path) -> Features:
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return Features("inception", digest, "bilinear to 299x299", extract, side=299)
+
+
+SMALL, SIDE = 128, 224  # pixels that images are resized to: those of up to 64, and larger ones
+
+
+def imagenet() -> Features:
+    """The features of EfficientNet-Lite0, which was trained on ImageNet's classes: 1,280 channels, averaged.
+
+    Of the package that limner[imagenet] installs. Raises LimnerError where it is not there, or is another one.
+    """
+    network = imagenet_network(torch.device("cpu"))
+
+    def extract(image: Tensor) -> Tensor:
+        side = SMALL if max(image.shape[-2:]) <= 64 else SIDE
+        image = resize(with_channels(image, 3), side, side)
+        return network(image.contiguous(memory_format=torch.channels_last))
+
+    resized = f"bicubic to {SMALL}x{SMALL}, images above 64x64 to {SIDE}x{SIDE}"
+    return Features("imagenet", WEIGHTS[:12], resized, extract, side=SIDE)
 
 
 def _fault(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
