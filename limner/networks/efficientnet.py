@@ -62,7 +62,8 @@ class Convolution(nn.Module):
 
     def fuse(self) -> None:
         """Fold the norm, as it is in evaluation, into the convolution."""
-        self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
 
 class InvertedBottleneck(nn.Module):
