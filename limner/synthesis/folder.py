@@ -175,16 +175,11 @@ def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[in
     hidden, names = [to / f".{batch.name(i)}" for i in chosen], [to / batch.name(i) for i in chosen]
     listed = to / METADATA
     before = listed.stat().st_size if listed.exists() else 0
-    try:
-        with files.writing(to):
-            images = [png(batch.images[i], batch.spec.bits) for i in chosen]
-            files.write_synced(dict(zip(hidden, images, strict=True)))
-    except BaseException:
-        _remove(hidden)
-        raise
+    images = [png(batch.images[i], batch.spec.bits) for i in chosen]
     with files.uninterrupted():
         try:
             with files.writing(to):
+                files.write_synced(dict(zip(hidden, images, strict=True)))
                 for path, name in zip(hidden, names, strict=True):
                     os.replace(path, name)
                 with open(listed, "a", encoding="utf-8", errors="backslashreplace") as lines:
@@ -192,7 +187,7 @@ def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[in
                     lines.flush()
                     os.fsync(lines.fileno())
                 files.write_json(to / provenance.file, provenance.to_json())
-        except LimnerError:
+        except BaseException:
             _remove([*hidden, *names])
             with contextlib.suppress(OSError):
                 os.truncate(listed, before)
