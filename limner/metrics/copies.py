@@ -1,0 +1,311 @@
+"""The original nearest to an image, also where it was mirrored, moved, cropped, brightened or compressed.
+
+An image is looked at through every window that such a change may have moved the middle of an original to, mirrored
+or not; each window is compared with every original's middle, with brightness and contrast fitted by least squares.
+Candidates are found by their coarse cells, so that a search takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SHIFT = 4  # pixels that a copy may be moved by
+CROP = 0.9  # of each side that a crop leaves
+GAINS = (0.7, 1.4)  # of the contrast, as far as they are fitted
+OFFSET = 60.0  # grey levels of brightness that are fitted
+SIDE = 64  # pixels; larger images are scaled down
+CELLS = 12  # a side, whose mean brightness is compared
+COLOUR_CELLS = 4  # the same of colour, which JPEG blurs
+COLOUR_WEIGHT = 0.5  # of colour and opacity, relative to brightness
+CHUNK = 16_384  # originals that are searched at a time
+CANDIDATES = 256  # of each chunk, that every window is compared with
+EXACT = 8  # candidates whose pixels are compared
+BATCH = 256  # originals that are described at a time
+DIGITS = 3  # of distances, so that rounding errors are 0
+TONED = (0.06, 6.0)  # gain and grey levels from which another brightness or contrast is named
+
+Shape = tuple[int, int]  # height, width
+
+
+class ImageList(Protocol):
+    """Images [N, C, H, W] in [-1, 1], read when they are indexed; a tensor is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | np.ndarray, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to an original."""
+
+    mirrored: bool = False
+    cropped: bool = False
+    right: int = 0  # pixels that it was moved by
+    down: int = 0
+    toned: bool = False  # another brightness or contrast
+
+    @property
+    def kind(self) -> str:
+        """In words, without amounts."""
+        parts = {
+            "mirrored": self.mirrored, "cropped": self.cropped, "moved": bool(self.right or self.down),
+            "other brightness": self.toned,
+        }  # fmt: skip
+        return ", ".join(name for name, is_so in parts.items() if is_so) or "unchanged"
+
+    def __str__(self) -> str:
+        return self.kind.replace("moved", f"moved {self.right},{self.down}")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The nearest original of each image."""
+
+    distance: Tensor  # [N] root mean square, in grey levels of 255, with the change undone
+    index: Tensor  # [N] int64, of the original
+    changes: list[Change]  # N
+
+    def kinds(self, which: Tensor) -> dict[str, int]:
+        """How often each kind of change occurs among those at ``which`` [N] bool, the most frequent first."""
+        chosen = (self.changes[i].kind for i in which.nonzero()[:, 0].tolist())
+        return dict(Counter(chosen).most_common())
+
+
+class Originals:
+    """Images that copies are searched of: about a kilobyte of each is held in memory."""
+
+    def __init__(self, images: ImageList, watch: Callable[[float], None] = lambda share: None):
+        self.images = images
+        described = []
+        for at in range(0, len(images), BATCH):
+            batch = _levels(images[at : at + BATCH])
+            self.windows = _Windows(tuple(batch.shape[2:]))  # type: ignore[arg-type]
+            described.append(_Described.of(self.windows.middles(batch)))
+            watch(min(1.0, (at + BATCH) / len(images)))
+        self.described = _Described(
+            *(torch.cat([getattr(d, f) for d in described]) for f in _Described.__annotations__)
+        )
+
+    def nearest(self, images: ImageList, watch: Callable[[float], None] = lambda share: None) -> Matches:
+        """The nearest original of each of ``images``, which are of the originals' size and channels."""
+        found = []
+        for at in range(0, len(images), BATCH):
+            for i, image in enumerate(_levels(images[at : at + BATCH]), start=at + 1):
+                found.append(self._nearest(image))
+                watch(i / len(images))
+        distance, index, changes = zip(*found, strict=True) if found else ((), (), ())
+        return Matches(torch.tensor(distance), torch.tensor(index, dtype=torch.int64), list(changes))
+
+    def _nearest(self, image: Tensor) -> tuple[float, int, Change]:
+        """Of an image [C, H, W] in grey levels: the distance to its original, its index and the change."""
+        windows = self.windows.of(image)
+        seen, squares, indices, views = _Described.of(windows), [], [], []
+        some = seen.coarse[self.windows.every_other]
+        for start in range(0, len(self.images), CHUNK):
+            similar = (some @ self.described.coarse[start : start + CHUNK].T).amax(0)
+            index = start + similar.topk(min(CANDIDATES, len(similar))).indices
+            square, view = seen.squares(self.described.rows(index), self.windows.complexity)
+            least = square.topk(min(EXACT, len(square)), largest=False).indices
+            squares.append(square[least])
+            indices.append(index[least])
+            views.append(view[least])
+        square, index, view = torch.cat(squares), torch.cat(indices), torch.cat(views)
+        least = square.topk(min(EXACT, len(square)), largest=False).indices
+        square, index, view = square[least], index[least], view[least]
+        originals = self.windows.middles(_levels(self.images[index.numpy()]))
+        exact, toned = _compare_pixels(windows[view], originals)
+        square = torch.minimum(square, exact)
+        best = int(square.argmin())
+        change = self.windows.changes[int(view[best])]
+        if bool(toned[best]):
+            change = Change(change.mirrored, change.cropped, change.right, change.down, True)
+        return round(float(square[best].sqrt()), DIGITS), int(index[best]), change
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of an image that are compared with the middle of an original."""
+
+    own: Shape  # of the images
+
+    @cached_property
+    def sized(self) -> Shape:
+        """At which images are compared."""
+        return min(self.own[0], SIDE), min(self.own[1], SIDE)
+
+    @cached_property
+    def margins(self) -> Shape:
+        """Around the middle, that any change may have moved out of the picture."""
+        sides = self.sized
+        found = [max(min(SHIFT, side // 4), math.ceil((1 - CROP) * side)) for side in sides]
+        return min(found[0], (sides[0] - 1) // 2), min(found[1], (sides[1] - 1) // 2)
+
+    @cached_property
+    def shifts(self) -> Shape:
+        found = [math.ceil(SHIFT * side / own) for side, own in zip(self.sized, self.own, strict=True)]
+        return min(found[0], self.margins[0]), min(found[1], self.margins[1])
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """That each window supposes."""
+        return [change for change, _ in self._each()]
+
+    @cached_property
+    def every_other(self) -> Tensor:
+        """Indices of windows two pixels apart."""
+        return torch.tensor([even for _, even in self._each()]).nonzero()[:, 0]
+
+    @cached_property
+    def complexity(self) -> Tensor:
+        """[V, 1]: how much worse a window may be than a simpler one that is preferred to name the change."""
+        kinds = [bool(c.right or c.down) + c.mirrored + 2 * c.cropped for c in self.changes]
+        return torch.tensor(kinds)[:, None]
+
+    def _each(self) -> list[tuple[Change, bool]]:
+        found = []
+        (up, left), (high, wide) = self.shifts, self._cropped_places()
+        scale = [own / side for own, side in zip(self.own, self.sized, strict=True)]
+        for mirrored in (False, True):
+            for y in range(2 * up + 1):
+                for x in range(2 * left + 1):
+                    right, down = round((x - left) * scale[1]), round((y - up) * scale[0])
+                    change = Change(mirrored, right=-right if mirrored else right, down=down)
+                    found.append((change, (y - up) % 2 == 0 and (x - left) % 2 == 0))
+        for mirrored in (False, True):
+            cropped = Change(mirrored, cropped=True)
+            found += [(cropped, y % 2 == 0 and x % 2 == 0) for y in range(high) for x in range(wide)]
+        return found
+
+    def middles(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, h, w]"""
+        images = self._resized(images)
+        (y, x), (height, width) = self.margins, self.sized
+        return images[:, :, y : height - y, x : width - x]
+
+    def of(self, image: Tensor) -> Tensor:
+        """[C, H, W] -> [V, C, h, w], in the order of ``changes``."""
+        image = self._resized(image[None])
+        y, x = (m - s for m, s in zip(self.margins, self.shifts, strict=True))
+        moved = image[:, :, y : self.sized[0] - y, x : self.sized[1] - x]
+        cropped = F.interpolate(image, self._cropped_sides(), mode="bilinear", antialias=True)
+        size = self._middle()
+        found = []
+        for canvas in (moved, cropped):
+            for turned in (canvas, canvas.flip(-1)):
+                places = turned[0].unfold(1, size[0], 1).unfold(2, size[1], 1)  # [C, y, x, h, w]
+                found.append(places.movedim(0, 2).flatten(0, 1))
+        return torch.cat(found)
+
+    def _middle(self) -> Shape:
+        return self.sized[0] - 2 * self.margins[0], self.sized[1] - 2 * self.margins[1]
+
+    def _cropped_sides(self) -> Shape:
+        """Of an image that is brought back to the scale it had before it was cropped and enlarged."""
+        sides = [max(round(CROP * s), m) for s, m in zip(self.sized, self._middle(), strict=True)]
+        return sides[0], sides[1]
+
+    def _cropped_places(self) -> Shape:
+        sides, middle = self._cropped_sides(), self._middle()
+        return sides[0] - middle[0] + 1, sides[1] - middle[1] + 1
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return images if self.sized == self.own else F.interpolate(images, self.sized, mode="area")
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What of pictures [N, C, h, w] is compared."""
+
+    tone: Tensor  # [N, D] brightness of cells about its mean, and colour; squares sum to a mean square of levels
+    mean: Tensor  # [N] of brightness
+    opacity: Tensor  # [N, cells or 0]
+    coarse: Tensor  # [N, E] unit vectors
+
+    @classmethod
+    def of(cls, pictures: Tensor) -> _Described:
+        brightness, colour, opacity = _planes(pictures)
+        shape = pictures.shape[2:]
+        cells = [min(CELLS, side) for side in shape]
+        bright = F.adaptive_avg_pool2d(brightness, cells)
+        mean = bright.mean((1, 2, 3))
+        bright = bright - mean[:, None, None, None]
+        half = F.adaptive_avg_pool2d(bright, [-(-side // 2) for side in cells])
+        colours = COLOUR_WEIGHT * _flat(
+            F.adaptive_avg_pool2d(colour, [min(COLOUR_CELLS, side) for side in shape])
+        )
+        clear = COLOUR_WEIGHT * _flat(F.adaptive_avg_pool2d(opacity, cells))
+        coarse = torch.cat([_flat(half), colours, clear], 1)
+        coarse = coarse / (coarse.square().sum(1, keepdim=True) + 1).sqrt()
+        return cls(torch.cat([_flat(bright), colours], 1), mean, clear, coarse)
+
+    def rows(self, index: Tensor) -> _Described:
+        return _Described(self.tone[index], self.mean[index], self.opacity[index], self.coarse[index])
+
+    def squares(self, originals: _Described, complexity: Tensor) -> tuple[Tensor, Tensor]:
+        """The least mean square [K] of these views of one image to each original, and the simplest good view [K]."""
+        dot, own = self.tone @ originals.tone.T, self.tone.square().sum(1, keepdim=True)
+        power = originals.tone.square().sum(1)
+        gain = (dot / (power + 1)).clamp(*GAINS)
+        square = own + gain * (gain * power - 2 * dot)
+        square += ((self.mean[:, None] - originals.mean).abs() - OFFSET).clamp(min=0).square()
+        if self.opacity.shape[1]:
+            square += torch.cdist(self.opacity, originals.opacity).square()
+        square = square.clamp(min=0)
+        view = ((square + 1) * (1 + 0.1 * complexity)).argmin(0)
+        return square.amin(0), view
+
+
+def _compare_pixels(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pictures [K, C, h, w]: their mean squares [K], and whether [K] brightness or contrast differ.
+
+    Gain and offset are fitted where the image is not saturated; the original is cut off at black and white too.
+    """
+    x, y = (_planes(p)[0].flatten(1) for p in (originals, images))
+    inner = ((images[:, :3] > 2) & (images[:, :3] < 253)).all(1).flatten(1)
+    inner |= inner.double().mean(1, keepdim=True) < 0.05
+    weight = inner.float() / inner.sum(1, keepdim=True)
+    x_mean, y_mean = ((weight * v).sum(1, keepdim=True) for v in (x, y))
+    power = (weight * (x - x_mean).square()).sum(1)
+    gain = ((weight * (x - x_mean) * (y - y_mean)).sum(1) / (power + 1e-6)).clamp(*GAINS)
+    gain = torch.where(power < 1, 1.0, gain)
+    offset = (y_mean - x_mean * gain[:, None])[:, 0]
+    changed = (originals[:, :3] * gain[:, None, None, None] + offset[:, None, None, None]).clamp(0, 255)
+    a, b = _Described.of(torch.cat([changed, originals[:, 3:]], 1)), _Described.of(images)
+    shift = (x.mean(1) - b.mean).abs()
+    square = (a.tone - b.tone).square().sum(1) + (a.opacity - b.opacity).square().sum(1)
+    square += (shift - OFFSET).clamp(min=0).square()
+    # An image that fits about as well without a change was not changed.
+    plain = _Described.of(originals)
+    plain_square = (plain.tone - b.tone).square().sum(1) + (plain.mean - b.mean).square()
+    toned = ((gain - 1).abs() > TONED[0]) | (shift > TONED[1])
+    return square, toned & (plain_square > 1.2 * square + 1)
+
+
+def _levels(images: Tensor) -> Tensor:
+    """[-1, 1] -> grey levels"""
+    return (images + 1) * 127.5
+
+
+def _planes(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, 1, 3 or 4, h, w] -> brightness [N, 1, h, w], colour [N, 0 or 2, h, w] and opacity [N, 0 or 1, h, w]"""
+    if pictures.shape[1] < 3:
+        return pictures[:, :1], pictures[:, :0], pictures[:, 1:]
+    red, green, blue = pictures[:, 0:1], pictures[:, 1:2], pictures[:, 2:3]
+    brightness = 0.299 * red + 0.587 * green + 0.114 * blue
+    return brightness, torch.cat([blue - brightness, red - brightness], 1), pictures[:, 3:]
+
+
+def _flat(cells: Tensor) -> Tensor:
+    """[N, C, h, w] -> [N, D], so that the sum of squares is the mean square of cells, summed over channels."""
+    return cells.flatten(1) / math.sqrt(cells.shape[2] * cells.shape[3])
