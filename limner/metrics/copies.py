@@ -235,16 +235,12 @@ class _Described:
     @classmethod
     def of(cls, pictures: Tensor) -> _Described:
         brightness, colour, opacity = _planes(pictures)
-        shape = pictures.shape[2:]
-        cells = [min(CELLS, side) for side in shape]
-        bright = F.adaptive_avg_pool2d(brightness, cells)
+        bright = _cells(brightness, CELLS)
         mean = bright.mean((1, 2, 3))
         bright = bright - mean[:, None, None, None]
-        half = F.adaptive_avg_pool2d(bright, [-(-side // 2) for side in cells])
-        colours = COLOUR_WEIGHT * _flat(
-            F.adaptive_avg_pool2d(colour, [min(COLOUR_CELLS, side) for side in shape])
-        )
-        clear = COLOUR_WEIGHT * _flat(F.adaptive_avg_pool2d(opacity, cells))
+        half = _cells(bright, CELLS // 2)
+        colours, clear = _cells(colour, COLOUR_CELLS), _cells(opacity, CELLS)
+        colours, clear = COLOUR_WEIGHT * _flat(colours), COLOUR_WEIGHT * _flat(clear)
         coarse = torch.cat([_flat(half), colours, clear], 1)
         coarse = coarse / (coarse.square().sum(1, keepdim=True) + 1).sqrt()
         return cls(torch.cat([_flat(bright), colours], 1), mean, clear, coarse)
@@ -304,6 +300,12 @@ def _planes(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = pictures[:, 0:1], pictures[:, 1:2], pictures[:, 2:3]
     brightness = 0.299 * red + 0.587 * green + 0.114 * blue
     return brightness, torch.cat([blue - brightness, red - brightness], 1), pictures[:, 3:]
+
+
+def _cells(planes: Tensor, most: int) -> Tensor:
+    """[N, C, h, w] -> the means of at most ``most`` cells a side."""
+    height, width = planes.shape[2:]
+    return F.adaptive_avg_pool2d(planes, (min(most, height), min(most, width)))
 
 
 def _flat(cells: Tensor) -> Tensor:
