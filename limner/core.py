@@ -279,6 +279,17 @@ class Model(nn.Module):
     def objectives(self) -> list[Objective]:
         raise NotImplementedError
 
+    @property
+    def drops_condition(self) -> bool:
+        """Whether training leaves out the condition of some images; else guidance has nothing to lead away from."""
+        return getattr(self.config, "condition_dropout", 0.0) > 0
+
+    def with_labels(self, condition: Condition, draws: Draws) -> Condition:
+        """The condition; where the model follows labels and is given none, each image's own stream draws one."""
+        if condition.label is not None or "label" not in self.follows:
+            return condition
+        return replace(condition, label=draws.integers(len(self.spec.classes)))
+
     def advance(self, seen: int) -> None:
         """Set what depends on the images seen so far (growth, ramps); called before each step."""
 

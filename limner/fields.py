@@ -91,7 +91,8 @@ class Checked:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if not f.metadata.get("run"):  # it may hold the run itself, once that is loaded
-                value = _read(hints[f.name], value, self.flags + f.name.replace("_", "-"))
+                kind = hints[f.name] if value is None else _without_none(hints[f.name])
+                value = _read(kind, value, self.flags + f.name.replace("_", "-"))
                 object.__setattr__(self, f.name, value)
         check(self, self.flags)
 
@@ -275,6 +276,13 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     if isinstance(data, dict) and len(tables) == 1:
         return _read(tables[0], data, where)  # the error within says more than "must be A or B"
     raise LimnerError(f"{where} must be {' or '.join(map(_name, kinds))}, not {data!r}.")
+
+
+def _without_none(kind: Any) -> Any:
+    """``T | None`` -> ``T``: a person leaves a flag out rather than say null."""
+    if typing.get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    return Union[tuple(part for part in typing.get_args(kind) if part is not type(None))]  # noqa: UP007
 
 
 def _plain(kind: Any) -> Any:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Denoises, Draws, ImageSpec
+from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Denoises, Draws, ImageSpec, Model
 from limner.diffusion import solvers
 from limner.diffusion.paths import NoiseLevel, Path
 from limner.fields import Bounds, Checked, PositiveShare, Share
@@ -29,9 +29,12 @@ SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "un
 class SamplingConfig(Checked):
     """How to sample. Families change the defaults, not the meaning."""
 
+    usual_guidance: ClassVar[float] = 2.0  # where training left out the condition of some images
+
     steps: int = 32  # steps from noise to image
     solver: SolverName = "dpm2m"  # heun: two network calls a step, the others one; a mask needs ancestral
-    guidance: Guidance = 2.0  # guidance scale; 1: no guidance
+    # guidance scale; 1: no guidance. Default: 2, or 1 if training left out no condition (--model.condition-dropout 0)
+    guidance: Guidance | None = None
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
     guidance_high: Share = 1.0  # and at most this
     # run to guide away from, smaller or less trained; empty: guide away from no condition
@@ -43,6 +46,20 @@ class SamplingConfig(Checked):
         0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way
     )
     repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
+
+    def guidance_for(self, model: Any) -> float:
+        """The guidance scale to draw with; 1 where training left out no condition, unless another run guides.
+
+        Raises LimnerError for any other scale there: the model never learned what to guide away from.
+        """
+        can_guide = self.autoguidance or not isinstance(model, Model) or model.drops_condition
+        scale = self.guidance if self.guidance is not None else self.usual_guidance if can_guide else 1.0
+        if scale != 1 and not can_guide:
+            raise LimnerError(
+                f"This run of {model.family} never left its condition out in training, so it cannot draw with "
+                f"--guidance {scale:g}: leave --guidance out, or train with --model.condition-dropout above 0."
+            )
+        return scale
 
 
 def identity(x: Tensor) -> Tensor:
@@ -140,7 +157,10 @@ class Drawing:
     """
 
     def __init__(self, model: Diffusion, condition: Condition, sampling: SamplingConfig, draws: Draws):
+        if isinstance(model, Model) and not model.drops_condition:  # it never learned to draw without a label
+            condition = model.with_labels(condition, draws)
         self.model, self.condition, self.sampling = model, condition, sampling
+        self.guidance = sampling.guidance_for(model)
         self.plan = model.plan(sampling)
         self.rows = model.embed(condition)
         self.weak = self._weak()
@@ -153,7 +173,7 @@ class Drawing:
         Raises LimnerError for a run of another family, size, noise schedule or classes.
         """
         model, condition, other = self.model, self.condition, self.sampling.autoguidance
-        if self.sampling.guidance == 1:
+        if self.guidance == 1:
             return None
         if not other:
             given = {"label": condition.label, "text": condition.text}
@@ -210,7 +230,7 @@ class Drawing:
         """The answer to the query from the guesses of its calls: guided and clipped."""
         data, variance = guesses[0]
         if len(guesses) > 1:
-            guided, n = guide(data, guesses[1].data, self.sampling.guidance), self.plan.guided_channels
+            guided, n = guide(data, guesses[1].data, self.guidance), self.plan.guided_channels
             data = torch.cat([guided[:, :n], data[:, n:]], dim=1) if n else guided
         clip = self.plan.clip
         return Denoised(data.clamp(-clip, clip) if clip else data, variance)

@@ -78,7 +78,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
         with bar(f"drawing {n:,} images", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
-        chosen = pipeline.model.Sampling(**sampling)  # a run in it by its name
+        chosen = pipeline.named_sampling(sampling)
     reconstruction = None
     if isinstance(pipeline.model, Autoencodes):
         reconstruction = measure_reconstruction(pipeline, real) if ranks.first else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, Condition, ConditionEmbedding, Draws, LimnerError, Model
+from limner.core import Batch, Condition, ConditionEmbedding, LimnerError, Model
 from limner.text.encoder import ByteEncoder, TextConfig
 
 
@@ -38,13 +37,6 @@ def choose_condition(model: Model, *auto: str) -> str:
 def choose_classes(model: Model) -> int:
     """How many classes a model without text distinguishes: those of the data, or 0 as ``config.condition`` has it."""
     return len(model.spec.classes) if choose_condition(model, "label") == "label" else 0
-
-
-def with_labels(model: Model, condition: Condition, draws: Draws) -> Condition:
-    """The condition; where ``model`` follows labels and is given none, each image's own stream draws one."""
-    if condition.label is not None or "label" not in model.follows:
-        return condition
-    return replace(condition, label=draws.integers(len(model.spec.classes)))
 
 
 def check_guidance(model: Model, scale: float, largest: float) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset, mix
-from limner.families._conditioning import choose_classes, with_labels
+from limner.families._conditioning import choose_classes
 from limner.fields import Bounds, Checked, Share
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.convnets import base_size
@@ -223,7 +223,7 @@ class BigGAN(Model):
                 f"--truncation {sampling.truncation:g} is out of range for biggan: choose 0 to 1."
             )
         z = truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
-        label = with_labels(self, condition, draws).label
+        label = self.with_labels(condition, draws).label
         total = 1 + (0 if sampling in self.measured else sampling.standing)
         for done in self.measure(sampling):
             yield Canvas(done, total, lambda: self.generator(z, label))
@@ -262,7 +262,7 @@ class BigGAN(Model):
             with torch.inference_mode(False), torch.no_grad():
                 draws, any_label = Draws(seeds, self.device), Condition(STANDING_BATCH)
                 z = truncate(self.latent(any_label, draws), sampling.truncation)
-                generator(z, with_labels(self, any_label, draws).label)
+                generator(z, self.with_labels(any_label, draws).label)
             yield i + 1
         self.measured = {sampling: generator.eval()}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.families._conditioning import choose_classes, with_labels
+from limner.families._conditioning import choose_classes
 from limner.families._presets import gan_training
 from limner.fields import Checked, Truncation
 from limner.losses import adversarial
@@ -216,5 +216,5 @@ class DCGAN(Model):
         """One canvas; without labels, each image's own stream draws its label."""
         mean = 0.5 if self.config.noise == "uniform" else 0.0
         latent = mean + sampling.truncation * (self.latent(condition, draws) - mean)  # [B, latent]
-        picture = self.paint(latent, with_labels(self, condition, draws))
+        picture = self.paint(latent, self.with_labels(condition, draws))
         yield Canvas(1, 1, lambda: picture)

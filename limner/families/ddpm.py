@@ -55,8 +55,11 @@ class DDPMConfig:
 
 @dataclass(frozen=True)
 class DDPMSampling(SamplingConfig):
+    usual_guidance: ClassVar[float] = 1.5
+
     solver: SolverName = "dpm2m"  # ancestral with 1000 steps: Ho 2020; ddim: Song 2021
-    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
+    # guidance scale; 1: no guidance. Default: 1.5, or 1 if training left out no condition (--model.condition-dropout 0)
+    guidance: Guidance | None = None
     spacing: Spacing = "even"  # how the steps are chosen among those of training
     variance: Share = 1.0  # ancestral, unless learned: 1 is the larger of the two of Ho 2020, 0 the smaller
 
@@ -141,7 +144,8 @@ class DDPM(Model):
                                            c.network == "adm" and c.scale_shift,
                                            exchange.norm_groups(unet))  # fmt: skip
             scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
-            unet_part = Part("unet", exchange.unet_settings(options), exchange.export_weights(unet))
+            settings = exchange.unet_settings(options) | {exchange.DROPOUT: c.condition_dropout}
+            unet_part = Part("unet", settings, exchange.export_weights(unet))
         except exchange.ExchangeError as error:
             raise LimnerError(
                 f"ddpm cannot be written for diffusers, for {error}: train with --model.network ddpm."
@@ -168,8 +172,9 @@ class DDPM(Model):
                                 multiples=tuple(shape.multiples), blocks=shape.blocks,
                                 attention_resolutions=tuple(shape.attention_resolutions), head_width=options.head_width,
                                 dropout=shape.dropout, scale_shift=options.scale_shift or original,
-                                resample_blocks=original, condition="label" if shape.classes else "none", steps=steps,
-                                schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
+                                resample_blocks=original, condition="label" if shape.classes else "none",
+                                condition_dropout=exchange.condition_dropout(found["UNet2DModel"].settings),
+                                steps=steps, schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
             check(config, "--model.")
             spec = ImageSpec(shape.channels, *shape.size, classes=classes)

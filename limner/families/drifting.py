@@ -29,7 +29,7 @@ from limner.core import (
     Preset,
 )
 from limner.diffusion.sampling import Guidance
-from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, with_labels
+from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition
 from limner.families._presets import BASE_TEXT, TINY_TEXT, training
 from limner.fields import Checked, Truncation
 from limner.losses import drift as losses
@@ -247,7 +247,7 @@ class Drifting(Model):
     def sample(self, condition: Condition, sampling: DriftingSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream chooses its label."""
         latent = self.generator.truncate(self.latent(condition, draws), sampling.truncation)  # [B, latent]
-        condition = with_labels(self, condition, draws)
+        condition = self.with_labels(condition, draws)
         largest = 1.0 if self.generator.guidance is None else self.config.guidance
         check_guidance(self, sampling.guidance, largest)
         picture = self.paint(latent, condition, sampling.guidance)

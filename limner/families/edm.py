@@ -51,9 +51,12 @@ Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
 
 @dataclass(frozen=True)
 class EDMSampling(SamplingConfig):
+    usual_guidance: ClassVar[float] = 1.5
+
     steps: int = 18  # steps from noise to image
     solver: SolverName = "heun"  # heun: two network calls a step, the others one
-    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
+    # guidance scale; 1: no guidance. Default: 1.5, or 1 if training left out no condition (--model.condition-dropout 0)
+    guidance: Guidance | None = None
     sigma_min: Sigma = 0.002  # noise level of the last step
     sigma_max: Sigma = 80.0  # noise level of the first step
     rho: Annotated[float, Bounds(0, 100, above=True)] = 7.0  # above 1: more of the steps near the image

@@ -56,8 +56,11 @@ class LatentConfig(FlowMatching):
 
 @dataclass(frozen=True)
 class LatentSampling(SamplingConfig):
+    usual_guidance: ClassVar[float] = 1.5
+
     steps: int = 16  # steps from noise to image
-    guidance: Guidance = 1.5  # guidance scale; 1: no guidance
+    # guidance scale; 1: no guidance. Default: 1.5, or 1 if training left out no condition (--model.condition-dropout 0)
+    guidance: Guidance | None = None
     shift: Shift = 1.0  # flow matching: above 1, more of the steps near the noise
     guided_channels: int = 0  # latent channels that guidance applies to, counted from the first; 0: all
 

@@ -39,7 +39,7 @@ from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, 
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet, UNetLevels
-from limner.settings import Optimiser
+from limner.settings import LimnerError, Optimiser
 from limner.text.encoder import TextConfig
 
 
@@ -116,7 +116,17 @@ class MeanFlow(Model):
         self.network = Network(config, spec, choose_condition(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
+        if self.largest_guidance < self.config.guidance and hasattr(self.network, "guidance"):
+            raise LimnerError(
+                f"--model.guidance {self.config.guidance:g} cannot be learned with --model.condition-dropout 0, as it "
+                "leads away from images without a condition: set the dropout above 0, such as 0.1."
+            )
         return [Objective("network", self.loss, shown=("velocity", "average"))]
+
+    @property
+    def largest_guidance(self) -> float:
+        """The largest scale that training teaches."""
+        return self.config.guidance if self.drops_condition else 1.0
 
     def average(self, condition: ConditionEmbedding, sigma_floor: float | None = None) -> Average:
         """u(x_t, t, s), the average velocity that the network predicts for a condition.
@@ -223,7 +233,9 @@ class MeanFlow(Model):
     def sample(self, condition: Condition, sampling: MeanFlowSampling, draws: Draws) -> Iterator[Canvas]:
         k = sampling
         if self.network.embedder.kind != "none":
-            check_guidance(self, k.guidance, self.config.guidance)
+            check_guidance(self, k.guidance, self.largest_guidance)
+        if not self.drops_condition:  # it never learned to draw without a label
+            condition = self.with_labels(condition, draws)
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
             start = 1 - k.strength

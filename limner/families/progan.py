@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.families._conditioning import choose_classes, with_labels
+from limner.families._conditioning import choose_classes
 from limner.families._presets import gan_training
 from limner.fields import Checked, Images, Truncation
 from limner.losses import adversarial
@@ -283,5 +283,5 @@ class ProGAN(Model):
     def sample(self, condition: Condition, sampling: ProGANSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream draws its label."""
         latent = sampling.truncation * self.latent(condition, draws)
-        picture = self.paint(latent, with_labels(self, condition, draws))
+        picture = self.paint(latent, self.with_labels(condition, draws))
         yield Canvas(1, 1, lambda: picture)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.families._conditioning import choose_classes, with_labels
+from limner.families._conditioning import choose_classes
 from limner.families._presets import gan_training
 from limner.fields import Checked, Images, Truncation
 from limner.losses.adversarial import relativistic_d, relativistic_g, squared_gradient_norm
@@ -307,5 +307,5 @@ class R3GAN(Model):
     def sample(self, condition: Condition, sampling: R3GANSampling, draws: Draws) -> Iterator[Canvas]:
         """One canvas; without labels, each image's own stream draws its label."""
         latent = sampling.truncation * self.latent(condition, draws)  # [B, latent]
-        picture = self.paint(latent, with_labels(self, condition, draws))
+        picture = self.paint(latent, self.with_labels(condition, draws))
         yield Canvas(1, 1, lambda: picture)

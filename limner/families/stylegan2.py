@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.families._conditioning import choose_classes, with_labels
+from limner.families._conditioning import choose_classes
 from limner.fields import Checked, ShareBelow1, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import base_size
@@ -204,7 +204,7 @@ class StyleGAN2(Model):
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
         """[B, style], one style an image; without labels, each image's own stream draws its label."""
         z = draws.normal(self.config.latent)  # [B, latent]
-        return self.generator.mapping(z, with_labels(self, condition, draws).label).float()
+        return self.generator.mapping(z, self.with_labels(condition, draws).label).float()
 
     def draw(self, w: Tensor, noise: Noise | None) -> Tensor:
         """Styles [B, style], or one a layer [B, layers, style], to images [B, C, H, W] in [-1, 1]."""

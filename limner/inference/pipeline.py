@@ -16,6 +16,7 @@ from limner import checkpoint
 from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
 from limner.data import Data, finder, open_picture
 from limner.device import autocast, pick_device
+from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.pictures.grid import grid, to_pil
@@ -166,13 +167,20 @@ class Pipeline:
         )
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
-        """The family's Sampling with these fields; one that names a run takes a path. Raises LimnerError."""
-        sampling: Any = from_json(self.model.Sampling, dict(options), "sampling")
-        check(sampling, "--")
+        """The family's Sampling with these fields, and with the runs that it names. Raises LimnerError."""
+        sampling = self.named_sampling(options)
         named = [f.name for f in dataclasses.fields(sampling) if f.metadata.get("run")]
         runs = {name: getattr(sampling, name) for name in named if getattr(sampling, name)}
         loaded = {name: checkpoint.load(run, self.model.device).model for name, run in runs.items()}
         return dataclasses.replace(sampling, **loaded)
+
+    def named_sampling(self, options: Mapping[str, Any]) -> Any:
+        """As ``sampling``, with the paths of the runs that it names: what a record of the drawing holds."""
+        sampling: Any = from_json(self.model.Sampling, dict(options), "sampling")
+        check(sampling, "--")
+        if isinstance(sampling, SamplingConfig):
+            sampling = dataclasses.replace(sampling, guidance=sampling.guidance_for(self.model))
+        return sampling
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""

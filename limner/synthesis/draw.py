@@ -46,7 +46,7 @@ class Request:
             "digest": self.pipeline.digest, "n": self.condition.size, "seed": options.seed,
             "between": options.between, "prompt": options.prompt, "label": options.label,
             "given": [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in given],
-            "sampling": model.Sampling(**self.sampling),
+            "sampling": self.pipeline.named_sampling(self.sampling),
         })  # fmt: skip
         return Provenance(
             made_by=folder.SAMPLE, run=str(self.pipeline.loaded.path), family=model.family,

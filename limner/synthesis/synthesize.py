@@ -95,7 +95,7 @@ def synthesize(
     filters = open_filters(pipeline, options, conditions.labels, device, quiet)
     settings = to_json({
         "digest": pipeline.digest, "n": options.n, "seed": options.seed, "asked": conditions.summary(),
-        "sampling": model.Sampling(**sampling), "filters": {f.name: f.settings for f in filters},
+        "sampling": pipeline.named_sampling(sampling), "filters": {f.name: f.settings for f in filters},
     })  # fmt: skip
     provenance = Provenance(
         run=str(run), family=model.family, images_seen=header["seen"], settings=settings,

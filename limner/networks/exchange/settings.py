@@ -45,6 +45,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {  # of settings that are not compared
     "block_out_channels": lambda value: _is_list(value, _is_count),
     "layers_per_block": lambda value: _is_count(value) and value <= 64,
     "dropout": lambda value: _is_number(value) and 0 <= value < 1,
+    "_condition_dropout": lambda value: _is_number(value) and 0 <= value <= 1,
     "sample_size": lambda value: (
         value is None or _is_count(value) or (_is_list(value, _is_count) and len(value) == 2)
     ),
@@ -131,6 +132,14 @@ def unet_settings(options: UNetOptions) -> dict[str, Any]:
         "attn_norm_num_groups": options.groups if options.scale_shift else None,
         "num_class_embeds": s.classes or None, "dropout": s.dropout, **UNET_FIXED,
     }  # fmt: skip
+
+
+DROPOUT = "_condition_dropout"  # setting of ours, which diffusers passes over
+
+
+def condition_dropout(settings: Mapping[str, Any]) -> float:
+    """The share of images trained without their label; 0 where it is not said: their U-Nets have no null label."""
+    return float(settings.get(DROPOUT, 0.0))
 
 
 def unet_options(settings: Mapping[str, Any]) -> UNetOptions:
