@@ -126,6 +126,8 @@ class Optimiser(Checked):
     matrix_lr: Rate = 0.02  # Muon's learning rate, for matrices and convolutions
 
 
+# Of a process on a CPU; auto: as many as run at once, measured again and again.
+ThreadCount = Annotated[int, Bounds(1, 4096)] | Literal["auto"]
 Processes = Annotated[int, Bounds(0, 4096)]
 
 
@@ -151,6 +153,8 @@ class Training(Checked):
     channels_last: bool = True  # memory format of images and convolutions
     compile: bool = False  # compile the networks with torch.compile
     device: str = "auto"  # auto, cpu, cuda
+    # on a CPU; auto: measured again and again, or once where the budget is in images
+    threads: ThreadCount = "auto"
     processes: Processes = 1  # on a CPU; 0: one per core, each with at least 16 images of a batch
     save_every: str = "2m"  # interval between checkpoints: 2m, 50kimg, 5epochs
     sample_every: str = "30s"  # interval between sample grids

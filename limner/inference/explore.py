@@ -21,6 +21,7 @@ from limner.fields import JsonResult
 from limner.inference import latents
 from limner.inference.options import By, ExploreOptions, ProjectOptions
 from limner.inference.pipeline import condition_for
+from limner.inference.threads import THREADS
 from limner.inference.understand import open_run
 from limner.metrics.pixels import psnr, pyramid
 from limner.pictures.film import save_gif
@@ -67,10 +68,11 @@ class Space:
     def paint(self, points: Tensor, labels: Sequence[str], watch: Watch = ignore) -> Tensor:
         """[N, ..., D] -> [N, *spec.shape] in [-1, 1] on the CPU; one label for all, or one for each."""
         condition, images = self.condition(len(points), labels), []
-        for at in range(0, len(points), BATCH):
-            rows = slice(at, at + BATCH)
-            images.append(self.model.paint(points[rows], condition[rows]).float().clamp(-1, 1).cpu())
-            watch(min(at + BATCH, len(points)) / len(points))
+        with THREADS.at_work(points.device):
+            for at in THREADS.each(range(0, len(points), BATCH), "paint"):
+                rows = slice(at, at + BATCH)
+                images.append(self.model.paint(points[rows], condition[rows]).float().clamp(-1, 1).cpu())
+                watch(min(at + BATCH, len(points)) / len(points))
         return torch.cat(images)
 
     def interpolate(self, one: Tensor, other: Tensor, t: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from limner.inference.threads import THREADS
 from limner.progress import Watch, ignore
 
 Interpolate = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -77,7 +78,7 @@ def jacobian_directions(
     gram = torch.zeros(width, width)
     for i in range(passes):
         slopes, columns = [], []
-        for j, v in enumerate(basis.T):
+        for j, v in THREADS.each(enumerate(basis.T), "jacobian"):
             with torch.no_grad():
                 slope = (paint(points + step * v) - paint(points - step * v)) / (2 * step)  # [P, ...]
             at = points.clone().requires_grad_()
@@ -108,12 +109,13 @@ def descend(
     adam = torch.optim.Adam([points], lr=rate)
     best = starts.clone()
     least = torch.full((len(starts),), math.inf, device=starts.device)
-    for step in range(steps + 1):
-        losses = loss(points)
-        better = losses.detach() < least
-        best[better], least[better] = points.detach()[better], losses.detach()[better].to(least)
-        adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
-        (points.grad,) = torch.autograd.grad(losses.sum(), points)
-        adam.step()
-        watch(step / max(steps, 1))
+    with THREADS.at_work(starts.device):
+        for step in THREADS.each(range(steps + 1), "descend"):
+            losses = loss(points)
+            better = losses.detach() < least
+            best[better], least[better] = points.detach()[better], losses.detach()[better].to(least)
+            adam.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+            (points.grad,) = torch.autograd.grad(losses.sum(), points)
+            adam.step()
+            watch(step / max(steps, 1))
     return best, least

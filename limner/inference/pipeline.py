@@ -19,6 +19,7 @@ from limner.device import autocast, pick_device
 from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
+from limner.inference.threads import THREADS
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
 from limner.text.encoder import encoder_of, short, unread
@@ -90,8 +91,9 @@ def generate_batches(
     for at in range(0, len(seeds), batch):
         rows = slice(at, min(at + batch, len(seeds)))
         asked = condition[rows].to(model.device)
-        with torch.inference_mode(), autocast(model.device, precision):
-            for canvas in model.sample(asked, sampling, Draws(seeds[rows], model.device)):
+        with torch.inference_mode(), autocast(model.device, precision), THREADS.at_work(model.device):
+            canvases = model.sample(asked, sampling, Draws(seeds[rows], model.device))
+            for canvas in THREADS.units(canvases, ("draw", model.family, len(seeds[rows]))):
                 if on_canvas:
                     on_canvas(canvas)
                 done = canvas.done / max(canvas.total, 1)

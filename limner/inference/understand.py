@@ -25,6 +25,7 @@ from limner.device import autocast
 from limner.distributed import ALONE, Ranks
 from limner.fields import Count, JsonResult, checked
 from limner.inference.pipeline import Pipeline
+from limner.inference.threads import THREADS
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import save_grid
@@ -93,10 +94,11 @@ def over_batches(
 ) -> Tensor:
     """[n, ...] the outputs of a network for batches of images, ``n`` in all."""
     outputs, done = [], 0
-    for batch in images:
-        outputs.append(network(batch))
-        done += len(batch)
-        watch(done / n)
+    with THREADS.at_work():
+        for batch in THREADS.each(images, "images"):
+            outputs.append(network(batch))
+            done += len(batch)
+            watch(done / n)
     return torch.cat(outputs)
 
 

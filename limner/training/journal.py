@@ -36,6 +36,7 @@ class Journal:
         self._log = out / "log.jsonl" if out else None
         self._write_failed = False  # the warning is given once
         self._printed = time.monotonic()
+        self._threads_said = False
         self._bar = rich_progress(self.console, quiet or not self.console.is_terminal, "rate", "loss")
         self._task = self._bar.add_task("training", total=1.0, rate="", loss="")
         self._board: Any = None
@@ -117,6 +118,16 @@ class Journal:
             self._warn_unwritable(error)
         else:
             self.write({"seen": seen, "picture": name})
+
+    def threads(self, seen: int, count: int) -> None:
+        """Note a change of the number of threads; the first one is printed."""
+        self.write({"seen": seen, "threads": count})
+        if not self._threads_said:
+            self._threads_said = True
+            more = "s" * (count > 1)
+            self.console.print(
+                f"Other work keeps the processors busy: on with {count} thread{more}, and more when it ends."
+            )
 
     def skipped(self, seen: int, reason: str) -> None:
         self.write({"seen": seen, "skipped": reason})

@@ -63,6 +63,14 @@ def _refuse_other_split(run: Run, saved: Run, out: Path, differs: bool) -> None:
         )
 
 
+def of_threads(count: int, before: int) -> str:
+    """What a training with a budget in images says of its threads; ``before``: of its checkpoint, or 0."""
+    threads = f"{count} thread{'s' * (count > 1)}"
+    if before > count:
+        return f"Resumes with {threads} instead of {before}, so its end may differ in the last digits."
+    return f"Uses {threads} to its end, whatever else runs: a budget in images ends the same after a resume."
+
+
 def _kind(optimiser: str) -> str:
     """Adam and AdamW are one optimiser here (``make_optimiser``)."""
     return "adamw" if optimiser == "adam" else optimiser

@@ -19,6 +19,7 @@ from limner.config import Run, parse_budget
 from limner.data import open_data
 from limner.device import pick_device
 from limner.distributed import MEET, join, useful_processes
+from limner.inference.threads import THREADS
 from limner.settings import LimnerError
 from limner.training import parents
 from limner.training.journal import Journal
@@ -44,6 +45,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
         )
     for length in (run.budget, t.save_every, t.sample_every, t.evaluate_every):
         parse_budget(length, epoch=1)  # refused now rather than after the parents are trained
+    THREADS.check(t.threads, "--training.threads")
     device = pick_device(t.device)
     if int(os.environ.get("RANK", "0")) or MEET in os.environ:  # not the first process of this training
         with join(device, 1, ()) as ranks, torch.random.fork_rng():

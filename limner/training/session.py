@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from limner import checkpoint, config, families
-from limner.config import Run, parse_budget
+from limner.config import Budget, Run, parse_budget
 from limner.core import Model, mix
 from limner.data import Data
 from limner.distributed import Ranks, all_threads
 from limner.inference.pipeline import sample_grid
+from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
 from limner.training import parents, resuming, sanity
 from limner.training.follows import follows
@@ -105,6 +107,9 @@ class Session:
                 f"{len(self.training)} images are fewer than a batch of {run.training.batch}: a batch repeats images."
             )
         resumed = checkpoint.resume(out) if resume else None
+        self.threads = (
+            resumed.state.get("threads", 0) if resumed else 0
+        )  # that it was trained on; 0: not known
         self.resumed = resumed is not None
         models = self._resume(run, resumed) if resumed else self._begin(run)
         torch.manual_seed(mix(run.seed, "weights"))
@@ -147,9 +152,31 @@ class Session:
 
         At least one step, unless a signal comes first: then a new run raises KeyboardInterrupt.
         """
+        budget = parents.own_budget(self.run, len(self.training), self.seconds_before)
+        with self._threads(budget):
+            return self._train(budget)
+
+    def _threads(self, budget: Budget) -> AbstractContextManager[None]:
+        """The threads of this run. A budget in images keeps those that it began with, which its end depends on."""
+        threads, device = self.run.training.threads, self.loop.device
+        if device.type != "cpu" or self.ranks.world > 1:
+            return nullcontext()
+        if threads != "auto":
+            return THREADS.keep(threads)
+        if budget.unit == "seconds":
+            return THREADS.at_work(device)
+        most = torch.get_num_threads()
+        count = min(self.threads or most, most) if self.resumed else THREADS.measured()
+        if max(count, self.threads) > 1 or most > 1:
+            self.journal.console.print(
+                resuming.of_threads(count, self.threads), highlight=False, soft_wrap=True
+            )
+        return THREADS.keep(count)
+
+    def _train(self, budget: Budget) -> Result:
         run, loop, journal = self.run, self.loop, self.journal
         t, epoch = run.training, len(self.training)
-        budget = parents.own_budget(run, epoch, self.seconds_before)
+        self.threads = torch.get_num_threads()
         self.context.refuse_lost()
         if self.ranks.first:
             config.write_run(self.out, run)
@@ -197,9 +224,14 @@ class Session:
     def take_step(self, progress: float) -> None:
         """One step of the loop; after several in a row that were not finite, back to the last checkpoint."""
         loop, journal = self.loop, self.journal
+        due = tuple(player.name for player in loop.players if not loop.step % player.objective.every)
         try:
-            terms = loop.take_step(progress)
+            with THREADS.unit(due):
+                terms = loop.take_step(progress)
             journal.step(loop.seen, loop.step - 1, loop.seconds, terms)
+            if (threads := torch.get_num_threads()) != self.threads:
+                self.threads = threads
+                journal.threads(loop.seen, threads)
         except FloatingPointError as bad:
             journal.skipped(loop.seen, str(bad))
             if loop.skipped >= SKIPS_BEFORE_ROLLBACK:
@@ -250,6 +282,7 @@ class Session:
             header = checkpoint.make_header(self.run, self.data.spec, self.loop.seen, self.digests)
             header |= {"data": self.data.fingerprint, "seconds": self.seconds_before + self.loop.seconds}
             state |= {**self._data_state(), "loss": loss, "first_loss": self.first_loss}
+            state["threads"] = torch.get_num_threads()
             checkpoint.save(self.out, average, header, live, state, self.run.training.keep)
         return True
 
