@@ -106,10 +106,15 @@ class Parent:
     weights: str  # submodule that holds the network's weights
     source: str = ""  # attribute of the parent's model that is the network; "": the whole model
     family: str = ""  # trained first if the field is empty; "": then there is no parent
+    built_in: tuple[str, ...] = ()  # what the field may name that is no run, and that the family itself makes
     frozen: bool = True  # never trained, and shared with the average
     # (config, spec) -> (height, width) of its images; None: those of this run
     size: Callable[[Any, ImageSpec], tuple[int, int]] | None = None
     share: float = 0.25  # of the budget, if it is trained first
+
+    def is_run(self, name: str) -> bool:
+        """Whether the field's value names a run."""
+        return bool(name) and name not in self.built_in
 
     def find(self, model: Model) -> Any:
         """The network of ``model`` that is taken, or None if it has none with the capability."""
@@ -299,7 +304,7 @@ class Model(nn.Module):
         return tuple(
             parent.weights
             for name, parent in self.parents.items()
-            if parent.frozen and (parent.family or getattr(self.config, name))
+            if parent.frozen and (parent.family or parent.is_run(getattr(self.config, name)))
         )
 
     def train(self, mode: bool = True) -> Model:

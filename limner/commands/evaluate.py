@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner.evaluation.evaluate import evaluate
-    from limner.evaluation.tables import EVALUATION, evaluation_rows
+    from limner.evaluation.tables import EVALUATION, evaluation_rows, measured_in
 
     scores = _as_training_data(given) if given.as_training_data else None
     options, to = select(EvaluateOptions, given), given.to or None
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         return
     table(EVALUATION, evaluation_rows(result))
     if fidelity := result.fidelity:
-        features = f"{fidelity.features} {fidelity.features_hash}, {fidelity.resize}"
+        features = measured_in([fidelity, *fidelity.other_features])
         say(f"{fidelity.n:,} images against {fidelity.real:,}, features {features}.")
         for note in fidelity.notes:
             say(note)

@@ -20,11 +20,12 @@ from limner import checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
-from limner.evaluation.fidelity import draw_samples, find_features, measure_samples
+from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
-from limner.evaluation.tables import COMPARISON, advice, comparison_row, ranked
+from limner.evaluation.spaces import find_all, trained_in
+from limner.evaluation.tables import COMPARISON, advice, comparison_row, measured_in, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
@@ -229,7 +230,11 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     with bar(f"drawing {n} images") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
-    fidelity = measure_samples(samples, real, find_features(options.features), run, options.seed)
+    features = find_all(options.features)
+    fidelity = measure_samples(samples, real, features, run, options.seed)
+    if fidelity:
+        notes = trained_in(pipeline.loaded.run.model, features)
+        fidelity = replace(fidelity, notes=[*fidelity.notes, *notes])
     seen, seconds = header["seen"], header.get("seconds", 0.0)
     parameters = sum(p.numel() for p in pipeline.model.parameters())
     return Cost(parameters, seen, seconds, seen / max(seconds, 1e-9), 1000 * drawing / n), fidelity
@@ -261,8 +266,8 @@ def _lead(result: Comparison) -> str:
     if figures:
         kid, frechet = (report.number(figure.floor) for figure in (figures.kid, figures.frechet))
         lead += (
-            f" {figures.n:,} images of each against {figures.real:,} real ones, features {figures.features} "
-            f"{figures.features_hash} ({figures.resize}). Real against real at {figures.kid.floor_n:,} images: "
+            f" {figures.n:,} images of each against {figures.real:,} real ones, features "
+            f"{measured_in([figures, *figures.other_features])}. Real against real at {figures.kid.floor_n:,} images: "
             f"kernel distance {kid}, Frechet {frechet}. {' '.join(figures.notes)}"
         )
     return lead

@@ -16,11 +16,12 @@ from limner.data import open_data, open_like
 from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
-from limner.evaluation.fidelity import BATCH, Samples, draw_samples, find_features, measure_samples
+from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, open_whole, warn_if_changed
 from limner.evaluation.results import Evaluation, Reconstruction
+from limner.evaluation.spaces import find_all, trained_in
 from limner.inference.pipeline import Pipeline
 from limner.metrics import pixels
 from limner.metrics.features import Features
@@ -41,8 +42,8 @@ class Task:
     quiet: bool
 
     @cached_property
-    def features(self) -> Features:
-        return find_features(self.options.features, self.options.weights)
+    def features(self) -> list[Features]:  # those of the main figures come first
+        return find_all(self.options.features, self.options.weights)
 
 
 def evaluate(
@@ -95,6 +96,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     data, notes = pipeline.loaded.run.data, []
     if samples and ranks.first:
         notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
+        notes += trained_in(pipeline.loaded.run.model, task.features)
     return _finish(task, result, real, samples, notes)
 
 
@@ -111,7 +113,7 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
             f"{', '.join(sampling)} would set how a run draws, but {what} is not a run: leave it out, or name the run."
         )
     sizes, said = sizes_of([str(what)], None), not task.quiet
-    size = measuring_size(sizes, task.features.side) if sizes else None
+    size = measuring_size(sizes, task.features[0].side) if sizes else None
     with task.ranks.in_turn():
         unlabelled = DataOptions(labels=False, captions=False)
         made = open_data([str(what)], size=size, progress=said, options=unlabelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limner.checkpoint import exists
 from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
 from limner.evaluation.images import Images, channels_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_pictures
-from limner.evaluation.results import Fidelity, Figure
+from limner.evaluation.results import FeatureFigures, Fidelity, Figure
 from limner.evaluation.tables import CHANNELS
 from limner.inference.pipeline import Pipeline, captions_of, generate
 from limner.inference.understand import over_batches
 from limner.metrics import distances, neighbours, pixels
-from limner.metrics.features import Features, of_model
-from limner.metrics.find import FEATURES, find
+from limner.metrics.features import Features
 from limner.pictures.grid import save_grid
 from limner.progress import Watch, bar, ignore, part
 
 HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
 REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
+BESIDE = 1000  # images that are also measured in other features, at most
 BATCH = 64
 DRAWN = 8 * BATCH  # images drawn before they are kept in 8 bits
 PAIRS = 16  # on the sheet of nearest training images
@@ -102,14 +102,6 @@ def draw_samples(
     return Samples(Data(model.spec, "", drawn, np.arange(n), [""] * n), captions_of(model.spec, condition))
 
 
-def find_features(name: str, weights: str = "") -> Features:
-    """The features of a name, or of a run that describes images."""
-    if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
-        return find(name, weights)
-    pipeline = Pipeline(name)
-    return of_model(pipeline.model, name, pipeline.digest)
-
-
 def compute_features(
     samples: Samples, real: Real, features: Features, watch: Watch = ignore, ranks: Ranks = ALONE
 ) -> FeatureSets:
@@ -117,14 +109,21 @@ def compute_features(
 
     Raises LimnerError where either side has too few to measure.
     """
-    n, total = len(samples.images), len(samples.images) + len(real)
+    n = len(samples.images)
     if min(n, len(real)) < MIN_IMAGES:
         raise LimnerError(
             f"{n} images against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
         )
+    compared = Compared.of(samples, real)
+    parts = (compared.drawn, compared.training, compared.held_out)
+    return FeatureSets(features, *_describe(parts, features, watch, ranks))
+
+
+def _describe(parts: Sequence[Images], features: Features, watch: Watch, ranks: Ranks) -> list[Tensor]:
+    """The features [N, D] of each part; the first may not be empty."""
     described: list[Tensor] = []
-    compared, done = Compared.of(samples, real), 0
-    for images in (compared.drawn, compared.training, compared.held_out):
+    done, total = 0, sum(map(len, parts))
+    for images in parts:
         if not len(images):
             described.append(described[0][:0])
             continue
@@ -135,7 +134,7 @@ def compute_features(
         done += len(images)
     if not all(bool(found.isfinite().all()) for found in described):
         raise LimnerError(f"The features {features.name} are not finite: check the file of their weights.")
-    return FeatureSets(features, *described)
+    return described
 
 
 def measure_fidelity(
@@ -149,12 +148,8 @@ def measure_fidelity(
     compared = Compared.of(samples, real)
     drawn, n = compared.drawn, len(compared.drawn)
     keys = [images.keys() for images in (drawn, compared.training, compared.held_out)]
-    sets = _unify(sets, keys)
-    real_keys = np.concatenate(keys[1:])
-    order = torch.randperm(len(real_keys), generator=torch.Generator().manual_seed(seed))
-    order = order[: max(2 * n, REFERENCE)]
-    reference = torch.cat([sets.training, sets.held_out])[order]
-    figures = _figures(sets.drawn, reference, (keys[0], real_keys[order.numpy()]), watch, seed)
+    real_keys, sets = np.concatenate(keys[1:]), _unify(sets, keys)
+    figures = _feature_figures(sets, keys, watch, seed)
     absent = _why_not_memorised(real)
     memorised: list[float | None] = [None, None]
     if not absent:
@@ -164,13 +159,50 @@ def measure_fidelity(
     beside = Images.of(source.part(source.order(0, min(n, len(source)), seed)), drawn.channels)
     wasserstein = pixels.sliced_wasserstein(drawn, beside, seed=seed)
     return Fidelity(
-        n=n, real=len(reference), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
-        features=sets.features.name, features_hash=sets.features.hash, resize=sets.features.resize,
-        **figures, memorised=memorised[0], memorised_held_out=memorised[1], memorised_absent=absent,
+        **vars(figures), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
+        memorised=memorised[0], memorised_held_out=memorised[1], memorised_absent=absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         prompts_exact=_prompts_exact(samples, real), identical=int(np.isin(keys[0], real_keys).sum()),
         notes=_notes(samples, real, keys[0], real_keys),
     )  # fmt: skip
+
+
+def _reference(total: int, n: int, seed: int) -> Tensor:
+    """Which of ``total`` real images ``n`` drawn ones are compared with."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[: max(2 * n, REFERENCE)]
+
+
+def _feature_figures(
+    sets: FeatureSets, keys: Sequence[np.ndarray], watch: Watch, seed: int
+) -> FeatureFigures:
+    """The figures in one space of features; ``keys`` are those of drawn, training and held-out images."""
+    real_keys, features, n = np.concatenate(keys[1:]), sets.features, len(keys[0])
+    order = _reference(len(real_keys), n, seed)
+    reference = torch.cat([sets.training, sets.held_out])[order]
+    figures = _figures(sets.drawn, reference, (keys[0], real_keys[order.numpy()]), watch, seed)
+    return FeatureFigures(
+        n=n, real=len(order), features=features.name, features_hash=features.hash, resize=features.resize, **figures
+    )  # fmt: skip
+
+
+def measure_beside(
+    samples: Samples, real: Real, features: Features, watch: Watch = ignore, seed: int = 0, ranks: Ranks = ALONE
+) -> FeatureFigures | None:  # fmt: skip
+    """The figures in other features, which cost more: of at most BESIDE images, against REFERENCE real ones.
+
+    Each process describes its part; the first measures, the others return None.
+    """
+    compared = Compared.of(samples, real)
+    drawn, parts = compared.drawn.part(slice(BESIDE)), (compared.training, compared.held_out)
+    rows = _reference(len(real), len(drawn), seed).sort().values.numpy()
+    split = np.searchsorted(rows, len(parts[0]))
+    chosen = [drawn, parts[0].part(rows[:split]), parts[1].part(rows[split:] - len(parts[0]))]
+    sets = FeatureSets(features, *_describe(chosen, features, part(watch, 0, 0.8), ranks))
+    if not ranks.first:
+        return None
+    keys = [images.keys() for images in chosen]
+    return _feature_figures(_unify(sets, keys), keys, part(watch, 0.8, 0.2), seed)
 
 
 def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
@@ -285,15 +317,20 @@ def nearest_pairs(
 
 
 def measure_samples(
-    samples: Samples, real: Real, features: Features, folder: Path, seed: int = 0, quiet: bool = False,
+    samples: Samples, real: Real, features: Sequence[Features], folder: Path, seed: int = 0, quiet: bool = False,
     ranks: Ranks = ALONE,
 ) -> Fidelity | None:  # fmt: skip
     """Describe and measure the samples; write nearest.png, with those nearest to training images, and drawn.png.
 
-    Each process describes its part; the first measures and writes, the others return None.
+    Copies are searched for in the first of the ``features``; see ``measure_beside`` for the others. Each process
+    describes its part; the first measures and writes, the others return None.
     """
     with bar("describing", quiet) as watch:
-        sets = compute_features(samples, real, features, watch, ranks)
+        sets = compute_features(samples, real, features[0], watch, ranks)
+    others = []
+    for each in features[1:]:
+        with bar(f"measuring by {each.name}", quiet) as watch:
+            others.append(measure_beside(samples, real, each, watch, seed, ranks))
     if not ranks.first:
         return None
     with bar("measuring", quiet) as watch:
@@ -302,4 +339,4 @@ def measure_samples(
     save_grid(folder / "nearest.png", images, captions, columns=8)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
-    return fidelity
+    return replace(fidelity, other_features=[other for other in others if other])

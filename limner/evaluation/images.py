@@ -46,7 +46,7 @@ class Images:
         images = self.source.batch(rows).image if isinstance(self.source, Data) else self.source[rows]
         return as_saved(with_channels(images, self.channels))
 
-    def part(self, rows: slice) -> Images:
+    def part(self, rows: slice | np.ndarray) -> Images:
         """A view of some of the images."""
         if isinstance(self.source, Data):
             return replace(self, source=self.source.part(np.arange(len(self))[rows]))

@@ -12,7 +12,9 @@ class EvaluateOptions(Checked):
     """How a run or a folder of images is measured."""
 
     n: Count | None = None  # images to draw or to read. Default: 1000, or the number of real images if lower
-    features: str = "random"  # random, imagenet, inception, clip, dinov2, or a run that describes images
+    # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, inception, clip,
+    # dinov2, or a run that describes images
+    features: str = "auto"
     weights: str = ""  # file or folder of the features' weights, if they need any
     # also probe a run's features with this many labelled images per class; 0: do not
     labels_per_class: int = 0
@@ -27,5 +29,6 @@ class CompareOptions(Checked):
     preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
     n: Count | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
-    features: str = "random"  # random, imagenet, inception, clip, dinov2
+    # auto (random, and imagenet beside it where limner[imagenet] is installed), random or imagenet
+    features: str = "auto"
     seed: Seed = 0  # of every training, and of the first image drawn

