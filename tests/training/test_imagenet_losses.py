@@ -79,7 +79,8 @@ def test_losses_are_taken_in_imagenet_only_where_it_is_asked_for():
 def test_drifting_in_imagenet_trains_resumes_and_is_judged_with_a_note(pictures, tmp_path):
     trained = {"model": {"pretrained": "imagenet"}, **QUIET}
     toolkit.train("drifting", pictures, tmp_path / "run", budget="16img", **trained)
-    run = toolkit.train("drifting", pictures, tmp_path / "run", budget="32img", resume=True, **trained)
+    toolkit.train("drifting", pictures, tmp_path / "run", budget="32img", resume=True, **trained)
+    run = toolkit.load(tmp_path / "run")
     assert run.loaded.run.model.pretrained == "imagenet"
     assert not any("feature_encoder" in name for name, _ in run.model.named_parameters())
     toolkit.train("drifting", pictures, tmp_path / "run", budget="40img", resume=True, **QUIET)
