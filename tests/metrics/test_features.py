@@ -158,7 +158,7 @@ def test_imagenet_features_see_what_an_image_shows():
             images.append(torch.where(shape(r, a, b), colour, -colour))
             labels.append(label)
     found, truth = features.of(torch.stack(images)), torch.tensor(labels)
-    assert found.shape == (36, 320) and found.dtype == torch.float32
+    assert found.shape == (36, 432) and found.dtype == torch.float32
 
     def correct(described):
         return (
@@ -174,7 +174,7 @@ def test_imagenet_features_take_grey_and_transparent_images_of_any_size():
     for size in ((8, 8), (20, 48), (64, 100)):
         for channels in (1, 3, 4):
             found = features.of(torch.rand(2, channels, *size) * 2 - 1)
-            assert found.shape == (2, 320) and found.isfinite().all()
+            assert found.shape == (2, 432) and found.isfinite().all()
     grey = torch.rand(2, 1, 16, 16) * 2 - 1
     assert_close(features.of(grey), features.of(grey.repeat(1, 3, 1, 1)))
 
