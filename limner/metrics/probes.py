@@ -76,9 +76,23 @@ def few_probe_accuracy(
     return float(drawn.mean()), float(drawn.std())
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share that was counted over ``n`` cases (Wilson 1927); always within [0, 1]."""
-    z = Z95 * Z95 / n
+def student(df: float) -> float:
+    """The factor of a 95% interval with ``df`` degrees of freedom: the 0.975 quantile of Student's t.
+
+    With t = sqrt(df) tan(a), the angle a has the density cos(a)^(df - 1), which is summed up here.
+    """
+    df = min(df, 1000.0)
+    angle = (torch.arange(2**14, dtype=torch.float64) + 0.5) * (math.pi / 2**15)
+    mass = ((df - 1) * angle.cos().log()).exp().cumsum(0)
+    return math.sqrt(df) * math.tan(float(angle[torch.searchsorted(mass, 0.95 * mass[-1])]))
+
+
+def wilson(share: float, n: float, factor: float = Z95) -> tuple[float, float]:
+    """The 95% interval of a share that was counted over ``n`` cases (Wilson 1927); always within [0, 1].
+
+    ``factor`` is the quantile that the interval reaches to, in standard errors.
+    """
+    z = factor * factor / n
     centre = (share + z / 2) / (1 + z)
     half = math.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z)
     return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # against rounding

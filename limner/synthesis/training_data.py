@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_re
 from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities, over_data
-from limner.metrics.probes import wilson
+from limner.metrics.probes import student, wilson
 from limner.pictures.grid import png
 from limner.progress import bar
 from limner.settings import Stopped
@@ -50,24 +51,28 @@ class Score(JsonResult):
     """The accuracy of the classifiers of one kind."""
 
     accuracy: float  # mean over the repeats
-    low: float  # 95% interval
+    low: float  # 95% interval over images, and over seeds where there are several runs
     high: float
     runs: list[float]  # accuracy of each repeat
 
     @classmethod
     def of(cls, correct: list[Tensor]) -> Score:
         """From which test images each classifier got right, [N] bool each."""
-        runs = [float(each.double().mean()) for each in correct]
+        runs, n = [float(each.double().mean()) for each in correct], len(correct[0])
         accuracy = sum(runs) / len(runs)
-        return cls(accuracy, *wilson(accuracy, len(correct[0])), runs)
+        images, seeds = accuracy * (1 - accuracy) / n, _variance_of_mean(runs)
+        if not seeds:
+            return cls(accuracy, *wilson(accuracy, n), runs)
+        df = (images + seeds) ** 2 / (images**2 / (n - 1) + seeds**2 / (len(runs) - 1))
+        return cls(accuracy, *wilson(accuracy, n * images / (images + seeds), student(df)), runs)
 
 
 @dataclass(frozen=True)
 class Difference(JsonResult):
-    """Of two accuracies on the same images, with its 95% interval."""
+    """Of two accuracies on the same images, with its 95% interval over images and seeds."""
 
     value: float
-    low: float
+    low: float  # -1 and 1 from one run of each: then nothing is known of the seeds
     high: float
 
     def verdict(self) -> str:
@@ -110,6 +115,7 @@ def as_training_data(
     folder = Path(to or checkpoint.folder_of(run) / "evaluation") / "training_data"
     pipeline = Pipeline(run)
     real, test = _open(pipeline, sources, options, quiet)
+    pipeline.sampling(sampling)  # refused before anything is written
     budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
     if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
         budget = f"{math.ceil(length.amount)}img"
@@ -137,7 +143,8 @@ def as_training_data(
     scores = {kind: Score.of(each) for kind, each in correct.items()}
     difference = paired(torch.stack(correct["both"]), torch.stack(correct["real"]))
     reals, synthetics = counts["both"][0] * n_real, counts["both"][1] * n
-    said = sentence(scores["real"].accuracy, scores["both"].accuracy, difference, len(test.data))
+    accuracies = scores["real"].accuracy, scores["both"].accuracy
+    said = sentence(*accuracies, difference, len(test.data), options.repeats)
     return TrainingDataScores(
         classifier=family, preset=preset or None, budget=budget, repeats=options.repeats, n_test=len(test.data),
         n_real=n_real, n_synthetic=n, left_out=test.left_out, checked=test.checked,
@@ -234,32 +241,47 @@ def correct_predictions(classifier: Path, test: Data) -> Tensor:
     return over_data(test, lambda images: class_probabilities(pipeline, as_saved(images))).argmax(1) == truth
 
 
-def paired(one: Tensor, other: Tensor, z: float = 1.96) -> Difference:
-    """How much more often ``one`` is correct than ``other`` [R, N] bool on the same images.
+def paired(one: Tensor, other: Tensor) -> Difference:
+    """How much more often ``one`` is correct than ``other`` [R, N] bool: R classifiers each, on the same N images.
 
-    The normal interval of paired differences with half an image added to each cell of the table (Agresti and Min
-    2005); the variance over repeats is added where there are several.
+    The variance is that over images, of paired differences with half an image added to each cell of the table
+    (Agresti and Min 2005), and that over the seeds of both. Student's factor has the degrees of freedom of their sum
+    (Welch 1947, Satterthwaite 1946), at most those of the seeds. Equal classifiers differ by their seed, often more
+    than by the choice of images, so one classifier each says nothing.
     """
     each = (one.double() - other.double()).mean(0)  # [N]
-    n = len(each)
+    value, n, repeats = float(each.mean()), len(each), len(one)
+    if repeats < 2:
+        return Difference(value, -1.0, 1.0)
     middle = float(each.sum()) / (n + 2)
-    variance = (float(each.square().sum()) + 1) / (n + 2) - middle**2
-    error = variance / (n + 2)
-    if len(one) > 1:
-        error += float((one.double() - other.double()).mean(1).var()) / len(one)
-    half = z * math.sqrt(error)
-    return Difference(float(each.mean()), max(-1.0, middle - half), min(1.0, middle + half))
+    images = ((float(each.square().sum()) + 1) / (n + 2) - middle**2) / (n + 2)
+    seeds = [_variance_of_mean(rows.double().mean(1).tolist()) for rows in (one, other)]
+    variance = images + sum(seeds)
+    df = variance**2 / (images**2 / (n - 1) + sum(v**2 for v in seeds) / (repeats - 1))
+    half = student(min(df, 2 * (repeats - 1))) * math.sqrt(variance)
+    return Difference(value, max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def sentence(real: float, both: float, difference: Difference, n: int) -> str:
+def _variance_of_mean(runs: Sequence[float]) -> float:
+    """Of the mean over runs, by how they differ; 0 for a single run."""
+    return statistics.variance(runs) / len(runs) if len(runs) > 1 else 0.0
+
+
+def sentence(real: float, both: float, difference: Difference, n: int, repeats: int = 2) -> str:
     """Whether the synthetic images help, from the accuracies of both kinds of classifiers on ``n`` images."""
+    figures = f"{real:.1%} -> {both:.1%} of {n:,} held-out images"
+    if repeats < 2:
+        return (
+            f"One repeat cannot say whether synthetic images help: {figures}, but equal classifiers differ by their "
+            f"seed, which only repeats show: use --repeats {TrainingDataOptions().repeats} or more."
+        )
     points, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
     start = {
         "helps": "Adding synthetic images helps", "hurts": "Adding synthetic images does not help, it hurts",
         "unclear": "With and without synthetic images cannot be told apart",
     }[difference.verdict()]  # fmt: skip
     interval = f"{points:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
-    return f"{start}: {real:.1%} -> {both:.1%} of {n:,} held-out images ({interval})."
+    return f"{start}: {figures} ({interval})."
 
 
 def table_rows(result: TrainingDataScores) -> list[tuple[str, str, str, str, str]]:

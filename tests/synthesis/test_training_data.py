@@ -95,7 +95,7 @@ def run(place, tmp_path):
 def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     arguments = ["evaluate", run, place / "images", "--as-training-data", "--classifier-family", stand_in,
                  "--classifier-preset", "tiny", "--classifier-budget", "320img", "--n", "30", "--seed", "3",
-                 ]  # fmt: skip
+                 "--repeats", "1"]  # fmt: skip
     arguments = [str(a) for a in arguments]
     assert cli.run([*arguments, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -110,6 +110,7 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
         and report["checked"]
     )
     assert report["real"]["accuracy"] > 0.95, "red and blue are easily report apart"
+    assert report["verdict"] == "unclear" and "One repeat cannot say" in report["said"]
     for name in ("real", "synthetic", "both"):
         assert report[name]["low"] <= report[name]["accuracy"] <= report[name]["high"]
     assert report["real_share_of_both"] == pytest.approx(0.5, abs=0.05)
@@ -126,7 +127,7 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
 
     # Asked again with more repeats, what is there is not trained again; the figures are the same.
     monkeypatch.setattr(api, "train_run", recorder := Recorder(api.train_run))
-    assert cli.run([*arguments, "--repeats", "2"]) == 0
+    assert cli.run([*arguments[:-1], "2"]) == 0
     said = capsys.readouterr().out
     assert "held-out images" in said and "both, half and half" in said and "over repeats" in said
     again = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
@@ -134,7 +135,7 @@ def test_the_whole_experiment(place, run, stand_in, monkeypatch, capsys):
     assert recorder.made == ["real-4", "synthetic-4", "both-4"]
     # With other settings the images are made anew.
     options = TrainingDataOptions(
-        classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny"
+        classifier_family=stand_in, classifier_budget="32img", classifier_preset="tiny", repeats=1
     )
     training_data.as_training_data(run, [str(place / "images")], options, n=20, quiet=True)
     assert (
@@ -221,7 +222,7 @@ def test_wilson_against_published_numbers():
 
 def test_the_verdict_follows_the_paired_difference():
     def outcome(gained: int, lost: int, n: int = 500) -> training_data.Difference:
-        real = torch.ones(1, n, dtype=torch.bool)
+        real = torch.ones(3, n, dtype=torch.bool)
         both = real.clone()
         real[:, :gained] = False
         both[:, gained : gained + lost] = False
@@ -233,19 +234,87 @@ def test_the_verdict_follows_the_paired_difference():
     assert outcome(20, 15).verdict() == "unclear" and outcome(0, 0).verdict() == "unclear"
     assert outcome(0, 0).low < 0 < outcome(0, 0).high, "no difference seen does not prove that there is none"
     # Pairs say more than two separate intervals: these overlap.
-    real = (torch.arange(500) < 400)[None]
-    both = (torch.arange(500) < 412)[None]
+    real = (torch.arange(500) < 400).expand(3, -1)
+    both = (torch.arange(500) < 412).expand(3, -1)
     assert training_data.wilson(0.8, 500)[1] > training_data.wilson(412 / 500, 500)[0]
     assert training_data.paired(both, real).verdict() == "helps"
     # Repeats that disagree widen it.
     real = torch.zeros(2, 400, dtype=torch.bool)
     both = real.clone()
     both[0, :80] = True
-    assert training_data.paired(both[:1], real[:1]).verdict() == "helps"
+    assert training_data.paired(both[:1].expand(2, -1), real).verdict() == "helps"
     assert training_data.paired(both, real).verdict() == "unclear"
     assert training_data.sentence(0.912, 0.94, training_data.Difference(0.028, 0.009, 0.047), 500) == (
         "Adding synthetic images helps: 91.2% -> 94.0% of 500 held-out images "
         "(+2.8 points, 95% interval +0.9 to +4.7)."
+    )
+
+
+def test_students_factor_against_published_numbers():
+    for df, factor in ((1, 12.7062), (2, 4.3027), (4, 2.7764), (10, 2.2281), (30, 2.0423), (10**9, 1.9623)):
+        assert training_data.student(df) == pytest.approx(factor, rel=1e-3)
+
+
+def classifiers(trials, repeats, n, accuracy, spread, generator, gain=0.0):
+    """[trials, 2, repeats, n] bool, right answers of two kinds of classifiers, the first better by ``gain``.
+
+    Images differ in difficulty, which all classifiers share; ``spread`` is that of the classifiers' own seeds.
+    """
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    total = torch.tensor(1 + spread**2 + 0.25).sqrt()
+    levels = torch.special.ndtri(torch.tensor([accuracy + gain, accuracy])) * total
+    difficulty = normal(trials, 1, 1, n)
+    seeds = spread * normal(trials, 2, repeats, 1)
+    return levels.view(1, 2, 1, 1) + difficulty + seeds + 0.5 * normal(trials, 2, repeats, n) > 0
+
+
+@pytest.mark.parametrize("n", [20, 200, 2000])
+@pytest.mark.parametrize("repeats", [1, 3, 5])
+def test_equal_classifiers_are_told_apart_in_less_than_5_percent(repeats, n):
+    generator = torch.Generator().manual_seed(1)
+    for accuracy, spread in ((0.6, 0.0), (0.6, 0.3), (0.95, 0.1), (0.95, 0.3)):
+        verdicts = [
+            training_data.paired(*pair).verdict()
+            for pair in classifiers(300, repeats, n, accuracy, spread, generator)
+        ]
+        told_apart = 1 - verdicts.count("unclear") / len(verdicts)
+        assert told_apart <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5, (accuracy, spread)
+        if repeats == 1:
+            assert told_apart == 0
+
+
+@pytest.mark.parametrize("repeats", [3, 5])
+def test_a_difference_of_several_points_is_found(repeats):
+    """Classifiers that differ by 0.6 points from seed to seed."""
+    generator = torch.Generator().manual_seed(2)
+    for gain, verdict in ((0.05, "helps"), (-0.05, "hurts")):
+        trials = classifiers(100, repeats, 1000, 0.85, 0.03, generator, gain)
+        assert [training_data.paired(*pair).verdict() for pair in trials].count(verdict) > 90
+
+
+def test_the_interval_of_an_accuracy_covers_the_seeds():
+    generator = torch.Generator().manual_seed(3)
+    trials = classifiers(300, 3, 300, 0.85, 0.2, generator)[:, 0]
+    scores = [training_data.Score.of(list(rows)) for rows in trials]
+    assert sum(score.low <= 0.85 <= score.high for score in scores) / 300 > 0.92
+    assert (
+        training_data.Score.of([trials[0, 0]] * 3).low
+        == training_data.wilson(trials[0, 0].double().mean(), 300)[0]
+    )
+    perfect = training_data.Score.of([torch.ones(30, dtype=torch.bool)] * 3)
+    assert perfect.high == 1 and 0.8 < perfect.low < 1
+
+
+def test_one_repeat_gives_no_verdict_and_says_why():
+    real = torch.zeros(1, 400, dtype=torch.bool)
+    difference = training_data.paired(~real, real)
+    assert difference == training_data.Difference(1.0, -1.0, 1.0) and difference.verdict() == "unclear"
+    assert training_data.sentence(0.0, 1.0, difference, 400, repeats=1) == (
+        "One repeat cannot say whether synthetic images help: 0.0% -> 100.0% of 400 held-out images, but equal "
+        "classifiers differ by their seed, which only repeats show: use --repeats 3 or more."
     )
 
 
@@ -255,7 +324,7 @@ def test_the_verdict_follows_the_paired_difference():
 )
 def test_by_the_command_with_the_default_classifier(place, run, limner):
     done = limner("evaluate", run, place / "images", "--as-training-data", "--classifier-preset", "tiny",
-                  "--classifier-budget", "640img", "--n", 30)  # fmt: skip
+                  "--classifier-budget", "640img", "--n", 30, "--repeats", 2)  # fmt: skip
     report = json.loads((run / "evaluation" / "evaluation.json").read_text())["training_data"]
     assert report["said"].split(":")[0] in " ".join(done.stdout.split())
     assert report["classifier"] == families.CLASSIFIER and report["n_test"] == 60
