@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.files import atomic, cache_folder
+from limner.files import cache_folder, write_bytes
 from limner.networks.efficientnet import EfficientNetLite0
 from limner.networks.images.channels import with_channels
 from limner.settings import LimnerError
@@ -96,8 +96,8 @@ def _weights() -> dict[str, Tensor]:
         if digest(weights) == WEIGHTS:
             return weights
     weights = _unpickled(pickled)
-    with suppress(LimnerError), atomic(path) as unfinished:  # a cache that cannot be written is only slower
-        save_file(weights, unfinished)
+    with suppress(LimnerError):  # a cache that cannot be written is only slower
+        write_bytes(path, save(weights))
     return weights
 
 
