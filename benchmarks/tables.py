@@ -1,4 +1,4 @@
-"""Fills the generated parts of the documents: the tables of docs/results.md, and the READMEs' table of families.
+"""Fills the generated parts of the documents: the tables of docs/results.md and docs/measures.md, and the READMEs' table of families.
 
     python benchmarks/tables.py            write them (make docs)
     python benchmarks/tables.py --check    exit with 1 where a document is stale
@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("docs/results.md", "README.md", "README.zh-CN.md")
+DOCUMENTS = ("docs/results.md", "docs/measures.md", "README.md", "README.zh-CN.md")
 PART = re.compile(r"<!-- (?P<what>[^\n]+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 Table = Mapping[str, Any]
