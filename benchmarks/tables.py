@@ -1,4 +1,4 @@
-"""Fills the generated parts of the documents: the tables of docs/results.md and docs/measures.md, and the READMEs' table of families.
+"""Fills the generated parts of the documents: the tables of results and measures, and the READMEs' table of families.
 
     python benchmarks/tables.py            write them (make docs)
     python benchmarks/tables.py --check    exit with 1 where a document is stale
