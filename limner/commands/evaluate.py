@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         return
     table(EVALUATION, evaluation_rows(result))
     if fidelity := result.fidelity:
-        features = measured_in([fidelity, *fidelity.other_features])
+        features = measured_in([fidelity, *fidelity.other_features.values()])
         say(f"{fidelity.n:,} images against {fidelity.real:,}, features {features}.")
         for note in fidelity.notes:
             say(note)

@@ -339,4 +339,4 @@ def measure_samples(
     save_grid(folder / "nearest.png", images, captions, columns=8)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
-    return replace(fidelity, other_features=[other for other in others if other])
+    return replace(fidelity, other_features={other.features: other for other in others if other})

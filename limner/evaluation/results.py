@@ -44,7 +44,7 @@ class Fidelity(FeatureFigures):
 
     size: list[int]  # [H, W] that both sides were compared at
     channels: int | None = None  # that both sides were compared in
-    other_features: list[FeatureFigures] = field(default_factory=list)  # the same, in other features
+    other_features: dict[str, FeatureFigures] = field(default_factory=dict)  # by name
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
     memorised_held_out: float | None = None  # the same of the held-out images themselves
     memorised_absent: str | None = None  # why it was not measured

@@ -42,7 +42,7 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
     rows: list[Cells] = []
     if fidelity := result.fidelity:
         rows += _figure_rows(fidelity)
-        for other in fidelity.other_features:
+        for other in fidelity.other_features.values():
             rows += _figure_rows(other, f" ({other.features})")
         label = "memorised: nearer to a training image than held-out ones are"
         if fidelity.memorised is None:
@@ -102,7 +102,7 @@ def comparison_row(row: Row) -> list[str]:
         row.family,
         number(figures.kid.value),
         f"{number(figures.kid.low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{number(figures.kid.high)}",
-        ", ".join(f"{other.features} {number(other.kid.value)}" for other in figures.other_features),
+        ", ".join(f"{name} {number(other.kid.value)}" for name, other in figures.other_features.items()),
         number(figures.frechet.value),
         f"{figures.precision.value:.0%}",
         f"{figures.recall.value:.0%}",
@@ -133,7 +133,7 @@ def advice(rows: Sequence[Row]) -> str:
     rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]
     if rivals:
         sentence += f", or {' or '.join(rivals)}, which {figures.n:,} images cannot tell apart from it"
-    sentence += "".join(_other_choice(best, good, other.features) for other in figures.other_features)
+    sentence += "".join(_other_choice(best, good, name) for name in figures.other_features)
     if figures.kid.low <= figures.kid.floor:
         sentence += "; its images are as close to yours as yours are to each other"
     if (figures.memorised or 0) > 0.2:
@@ -148,10 +148,9 @@ def advice(rows: Sequence[Row]) -> str:
 def _other_choice(best: str, good: Sequence[tuple[str, Fidelity]], features: str) -> str:
     """Which family is nearest in other features, where that is not the best one."""
     distances = {
-        family: other.kid.value
+        family: figures.other_features[features].kid.value
         for family, figures in good
-        for other in figures.other_features
-        if other.features == features
+        if features in figures.other_features
     }
     nearest = min(distances, key=distances.__getitem__)
     return f"; in the features {features}, {nearest} is closest to your images" if nearest != best else ""

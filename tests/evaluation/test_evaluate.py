@@ -342,7 +342,7 @@ def test_images_that_changed_since_the_training_are_reported(limner, tmp_path):
 def test_imagenet_stands_beside_random_where_it_is_installed(tmp_path):
     made, real = paint(tmp_path / "made", 30), paint(tmp_path / "real", 40)
     found = measured(made, real)
-    (other,) = found.other_features
+    other = found.other_features["imagenet"]
     assert found.features == "random" and other.features == "imagenet" and len(other.features_hash) == 12
     assert (other.n, other.real) == (30, 40) and "128x128" in other.resize
     assert 0 <= other.precision.low <= other.precision.value <= other.precision.high <= 1
@@ -366,7 +366,8 @@ def test_few_images_are_measured_beside(tmp_path, monkeypatch):
     """What describing costs beside the main figures is bounded."""
     monkeypatch.setattr("limner.evaluation.fidelity.BESIDE", 25)
     monkeypatch.setattr("limner.evaluation.fidelity.REFERENCE", 30)
-    (other,) = measured(paint(tmp_path / "made", 40), paint(tmp_path / "real", 60)).other_features
+    found = measured(paint(tmp_path / "made", 40), paint(tmp_path / "real", 60))
+    other = found.other_features["imagenet"]
     assert (other.n, other.real) == (25, 50)
 
 
@@ -401,7 +402,7 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
         beside = FeatureFigures(features="imagenet", **figures(other))
         main = figures(kid) | {"features": "random", "size": [8, 8], "sliced_wasserstein": {}}
         cost = Cost(1000, 100, 1.0, 100.0, 1.0)
-        return Row(family=family, cost=cost, fidelity=Fidelity(**main, other_features=[beside]))
+        return Row(family=family, cost=cost, fidelity=Fidelity(**main, other_features={"imagenet": beside}))
 
     rows = [row("vae", 0.5, 0.2), row("flow", 0.4, 0.3)]
     assert "Take flow" in advice(rows)
