@@ -267,7 +267,8 @@ def _lead(result: Comparison) -> str:
         kid, frechet = (report.number(figure.floor) for figure in (figures.kid, figures.frechet))
         lead += (
             f" {figures.n:,} images of each against {figures.real:,} real ones, features "
-            f"{measured_in([figures, *figures.other_features.values()])}. Real against real at {figures.kid.floor_n:,} images: "
+            f"{measured_in([figures, *figures.other_features.values()])}. Real against real at "
+            f"{figures.kid.floor_n:,} images: "
             f"kernel distance {kid}, Frechet {frechet}. {' '.join(figures.notes)}"
         )
     return lead
