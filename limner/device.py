@@ -24,9 +24,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which networks run: bf16 for precision bf16, and for auto if bf16 is fast on the device."""
-    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    """The context in which networks run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(device, precision))
+
+
+def in_bf16(device: torch.device, precision: str) -> bool:
+    """Whether networks run in bf16: for precision bf16, and for auto if bf16 is fast on the device."""
+    return precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
 
 
 def bf16_is_fast(device: torch.device) -> bool:

@@ -43,7 +43,8 @@ class Block(nn.Module):
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # 2 x [B, C, 1, 1]
         h = self.conv1(F.silu(self.norm1(x)))  # [B, C, H, W]
         h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, C, H, W]
-        return x + self.conv2(self.dropout(F.silu(h)))  # [B, C, H, W]
+        h = self.conv2(self.dropout(F.silu(h)))  # [B, C, H, W]
+        return x + h.to(x.dtype)  # adding two types takes ten times as long on a CPU
 
 
 class Attention(nn.Module):

@@ -20,7 +20,7 @@ from limner import checkpoint
 from limner.config import Run
 from limner.core import Batch, Model, Objective, mix
 from limner.data import Data, Selection
-from limner.device import autocast
+from limner.device import autocast, in_bf16
 from limner.distributed import Ranks, microbatch_size
 from limner.settings import LimnerError, Training
 from limner.training.optim import load_state, make_optimiser
@@ -51,8 +51,8 @@ def check_objectives(model: Model, training: Training) -> None:
             )
 
 
-def make_players(model: Model, training: Training) -> list[Player]:
-    """A player for each objective; those that train the same submodule share its optimiser."""
+def make_players(model: Model, training: Training, products: torch.dtype = torch.float32) -> list[Player]:
+    """A player for each objective; those that train the same submodule share its optimiser (``make_optimiser``)."""
     check_objectives(model, training)
     players: list[Player] = []
     for objective in model.objectives():
@@ -60,7 +60,7 @@ def make_players(model: Model, training: Training) -> list[Player]:
         same = [player for player in players if player.objective.trains == objective.trains]
         name = f"{objective.trains} {len(same) + 1}" if same else objective.trains
         settings = training.optimisers[objective.trains]
-        optimiser = same[0].optimiser if same else make_optimiser(module, settings)
+        optimiser = same[0].optimiser if same else make_optimiser(module, settings, products)
         parameters = [p for p in module.parameters() if p.requires_grad]
         peaks = [group["lr"] for group in optimiser.param_groups]
         players.append(Player(objective, name, parameters, optimiser, peaks))
@@ -103,7 +103,8 @@ class Loop:
         self.seconds = 0.0
 
         parents = [model.get_submodule(name).requires_grad_(False) for name in model.frozen]
-        self.players = make_players(model, t)
+        products = torch.bfloat16 if in_bf16(device, t.precision) else torch.float32
+        self.players = make_players(model, t, products)
         self.optimisers = {player.objective.trains: player.optimiser for player in self.players}
         self.model.requires_grad_(False).train()  # a player's gradients are enabled in its own turn
         if t.compile:
@@ -169,7 +170,7 @@ class Loop:
                 names = ", ".join(self.data.names[i] for i in selection.index)
                 failure = f"{player.name}: its loss or gradient was not finite on {names}"
                 break
-            if t.clip:
+            if t.clip and norm > t.clip:
                 clip_gradients(player.parameters, t, norm)
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
                 group["lr"] = peak * factor

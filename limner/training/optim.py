@@ -7,16 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from limner.checkpoint import unpack_state
 from limner.settings import LimnerError, Optimiser
 
 
-def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled."""
+def make_optimiser(
+    module: nn.Module, settings: Optimiser, products: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
+    """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled.
+
+    ``products``: the type in which Muon multiplies matrices.
+    """
     s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
     if s.name == "muon":
-        return Muon(module, s)
+        return Muon(module, s, products)
     if s.name == "sgd":
         return torch.optim.SGD(parameters, s.lr, s.momentum, weight_decay=s.decay, fused=True)
     if s.name in ("adam", "adamw"):
@@ -59,20 +65,20 @@ def _fits(optimiser: torch.optim.Optimizer, parameter: Tensor, entry: dict[str, 
     )
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonal(matrices: Tensor, products: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrices to [n, rows, columns], roughly: singular values in [0.7, 1.2].
 
     Newton-Schulz with Jordan's coefficients, five steps (Jordan 2024). The iterates are polynomials in the
     small Gram matrix, which are multiplied out and applied once: less than half the work for a wide matrix.
     A small or nearly square matrix gains little by this, so its Gram matrix is computed again after three
-    steps, before its rounding errors grow.
+    steps, before its rounding errors grow; in bfloat16 (``products``, also the result's type) so is every one.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] >= 128 else (3, 2)
+    x = (matrices.mT if tall else matrices).to(products)
+    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] >= 128 and products == torch.float32 else (3, 2)
     # The Gram matrices are scaled so that x starts from norm 1, rather than the larger x itself.
-    scale = 1 / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
+    scale = 1 / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:
         gram = torch.bmm(x, x.mT) * scale.square()
         total = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -91,8 +97,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan 2024) for weights of linear and convolutional layers, else AdamW. A step overwrites gradients."""
 
-    def __init__(self, module: nn.Module, settings: Optimiser):
-        s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
+    def __init__(self, module: nn.Module, settings: Optimiser, products: torch.dtype = torch.float32):
+        s, parameters, self.products = settings, [p for p in module.parameters() if p.requires_grad], products
         layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
         matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
         muon: dict[str, Any] = {"lr": s.matrix_lr, "momentum": s.momentum or 0.95, "muon": True}
@@ -106,43 +112,47 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            update = self._muon if group["muon"] else self._adamw
             moving = [p for p in group["params"] if p.grad is not None]
-            for parameter in moving:
-                if group["weight_decay"]:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            update(moving, group)
+            if moving and group["weight_decay"]:
+                torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
+            if moving:
+                (self._muon if group["muon"] else self._adamw)(moving, group)
 
     def _muon(self, parameters: list[Any], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters]
+        momentum = [self.state[p]["momentum"] for p in parameters]
+        torch._foreach_lerp_(momentum, gradients, 1 - group["momentum"])
+        torch._foreach_lerp_(gradients, momentum, group["momentum"])  # Nesterov's
         by_shape: dict[tuple[int, int], list[Any]] = {}  # matrices of one shape are made orthogonal at once
         for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            parameter.grad.lerp_(state["momentum"], group["momentum"])  # Nesterov's
             by_shape.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
         for (rows, columns), weights in by_shape.items():
             # Channels last: no copy in that memory format, and the order of columns does not matter.
-            updates = orthogonal(torch.stack([p.grad.movedim(1, -1).flatten(1) for p in weights]))
+            matrices = [p.grad.movedim(1, -1).flatten(1).to(self.products) for p in weights]
+            updates = orthogonal(torch.stack(matrices), self.products).float()
             scale = max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(weights, updates, strict=True):
                 last = parameter.movedim(1, -1)
                 last.add_(update.view(last.shape), alpha=-group["lr"] * scale)
 
     def _adamw(self, parameters: list[Any], group: dict[str, Any]) -> None:
-        beta1, beta2 = group["betas"]
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["step"] = torch.zeros(())
                 state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            state["step"] += 1
-            mean = state["mean"].lerp_(parameter.grad, 1 - beta1)
-            square = state["square"].lerp_(parameter.grad.square(), 1 - beta2)
-            step = float(state["step"])
-            scale = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-            parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+        means, squares, steps = (
+            [self.state[p][key] for p in parameters] for key in ("mean", "square", "step")
+        )
+        beta1, beta2 = group["betas"]
+        adamw(
+            parameters, [p.grad for p in parameters], means, squares, [], steps,
+            fused=parameters[0].device.type == "cpu",  # elsewhere it needs the steps on that device
+            amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=0.0, eps=group["eps"], maximize=False,
+        )  # fmt: skip
 
 
 STATES: dict[type, set[str]] = {  # what each optimiser keeps for a parameter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,9 +12,9 @@ from limner.settings import Optimiser
 from limner.training.optim import make_optimiser, orthogonal
 
 
-def newton_schulz(x: Tensor, steps: int = 5) -> Tensor:
-    """The iteration as it is written (Jordan 2024), in float64."""
-    x = x.double() / x.double().norm()
+def newton_schulz(x: Tensor, steps: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The iteration as it is written (Jordan 2024)."""
+    x = x.to(dtype) / x.to(dtype).norm()
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
@@ -36,14 +38,52 @@ def test_orthogonal_is_the_plain_iteration(rows: int, columns: int, condition: i
         assert values.min() > 0.5 and values.max() < 1.3
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 24), (64, 640), (96, 32)])
+@pytest.mark.parametrize("condition", [0, 2, 6, math.inf])
+def test_orthogonal_in_bf16_keeps_to_its_range(rows: int, columns: int, condition: float) -> None:
+    """No rounding error grows more than in the plain iteration in bf16: not of tiny or no singular values (``inf``)."""
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(2, rows, columns), full_matrices=False)
+    power = torch.linspace(0, 1, s.shape[1])
+    sizes = (power == 0).float() if math.isinf(condition) else 10 ** (-condition * power)
+    matrices = (u * sizes) @ v * 1e-4
+    exact, got = orthogonal(matrices), orthogonal(matrices, torch.bfloat16).float()
+    turned = matrices if rows <= columns else matrices.mT
+    plain = torch.stack([newton_schulz(x, dtype=torch.bfloat16) for x in turned]).float()
+    plain = plain if rows <= columns else plain.mT
+    assert (got - exact).norm() < 1.2 * (plain - exact).norm() + 0.05 * exact.norm()
+    values = torch.linalg.svdvals(got)
+    assert values.max() < 1.25
+    if condition <= 2:
+        assert values.min() > 0.6
+
+
 def test_orthogonal_of_nothing_is_nothing() -> None:
-    assert not orthogonal(torch.zeros(1, 4, 8)).any()
+    for products in (torch.float32, torch.bfloat16):
+        assert not orthogonal(torch.zeros(1, 4, 8), products).any()
 
 
-def test_muon_moves_every_matrix_by_its_rate_whatever_the_gradient() -> None:
+def test_what_is_no_matrix_moves_by_adamw() -> None:
+    """To rounding, over steps with gradients of any size."""
+    torch.manual_seed(0)
+    one, other = nn.GroupNorm(2, 8), nn.GroupNorm(2, 8)
+    muon = make_optimiser(one, Optimiser("muon", lr=0.01, decay=0.1))
+    adamw = make_optimiser(other, Optimiser("adamw", lr=0.01, decay=0.1))
+    for step in range(5):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            a.grad = torch.randn_like(a) * 10.0**-step
+            b.grad = a.grad.clone()
+        muon.step()
+        adamw.step()
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_muon_moves_every_matrix_by_its_rate_whatever_the_gradient(products: torch.dtype) -> None:
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8)).to(memory_format=torch.channels_last)
     before = net[0].weight.detach().clone()
-    optimiser = make_optimiser(net, Optimiser("muon", matrix_lr=0.1))
+    optimiser = make_optimiser(net, Optimiser("muon", matrix_lr=0.1), products)
     torch.manual_seed(0)
     for p in net.parameters():
         p.grad = torch.randn_like(p) * 1e-5
