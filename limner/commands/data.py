@@ -76,3 +76,5 @@ def _show(argv: list[str]) -> None:
     batch = data.batch(rows)
     save_grid(to, batch.image, captions_of(data.spec, batch.condition))
     say(f"{len(rows)} of {len(data):,} images in {to}; to follow: {data.follows or 'nothing'}")
+    if note := data.split(given.data.holdout)[1].twins_note:
+        say(note)

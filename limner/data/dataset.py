@@ -16,6 +16,7 @@ from limner.data.annotations.folder_names import HELD_OUT
 from limner.data.items import Oracle, Problem, to_follow
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
+from limner.data.twins import find_twins
 from limner.settings import LimnerError
 
 
@@ -53,6 +54,7 @@ class Data:
     paired: bool = True  # row i is given picture i; False: a picture drawn in an order of its own
     splits: list[str] | None = None  # N; train, val, test or '', where a source says so
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
+    twins: int = 0  # of a held-out part: images that are left out, since the training part has their twins
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +63,12 @@ class Data:
     def follows(self) -> str:
         """What a model can follow, in words; "" for nothing."""
         return to_follow(len(self), sum(map(bool, self.captions or ())), len(self.spec.classes))
+
+    @property
+    def twins_note(self) -> str:
+        """A sentence on the twins that were left out of a held-out part; "" for none."""
+        were = f"{self.twins:,} held-out images are" if self.twins > 1 else "1 held-out image is"
+        return f"{were} left out: the same pictures are among the training images." if self.twins else ""
 
     @property
     def array(self) -> np.ndarray:
@@ -80,8 +88,10 @@ class Data:
             given=self.given.part(indices) if self.given is not None and self.paired else self.given,
         )
 
-    def split(self, holdout: float, per_class: int = 0) -> tuple[Data, Data]:
+    def split(self, holdout: float, per_class: int = 0, twins: bool = False) -> tuple[Data, Data]:
         """(training part, held-out part): disjoint, always the same; images without a class are in neither.
+
+        Held-out images with a twin in the training part (see ``limner.data.twins``) are left out, unless ``twins``.
 
         The held-out part is the images of the sources' val and test splits, whatever `holdout` is, or else that share,
         the same of each class: at least one of 20 or more images unless it is 0, none of fewer. `per_class` limits
@@ -90,14 +100,20 @@ class Data:
         if not 0 <= holdout < 1:
             raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
         if self.labels is not None and len(labelled := np.flatnonzero(self.labels >= 0)) < len(self):
-            return self.part(labelled).split(holdout, per_class)
+            return self.part(labelled).split(holdout, per_class, twins)
         chosen = self._held_out(holdout)
         training, held_out = self.part(np.delete(np.arange(len(self)), chosen)), self.part(chosen)
         if self.given is not None and not self.paired:
-            train_on, test_on = self.given.split(holdout)
+            train_on, test_on = self.given.split(holdout, twins=True)
             training = dataclasses.replace(training, given=train_on)
             held_out = dataclasses.replace(held_out, given=test_on if len(test_on) else train_on)
-        return training._few(per_class) if per_class else training, held_out
+        training = training._few(per_class) if per_class else training
+        return training, held_out if twins else held_out.without_twins(training)
+
+    def without_twins(self, training: Data) -> Data:
+        """The images of this held-out part that have no twin in the training part."""
+        has_twin = find_twins(self.pixels, self.rows, training.rows)
+        return dataclasses.replace(self.part(np.flatnonzero(~has_twin)), twins=int(has_twin.sum()))
 
     def _held_out(self, holdout: float) -> np.ndarray:
         """The indices of the held-out images, in order."""

@@ -137,6 +137,7 @@ def _finished_row(name: str, to: Path) -> Row | None:
 def read_row(path: Path) -> Row:
     """A row as ``Row.to_json`` wrote it. Raises LimnerError for anything else."""
     data = files.read_json(path)
+    data.pop("memorised_held_out", None)  # which earlier versions wrote
     for part, kind in (("cost", Cost), ("fidelity", Fidelity)):
         if found := {f.name: data.pop(f.name) for f in fields(kind) if f.name in data}:
             data[part] = found

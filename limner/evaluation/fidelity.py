@@ -15,6 +15,7 @@ from torch import Tensor
 from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
+from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
 from limner.evaluation.images import Images, channels_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_pictures
 from limner.evaluation.results import FeatureFigures, Fidelity, Figure
@@ -32,7 +33,6 @@ REFERENCE = 2000  # real images to measure distances to, at least, where there a
 BESIDE = 1000  # images that are also measured in other features, at most
 BATCH = 64
 DRAWN = 8 * BATCH  # images drawn before they are kept in 8 bits
-PAIRS = 16  # on the sheet of nearest training images
 ANY = (-math.inf, math.inf)
 BOUNDS = {  # what the figures can be
     "kid": ANY, "frechet": (0.0, math.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0),
@@ -138,29 +138,27 @@ def _describe(parts: Sequence[Images], features: Features, watch: Watch, ranks: 
 
 
 def measure_fidelity(
-    samples: Samples, real: Real, sets: FeatureSets, watch: Watch = ignore, seed: int = 0
-) -> Fidelity:
+    samples: Samples, real: Real, sets: FeatureSets, watch: Watch = ignore, seed: int = 0,
+    copies: Copies | None = None,
+) -> Fidelity:  # fmt: skip
     """Every figure of a set of images against the real ones, each with its interval and its floor.
 
     Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
-    REFERENCE; copies are searched for among all that were trained on.
+    REFERENCE; ``copies`` are what ``find_copies`` found, which is called without them.
     """
     compared = Compared.of(samples, real)
     drawn, n = compared.drawn, len(compared.drawn)
     keys = [images.keys() for images in (drawn, compared.training, compared.held_out)]
     real_keys, sets = np.concatenate(keys[1:]), _unify(sets, keys)
     figures = _feature_figures(sets, keys, watch, seed)
-    absent = _why_not_memorised(real)
-    memorised: list[float | None] = [None, None]
-    if not absent:
-        copies = [neighbours.memorised(x, sets.training, sets.held_out) for x in (sets.drawn, sets.held_out)]
-        memorised = [float(each.double().mean()) for each in copies]
+    copies = copies or find_copies(samples.images, real)
+    found = copies.memorised
     source = real.whole.training if len(real.training) else real.whole.held_out
     beside = Images.of(source.part(source.order(0, min(n, len(source)), seed)), drawn.channels)
     wasserstein = pixels.sliced_wasserstein(drawn, beside, seed=seed)
     return Fidelity(
         **vars(figures), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
-        memorised=memorised[0], memorised_held_out=memorised[1], memorised_absent=absent,
+        memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         prompts_exact=_prompts_exact(samples, real), identical=int(np.isin(keys[0], real_keys).sum()),
         notes=_notes(samples, real, keys[0], real_keys),
@@ -214,16 +212,6 @@ def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
     return replace(sets, drawn=drawn, training=training, held_out=held_out)
 
 
-def _why_not_memorised(real: Real) -> str | None:
-    """Why memorised images cannot be counted here; None if they can."""
-    if not len(real.training):
-        return "no real image counts as trained on"
-    if len(real.held_out) < MIN_IMAGES:
-        held = f"{len(real.held_out)} of the {len(real)} real ones are held out"
-        return f"it takes {MIN_IMAGES} held-out images, and {held}"
-    return None
-
-
 def _prompts_exact(samples: Samples, real: Real) -> float | None:
     """The fraction drawn as prompted, where the data has an oracle."""
     oracle = real.whole.training.oracle
@@ -250,7 +238,9 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append("The two sets are equal: they hold the same images, byte for byte.")
     elif identical := int(np.isin(drawn, known).sum()):
         notes.append(f"{identical:,} of the {len(drawn):,} images are equal to a real one, byte for byte.")
-    if absent := _why_not_memorised(real):
+    if twins := real.held_out.twins_note:
+        notes.append(twins)
+    if absent := why_not_measured(real):
         notes.append(f"Memorised was not measured: {absent}.")
     return notes
 
@@ -297,33 +287,14 @@ def _distances(drawn: Keyed, real: Keyed, k: int = 5) -> dict[str, float]:
     }
 
 
-def nearest_pairs(
-    samples: Samples, real: Real, sets: FeatureSets, count: int = PAIRS
-) -> tuple[Tensor, list[str]]:
-    """The images nearest to a training image, each followed by it: [2 count, C, H, W], and their captions.
-
-    To a held-out image where none was trained on.
-    """
-    compared, name, points = Compared.of(samples, real), "training", sets.training
-    originals = compared.training
-    if not len(points):
-        originals, name, points = compared.held_out, "real", sets.held_out
-    distance, index = neighbours.nearest_distances(sets.drawn, points)
-    closest = distance.argsort()[:count]
-    pairs = compared.drawn[closest.numpy()], originals[index[closest].numpy()]
-    images = torch.stack(pairs, dim=1).flatten(0, 1)
-    captions = [word for d in distance[closest].tolist() for word in ("drawn", f"{name}, {d:.2g} away")]
-    return images, captions
-
-
 def measure_samples(
     samples: Samples, real: Real, features: Sequence[Features], folder: Path, seed: int = 0, quiet: bool = False,
     ranks: Ranks = ALONE,
 ) -> Fidelity | None:  # fmt: skip
     """Describe and measure the samples; write nearest.png, with those nearest to training images, and drawn.png.
 
-    Copies are searched for in the first of the ``features``; see ``measure_beside`` for the others. Each process
-    describes its part; the first measures and writes, the others return None.
+    See ``measure_beside`` for all but the first of the ``features``. Each process describes its part; the first
+    measures and writes, the others return None.
     """
     with bar("describing", quiet) as watch:
         sets = compute_features(samples, real, features[0], watch, ranks)
@@ -333,9 +304,11 @@ def measure_samples(
             others.append(measure_beside(samples, real, each, watch, seed, ranks))
     if not ranks.first:
         return None
+    with bar("searching for copies", quiet) as watch:
+        copies = find_copies(samples.images, real, watch)
     with bar("measuring", quiet) as watch:
-        fidelity = measure_fidelity(samples, real, sets, watch, seed)
-    images, captions = nearest_pairs(samples, real, sets)
+        fidelity = measure_fidelity(samples, real, sets, watch, seed, copies)
+    images, captions = nearest_pairs(samples.images, real, copies)
     save_grid(folder / "nearest.png", images, captions, columns=8)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)

@@ -64,7 +64,7 @@ def _same_images(part: Data, own: Data, sources: Sequence[str]) -> Data:
     found = own.part(by_row[at[at < len(own)]])
     if found.names != part.names:
         raise changed(sources)
-    return found
+    return replace(found, twins=part.twins)
 
 
 def changed(sources: Sequence[str]) -> LimnerError:

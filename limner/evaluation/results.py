@@ -8,6 +8,7 @@ from typing import Any
 from limner.evaluation.options import CompareOptions
 from limner.fields import INLINE, JsonResult
 from limner.inference.understand import Accuracy
+from limner.metrics.memorised import Memorised
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Fidelity(FeatureFigures):
     channels: int | None = None  # that both sides were compared in
     other_features: dict[str, FeatureFigures] = field(default_factory=dict)  # by name
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
-    memorised_held_out: float | None = None  # the same of the held-out images themselves
+    copies: Memorised | None = None  # the same with its interval, and beside that of a perfect generator
     memorised_absent: str | None = None  # why it was not measured
     identical: int = 0  # images that equal a real one, byte for byte
     sliced_wasserstein: dict[str, float]  # pixels a side -> distance, times 1000

@@ -44,11 +44,7 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
         rows += _figure_rows(fidelity)
         for other in fidelity.other_features.values():
             rows += _figure_rows(other, f" ({other.features})")
-        label = "memorised: nearer to a training image than held-out ones are"
-        if fidelity.memorised is None:
-            rows.append((label, NOT_MEASURED, "", ""))
-        else:
-            rows.append((label, f"{fidelity.memorised:.1%}", "", f"{fidelity.memorised_held_out:.1%}"))
+        rows += _memorised_rows(fidelity)
         for side, distance in fidelity.sliced_wasserstein.items():
             rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
         if fidelity.prompts_exact is not None:
@@ -89,6 +85,20 @@ def measured_in(figures: Sequence[FeatureFigures]) -> str:
     return "; ".join(f"{each.features} {each.features_hash} ({each.resize})" for each in figures)
 
 
+def _memorised_rows(fidelity: Fidelity) -> list[Cells]:
+    found = fidelity.copies
+    if found is None:
+        return [("memorised: copies of training images", NOT_MEASURED, "", "")]
+    label = f"memorised: within {found.threshold:.1f} grey levels of a training image"
+    interval = f"{found.low:.1%} to {found.high:.1%}"
+    usual = f"{found.expected:.1%} ({found.expected_low:.1%} to {found.expected_high:.1%})"
+    rows = [(label, f"{found.value:.1%}", interval, usual)]
+    if found.excess:
+        changes = ", ".join(f"{count:,} {change}" for change, count in found.changes.items())
+        rows.append(("  these are", changes, "", ""))
+    return rows
+
+
 def comparison_row(row: Row) -> list[str]:
     """One family under ``COMPARISON``."""
     figures, cost = row.fidelity, row.cost
@@ -106,12 +116,20 @@ def comparison_row(row: Row) -> list[str]:
         number(figures.frechet.value),
         f"{figures.precision.value:.0%}",
         f"{figures.recall.value:.0%}",
-        f"{figures.memorised:.0%}" if figures.memorised is not None else NOT_MEASURED,
+        _memorised_cell(figures),
         f"{cost.parameters / 1e6:.2f}M",
         f"{cost.images_per_second:,.0f}",
         f"{cost.sampling_ms:.1f}",
         f"{row.peak_memory / 1e6:,.0f} MB" if row.peak_memory else "",
     ]
+
+
+def _memorised_cell(figures: Fidelity) -> str:
+    if figures.memorised is None:
+        return NOT_MEASURED
+    found = figures.copies  # absent in rows of earlier versions
+    interval = f" ({found.low:.0%} to {found.high:.0%})".replace(" ", "\N{NO-BREAK SPACE}") if found else ""
+    return f"{figures.memorised:.0%}{interval}"
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
@@ -136,9 +154,10 @@ def advice(rows: Sequence[Row]) -> str:
     sentence += "".join(_other_choice(best, good, name) for name in figures.other_features)
     if figures.kid.low <= figures.kid.floor:
         sentence += "; its images are as close to yours as yours are to each other"
-    if (figures.memorised or 0) > 0.2:
+    if (copies := figures.copies) and copies.low > 2 * copies.expected:
         sentence += (
-            f", but {figures.memorised:.0%} of its images are closer to a training image than they should be"
+            f", but {copies.value:.0%} of its images are nearer to a training image than {copies.expected:.0%} of "
+            "new images are"
         )
     elif figures.recall.value < 0.3:
         sentence += ", but it shows only a part of what your images show: train it longer"

@@ -22,7 +22,10 @@ from torch.nn import functional as F
 SHIFT = 4  # pixels that a copy may be moved by
 CROP = 0.9  # of each side that a crop leaves
 GAINS = (0.7, 1.4)  # of the contrast, as far as they are fitted
-OFFSET = 60.0  # grey levels of brightness that are fitted
+OFFSET = 60.0  # grey levels of brightness that are fitted, at a
+OFFSET_PRICE = (
+    0.05  # of a level each, so that of images that fit alike the one with the least change is nearest
+)
 SIDE = 64  # pixels; larger images are scaled down
 CELLS = 12  # a side, whose mean brightness is compared
 COLOUR_CELLS = 4  # the same of colour, which JPEG blurs
@@ -30,7 +33,7 @@ COLOUR_WEIGHT = 0.5  # of colour and opacity, relative to brightness
 CHUNK = 16_384  # originals that are searched at a time
 CANDIDATES = 256  # of each chunk, that every window is compared with
 EXACT = 8  # candidates whose pixels are compared
-BATCH = 256  # originals that are described at a time
+BATCH = 64  # images that are read at a time
 DIGITS = 3  # of distances, so that rounding errors are 0
 TONED = (0.06, 6.0)  # gain and grey levels from which another brightness or contrast is named
 
@@ -254,7 +257,7 @@ class _Described:
         power = originals.tone.square().sum(1)
         gain = (dot / (power + 1)).clamp(*GAINS)
         square = own + gain * (gain * power - 2 * dot)
-        square += ((self.mean[:, None] - originals.mean).abs() - OFFSET).clamp(min=0).square()
+        square += _offset_square(self.mean[:, None] - originals.mean)
         if self.opacity.shape[1]:
             square += torch.cdist(self.opacity, originals.opacity).square()
         square = square.clamp(min=0)
@@ -278,14 +281,19 @@ def _compare_pixels(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
     offset = (y_mean - x_mean * gain[:, None])[:, 0]
     changed = (originals[:, :3] * gain[:, None, None, None] + offset[:, None, None, None]).clamp(0, 255)
     a, b = _Described.of(torch.cat([changed, originals[:, 3:]], 1)), _Described.of(images)
-    shift = (x.mean(1) - b.mean).abs()
-    square = (a.tone - b.tone).square().sum(1) + (a.opacity - b.opacity).square().sum(1)
-    square += (shift - OFFSET).clamp(min=0).square()
-    # An image that fits about as well without a change was not changed.
     plain = _Described.of(originals)
+    shift = (plain.mean - b.mean).abs()
+    square = (a.tone - b.tone).square().sum(1) + (a.opacity - b.opacity).square().sum(1)
+    square += _offset_square(shift)
+    # An image that fits about as well without a change was not changed.
     plain_square = (plain.tone - b.tone).square().sum(1) + (plain.mean - b.mean).square()
     toned = ((gain - 1).abs() > TONED[0]) | (shift > TONED[1])
     return square, toned & (plain_square > 1.2 * square + 1)
+
+
+def _offset_square(offset: Tensor) -> Tensor:
+    """What another brightness adds to a mean square."""
+    return (OFFSET_PRICE * offset).square() + (offset.abs() - OFFSET).clamp(min=0).square()
 
 
 def _levels(images: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ class Memorised:
     held_out: int  # images that set the threshold
     changes: dict[str, int]  # what was done to the training images -> how many of the images that count
 
+    @property
+    def excess(self) -> bool:
+        """Whether it is more than the share of a perfect generator."""
+        return self.low > self.expected
+
 
 def threshold(held_out: Tensor) -> float:
     """The distance that the share SHARE of held-out distances [H] does not exceed; the least where they are few."""

@@ -68,26 +68,3 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
     """See ``Overlap``."""
     found = overlap(real, drawn, k)
     return found.density, found.coverage
-
-
-def nearest_distances(x: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each point, the distance to the nearest of ``to`` [N], and its index [N]."""
-    least = [distances(part, to).min(1) for part in _parts(x, len(to))]
-    return torch.cat([m.values for m in least]), torch.cat([m.indices for m in least])
-
-
-def memorised(drawn: Tensor, training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
-    """[N] bool: drawn features nearer to a training image than all but ``share`` of the held-out real ones are."""
-    return copies(drawn, training, usual_distance(training, held_out, share))
-
-
-def usual_distance(training: Tensor, held_out: Tensor, share: float = 0.05) -> Tensor:
-    """[]: the distance to the nearest training image that all but ``share`` of held-out features exceed."""
-    return nearest_distances(held_out, training)[0].quantile(share, interpolation="lower")
-
-
-def copies(drawn: Tensor, training: Tensor, usual: Tensor) -> Tensor:
-    """[N] bool: drawn features nearer to a training image than ``usual``."""
-    distance = nearest_distances(drawn, training)[0]
-    # Where the data itself holds duplicates, the usual distance is 0: only exact copies count.
-    return (distance < usual) | ((distance == 0) & (usual == 0))

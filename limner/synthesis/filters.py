@@ -12,13 +12,16 @@ from torch import Tensor
 
 from limner.core import Classifies, LimnerError, nearest
 from limner.data import finder
-from limner.evaluation.real import MIN_IMAGES, Real, open_real
+from limner.evaluation.copying import few_held_out, why_not_measured
+from limner.evaluation.images import Images
+from limner.evaluation.real import MIN_IMAGES, Real, as_saved, open_real
 from limner.evaluation.spaces import find_features
 from limner.fields import PositiveShare, checked
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
 from limner.metrics import neighbours
-from limner.metrics.features import Features
+from limner.metrics.copies import Originals
+from limner.metrics.memorised import threshold
 from limner.progress import bar
 from limner.synthesis.options import SynthesizeOptions
 
@@ -26,7 +29,7 @@ NEIGHBOUR = 3  # a real image's ball reaches to its third neighbour (Kynkaanniem
 REASONS = {
     "classifier": "the classifier did not give them the wanted class",
     "like": "they look like no real training image",
-    "new": "they are closer to a training image than held-out images are",
+    "new": "they are nearer to a training image than held-out images are",
 }
 
 
@@ -58,34 +61,36 @@ def like_filter(real: Real, source: str, features: str, weights: str = "", quiet
     """Keep what lies in the ball of a training image, as the precision of Kynkaanniemi 2019 counts."""
     if len(real.training) <= NEIGHBOUR:
         raise LimnerError(f"{source} has too few images for --like: give at least {MIN_IMAGES}.")
-    by, points, settings = _describe(real, source, features, weights, quiet)
+    by = find_features(features, weights)
+    with bar("describing real images", quiet) as watch:
+        points = understand.over_data(real.training, by.of, watch)
     reach = neighbours.radii(points, NEIGHBOUR)
-    settings["k"] = NEIGHBOUR
+    settings = _about(real, source) | {"features": by.name, "hash": by.hash, "k": NEIGHBOUR}
     return Filter("like", settings, lambda images, _: neighbours.inside(by.of(images), points, reach))
 
 
-def new_filter(real: Real, source: str, features: str, weights: str = "", quiet: bool = False) -> Filter:
-    """Leave out what is closer to a training image than 95% of the held-out images (see ``memorised``)."""
-    if len(real.held_out) < MIN_IMAGES:
+def new_filter(real: Real, source: str, quiet: bool = False) -> Filter:
+    """Leave out what is nearer to a training image than 95% of the held-out images, changed copies too.
+
+    See ``limner.metrics.copies``.
+    """
+    if absent := why_not_measured(real):
         raise LimnerError(
-            f"--new needs at least {MIN_IMAGES} held-out images to tell what is too close, but {source} has "
-            f"{len(real.held_out)}: give a larger source, or train the run with a larger --data.holdout."
+            f"--new cannot tell what is too near to an image of {source}: {absent}. Give a larger source, or train "
+            "the run with a larger --data.holdout."
         )
-    by, points, settings = _describe(real, source, features, weights, quiet)
-    usual = neighbours.usual_distance(points, understand.over_data(real.held_out, by.of))
-    settings["usual"] = float(usual)
-    return Filter("new", settings, lambda images, _: ~neighbours.copies(by.of(images), points, usual))
-
-
-def _describe(
-    real: Real, source: str, features: str, weights: str, quiet: bool
-) -> tuple[Features, Tensor, dict[str, Any]]:
-    """Features by name, those of the training images [N, D], and what identifies them in the provenance."""
-    by, training = find_features(features, weights), real.training
     with bar("describing real images", quiet) as watch:
-        points = understand.over_data(training, by.of, watch)
-    about = {"source": source, "fingerprint": training.fingerprint, "images": len(training)}
-    return by, points, about | {"features": by.name, "hash": by.hash}
+        originals = Originals(Images.of(real.training, real.training.spec.channels), watch)
+    with bar("searching held-out images", quiet) as watch:
+        held_out = Images.of(few_held_out(real.held_out), real.training.spec.channels)
+        usual = threshold(originals.nearest(held_out, watch).distance)
+    settings = _about(real, source) | {"usual": usual}
+    return Filter("new", settings, lambda images, _: originals.nearest(as_saved(images)).distance > usual)
+
+
+def _about(real: Real, source: str) -> dict[str, Any]:
+    """What identifies the training images in the provenance."""
+    return {"source": source, "fingerprint": real.training.fingerprint, "images": len(real.training)}
 
 
 def classifier_filter(run: str, wanted: Iterable[str], confidence: float, device: str = "auto") -> Filter:
@@ -118,8 +123,14 @@ def open_filters(
     filters: list[Filter] = []
     if options.classifier:
         filters.append(classifier_filter(options.classifier, labels, options.confidence, device))
-    for source, make in ((options.like, like_filter), (options.new, new_filter)):
-        if source:
-            real = open_real([source], pipeline.spec, pipeline.loaded.run.data, not quiet)
-            filters.append(make(real, source, options.features, options.weights, quiet))
+
+    def real(source: str) -> Real:
+        return open_real([source], pipeline.spec, pipeline.loaded.run.data, not quiet)
+
+    if options.like:
+        filters.append(
+            like_filter(real(options.like), options.like, options.features, options.weights, quiet)
+        )
+    if options.new:
+        filters.append(new_filter(real(options.new), options.new, quiet))
     return filters

@@ -21,7 +21,7 @@ class SynthesizeOptions(Checked):
     new: str = ""
     classifier: str = ""  # run that classifies: keep only images that it recognises as the requested class
     confidence: PositiveShare = 0.9  # lowest probability of the requested class by --classifier
-    features: str = "random"  # for --like and --new: random, imagenet, inception, clip, dinov2, or a run
+    features: str = "random"  # for --like: random, imagenet, inception, clip, dinov2, or a run
     weights: str = ""  # file or folder of the features' weights, if they need any
     seed: Seed = 0  # of the first image; each image has its own
     batch: int = 64  # images drawn at once

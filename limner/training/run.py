@@ -124,7 +124,7 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
         data = open_data(run.sources, size=run.size, options=run.data, progress=not context.quiet)
     context.refuse_lost()
     if not resume_run:
-        epoch = len(data.split(run.data.holdout, run.data.per_class)[0])
+        epoch = len(data.split(run.data.holdout, run.data.per_class, twins=True)[0])
         parents.check(run, out, data.spec, epoch, resume, context.ranks)
         for name in parents.trained_first(run):
             first, folder = parents.first_run(run, name, out, data.spec, epoch, resume), out / name

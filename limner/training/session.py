@@ -101,7 +101,11 @@ class Session:
             context.ranks,
             journal,
         )
-        self.training, self.heldout = data.split(run.data.holdout, run.data.per_class)
+        self.training, heldout = data.split(run.data.holdout, run.data.per_class, twins=True)
+        self.data_state = {"data": data.fingerprint, "split": resuming.split_digest(self.training, heldout)}
+        self.heldout = heldout.without_twins(self.training)
+        if note := self.heldout.twins_note:
+            journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
         if len(self.training) < run.training.batch:
             journal.warn(
                 f"{len(self.training)} images are fewer than a batch of {run.training.batch}: a batch repeats images."
@@ -136,16 +140,12 @@ class Session:
 
     def _resume(self, run: Run, resumed: checkpoint.Resumed) -> dict[str, Model]:
         """No models: the checkpoint has the weights of the parents."""
-        saved = resuming.check(run, resumed, self.out, self._data_state())
+        saved = resuming.check(run, resumed, self.out, self.data_state)
         self.run = parents.keep_parents(run, saved, self.out)
         self.digests = resumed.header["parents"]
         self.first_loss = resumed.state.get("first_loss", math.nan)
         self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]
         return {}
-
-    def _data_state(self) -> dict[str, str]:
-        """What a checkpoint says of the data, so that a resume with other data or another split is noticed."""
-        return {"data": self.data.fingerprint, "split": resuming.split_digest(self.training, self.heldout)}
 
     def train(self) -> Result:
         """Step until the budget is spent or a signal asks to stop.
@@ -281,7 +281,7 @@ class Session:
         if self.ranks.first:
             header = checkpoint.make_header(self.run, self.data.spec, self.loop.seen, self.digests)
             header |= {"data": self.data.fingerprint, "seconds": self.seconds_before + self.loop.seconds}
-            state |= {**self._data_state(), "loss": loss, "first_loss": self.first_loss}
+            state |= {**self.data_state, "loss": loss, "first_loss": self.first_loss}
             state["threads"] = torch.get_num_threads()
             checkpoint.save(self.out, average, header, live, state, self.run.training.keep)
         return True

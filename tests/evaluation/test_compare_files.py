@@ -9,8 +9,10 @@ import pytest
 
 from limner.core import LimnerError
 from limner.evaluation import compare as comparing
+from limner.evaluation.compare import read_row
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.results import Cost, Row
+from limner.evaluation.tables import advice, comparison_row
 from limner.fields import to_json
 from tests.test_files import DAMAGED
 
@@ -71,3 +73,16 @@ def test_a_family_whose_file_is_a_persons_own_is_set_aside(compare, tmp_path: Pa
         assert compare("flow", "vae") == ["vae"]
     assert (tmp_path / "vae.json.damaged").read_text() == '{"name": "mine"}'
     assert to_json(OPTIONS)["budget"] == "1s"
+
+
+def test_a_row_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    figure = {"value": 1.0, "low": 0.5, "high": 2.0, "floor": 0.5, "floor_n": 20}
+    figures = dict.fromkeys(("kid", "frechet", "precision", "recall", "density", "coverage"), figure)
+    row = ROW.to_json() | figures | {
+        "n": 20, "real": 60, "size": [16, 16], "features": "random", "features_hash": "", "resize": "",
+        "memorised": 0.25, "memorised_held_out": 0.05, "identical": 0, "sliced_wasserstein": {}, "notes": [],
+    }  # fmt: skip
+    (tmp_path / "vae.json").write_text(json.dumps(row))
+    found = read_row(tmp_path / "vae.json")
+    assert found.fidelity and found.fidelity.memorised == 0.25 and found.fidelity.copies is None
+    assert "25%" in comparison_row(found) and "Take vae" in advice([found])

@@ -22,7 +22,7 @@ from limner import checkpoint, families
 from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import Data, open_data
-from limner.evaluation.real import Real, as_saved
+from limner.evaluation.real import Real, as_saved, open_real
 from limner.inference import understand
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities
@@ -265,20 +265,21 @@ def test_like_keeps_what_is_near_real_images():
 
 def test_new_leaves_copies_out():
     training, held_out = flat(np.arange(0, 250, 10)), flat(np.arange(5, 245, 10))
-    keep = new_filter(Real(training, held_out), "x", "random", quiet=True).keep
+    keep = new_filter(Real(training, held_out), "x", quiet=True).keep
     assert not keep(images_of(100, 60, 100.2), None).any()  # copies, and what is nearly one
-    assert keep(held_out.batch(np.arange(24)).image, None).double().mean() >= 0.9
-    from limner.metrics import neighbours
-    from limner.metrics.features import random_vgg
+    with pytest.raises(LimnerError, match="20 held-out"):
+        new_filter(Real(training, flat(np.arange(3))), "x", quiet=True)
 
-    drawn = images_of(*np.linspace(0, 240, 97).tolist())
-    points = [
-        random_vgg().of(x)
-        for x in (drawn, training.batch(np.arange(25)).image, held_out.batch(np.arange(24)).image)
-    ]
-    assert torch.equal(~keep(drawn, None), neighbours.memorised(*points))
-    with pytest.raises(LimnerError, match="at least 20 held-out"):
-        new_filter(Real(training, flat(np.arange(3))), "x", "random", quiet=True)
+
+def test_new_leaves_changed_copies_out():
+    pytest.importorskip("sklearn")
+    real = open_real(["digits"], ImageSpec(1, 32, 32), DataOptions(holdout=0.2), progress=False)
+    keep = new_filter(real, "digits", quiet=True).keep
+    copies = real.training.batch(np.arange(20)).image
+    for changed in (copies, copies.flip(-1), copies.roll((2, -1), (2, 3)), (copies + 1) * 0.8 - 1):
+        assert not keep(changed, None).any()
+    others = real.held_out.batch(np.arange(100)).image
+    assert keep(others, None).double().mean() > 0.85
 
 
 class Brightness(Model):
