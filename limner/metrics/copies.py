@@ -85,7 +85,7 @@ class Originals:
         """Of an image [C, H, W] in grey levels: the distance to its original, its index and the change."""
         windows = self.windows.of(image)
         seen = _Described.of(windows)
-        some, every = seen.coarse[self.windows.every_other], self.described.coarse
+        some, every = seen.coarse[self.windows.first], self.described.coarse
         similar = torch.cat([(some @ part.T).amax(0) for part in every.split(CHUNK)])
         index = similar.topk(min(CANDIDATES, len(similar))).indices
         square, view = seen.squares(self.described.rows(index), self.windows.complexity)

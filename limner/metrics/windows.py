@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SHIFT = 4  # pixels that a copy may be moved by
-CROP = 0.9  # of each side that a crop leaves
+CROP = 0.9  # of each side that a crop leaves,
+NEARBY = (-1, 0, 1)  # and as many pixels more, since programs round differently
+CLOSE = 24  # pixels of a middle, for each pixel between two windows that are looked at first
 SIDE = 64  # pixels; larger images are scaled down
 
 Shape = tuple[int, int]  # height, width
@@ -69,9 +71,9 @@ class Windows:
         return [change for change, _ in self._each()]
 
     @cached_property
-    def every_other(self) -> Tensor:
-        """Indices of windows two pixels apart."""
-        return torch.tensor([even for _, even in self._each()]).nonzero()[:, 0]
+    def first(self) -> Tensor:
+        """Indices of the windows that are looked at first: a few pixels apart in large images."""
+        return torch.tensor([close for _, close in self._each()]).nonzero()[:, 0]
 
     @cached_property
     def complexity(self) -> Tensor:
@@ -80,18 +82,22 @@ class Windows:
         return torch.tensor(kinds)[:, None]
 
     def _each(self) -> list[tuple[Change, bool]]:
-        found = []
-        (up, left), (high, wide) = self.shifts, self._cropped_places()
+        """Of each window: the change that it supposes, and whether it is looked at first."""
+        found, (up, left) = [], self.shifts
+        step = max(1, min(self._middle) // CLOSE)
         scale = [own / side for own, side in zip(self.own, self.sized, strict=True)]
         for mirrored in (False, True):
-            for y in range(2 * up + 1):
-                for x in range(2 * left + 1):
-                    right, down = round((x - left) * scale[1]), round((y - up) * scale[0])
+            for y in range(-up, up + 1):
+                for x in range(-left, left + 1):
+                    right, down = round(x * scale[1]), round(y * scale[0])
                     change = Change(mirrored, right=-right if mirrored else right, down=down)
-                    found.append((change, (y - up) % 2 == 0 and (x - left) % 2 == 0))
-        for mirrored in (False, True):
-            cropped = Change(mirrored, cropped=True)
-            found += [(cropped, y % 2 == 0 and x % 2 == 0) for y in range(high) for x in range(wide)]
+                    found.append((change, y % step == 0 and x % step == 0))
+        for sides in self._cropped_sides:
+            high, wide = (side - part + 1 for side, part in zip(sides, self._middle, strict=True))
+            for mirrored in (False, True):
+                places = [(y, x) for y in range(high) for x in range(wide)]
+                cropped = Change(mirrored, cropped=True)
+                found += [(cropped, y % step == 0 and x % step == 0) for y, x in places]
         return found
 
     def middles(self, images: Tensor) -> Tensor:
@@ -104,27 +110,27 @@ class Windows:
         """[C, H, W] -> [V, C, h, w], in the order of ``changes``."""
         image = self._resized(image[None])
         y, x = (m - s for m, s in zip(self.margins, self.shifts, strict=True))
-        moved = image[:, :, y : self.sized[0] - y, x : self.sized[1] - x]
-        cropped = F.interpolate(image, self._cropped_sides(), mode="bilinear", antialias=True)
-        size = self._middle()
+        canvases = [image[:, :, y : self.sized[0] - y, x : self.sized[1] - x]]
+        for sides in self._cropped_sides:  # back at the scale from before the crop was enlarged
+            canvases.append(F.interpolate(image, sides, mode="bilinear", antialias=True))
         found = []
-        for canvas in (moved, cropped):
+        for canvas in canvases:
             for turned in (canvas, canvas.flip(-1)):
-                places = turned[0].unfold(1, size[0], 1).unfold(2, size[1], 1)  # [C, y, x, h, w]
-                found.append(places.movedim(0, 2).flatten(0, 1))
+                places = turned[0].unfold(1, self._middle[0], 1).unfold(2, self._middle[1], 1)
+                found.append(places.movedim(0, 2).flatten(0, 1))  # from [C, y, x, h, w]
         return torch.cat(found)
 
+    @cached_property
     def _middle(self) -> Shape:
         return self.sized[0] - 2 * self.margins[0], self.sized[1] - 2 * self.margins[1]
 
-    def _cropped_sides(self) -> Shape:
-        """Of an image that is brought back to the scale it had before it was cropped and enlarged."""
-        sides = [max(round(CROP * s), m) for s, m in zip(self.sized, self._middle(), strict=True)]
-        return sides[0], sides[1]
+    @cached_property
+    def _cropped_sides(self) -> list[Shape]:
+        def side(axis: int, more: int) -> int:
+            most = self.sized[axis]
+            return min(most, max(self._middle[axis], round(CROP * most) + more))
 
-    def _cropped_places(self) -> Shape:
-        sides, middle = self._cropped_sides(), self._middle()
-        return sides[0] - middle[0] + 1, sides[1] - middle[1] + 1
+        return [(side(0, more), side(1, more)) for more in NEARBY]
 
     def _resized(self, images: Tensor) -> Tensor:
         return images if self.sized == self.own else F.interpolate(images, self.sized, mode="area")

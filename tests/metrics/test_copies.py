@@ -31,9 +31,8 @@ def jpeg(image: Image.Image) -> Image.Image:
     return Image.open(file)
 
 
-def crop(image: Image.Image) -> Image.Image:
-    side = image.width - round(0.9 * image.width)
-    box = (1, side, image.width - side + 1, image.height)
+def crop(image: Image.Image, side: int = 29, left: int = 1, top: int = 3) -> Image.Image:
+    box = (left, top, left + side, top + side)
     return image.crop(box).resize(image.size, Image.Resampling.BICUBIC)
 
 
@@ -49,6 +48,7 @@ CHANGES = {
     "moved": lambda x: moved(x, 3, -4),
     "moved by one": lambda x: moved(x, -1, 0),
     "cropped": lambda x: tensor([crop(i) for i in pictures(x)]),
+    "cropped to 28 of 32": lambda x: tensor([crop(i, 28, 2, 2) for i in pictures(x)]),
     "brighter": lambda x: tensor([ImageEnhance.Brightness(i).enhance(1.2) for i in pictures(x)]),
     "darker": lambda x: tensor([ImageEnhance.Brightness(i).enhance(0.8) for i in pictures(x)]),
     "more contrast": lambda x: tensor([ImageEnhance.Contrast(i).enhance(1.2) for i in pictures(x)]),
