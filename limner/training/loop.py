@@ -20,7 +20,7 @@ from limner import checkpoint
 from limner.config import Run
 from limner.core import Batch, Model, Objective, mix
 from limner.data import Data, Selection
-from limner.device import autocast, in_bf16
+from limner.device import autocast, in_bf16, keep_freed_memory
 from limner.distributed import Ranks, microbatch_size
 from limner.settings import LimnerError, Training
 from limner.training.optim import load_state, make_optimiser
@@ -96,6 +96,7 @@ class Loop:
         t = run.training
         self.run, self.data, self.device, self.ranks = run, data, device, ranks
         self.model = model.to(device)
+        keep_freed_memory()
         if t.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.microbatch = microbatch_size(t.batch, t.accumulate, ranks)
@@ -110,6 +111,13 @@ class Loop:
         if t.compile:
             for name in self.optimisers:
                 model.get_submodule(name).compile()
+
+        # By name, since they are looked up at every step: what the average copies, and what a loss may change.
+        averaged, frozen = (tuple(f"{n}." for n in names) for names in (model.averaged, model.frozen))
+        weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        learned = [name for name in model.state_dict() if not name.startswith(frozen)]
+        self.unaveraged = [name for name in learned if not name.startswith(averaged)]
+        self.buffers = [name for name in learned if name not in weights]
 
         # Frozen parents are shared with the averaged model, not copied: they never change.
         shared: dict[int, Any] = {id(parent): parent for parent in parents}
@@ -203,18 +211,14 @@ class Loop:
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
-        done = tuple(f"{name}." for name in (*self.model.averaged, *self.model.frozen))
-        rest = self.average.state_dict()
-        for name, value in self.model.state_dict().items():
-            if not name.startswith(done):
-                rest[name].copy_(value)
+        if self.unaveraged:
+            states = self.average.state_dict(), self.model.state_dict()
+            for name in self.unaveraged:
+                states[0][name].copy_(states[1][name])
 
     def _saved_buffers(self) -> dict[str, Tensor]:
         """The buffers that a loss may change and a checkpoint holds."""
-        weights = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        frozen = tuple(f"{name}." for name in self.model.frozen)
-        state = self.model.state_dict()
-        return {n: v for n, v in state.items() if n not in weights and not n.startswith(frozen)}
+        return {name: self.model.get_buffer(name) for name in self.buffers}
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
