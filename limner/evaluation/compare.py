@@ -24,7 +24,7 @@ from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
-from limner.evaluation.spaces import find_all, trained_in
+from limner.evaluation.spaces import find_all, measure_beside, trained_in
 from limner.evaluation.tables import COMPARISON, advice, comparison_row, measured_in, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
@@ -231,11 +231,12 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     with bar(f"drawing {n} images") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
-    features = find_all(options.features)
+    features, *others = find_all(options.features)
     fidelity = measure_samples(samples, real, features, run, options.seed)
     if fidelity:
-        notes = trained_in(pipeline.loaded.run.model, features)
-        fidelity = replace(fidelity, notes=[*fidelity.notes, *notes])
+        beside = measure_beside(samples, real, others, options.seed)
+        notes = fidelity.notes + trained_in(pipeline.loaded.run.model, [features, *others])
+        fidelity = replace(fidelity, other_features=beside, notes=notes)
     seen, seconds = header["seen"], header.get("seconds", 0.0)
     parameters = sum(p.numel() for p in pipeline.model.parameters())
     return Cost(parameters, seen, seconds, seen / max(seconds, 1e-9), 1000 * drawing / n), fidelity

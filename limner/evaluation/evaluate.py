@@ -21,7 +21,7 @@ from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, open_whole, warn_if_changed
 from limner.evaluation.results import Evaluation, Reconstruction
-from limner.evaluation.spaces import find_all, trained_in
+from limner.evaluation.spaces import find_all, measure_beside, trained_in
 from limner.inference.pipeline import Pipeline
 from limner.metrics import pixels
 from limner.metrics.features import Features
@@ -133,9 +133,12 @@ def _finish(
     """Measure the samples, and write the result and its sheets into the folder; ``notes`` are said first."""
     if samples:
         seed, quiet = task.options.seed, task.quiet
-        fidelity = measure_samples(samples, real, task.features, task.to, seed, quiet, task.ranks)
+        features, *others = task.features
+        fidelity = measure_samples(samples, real, features, task.to, seed, quiet, task.ranks)
+        beside = measure_beside(samples, real, others, seed, quiet, task.ranks)
         if fidelity:
-            result = replace(result, fidelity=replace(fidelity, notes=notes + fidelity.notes))
+            fidelity = replace(fidelity, other_features=beside, notes=notes + fidelity.notes)
+            result = replace(result, fidelity=fidelity)
     if not task.ranks.first:
         return None
     files.write_json(task.to / "evaluation.json", result.to_json())

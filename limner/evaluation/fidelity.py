@@ -30,7 +30,6 @@ from limner.progress import Watch, bar, ignore, part
 HALVES = 24  # random halves behind each interval
 SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
 REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
-BESIDE = 1000  # images that are also measured in other features, at most
 BATCH = 64
 DRAWN = 8 * BATCH  # images drawn before they are kept in 8 bits
 ANY = (-math.inf, math.inf)
@@ -116,10 +115,10 @@ def compute_features(
         )
     compared = Compared.of(samples, real)
     parts = (compared.drawn, compared.training, compared.held_out)
-    return FeatureSets(features, *_describe(parts, features, watch, ranks))
+    return FeatureSets(features, *describe(parts, features, watch, ranks))
 
 
-def _describe(parts: Sequence[Images], features: Features, watch: Watch, ranks: Ranks) -> list[Tensor]:
+def describe(parts: Sequence[Images], features: Features, watch: Watch, ranks: Ranks) -> list[Tensor]:
     """The features [N, D] of each part; the first may not be empty."""
     described: list[Tensor] = []
     done, total = 0, sum(map(len, parts))
@@ -149,8 +148,8 @@ def measure_fidelity(
     compared = Compared.of(samples, real)
     drawn, n = compared.drawn, len(compared.drawn)
     keys = [images.keys() for images in (drawn, compared.training, compared.held_out)]
-    real_keys, sets = np.concatenate(keys[1:]), _unify(sets, keys)
-    figures = _feature_figures(sets, keys, watch, seed)
+    real_keys, sets = np.concatenate(keys[1:]), unify(sets, keys)
+    figures = figures_of(sets, keys, watch, seed)
     copies = copies or find_copies(samples.images, real)
     found = copies.memorised
     source = real.whole.training if len(real.training) else real.whole.held_out
@@ -165,45 +164,24 @@ def measure_fidelity(
     )  # fmt: skip
 
 
-def _reference(total: int, n: int, seed: int) -> Tensor:
+def reference(total: int, n: int, seed: int) -> Tensor:
     """Which of ``total`` real images ``n`` drawn ones are compared with."""
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[: max(2 * n, REFERENCE)]
 
 
-def _feature_figures(
-    sets: FeatureSets, keys: Sequence[np.ndarray], watch: Watch, seed: int
-) -> FeatureFigures:
+def figures_of(sets: FeatureSets, keys: Sequence[np.ndarray], watch: Watch, seed: int) -> FeatureFigures:
     """The figures in one space of features; ``keys`` are those of drawn, training and held-out images."""
     real_keys, features, n = np.concatenate(keys[1:]), sets.features, len(keys[0])
-    order = _reference(len(real_keys), n, seed)
-    reference = torch.cat([sets.training, sets.held_out])[order]
-    figures = _figures(sets.drawn, reference, (keys[0], real_keys[order.numpy()]), watch, seed)
+    order = reference(len(real_keys), n, seed)
+    others = torch.cat([sets.training, sets.held_out])[order]
+    figures = _figures(sets.drawn, others, (keys[0], real_keys[order.numpy()]), watch, seed)
     return FeatureFigures(
         n=n, real=len(order), features=features.name, features_hash=features.hash, resize=features.resize, **figures
     )  # fmt: skip
 
 
-def measure_beside(
-    samples: Samples, real: Real, features: Features, watch: Watch = ignore, seed: int = 0, ranks: Ranks = ALONE
-) -> FeatureFigures | None:  # fmt: skip
-    """The figures in other features, which cost more: of at most BESIDE images, against REFERENCE real ones.
-
-    Each process describes its part; the first measures, the others return None.
-    """
-    compared = Compared.of(samples, real)
-    drawn, parts = compared.drawn.part(slice(BESIDE)), (compared.training, compared.held_out)
-    rows = _reference(len(real), len(drawn), seed).sort().values.numpy()
-    split = np.searchsorted(rows, len(parts[0]))
-    chosen = [drawn, parts[0].part(rows[:split]), parts[1].part(rows[split:] - len(parts[0]))]
-    sets = FeatureSets(features, *_describe(chosen, features, part(watch, 0, 0.8), ranks))
-    if not ranks.first:
-        return None
-    keys = [images.keys() for images in chosen]
-    return _feature_figures(_unify(sets, keys), keys, part(watch, 0.8, 0.2), seed)
-
-
-def _unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
+def unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
     """The same, but equal images have equal features, whatever others they were described with."""
     parts = sets.drawn, sets.training, sets.held_out
     _, first, of = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
@@ -288,20 +266,15 @@ def _distances(drawn: Keyed, real: Keyed, k: int = 5) -> dict[str, float]:
 
 
 def measure_samples(
-    samples: Samples, real: Real, features: Sequence[Features], folder: Path, seed: int = 0, quiet: bool = False,
+    samples: Samples, real: Real, features: Features, folder: Path, seed: int = 0, quiet: bool = False,
     ranks: Ranks = ALONE,
 ) -> Fidelity | None:  # fmt: skip
     """Describe and measure the samples; write nearest.png, with those nearest to training images, and drawn.png.
 
-    See ``measure_beside`` for all but the first of the ``features``. Each process describes its part; the first
-    measures and writes, the others return None.
+    Each process describes its part; the first measures and writes, the others return None.
     """
     with bar("describing", quiet) as watch:
-        sets = compute_features(samples, real, features[0], watch, ranks)
-    others = []
-    for each in features[1:]:
-        with bar(f"measuring by {each.name}", quiet) as watch:
-            others.append(measure_beside(samples, real, each, watch, seed, ranks))
+        sets = compute_features(samples, real, features, watch, ranks)
     if not ranks.first:
         return None
     with bar("searching for copies", quiet) as watch:
@@ -312,4 +285,4 @@ def measure_samples(
     save_grid(folder / "nearest.png", images, captions, columns=8)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
-    return replace(fidelity, other_features={other.features: other for other in others if other})
+    return fidelity

@@ -8,13 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from limner.checkpoint import exists
+from limner.distributed import ALONE, Ranks
+from limner.evaluation.fidelity import (
+    Compared,
+    FeatureSets,
+    Samples,
+    describe,
+    figures_of,
+    reference,
+    unify,
+)
+from limner.evaluation.real import Real
+from limner.evaluation.results import FeatureFigures
 from limner.fields import to_json
 from limner.inference.pipeline import Pipeline
 from limner.metrics.features import Features, of_model
 from limner.metrics.find import FEATURES, find
 from limner.networks.imagenet import is_installed
+from limner.progress import bar, part
 from limner.settings import LimnerError
 
+BESIDE = 1000  # images that are measured in further features, at most
 AUTO = "auto"  # random, and imagenet beside it where that is installed
 
 
@@ -36,6 +50,37 @@ def find_all(name: str, weights: str = "") -> list[Features]:
             found.append(find_features("imagenet"))
         except LimnerError as error:
             warnings.warn(f"{error} Only random features are measured.", stacklevel=2)
+    return found
+
+
+def measure_beside(
+    samples: Samples,
+    real: Real,
+    features: Sequence[Features],
+    seed: int = 0,
+    quiet: bool = False,
+    ranks: Ranks = ALONE,
+) -> dict[str, FeatureFigures]:
+    """The figures in further features, by their names: of at most BESIDE images, since these take longer.
+
+    Each process describes its part; the first measures, the others return nothing.
+    """
+    compared, found = Compared.of(samples, real), {}
+    drawn, split = compared.drawn.part(slice(BESIDE)), len(compared.training)
+    rows = reference(len(real), len(drawn), seed).sort().values.numpy()
+    training, held_out = (
+        images.part(some)
+        for images, some in (
+            (compared.training, rows[rows < split]), (compared.held_out, rows[rows >= split] - split)
+        )
+    )  # fmt: skip
+    parts = drawn, training, held_out
+    keys = [images.keys() for images in parts] if ranks.first else []
+    for each in features:
+        with bar(f"measuring by {each.name}", quiet) as watch:
+            sets = FeatureSets(each, *describe(parts, each, part(watch, 0, 0.8), ranks))
+            if ranks.first:
+                found[each.name] = figures_of(unify(sets, keys), keys, part(watch, 0.8, 0.2), seed)
     return found
 
 

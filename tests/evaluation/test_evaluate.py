@@ -388,7 +388,7 @@ def test_imagenet_stands_beside_random_where_it_is_installed(tmp_path):
 @installed
 def test_few_images_are_measured_beside(tmp_path, monkeypatch):
     """What describing costs beside the main figures is bounded."""
-    monkeypatch.setattr("limner.evaluation.fidelity.BESIDE", 25)
+    monkeypatch.setattr("limner.evaluation.spaces.BESIDE", 25)
     monkeypatch.setattr("limner.evaluation.fidelity.REFERENCE", 30)
     found = measured(paint(tmp_path / "made", 40), paint(tmp_path / "real", 60))
     other = found.other_features["imagenet"]
