@@ -63,6 +63,8 @@ class DataOptions(Checked):
 
     channels: Literal[1, 3, 4] | None = None  # 1 grey, 3 RGB, 4 RGBA; default: what the images have
     fit: Literal["crop", "pad", "squash"] = "crop"  # how an image of another aspect meets the size
+    # how images shrink; quick: as before Limner's format 4, which moved them by parts of a pixel
+    filter: Literal["exact", "quick"] = "exact"
     background: str = "white"  # what shows through transparency when the model has no alpha
     labels: bool = True  # use class folders and labels where there are any
     # class of images in folders in folders: the first folder, the last, or the whole path; default: chosen and said

@@ -201,6 +201,7 @@ def test_settings_of_format_3(tmp_path):
     for later in ("discriminator_mapping", "mean_decay", "residual"):
         del saved["model"][later]
     (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert read_run(tmp_path).data.filter == "quick", "the images that it was trained on"
     model = read_run(tmp_path).model
     assert model.mapping == model.discriminator_mapping == 2 and model.mean_decay == 0.998 and model.residual
     today = preset_run("stylegan2", "base").model

@@ -39,12 +39,13 @@ from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
 
 DEFAULTS = DataOptions()
-VERSION = 2  # of the packing; another version ignores what is in the cache (1: colours as stored, 8 bits)
+# Of the packing, by --data.filter; another version ignores what is in the cache (1: colours as stored, 8 bits).
+VERSIONS = {"exact": 3, "quick": 2}
 
 # Options that do not change what is packed from one source, or that the source's key has.
 _NOT_PACKED = (
     "flip", "holdout", "per_class", "classes", "cache", "pairs", "side_by_side", "domain",
-    "given_channels", "given_size",
+    "given_channels", "given_size", "filter",
 )  # fmt: skip
 
 
@@ -61,7 +62,12 @@ class Request:
     def folder(self) -> Path:
         """Where it is kept in the cache."""
         kept = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _NOT_PACKED}
-        parts = [VERSION, [(s.name if s.drawn else "", s.key) for s in self.sources], self.size, kept]
+        parts = [
+            VERSIONS[self.options.filter],
+            [(s.name if s.drawn else "", s.key) for s in self.sources],
+            self.size,
+            kept,
+        ]
         if self.half or len(self.sources) > 1:  # older packings of several do not say which image is whose
             parts.append(self.half)
         key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
@@ -112,6 +118,7 @@ class _Plan:
     fit: str
     half: str
     scale: Scale  # of floats and integers of any range
+    filter: str
 
     @property
     def row(self) -> tuple[int, int, int, int]:
@@ -171,7 +178,8 @@ def _plan(request: Request, headers: Counter[Header]) -> _Plan:
         decode.colour(options.background),
         options.fit,
         request.half,
-        scale_of((h.mode, *h.span) for h in headers if h.span),
+        scale_of((h.mode, *h.span) for h in headers.elements() if h.span),
+        options.filter,
     )
 
 
@@ -226,7 +234,9 @@ def _write_rows(
 def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
     """The pixels [T, H, W, C] of an image as planned, and how many of their channels are in use."""
     with item.image(plan.height, plan.width) as source:
-        pixels = decode.decode(source, plan.height, plan.width, plan.fit, plan.frames, plan.half, plan.scale)
+        pixels = decode.decode(
+            source, plan.height, plan.width, plan.fit, plan.frames, plan.half, plan.scale, plan.filter
+        )
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)

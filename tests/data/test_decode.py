@@ -17,6 +17,7 @@ from limner.data import check, open_data
 from limner.data.images import decode, deep, limits, png, profiles
 from limner.data.images.header import Header, read_header
 from limner.data.images.limits import Budget, Unusable
+from limner.data.images.opening import TURNS
 from limner.settings import DataOptions
 
 
@@ -317,12 +318,97 @@ def test_equal_numbers_of_two_images_stay_equal(tmp_path):
         ([("F", 0.0, 60000.0)], deep.Scale(floats=(0, 65535))),
         ([("F", 0.0, 3.0)], deep.Scale(floats=(0, 3))),  # of [0, 255] all would be black
         ([("F", -1.0, 1.0)], deep.Scale(floats=(-1, 1))),
+        # Filters overshoot, and an image that is white all over goes slightly above 1: neither changes the others.
+        ([("F", 1.0001, 1.0001)], deep.Scale(floats=(0, 1))),
+        ([("F", 0.0, 0.9)] * 9 + [("F", 0.0, 1.02)], deep.Scale(floats=(0, 1))),
+        ([("F", -0.01, 0.9)] * 9 + [("F", 0.0, 1.0001)], deep.Scale(floats=(0, 1))),
+        ([("F", 0.0, 250.0)] * 9 + [("F", -2.0, 258.0)], deep.Scale(floats=(0, 255))),
+        ([("F", 0.0, 65000.0)] * 9 + [("F", 0.0, 66000.0)], deep.Scale(floats=(0, 65535))),
+        ([("F", 0.0, 0.9)] * 9 + [("F", 0.0, 1e9)], deep.Scale(floats=(0, 1))),  # one of ten does not decide
+        ([("F", -400.0, 8848.0)], deep.Scale(floats=(-400, 8848))),  # heights of the Earth
+        ([("F", 3.0, 3.0)], deep.Scale(floats=(0, 3))),  # of one number: white, not black
         ([("I", 0.0, 9.0)], deep.Scale()),
         ([("I", 0.0, 9.0), ("I", -5.0, 1e6)], deep.Scale(integers=(-5, 1e6))),
     ],
 )
 def test_the_range_of_numbers(spans, expected):
     assert deep.scale_of(spans) == expected
+
+
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_an_image_slightly_above_the_range_changes_no_other(tmp_path, top):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for name, high in ("a", 1.0), ("b", 0.5), ("c", 1.0001), ("d", 1.02):
+        Image.fromarray(top * high * ramp).save(tmp_path / f"{name}.tiff")
+    data = open_data(str(tmp_path), progress=False)
+    for row, high in zip(data.array[..., 0].astype(float), (1.0, 0.5, 1.0001, 1.02), strict=True):
+        np.testing.assert_allclose(row, (65535 * high * ramp).clip(0, 65535), atol=1)
+    assert f"4 of 4 images are of floats: 0 becomes black and {top} white in all." in data.notes
+    assert any(note.startswith("2 of them go beyond that, 0 to") for note in data.notes)
+
+
+def test_floats_of_two_ranges_are_told(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for i in range(4):
+        Image.fromarray(ramp * (255 if i % 2 else 1)).save(tmp_path / f"{i}.tiff")
+    notes = open_data(str(tmp_path), progress=False).notes
+    assert "2 of them hold 0 to 1 alone and become dark: bring all floats to one range first." in notes
+    assert notes == check(str(tmp_path), progress=False).notes
+
+
+# Sizes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [17, 32, 64, 128, 200])
+@pytest.mark.parametrize("size", [(501, 333), (1000, 1000), (1337, 903), (2001, 1999)], ids=str)
+def test_a_symmetric_image_stays_symmetric(size, side):
+    """Whatever the size, and for a crop, too; a photograph's mirror image is read as that of the photograph."""
+    width, height = size
+    half = np.kron(noise(1, height // 20 + 1, width // 40 + 1) // 128 * 255, np.ones((20, 20), np.uint8))
+    half = half[:height, : (width + 1) // 2]
+    read = pixels(
+        encoded(Image.fromarray(np.concatenate([half, half[:, ::-1][:, width % 2 :]], 1))), side, side
+    )
+    assert np.abs(read.astype(int) - read[:, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("side", [32, 100])
+def test_small_sizes_are_filtered_exactly(side):
+    image = Image.fromarray(noise(2, 480, 640, 3) // 128 * 255)
+    exact = image.resize((side, side), Image.Resampling.LANCZOS, (80, 0, 560, 480))
+    np.testing.assert_array_equal(pixels(encoded(image), side, side), np.asarray(exact))
+
+
+def test_large_images_are_filtered_within_two_levels():
+    image = Image.fromarray(np.kron(noise(3, 60, 60) // 128 * 255, np.ones((40, 40), np.uint8)))
+    exact = np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS), int)
+    assert np.abs(pixels(encoded(image), 32, 32)[..., 0] - exact).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_whose_side_is_no_multiple_of_8_keeps_its_place(orientation):
+    """The decoder shrinks blocks of 8 pixels: the last reaches beyond the picture, at any way up."""
+    ramp = np.linspace(0, 255, 1001).round().astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp, (1001, 1001)))
+    back = {5: 5, 6: 8, 8: 6}.get(orientation, orientation)  # what makes it upright again
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = image.transpose(TURNS[back]) if orientation > 1 else image
+    read = pixels(encoded(turned, "JPEG", quality=95, exif=exif), 32, 32)[..., 0].astype(int)
+    exact = np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS), int)
+    assert np.abs(read - exact)[:, 1:-1].max() <= 1
+
+
+def test_a_run_of_before_finds_its_images(tmp_path):
+    """The filter of format 3 reads the pixels, and names the packing, as it did."""
+    Image.fromarray(noise(4, 1001, 999, 3)).save(tmp_path / "a.png")
+    packings = [
+        open_data(str(tmp_path), options=DataOptions(filter=f), progress=False) for f in ("exact", "quick")
+    ]
+    image = Image.open(tmp_path / "a.png")
+    before = image.resize((32, 32), Image.Resampling.LANCZOS, (0.0, 1.0, 999.0, 1000.0), reducing_gap=2.0)
+    np.testing.assert_array_equal(packings[1].array[0], np.asarray(before))
+    assert packings[0].fingerprint != packings[1].fingerprint
 
 
 # Beside the pixels ------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_an_old_packing_is_still_found(tmp_path, monkeypatch):
     from limner.data.pack import Request
     from limner.data.sources.find import find
 
-    monkeypatch.setattr(pack, "VERSION", 1)
+    monkeypatch.setitem(pack.VERSIONS, "exact", 1)
     request = Request((find("digits", tmp_path),), (32, 32), DataOptions())
     assert request.folder.name == "ba9baa9e54a232eaf89c3c0fc7e68da1"
 

@@ -20,6 +20,7 @@ from limner.data.images.opening import TURNS, Opened, open_image, reading
 from limner.settings import LimnerError
 
 _PLAIN = deep.Scale()
+_FINE = 8  # times the size asked for that averaging blocks of pixels leaves: what follows differs by 2 levels at most
 
 
 def reason(error: Exception) -> str:
@@ -46,19 +47,20 @@ class Form:
     frames: int = 1  # the first ones, the last repeated where there are too few
     half: str = ""  # left or right: that half of the image alone
     scale: deep.Scale = _PLAIN  # of floats and integers of any range
+    filter: str = "exact"  # as in DataOptions
 
 
 def decode(
     source: IO[bytes] | Image.Image, height: int, width: int, fit: str,
-    frames: int = 1, half: str = "", scale: deep.Scale = _PLAIN,
+    frames: int = 1, half: str = "", scale: deep.Scale = _PLAIN, filter: str = "exact",
 ) -> np.ndarray:  # fmt: skip
     """uint8 or uint16 [T, h, w, C]; h and w are below `height` and `width` only where `fit` is 'pad'.
 
     T is `frames`: the first ones, the last repeated where there are too few. `half` keeps the left or the
-    right half of the image; `scale` is that of floats and integers of any range. On damaged files Pillow raises
-    nearly anything; see `reason`.
+    right half of the image; `scale` is that of floats and integers of any range; `filter` is as in DataOptions. On
+    damaged files Pillow raises nearly anything; see `reason`.
     """
-    return reading(partial(_pixels, form=Form(height, width, fit, frames, half, scale)), source)
+    return reading(partial(_pixels, form=Form(height, width, fit, frames, half, scale, filter)), source)
 
 
 def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
@@ -76,13 +78,14 @@ def _pixels(opened: Opened, form: Form) -> np.ndarray:
     """[T, h, w, C]"""
     image = opened.image
     several = form.frames > 1 and getattr(image, "n_frames", 1) > 1
+    extent = None
     if image.format in ("JPEG", "MPO") and opened.source is not None:
         check_scans(image, opened.source)
         if not form.half and not several:
-            _draft(image, form, opened.orientation)
+            extent = _draft(image, form, opened.orientation)
     with UNDER_WAY.hold(cost(image, opened.deep)):
         if not several:
-            return np.stack([_frame(opened, form)] * form.frames)
+            return np.stack([_frame(opened, form, extent)] * form.frames)
         frames = [_frame(page, form) for page in _pages(opened, form.frames)]
         frames += frames[-1:] * (form.frames - len(frames))
         if len({frame.dtype for frame in frames}) > 1:
@@ -100,19 +103,26 @@ def _pages(opened: Opened, count: int) -> Iterator[Opened]:
         yield replace(opened, deep=deep.layout(image), frame=i)
 
 
-def _draft(image: Image.Image, form: Form, orientation: int) -> None:
-    """Has the decoder shrink by up to 8, to twice the size needed; not halves, which would mix at the seam."""
+Extent = tuple[float, float]  # width and height of the picture in pixels as they are decoded
+
+
+def _draft(image: Image.Image, form: Form, orientation: int) -> Extent | None:
+    """Has the decoder shrink by up to 8, to twice the size needed; not halves, which would mix at the seam.
+
+    Returns what the picture then takes of the decoded pixels, whose last column and row may lie half beyond it.
+    """
     across, down = (form.height, form.width) if orientation >= 5 else (form.width, form.height)
     if form.fit != "squash":  # the size that the whole image must have
         choose = max if form.fit == "crop" else min
         scale = choose(across / image.width, down / image.height)
         across, down = int(scale * image.width) + 1, int(scale * image.height) + 1
-    image.draft(None, (2 * across, 2 * down))
+    drafted = image.draft(None, (2 * across, 2 * down))
+    return drafted[1][2:] if drafted and form.filter == "exact" else None
 
 
-def _frame(opened: Opened, form: Form) -> np.ndarray:
+def _frame(opened: Opened, form: Form, extent: Extent | None = None) -> np.ndarray:
     """[h, w, C]"""
-    planes = [_resized(plane, opened.orientation, form) for plane in _planes(opened, form.scale)]
+    planes = [_resized(plane, opened.orientation, form, extent) for plane in _planes(opened, form.scale)]
     pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
     if pixels.dtype == np.float32:
         pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
@@ -149,29 +159,55 @@ def _again(source: IO[bytes], frame: int) -> Image.Image:
     return image
 
 
-def _resized(image: Image.Image, orientation: int, form: Form) -> np.ndarray:
-    """[h, w] or [h, w, C] of a plain image."""
+def _resized(image: Image.Image, orientation: int, form: Form, extent: Extent | None) -> np.ndarray:
+    """[h, w] or [h, w, C] of a plain image, of which the picture takes ``extent`` (None: all)."""
+    left, top, beyond = 0.0, 0.0, [0.0, 0.0]  # pixels across and down that are not of the picture
+    if extent is not None:
+        beyond = [image.width - extent[0], image.height - extent[1]]  # at the right and below
     if orientation in TURNS:
         image = image.transpose(TURNS[orientation])
+        beyond = beyond[::-1] if orientation >= 5 else beyond
+        left = beyond[0] if orientation in (2, 3, 6, 7) else 0.0
+        top = beyond[1] if orientation in (3, 4, 7, 8) else 0.0
     if form.half:  # the middle column of an odd width belongs to neither
         side = image.width // 2
-        left = 0 if form.half == "left" else image.width - side
-        image = image.crop((left, 0, left + side, image.height))
+        start = 0 if form.half == "left" else image.width - side
+        image = image.crop((start, 0, start + side, image.height))
+    across, down = image.width - beyond[0], image.height - beyond[1]
     height, width = form.height, form.width
     if form.fit == "pad":
-        scale = min(width / image.width, height / image.height)
-        width = min(width, max(1, round(image.width * scale)))
-        height = min(height, max(1, round(image.height * scale)))
-    box = (0.0, 0.0, float(image.width), float(image.height))
+        scale = min(width / across, height / down)
+        width = min(width, max(1, round(across * scale)))
+        height = min(height, max(1, round(down * scale)))
+    box = (left, top, left + across, top + down)
     if form.fit == "crop":
-        scale = max(width / image.width, height / image.height)
-        spare = image.width - width / scale, image.height - height / scale
+        scale = max(width / across, height / down)
+        spare = across - width / scale, down - height / scale
         x, y = (max(0.0, each / 2) for each in spare)  # against rounding below 0
-        box = (x, y, image.width - x, image.height - y)
+        box = (left + x, top + y, left + across - x, top + down - y)
+    return _scaled(image, box, (width, height), form.filter)
 
-    shrinks = box[2] - box[0] >= width
-    how = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC  # Lanczos rings when it enlarges
-    return np.asarray(image.resize((width, height), how, box, reducing_gap=2.0))
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def _scaled(image: Image.Image, box: Box, size: tuple[int, int], filter: str) -> np.ndarray:
+    """[h, w] or [h, w, C]: the box of an image at the size (width, height); a symmetric image stays symmetric."""
+    across, down = box[2] - box[0], box[3] - box[1]
+    how = (
+        Image.Resampling.LANCZOS if across >= size[0] else Image.Resampling.BICUBIC
+    )  # Lanczos rings when it enlarges
+    if filter == "quick":
+        return np.asarray(image.resize(size, how, box, reducing_gap=2.0))
+    by = _whole_factor(image.width, across / size[0]), _whole_factor(image.height, down / size[1])
+    if by != (1, 1):  # a factor that leaves a rest would move the picture
+        image, box = image.reduce(by), (box[0] / by[0], box[1] / by[1], box[2] / by[0], box[3] / by[1])
+    return np.asarray(image.resize(size, how, box))
+
+
+def _whole_factor(side: int, scale: float) -> int:
+    """The largest divisor of a side that still leaves ``_FINE`` pixels for each one wanted, at that scale."""
+    return max(factor for factor in range(1, max(1, int(scale / _FINE)) + 1) if side % factor == 0)
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -88,8 +88,27 @@ def colour_notes(headers: Iterable[Header] | Mapping[Header, int]) -> list[str]:
     if total := cut.total():
         forms = ", ".join(f"{count:,} {form}" for form, count in cut.items())
         said.append(f"{total:,} {of_all} are colour of more than 8 bits that is taken as 8 ({forms}).")
-    scale = deep.scale_of((h.mode, *h.span) for h in counts if h.span)
+    return said + _number_notes(counts)
+
+
+def _number_notes(counts: Counter[Header]) -> list[str]:
+    """Which numbers of floats and integers of any range become black and white, and what that range does not suit."""
+    said, of_all = [], f"of {counts.total():,} images"
+    scale = deep.scale_of((h.mode, *h.span) for h in counts.elements() if h.span)
     for mode, what, (low, high) in (("F", "floats", scale.floats), ("I", "integers", scale.integers)):
-        if total := sum(count for h, count in counts.items() if h.mode == mode and h.span):
-            said.append(f"{total:,} {of_all} are of {what}: {low:g} becomes black and {high:g} white in all.")
+        spans = [h.span for h in counts.elements() if h.mode == mode and h.span]
+        if not spans:
+            continue
+        said.append(
+            f"{len(spans):,} {of_all} are of {what}: {low:g} becomes black and {high:g} white in all."
+        )
+        least, greatest = min(span[0] for span in spans), max(span[1] for span in spans)
+        if beyond := sum(span[0] < low or span[1] > high for span in spans):
+            said.append(
+                f"{beyond:,} of them go beyond that, {least:g} to {greatest:g} in all, and are cut there."
+            )
+        if dark := mode == "F" and high > 1 and sum(0 < span[1] <= 1 for span in spans):
+            said.append(
+                f"{dark:,} of them hold 0 to 1 alone and become dark: bring all floats to one range first."
+            )
     return said
