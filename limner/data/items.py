@@ -49,6 +49,10 @@ class Oracle(Protocol):
         """uint8 [N, H, W, 3] and N captions -> shares in [0, 1]; ``exact``: everything that a caption says."""
         ...
 
+    def unseen(self, n: int, seed: int, known: Sequence[str]) -> list[str]:
+        """Up to ``n`` captions of what neither the set's images nor the captions ``known`` show."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:

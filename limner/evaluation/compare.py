@@ -22,6 +22,7 @@ from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
+from limner.evaluation.prompts import measure_prompts
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
@@ -233,6 +234,9 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     drawing = time.perf_counter() - start
     features, *others = find_all(options.features)
     fidelity = measure_samples(samples, real, features, run, options.seed)
+    prompts = measure_prompts(pipeline, sources, real, options.seed)
+    if fidelity and prompts:
+        fidelity = prompts.add_to(fidelity)
     if fidelity:
         beside = measure_beside(samples, real, others, options.seed)
         notes = fidelity.notes + trained_in(pipeline.loaded.run.model, [features, *others])

@@ -19,6 +19,7 @@ from limner.evaluation import probe
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.options import EvaluateOptions
+from limner.evaluation.prompts import PromptScore, measure_prompts
 from limner.evaluation.real import Real, as_saved, open_whole, warn_if_changed
 from limner.evaluation.results import Evaluation, Reconstruction
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
@@ -74,11 +75,12 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         warn_if_changed(pipeline, task.sources, real)
     per_class, seed = options.labels_per_class, options.seed
     understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
-    samples, chosen = None, None
+    samples, chosen, prompts = None, None, None
     if isinstance(pipeline.model, Generates):
         n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
         with bar(f"drawing {n:,} images", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
+        prompts = measure_prompts(pipeline, task.sources, real, seed, task.quiet, ranks, opened)
         chosen = pipeline.named_sampling(sampling)
     reconstruction = None
     if isinstance(pipeline.model, Autoencodes):
@@ -97,7 +99,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     if samples and ranks.first:
         notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
         notes += trained_in(pipeline.loaded.run.model, task.features)
-    return _finish(task, result, real, samples, notes)
+    return _finish(task, result, real, samples, notes, prompts)
 
 
 def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
@@ -128,8 +130,9 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
 
 
 def _finish(
-    task: Task, result: Evaluation, real: Real, samples: Samples | None, notes: list[str]
-) -> Evaluation | None:
+    task: Task, result: Evaluation, real: Real, samples: Samples | None, notes: list[str],
+    prompts: PromptScore | None = None,
+) -> Evaluation | None:  # fmt: skip
     """Measure the samples, and write the result and its sheets into the folder; ``notes`` are said first."""
     if samples:
         seed, quiet = task.options.seed, task.quiet
@@ -138,7 +141,7 @@ def _finish(
         beside = measure_beside(samples, real, others, seed, quiet, task.ranks)
         if fidelity:
             fidelity = replace(fidelity, other_features=beside, notes=notes + fidelity.notes)
-            result = replace(result, fidelity=fidelity)
+            result = replace(result, fidelity=prompts.add_to(fidelity) if prompts else fidelity)
     if not task.ranks.first:
         return None
     files.write_json(task.to / "evaluation.json", result.to_json())

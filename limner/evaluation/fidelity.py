@@ -159,7 +159,7 @@ def measure_fidelity(
         **vars(figures), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
-        prompts_exact=_prompts_exact(samples, real), identical=int(np.isin(keys[0], real_keys).sum()),
+        identical=int(np.isin(keys[0], real_keys).sum()),
         notes=_notes(samples, real, keys[0], real_keys),
     )  # fmt: skip
 
@@ -188,18 +188,6 @@ def unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
     features = torch.cat(parts)[torch.from_numpy(first[of])]
     drawn, training, held_out = features.split([len(part) for part in parts])
     return replace(sets, drawn=drawn, training=training, held_out=held_out)
-
-
-def _prompts_exact(samples: Samples, real: Real) -> float | None:
-    """The fraction drawn as prompted, where the data has an oracle."""
-    oracle = real.whole.training.oracle
-    if not oracle or not samples.captions:
-        return None
-    right, images = 0.0, Images.of(samples.images, 3)
-    for at in range(0, len(images), DRAWN):
-        captions = samples.captions[at : at + DRAWN]
-        right += oracle.score(as_bytes(images[at : at + DRAWN]), captions)["exact"] * len(captions)
-    return round(right) / len(images)
 
 
 def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -> list[str]:

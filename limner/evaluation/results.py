@@ -51,7 +51,12 @@ class Fidelity(FeatureFigures):
     memorised_absent: str | None = None  # why it was not measured
     identical: int = 0  # images that equal a real one, byte for byte
     sliced_wasserstein: dict[str, float]  # pixels a side -> distance, times 1000
-    prompts_exact: float | None = None  # fraction drawn as prompted, where the data has an oracle
+    prompts_exact: float | None = None  # fraction drawn as prompted, where the truth of images is known
+    prompts_low: float | None = None  # its 95% interval
+    prompts_high: float | None = None
+    prompts_floor: float | None = None  # the same fraction of real images
+    prompts_n: int | None = None
+    prompts_unseen: bool | None = None  # whether no training image showed what they describe; None: not known
     notes: list[str] = field(default_factory=list)  # sentences on what was compared, and how
 
 

@@ -47,8 +47,7 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
         rows += _memorised_rows(fidelity)
         for side, distance in fidelity.sliced_wasserstein.items():
             rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
-        if fidelity.prompts_exact is not None:
-            rows.append(("prompts drawn with every attribute right", f"{fidelity.prompts_exact:.1%}", "", ""))
+        rows += _prompt_rows(fidelity)
         colours = CHANNELS.get(fidelity.channels or 0, "")
         rows.append(
             ("measured at, in pixels", f"{'x'.join(map(str, fidelity.size))} {colours}".strip(), "", "")
@@ -78,6 +77,16 @@ def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:
         )
         rows.append((label + of, value, f"{low} to {high}", floor))
     return rows
+
+
+def _prompt_rows(fidelity: Fidelity) -> list[Cells]:
+    if fidelity.prompts_exact is None:
+        return []
+    kind = {True: "unseen prompts", False: "prompts trained on", None: "prompts"}[fidelity.prompts_unseen]
+    label = f"{kind} drawn with every attribute right, {fidelity.prompts_n:,} drawn"
+    interval = f"{fidelity.prompts_low:.1%} to {fidelity.prompts_high:.1%}"
+    floor = "" if fidelity.prompts_floor is None else f"{fidelity.prompts_floor:.1%}"
+    return [(label, f"{fidelity.prompts_exact:.1%}", interval, floor)]
 
 
 def measured_in(figures: Sequence[FeatureFigures]) -> str:

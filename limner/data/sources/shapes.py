@@ -10,6 +10,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -67,9 +68,13 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """Whether this combination, sizes aside, is in no training set (about one in ten)."""
-        s = self.canonical  # so that 'b below a' is held out with 'a above b'
-        words = (s.first.shape, s.first.colour, s.relation, s.second.shape, s.second.colour)
-        return hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest()[0] < 26
+        return hashlib.blake2b(self.combination.encode(), digest_size=8).digest()[0] < 26
+
+    @property
+    def combination(self) -> str:
+        """What the scene shows, sizes aside; the same of 'b below a' and 'a above b'."""
+        s = self.canonical
+        return f"{s.first.shape} {s.first.colour} {s.relation} {s.second.shape} {s.second.colour}"
 
 
 def parse(caption: str) -> Scene:
@@ -105,6 +110,20 @@ def scenes(n: int, seed: int, held_out: bool = False) -> list[Scene]:
     while len(drawn) < n:
         drawn += rng.sample(every, min(n - len(drawn), len(every)))
     return drawn
+
+
+def unseen(n: int, seed: int, known: Sequence[str] = ()) -> list[str]:
+    """Captions of up to n random scenes whose combinations are in no training set, nor in the captions ``known``.
+
+    Those of ``scenes`` come first, which the demo draws.
+    """
+    shown: set[str] = set()
+    for caption in known:
+        with suppress(LimnerError):  # a person's own caption may be of anything
+            shown.add(parse(caption).combination)
+    every = (*scenes(n, seed, held_out=True)[: len(_every(True))], *_every(True))
+    captions = dict.fromkeys(scene.caption for scene in every if scene.combination not in shown)
+    return list(captions)[:n]
 
 
 # Drawing ----------------------------------------------------------------------------------------------------
