@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
-from limner.commands.options import RunFolder, Sources, parse
+from limner.commands.options import RunFolder, Sources, parse, use_threads
+from limner.settings import ThreadCount
 
 TABLE_ROWS = 20
 
@@ -19,11 +20,13 @@ class Options:
     to: str = ""  # .csv or .json file to write, with a sheet beside it. Default: predictions.csv in RUN
     labels: bool = True  # compare with the labels of the images, if they have any
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON, with the three most probable classes
 
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "classify")
+    use_threads(given.threads)
     from limner.inference.understand import classify
 
     result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)

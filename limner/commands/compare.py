@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limner.commands import print_json, say, table
-from limner.commands.options import Sources, parse, select
+from limner.commands.options import Sources, parse, select, use_threads
 from limner.evaluation.options import CompareOptions
-from limner.settings import LimnerError
+from limner.settings import LimnerError, ThreadCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Options(CompareOptions):
     families: str  # names, separated by commas
     # folder for report.html, report.json and the runs; an unfinished comparison there is resumed
     to: str = "runs/compare"
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
@@ -30,6 +31,7 @@ def run(argv: list[str]) -> int:
     given, extra = parse(Options, argv[:end], "compare"), argv[end + 1 :]
     if not given.sources:
         raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
+    use_threads(given.threads)
     from limner.evaluation.compare import compare
     from limner.evaluation.tables import COMPARISON_SHORT, comparison_row, ranked
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import RunFolder, Sources, parse
+from limner.commands.options import RunFolder, Sources, parse, use_threads
+from limner.settings import ThreadCount
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,13 @@ class Options:
     sources: Sources  # folders, archives, parquet files or built-in sets
     to: str  # .npz, .safetensors or .parquet file to write
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "embed")
+    use_threads(given.threads)
     from limner.inference.understand import embed
 
     result = embed(given.run, given.sources, given.to, given.device, given.json)

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from limner import families
 from limner.commands import print_json, say, table
-from limner.commands.options import RunOrImages, Sampling, SamplingOptions, Sources, parse, select
+from limner.commands.options import (
+    RunOrImages,
+    Sampling,
+    SamplingOptions,
+    Sources,
+    parse,
+    select,
+    use_threads,
+)
 from limner.evaluation.options import EvaluateOptions
-from limner.settings import LimnerError, NoSampling
+from limner.settings import LimnerError, NoSampling, ThreadCount
 from limner.synthesis.options import TrainingDataOptions
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ class Options(TrainingDataOptions, EvaluateOptions, SamplingOptions[Sampling]):
     to: str = ""  # folder for evaluation.json and pictures. Default: evaluation in RUN
     # also measure: does a classifier learn from the run's images what it learns from real ones
     as_training_data: bool = False
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
@@ -37,6 +46,7 @@ def run(argv: list[str]) -> None:
     given = parse(Options[_sampling(argv)], argv, "evaluate")  # type: ignore[misc]
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
+    use_threads(given.threads)
     from limner.evaluation.evaluate import evaluate
     from limner.evaluation.tables import EVALUATION, evaluation_rows, measured_in
 

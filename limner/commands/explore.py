@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import Repeated, RunFolder, parse, select
+from limner.commands.options import Repeated, RunFolder, parse, select, use_threads
 from limner.inference.options import ExploreOptions
+from limner.settings import ThreadCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +19,13 @@ class Options(ExploreOptions):
     label: Repeated = ()  # class to show
     start: Repeated = ()  # .safetensors of limner project: images of your own
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "explore")
+    use_threads(given.threads)
     from limner.inference.explore import explore
 
     options = select(ExploreOptions, given)

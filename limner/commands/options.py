@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from limner import families
 from limner.fields import check
-from limner.settings import LimnerError, NoSampling
+from limner.settings import LimnerError, NoSampling, ThreadCount
 
 Config = TypeVar("Config")
 Sampling = TypeVar("Sampling")
@@ -66,6 +66,13 @@ def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
 
     family = families.load(checkpoint.family_of(argv[0]))
     return parse(options[family.Sampling], argv, command)
+
+
+def use_threads(wanted: ThreadCount) -> None:
+    """Run the networks of this process on so many threads. Raises LimnerError for more than processors."""
+    from limner.inference.threads import THREADS
+
+    THREADS.use(wanted)
 
 
 def select(options: type[Selected], given: Any) -> Selected:

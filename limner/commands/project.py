@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import Picture, RunFolder, parse, select
+from limner.commands.options import Picture, RunFolder, parse, select, use_threads
 from limner.inference.options import ProjectOptions
+from limner.settings import ThreadCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,13 @@ class Options(ProjectOptions):
     picture: Picture  # the picture
     to: str = "projection.png"  # sheet to write; the point is written beside it as .safetensors
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "project")
+    use_threads(given.threads)
     from limner.inference.explore import project
 
     options = select(ProjectOptions, given)

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from limner import files
 from limner.commands import say
-from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
+from limner.commands.options import (
+    Repeated,
+    RunFolder,
+    Sampling,
+    SamplingOptions,
+    parse_for_run,
+    select,
+    use_threads,
+)
 from limner.fields import Count
 from limner.inference.options import SampleOptions
-from limner.settings import LimnerError, signal_of
+from limner.settings import LimnerError, ThreadCount, signal_of
 
 if TYPE_CHECKING:
     from limner.inference.pipeline import Pipeline
@@ -31,10 +39,12 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
     to: str = ""  # a .png for one sheet, or a folder for one file per image. Default: samples.png in RUN
     progress_to: str = ""  # .gif to write: how the images emerge from the noise
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
 
 
 def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "sample")
+    use_threads(given.threads)
     from limner import checkpoint
     from limner.inference.pipeline import Pipeline
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
-from limner.commands.options import Picture, RunFolder, Source, parse
+from limner.commands.options import Picture, RunFolder, Source, parse, use_threads
 from limner.fields import Count
+from limner.settings import ThreadCount
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Options:
     n: Count = 16  # images to find
     to: str = "search.png"  # sheet to write
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
 
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "search")
+    use_threads(given.threads)
     from limner.inference.understand import search
 
     result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from limner import files
 from limner.commands import say
-from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
-from limner.settings import LimnerError, signal_of
+from limner.commands.options import (
+    Repeated,
+    RunFolder,
+    Sampling,
+    SamplingOptions,
+    parse_for_run,
+    select,
+    use_threads,
+)
+from limner.settings import LimnerError, ThreadCount, signal_of
 from limner.synthesis.options import SynthesizeOptions
 
 
@@ -25,10 +33,12 @@ class Options(SynthesizeOptions, SamplingOptions[Sampling]):
     label: Repeated = ()  # draw only this class
     prompt: Repeated = ()  # what the images should show
     device: str = "auto"  # auto, cpu, cuda
+    threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
 
 
 def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "synthesize")
+    use_threads(given.threads)
     if not given.to:
         raise LimnerError("Name the folder for the images: --to DIR.")
     from limner.synthesis.synthesize import report, synthesize
