@@ -102,7 +102,12 @@ def train_rate(threads: str = "auto") -> float:
 
 
 def row(what: str, rate: float, quiet: float, others: float) -> dict[str, Any]:
-    figures = {"rate": round(rate, 1), "quiet": round(quiet, 1), "ratio": round(rate / quiet, 3), "others": others}
+    figures = {
+        "rate": round(rate, 1),
+        "quiet": round(quiet, 1),
+        "ratio": round(rate / quiet, 3),
+        "others": others,
+    }
     print(what, figures, flush=True)
     return {"what": what, **figures}
 
@@ -165,13 +170,6 @@ def work_ends() -> dict[str, Any]:
         lines = [line for line in read_log(out) if "step" in line and line["seconds"] >= ended]
     fast = (x["seconds"] for x, y in itertools.pairwise(lines) if min(x["rate"], y["rate"]) > 0.9 * quiet)
     back = next(fast, float("inf"))
-        (
-            x["seconds"]
-            for x, y in zip(lines, lines[1:], strict=False)
-            if min(x["rate"], y["rate"]) > 0.9 * quiet
-        ),
-        999,
-    )
     return row("seconds until the old rate is back", back - ended, quiet, beside.others)
 
 
