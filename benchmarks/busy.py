@@ -11,6 +11,7 @@ machine was not quiet, and a figure says little.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import subprocess
