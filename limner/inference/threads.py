@@ -223,6 +223,7 @@ class Threads:
     def measured(self) -> int:
         """The number of threads that a trial now chooses."""
         if not self.fixed:
+            self.controller = None  # what it learned may be old
             with self.at_work(torch.device("cpu")):
                 return torch.get_num_threads()
         return torch.get_num_threads()
