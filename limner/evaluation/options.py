@@ -29,6 +29,6 @@ class CompareOptions(Checked):
     preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
     n: Count | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
-    # auto (random, and imagenet beside it where limner[imagenet] is installed), random or imagenet
+    # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, clip or dinov2
     features: str = "auto"
     seed: Seed = 0  # of every training, and of the first image drawn

@@ -33,7 +33,7 @@ class AutoencoderConfig:
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
-    # whose features it is taken in; imagenet needs limner[imagenet], and does not judge what was trained in it
+    # network of the perceptual distance; imagenet needs limner[imagenet], and should not judge what it trained
     perceptual_network: Literal["random", "imagenet"] = "random"
     adversarial: float = 0.5  # weight of the adversarial loss, relative to the adaptive one (Esser 2021)
     adversarial_from: Images = 20_000  # images seen before the adversarial loss begins
