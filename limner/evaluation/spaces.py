@@ -65,6 +65,8 @@ def measure_beside(
 
     Each process describes its part; the first measures, the others return nothing.
     """
+    if not features:
+        return {}
     compared, found = Compared.of(samples, real), {}
     drawn, split = compared.drawn.part(slice(BESIDE)), len(compared.training)
     rows = reference(len(real), len(drawn), seed).sort().values.numpy()

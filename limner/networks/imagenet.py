@@ -50,11 +50,11 @@ def pickle_path() -> Path | None:
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of float32 tensors with their names and shapes, in hexadecimal."""
+    """The SHA-256 of tensors with their names and shapes, in hexadecimal."""
     found = hashlib.sha256()
     for name, weight in weights.items():
         found.update(f"{name} {tuple(weight.shape)}".encode())
-        found.update(weight.contiguous().numpy().tobytes())
+        found.update(weight.flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 from torch.testing import assert_close
 
@@ -107,7 +108,8 @@ def test_weights_are_kept_as_safetensors_and_made_again_where_damaged(fresh, mon
     monkeypatch.setenv("LIMNER_CACHE", str(fresh.parents[1]))
     changed = bytearray(whole)
     changed[-5] ^= 1
-    for content in (whole[:1000], whole[:-1], bytes(changed), b""):
+    other = save({"stem.conv.weight": torch.zeros(3, dtype=torch.bfloat16), "x": torch.zeros(())})
+    for content in (whole[:1000], whole[:-1], bytes(changed), b"", other):
         fresh.write_bytes(content)
         assert imagenet.digest(imagenet._weights()) == imagenet.WEIGHTS
         assert fresh.read_bytes() == whole
