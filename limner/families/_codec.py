@@ -23,6 +23,7 @@ class AutoencoderConfig:
     multiples: tuple[int, ...] = (1, 2)  # of that width, by level; each level but the last halves the side
     blocks: int = 1  # residual blocks a level; the decoder has one more
     attention_resolutions: tuple[int, ...] = ()  # shorter sides, in pixels, of feature maps with attention
+    middle_attention: bool = True  # attention at the code, in the middle of encoder and decoder
     dropout: float = 0.0  # dropout probability inside the blocks
     hidden: int = 4  # channels between encoder or decoder and the 1x1 convolution at the code
     latent: int = 4  # channels of the code
@@ -48,13 +49,18 @@ BASE = AutoencoderConfig(
     patch=1, width=96, multiples=(1, 2, 4), blocks=2, adversarial_from=500_000, discriminator_width=64,
     discriminator_layers=3,
 )  # fmt: skip
+# VQ-f4 of latent diffusion: 3 channels for each 4x4 pixels, of 8,192 entries.
+VQ_F4 = AutoencoderConfig(
+    kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3, codes=8192, standardise=False,
+    legacy=True, perceptual=1.0, adversarial=0.75, adversarial_from=0, discriminator_width=64, discriminator_layers=3,
+)  # fmt: skip
 
 
 def codec_shape(config: AutoencoderConfig, spec: ImageSpec) -> FeatureShape:
     c = config
     return FeatureShape(
         spec.channels, spec.channels, (spec.height, spec.width), c.width, c.multiples, c.blocks,
-        c.attention_resolutions, c.patch, dropout=c.dropout,
+        c.attention_resolutions, c.patch, dropout=c.dropout, middle_attention=c.middle_attention,
     )  # fmt: skip
 
 

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, ImageSpec, Model, Objective, Part, Preset
-from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec, codec_shape
+from limner.families._codec import (
+    BASE,
+    SMALLEST,
+    TINY,
+    VQ_F4,
+    AutoencoderConfig,
+    ConfiguredCodec,
+    codec_shape,
+)
 from limner.families._presets import training
 from limner.fields import check
 from limner.losses.adversarial import hinge_d, hinge_g
@@ -137,8 +145,8 @@ class Autoencoder(Model):
         """An AutoencoderKL."""
         c, spec = self.config, self.spec
         try:
-            if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent:
-                fault = "it is not of kind kl with patches of 1 and equal hidden and latent channels"
+            if c.kind != "kl" or c.patch != 1 or c.hidden != c.latent or not c.middle_attention:
+                fault = "it is not of kind kl with patches of 1, equal hidden and latent channels, and middle attention"
                 raise exchange.ExchangeError(fault)
             groups = exchange.norm_groups(self.autoencoder)
             options = exchange.CodecOptions(codec_shape(c, spec), c.latent, groups)
@@ -199,5 +207,11 @@ Autoencoder.presets = {
         training(replace(ADAM, lr=4.5e-6 * 12), *PLAYERS, batch=12, schedule="constant", average=0.0),
         size=(256, 256), channels=3,
         parameters={"autoencoder": 83_653_863, "discriminator": 2_765_633},  # CompVis/latent-diffusion
+    ),
+    "vq-f4-noattn": Preset(
+        replace(VQ_F4, middle_attention=False),
+        training(replace(ADAM, lr=4.5e-6 * 8), *PLAYERS, batch=8, schedule="constant", average=0.0),
+        size=(256, 256), channels=3,
+        parameters={"autoencoder": 53_219_486, "discriminator": 2_765_633},  # CompVis/latent-diffusion
     ),
 }  # fmt: skip

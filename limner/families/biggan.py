@@ -38,6 +38,7 @@ class BigGANConfig:
     generator_width: int = 96  # feature maps of the generator for each unit of widths
     discriminator_width: int = 96  # the same, of the discriminator
     widths: tuple[int, ...] = (16, 16, 8, 4, 2, 1)  # by resolution, from the base up; the last repeats
+    discriminator_widths: tuple[int, ...] = ()  # the discriminator's, from the base up; empty: as widths
     attention_resolutions: tuple[int, ...] = (64,)  # shorter sides, in pixels, of feature maps with attention
     chunk: int = 20  # latent dimension of the base and of each doubling
     embedding: int = 128  # dimension of a label's embedding, shared by all layers
@@ -127,7 +128,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: BigGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
-        _, widths, attention = layout(config, spec)
+        _, widths, attention = layout(
+            replace(config, widths=config.discriminator_widths or config.widths), spec
+        )
         maps, layers = [config.discriminator_width * w for w in reversed(widths)], nn.Sequential()
         if config.deep:
             layers.append(SpectralConv2d(spec.channels, maps[0], 3))  # [B, maps, H, W]
@@ -295,6 +298,12 @@ BigGAN.presets = {
     "paper": Preset(
         BigGANConfig(), _PAPER, size=(128, 128), channels=3, classes=1000,
         parameters={"generator": 70_433_988, "discriminator": 87_982_370},  # ajbrock/BigGAN-PyTorch
+    ),
+    # ImageNet at 64x64. There the discriminator is a step narrower than the generator at each resolution.
+    "paper64": Preset(
+        BigGANConfig(widths=(16, 16, 8, 4, 2), discriminator_widths=(16, 8, 4, 2, 1), chunk=24), _PAPER, size=(64, 64),
+        channels=3, classes=1000,
+        parameters={"generator": 70_239_108, "discriminator": 45_500_449},  # ajbrock/BigGAN-PyTorch
     ),
     "deep": Preset(BigGANConfig(128, 128, deep=True), _PAPER, size=(128, 128), channels=3),
 }  # fmt: skip

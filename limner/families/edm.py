@@ -30,7 +30,8 @@ from limner.settings import LimnerError, Optimiser
 class EDMConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("blocks", "attention_resolutions")
 
-    network: Literal["quick", "song"] = "quick"  # quick: on a CPU; song: the paper's DDPM++
+    # quick: on a CPU; song: the paper's DDPM++; ncsnpp: its NCSN++
+    network: Literal["quick", "song", "ncsnpp"] = "quick"
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
@@ -83,7 +84,11 @@ class Network(nn.Module):
         numbers = augment_conditioning.FEATURES if c.augment else 0
         shape = FeatureShape(channels, channels, size, c.width, c.multiples, c.blocks, c.attention_resolutions,
                              c.patch if self.quick else 1, classes, c.dropout)  # fmt: skip
-        self.unet = QuickUNet(shape, c.head_width, numbers) if self.quick else SongUNet(shape, numbers)
+        self.unet: nn.Module
+        if self.quick:
+            self.unet = QuickUNet(shape, c.head_width, numbers)
+        else:
+            self.unet = SongUNet(shape, numbers, ncsnpp=c.network == "ncsnpp")
 
     def forward(
         self, x: Tensor, sigma: Tensor, label: Tensor | None, augmented: Tensor | None = None
@@ -146,6 +151,15 @@ class EDM(Model):
     sample = draw
 
 
+# CIFAR-10 without labels: 200 million images. Both networks have these settings.
+_CIFAR = EDMConfig(
+    network="song", width=128, multiples=(2, 2, 2), blocks=4, attention_resolutions=(16,), dropout=0.13,
+    condition_dropout=0.0, augment=0.12,
+)  # fmt: skip
+_CIFAR_TRAINING = training(
+    Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)), "network", batch=512, schedule="constant", warmup=10_000_000,
+    average=500_000.0,
+)  # fmt: skip
 EDM.presets = {
     "tiny": Preset(
         EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1), replace(SMALL_UNET, batch=16, average=100.0)
@@ -159,13 +173,12 @@ EDM.presets = {
         training(Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, flat=0.5, warmup=100_000,
                  clip=1.0, average=500_000.0),
     ),
-    # CIFAR-10 without labels: 200 million images.
     "paper": Preset(
-        EDMConfig(network="song", width=128, multiples=(2, 2, 2), blocks=4, attention_resolutions=(16,), dropout=0.13,
-                  condition_dropout=0.0, augment=0.12),
-        training(Optimiser("adam", lr=1e-3, betas=(0.9, 0.999)), "network", batch=512, schedule="constant",
-                 warmup=10_000_000, average=500_000.0),
-        size=(32, 32), channels=3,
+        _CIFAR, _CIFAR_TRAINING, size=(32, 32), channels=3,
         parameters={"network": 55_733_891},  # CIFAR-10 with augmentation, NVlabs/edm
+    ),
+    "ncsnpp": Preset(
+        replace(_CIFAR, network="ncsnpp"), _CIFAR_TRAINING, size=(32, 32), channels=3,
+        parameters={"network": 56_397_827},  # the same, with --arch=ncsnpp
     ),
 }  # fmt: skip

@@ -18,7 +18,7 @@ from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, O
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, Path, betas, spaced_times
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, Shift, draw
-from limner.families._codec import BASE, SMALLEST, TINY, AutoencoderConfig, ConfiguredCodec
+from limner.families._codec import BASE, SMALLEST, TINY, VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
 from limner.networks.layers import time_features
@@ -225,12 +225,10 @@ LatentDiffusion.presets = {
         ),
         BASE_MUON,
     ),
-    # FFHQ at 256x256, on VQ-f4: 3 latent dimensions for each 4x4 pixels. The half-life is that of a decay of 0.9999.
+    # FFHQ at 256x256, on VQ-f4. The half-life is that of a decay of 0.9999.
     "paper": Preset(
         LatentConfig(
-            codec=AutoencoderConfig(kind="vq", patch=1, width=128, multiples=(1, 2, 4), blocks=2, hidden=3, latent=3,
-                                    codes=8192, standardise=False, perceptual=1.0, discriminator_width=64,
-                                    discriminator_layers=3),
+            codec=VQ_F4,
             channelwise=False, network="ldm", width=224, multiples=(1, 2, 3, 4), blocks=2,
             attention_resolutions=(32, 16, 8), head_width=32, predict="noise",
         ),

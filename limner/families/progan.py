@@ -55,6 +55,9 @@ class ProGANConfig:
     drift: float = 0.001  # wgan_gp: weight of the mean squared score of real images
     group: int = 4  # images over which the minibatch standard deviation is taken
     condition: Literal["auto", "none", "label"] = "auto"  # auto: label where the data has labels
+    # how labels enter. projection: embedded, and compared with the features (Miyato 2018); classifier: appended to the
+    # latent as they are, and told by the discriminator (AC-GAN, Odena 2017; the code of Karras 2018)
+    labels: Literal["projection", "classifier"] = "projection"
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,8 @@ class DownConv2d(EqualConv2d):
 class Generator(nn.Module):
     """A latent [B, latent] of mean square 1, and a label [B] if there are classes, to an image at level ``grown``.
 
-    A label's embedding, of the same dimension and normalised to mean square 1, is appended to the latent (as in
-    StyleGAN; the paper has no labels).
+    With ``labels`` projection, a label's embedding, of the same dimension and normalised to mean square 1, is appended
+    to the latent (as in StyleGAN); with classifier, the one-hot label itself, and both are normalised together.
     """
 
     seen: Tensor  # images seen; a buffer, so that a loaded model draws at the level that training reached
@@ -125,8 +128,9 @@ class Generator(nn.Module):
         coarsest, (_, *maps) = layout(config, spec)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.bounded = config.bounded
-        self.embed = nn.Embedding(classes, config.latent) if classes else None
-        inputs = config.latent * (2 if classes else 1)
+        self.classes = classes if config.labels == "classifier" else 0  # appended to the latent
+        self.embed = nn.Embedding(classes, config.latent) if classes and not self.classes else None
+        inputs = config.latent * (1 if self.embed is None else 2) + self.classes
         self.shape = (maps[0], *coarsest)
         self.dense = EqualLinear(inputs, maps[0] * coarsest[0] * coarsest[1], bias=False, gain=HE / 4)
         self.bias = nn.Parameter(torch.zeros(maps[0]))
@@ -136,7 +140,12 @@ class Generator(nn.Module):
         self.to_rgb = nn.ModuleList(EqualConv2d(m, spec.channels, 1) for m in maps)
 
     def forward(self, latent: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
-        x = latent if self.embed is None else torch.cat([latent, pixel_norm(self.embed(label))], dim=1)
+        x = latent
+        if self.embed is not None:
+            x = torch.cat([x, pixel_norm(self.embed(label))], dim=1)
+        if self.classes:
+            assert label is not None
+            x = pixel_norm(torch.cat([x, F.one_hot(label, self.classes).to(x.dtype)], dim=1))
         x = self.dense(x).unflatten(1, self.shape) + self.bias[:, None, None]  # [B, maps, h, w]
         before = x = pixel_norm(leaky_relu(self.first(pixel_norm(leaky_relu(x)))))
         for level in range(grown.level):
@@ -151,7 +160,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image at level ``grown``, and a label [B] if there are classes (by projection, Miyato 2018), to logits [B]."""
+    """An image at level ``grown``, and perhaps a label [B], to logits [B], positive: real."""
 
     def __init__(self, config: ProGANConfig, spec: ImageSpec, classes: int):
         super().__init__()
@@ -162,10 +171,15 @@ class Discriminator(nn.Module):
         self.down = nn.ModuleList(DownConv2d(i, o, 3, gain=HE) for o, i in pairwise(maps))
         self.last = EqualConv2d(maps[0] + 1, maps[0], 3, gain=HE)
         self.dense = EqualLinear(maps[0] * coarsest[0] * coarsest[1], features, gain=HE)
-        self.head = EqualLinear(features, 1)
-        self.embed = nn.Embedding(classes, features) if classes else None
+        self.classes = classes if config.labels == "classifier" else 0  # that the head tells
+        self.head = EqualLinear(features, 1 + self.classes)
+        self.embed = nn.Embedding(classes, features) if classes and not self.classes else None
 
     def forward(self, image: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
+        return self.outputs(image, label, grown)[0]
+
+    def outputs(self, image: Tensor, label: Tensor | None, grown: Growth) -> tuple[Tensor, Tensor]:
+        """The logits [B], and those of the classes [B, K] of a classifier; K is 0 without."""
         x = leaky_relu(self.from_rgb[grown.level](image))  # [B, maps, h, w]
         for level in reversed(range(grown.level)):
             x = leaky_relu(self.down[level](leaky_relu(self.conv[level](x))))  # [B, maps, h/2, w/2]
@@ -173,10 +187,11 @@ class Discriminator(nn.Module):
                 x = torch.lerp(leaky_relu(self.from_rgb[level](downsample(image))), x, grown.alpha)
         x = leaky_relu(self.last(minibatch_stddev(x, self.group)))
         x = leaky_relu(self.dense(x.flatten(1)))  # [B, features]
-        score = self.head(x)[:, 0]  # [B]
+        score, classes = self.head(x).float().split([1, self.classes], dim=1)  # [B, 1], [B, K]
+        score = score[:, 0]  # [B]
         if self.embed is not None:
-            score = score + (self.embed(label) * x).sum(1) / x.shape[1] ** 0.5  # [B]
-        return score.float()
+            score = score + (self.embed(label) * x).sum(1).float() / x.shape[1] ** 0.5  # [B]
+        return score, classes
 
 
 _training = partial(gan_training, betas=(0.0, 0.99))  # Karras 2018, appendix A
@@ -202,7 +217,8 @@ class ProGAN(Model):
             ProGANConfig(latent=256, maps=4096, widest=256, stable=100_000, fade=100_000), _training(1e-3, batch=64),
         ),
         "paper": Preset(
-            ProGANConfig(), _training(1e-3, batch=16, schedule="constant"), size=(1024, 1024), channels=3,
+            ProGANConfig(labels="classifier"), _training(1e-3, batch=16, schedule="constant"), size=(1024, 1024),
+            channels=3,
             parameters={"generator": 23_079_115, "discriminator": 23_087_249},  # its authors' code
         ),
     }  # fmt: skip
@@ -235,8 +251,9 @@ class ProGAN(Model):
         real = at_growth(batch.image, self.last, grown)
         with torch.no_grad():
             fake = self.generate_fakes(batch, grown)
-        score = self.discriminator(real, label, grown)
-        terms = {"adversarial": LOSSES[self.config.loss][0](score, self.discriminator(fake, label, grown))}
+        (score, told), (fake_score, fake_told) = (self.judge(x, label, grown) for x in (real, fake))
+        terms = {"adversarial": LOSSES[self.config.loss][0](score, fake_score)}
+        terms |= {name: told[name] + fake_told[name] for name in told}
         if self.config.penalty:
             terms["penalty"] = self.penalty(real, fake, label, grown)
         if self.config.loss == "wgan_gp" and self.config.drift:
@@ -245,8 +262,15 @@ class ProGAN(Model):
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         grown = self.grown
-        score = self.discriminator(self.generate_fakes(batch, grown), batch.condition.label, grown)
-        return {"adversarial": LOSSES[self.config.loss][1](score)}
+        score, told = self.judge(self.generate_fakes(batch, grown), batch.condition.label, grown)
+        return {"adversarial": LOSSES[self.config.loss][1](score), **told}
+
+    def judge(self, image: Tensor, label: Tensor | None, grown: Growth) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's logits [B]; with a classifier, also the cross entropy of its classes, as a term."""
+        if not self.discriminator.classes:
+            return self.discriminator(image, label, grown), {}
+        score, classes = self.discriminator.outputs(image, label, grown)
+        return score, {"class": F.cross_entropy(classes, label)}
 
     def penalty(self, real: Tensor, fake: Tensor, label: Tensor | None, grown: Growth) -> Tensor:
         """wgan_gp: lambda (|grad D(x)| - 1)^2 between real and fake images, in float32; else R1 on real ones."""
@@ -263,11 +287,15 @@ class ProGAN(Model):
     def generate_fakes(self, batch: Batch, grown: Growth) -> Tensor:
         """Images at level ``grown`` with the labels of the batch: [B, C, h, w]."""
         latent = torch.randn(len(batch.image), self.config.latent, device=batch.image.device)
-        return self.generator(pixel_norm(latent), batch.condition.label, grown)
+        return self.generator(self.normalise(latent), batch.condition.label, grown)
+
+    def normalise(self, latent: Tensor) -> Tensor:
+        """[B, latent] to mean square 1; as it is where the generator normalises it with its label."""
+        return latent if self.generator.classes else pixel_norm(latent)
 
     def latent(self, condition: Condition, draws: Draws) -> Tensor:
-        """[B, latent], normal and then normalised to mean square 1."""
-        return pixel_norm(draws.normal(self.config.latent))
+        """[B, latent], normal, then normalised to mean square 1 (see ``normalise``)."""
+        return self.normalise(draws.normal(self.config.latent))
 
     def paint(self, latent: Tensor, condition: Condition) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1], enlarged from the level that training reached."""

@@ -49,8 +49,9 @@ class Attention(nn.Module):
         return x + self.out(h.transpose(1, 2).unflatten(2, x.shape[2:]))  # [B, C, H, W]
 
 
-def middle(width: int, dropout: float) -> list[nn.Module]:
-    return [Block(width, width, dropout), Attention(width), Block(width, width, dropout)]
+def middle(width: int, dropout: float, attends: bool) -> list[nn.Module]:
+    attention = [Attention(width)] if attends else []
+    return [Block(width, width, dropout), *attention, Block(width, width, dropout)]
 
 
 def blocks(before: int, width: int, count: int, attends: bool, dropout: float) -> list[nn.Module]:
@@ -73,7 +74,7 @@ class Encoder(nn.Module):
             layers += blocks(before, width, s.blocks, level in s.attention, s.dropout)
             if level + 1 < len(widths):
                 layers.append(Down(width, original=True))
-        self.layers = nn.Sequential(*layers, *middle(widths[-1], s.dropout))
+        self.layers = nn.Sequential(*layers, *middle(widths[-1], s.dropout, s.middle_attention))
         self.norm, self.last = norm(widths[-1]), nn.Conv2d(widths[-1], out, 3, padding=1)
 
     def features(self, image: Tensor) -> Tensor:
@@ -92,7 +93,8 @@ class Decoder(nn.Module):
         super().__init__()
         s, widths = shape, shape.widths
         self.patch, before = s.patch, widths[-1]
-        layers: list[nn.Module] = [nn.Conv2d(code, before, 3, padding=1), *middle(before, s.dropout)]
+        layers: list[nn.Module] = [nn.Conv2d(code, before, 3, padding=1)]
+        layers += middle(before, s.dropout, s.middle_attention)
         for level in reversed(range(len(widths))):
             width = widths[level]
             layers += blocks(before, width, s.blocks + 1, level in s.attention, s.dropout)

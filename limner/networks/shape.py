@@ -22,6 +22,7 @@ class FeatureShape:
     patch: int = 1  # pixels a side that are folded into the channels first
     classes: int = 0  # labels; 0: none
     dropout: float = 0.0  # inside the blocks
+    middle_attention: bool = True  # a codec's: attention at the code, between the two blocks there
 
     @property
     def widths(self) -> list[int]:

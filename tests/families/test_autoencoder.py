@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
-from limner.families._codec import AutoencoderConfig
+from limner.families._codec import VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families.autoencoder import Autoencoder, adaptive_weight, perceptual_network
 from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
 from limner.metrics.features import random_vgg
@@ -285,3 +285,16 @@ def test_what_it_refuses():
         model(ImageSpec(3, 7, 20))
     with pytest.raises(LimnerError, match=r"autoencoder .* video"):
         model(ImageSpec(3, 16, 16, frames=4))
+
+
+def test_vq_f4_with_and_without_attention() -> None:
+    """The published counts of latent diffusion's VQ-f4 and VQ-f4-noattn, which differ by two attention layers."""
+    sizes = []
+    for attends in (True, False):
+        with torch.device("meta"):
+            codec = ConfiguredCodec(
+                dataclasses.replace(VQ_F4, middle_attention=attends), ImageSpec(3, 256, 256)
+            )
+        sizes.append(sum(p.numel() for p in codec.parameters()))
+    attention = 2 * 512 + 4 * (512 * 512 + 512)  # a norm, and four 1x1 convolutions
+    assert sizes == [55_322_782, 55_322_782 - 2 * attention]

@@ -486,3 +486,14 @@ def test_truncation_from_the_command_line(limner: Callable[..., Any], tmp_path: 
     assert spread[1] < 1 < spread[0]
     refusal = limner("sample", tmp_path / "run", "--truncation", 2, "--to", tmp_path / "no.png", ok=False)
     assert refusal.returncode == 2 and "choose 0 to 1" in refusal.stderr
+
+
+def test_players_of_different_widths() -> None:
+    """At 64x64 the published discriminator is a step narrower than the generator at each resolution."""
+    model = build(ImageSpec(3, 16, 16), widths=(4, 4, 2), discriminator_widths=(4, 2, 1))
+    maps = [block.convs[0].weight.shape[0] for block in model.discriminator.layers if isinstance(block, Down)]
+    assert maps == [4 * n for n in (1, 2, 4)]
+    assert [block.convs[0].weight.shape[0] for block in model.generator.blocks if isinstance(block, Up)] == [
+        16,
+        8,
+    ]

@@ -396,3 +396,44 @@ def test_a_bounded_generator_stays_within_black_and_white() -> None:
         image = model.paint(model.latent(Condition(2), Draws([0, 1])), Condition(2))
         raw = model.generate_fakes(Batch(torch.zeros(2, 3, 16, 16), Condition(2)), model.grown)
         assert raw.abs().max() <= 1 and image.shape == (2, 3, 16, 16)
+
+
+def test_labels_as_the_papers_code_has_them() -> None:
+    """One-hot labels are appended to the latent, both are normalised, and the discriminator tells the class."""
+    spec = ImageSpec(3, 1024, 1024, classes=tuple("abcdefghij"))
+    paper = ProGAN.presets["paper"].model
+    with torch.device("meta"):
+        counted = ProGAN(paper, spec)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (counted.generator, counted.discriminator)]
+    assert sizes == [
+        23_079_115 + 10 * 512 * 16,
+        23_087_249 + 10 * (512 + 1),
+    ]  # G_paper, D_paper with label_size 10
+
+    model = build(ImageSpec(3, 16, 16, classes=("a", "b", "c")), labels="classifier").double()
+    model.advance(LATE)
+    kept: list[torch.Tensor] = []
+    model.generator.dense.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    latent, label = torch.randn(2, TINY.latent, dtype=torch.float64), torch.tensor([0, 2])
+    model.generator(latent, label, model.grown)
+    both = torch.cat([latent, torch.eye(3, dtype=torch.float64)[label]], 1)
+    torch.testing.assert_close(kept[0], both / (both.square().mean(1, keepdim=True) + 1e-8).sqrt())
+
+
+def test_the_auxiliary_classifiers_loss_is_the_papers() -> None:
+    model = build(ImageSpec(3, 16, 16, classes=("a", "b", "c")), labels="classifier", penalty=0.0, drift=0.0)
+    model.advance(LATE)
+    given = batch(model, 6)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        fake = model.generate_fakes(given, model.grown)
+        outputs = [model.discriminator.outputs(x, None, model.grown) for x in (given.image, fake)]
+    torch.manual_seed(1)
+    terms = model.discriminator_loss(given)
+    wanted = [F.nll_loss(classes.log_softmax(1), given.condition.label) for _, classes in outputs]
+    torch.testing.assert_close(terms["class"], wanted[0] + wanted[1])
+    torch.testing.assert_close(terms["adversarial"], outputs[1][0].mean() - outputs[0][0].mean())
+    torch.manual_seed(1)
+    terms = model.generator_loss(given)
+    torch.testing.assert_close(terms["class"], wanted[1])
+    torch.testing.assert_close(terms["adversarial"], -outputs[1][0].mean())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from limner.networks.attention import attend, split_heads
@@ -76,8 +77,9 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
             859_520_964,
         ),  # Stable Diffusion 1
         (SongUNet, EDM, {"augment": 9}, 55_733_891),  # EDM's DDPM++, CIFAR-10
+        (SongUNet, EDM, {"augment": 9, "ncsnpp": True}, 56_397_827),  # its NCSN++
     ],
-    ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm"],
+    ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm", "edm-ncsnpp"],
 )
 def test_published_sizes(
     network: type[nn.Module], shape: FeatureShape, arguments: dict[str, Any], expected: int
@@ -281,3 +283,32 @@ def test_any_size(height: int, width: int) -> None:
         found = stir(unet)(x, t)
         assert found.shape == x.shape and found.isfinite().all()
         assert_close(unet(x[1:], t[1:])[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_ncsnpp_adds_the_input_at_each_halving_and_filters() -> None:
+    """Karras 2022's NCSN++ (``ncsnpp`` of its code): [1, 3, 3, 1] in place of means; Fourier features, sines first."""
+    unet = SongUNet(SMALL, ncsnpp=True).double()
+    taps = torch.tensor([1.0, 3, 3, 1], dtype=torch.float64)
+    filter = (torch.outer(taps, taps) / 64).expand(SMALL.channels, 1, 4, 4)
+    x = torch.randn(2, SMALL.channels, 8, 8, dtype=torch.float64)
+    block = next(block for level in unet.down.children() for block in level.children() if block.resample)
+    back = next(block for level in unet.up.children() for block in level.children() if block.resample)
+    torch.testing.assert_close(block.resized(x), F.conv2d(x, filter, stride=2, padding=1, groups=x.shape[1]))
+    enlarged = F.conv_transpose2d(x, 4 * filter, stride=2, padding=1, groups=x.shape[1])
+    torch.testing.assert_close(back.resized(x), enlarged)
+
+    conv = unet.residual[0].conv
+    wide = F.conv2d(x, conv.weight, conv.bias, padding=2)  # [2, W, 10, 10]
+    halved = F.conv2d(wide, filter[:1].expand(wide.shape[1], -1, -1, -1), stride=2, groups=wide.shape[1])
+    torch.testing.assert_close(unet.residual[0](x), halved)
+    seen: list[Tensor] = []
+    block.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    follows = unet.down[1][1]
+    follows.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    unet(x, torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(seen[1], (seen[0] + unet.residual[0](x)) / 2**0.5)
+
+    noise = torch.tensor([-1.5, 0.3], dtype=torch.float64)
+    angle = 2 * torch.pi * noise[:, None] * unet.frequencies
+    torch.testing.assert_close(unet.noise_features(noise), torch.cat([angle.sin(), angle.cos()], 1))
+    assert len(unet.frequencies) == SMALL.width and unet.residual[0](x).shape[2:] == (4, 4)
