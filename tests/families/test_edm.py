@@ -186,7 +186,7 @@ def test_the_network_is_told_in_training_and_held_out_images_stay_as_they_are() 
 # ---- its networks and labels
 
 
-@pytest.mark.parametrize("network", ["quick", "song"])
+@pytest.mark.parametrize("network", ["quick", "song", "ncsnpp"])
 def test_every_network_learns_and_draws(network: Any) -> None:
     model = build(PETS, stir=False, network=network, augment=0.0)
     batch = Batch(torch.rand(8, 3, 1, 1).expand(8, 3, 8, 8) * 2 - 1, Condition(8, label=torch.arange(8) % 2))
