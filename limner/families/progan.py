@@ -269,6 +269,7 @@ class ProGAN(Model):
         """The discriminator's logits [B]; with a classifier, also the cross entropy of its classes, as a term."""
         if not self.discriminator.classes:
             return self.discriminator(image, label, grown), {}
+        assert label is not None
         score, classes = self.discriminator.outputs(image, label, grown)
         return score, {"class": F.cross_entropy(classes, label)}
 
