@@ -31,7 +31,7 @@ from limner.training.journal import read_log
 
 LOOP = [sys.executable, "-c", "while True: pass"]
 LIMNER = [sys.executable, "-m", "limner.cli"]
-SECONDS = 30  # of each training
+SECONDS = 20  # of each training
 COLUMNS = {
     "what": "what", "rate": "images/s", "quiet": "quiet, fixed threads", "ratio": "ratio", "others": "other work",
 }  # fmt: skip

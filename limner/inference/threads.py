@@ -11,12 +11,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from limner.device import pick_device
 from limner.settings import LimnerError, ThreadCount
@@ -28,6 +30,7 @@ GAIN = 1.2  # another number of threads must be so many times faster in a trial
 SHARE = 0.02  # of the time that trials may take
 PATROL = 20.0  # seconds between trials where all threads run and no unit was slow
 REST = 12.0  # the most seconds between trials where fewer run; two of them lead back
+LONG = 0.05  # seconds of a unit that is looked at while it runs
 TRIAL = 0.02  # seconds of a trial, for each number of threads
 
 
@@ -72,6 +75,19 @@ class Controller:
             self._judge(pace)
         elif self.count > 1 and usual and pace > SLOW * usual:
             self._due = min(self._due, self._earliest)
+
+    def patience(self, kind: Hashable) -> float:
+        """Seconds after which a unit takes too long; a second where none of its kind is known."""
+        if kind not in self._times:
+            return 1.0
+        return SLOW * min(self._times[kind]) * (median(self._paces) if self._paces else 1.0)
+
+    def late(self) -> int:
+        """The number of threads for the rest of a unit that takes too long."""
+        if len(self.counts) > 1 and self.clock() >= self._earliest:
+            self._measure()
+            self._before = None  # what the unit would have taken is not known
+        return self.count
 
     def _measure(self) -> None:
         """Run a trial of each number of threads, and go on with the one that is faster."""
@@ -147,7 +163,7 @@ class Threads:
     def __init__(self) -> None:
         self.controller: Controller | None = None
         self.fixed = False
-        self._within = False
+        self._within = self._hooks = False
 
     def check(self, wanted: ThreadCount, flag: str) -> None:
         """Raises LimnerError for more threads than processors."""
@@ -164,8 +180,11 @@ class Threads:
             torch.set_num_threads(wanted)
 
     @contextmanager
-    def at_work(self, device: torch.device | None = None) -> Iterator[None]:
-        """Networks run in this block: choose the number of threads, and set it back behind the block."""
+    def at_work(self, device: torch.device | None = None, hooks: bool = True) -> Iterator[None]:
+        """Networks run in this block: choose the number of threads, and set it back behind the block.
+
+        ``hooks`` are needed within long units; a compiled network would be compiled again for them.
+        """
         before = torch.get_num_threads()
         if self._within or self.fixed or (device or pick_device()).type != "cpu":
             yield
@@ -173,9 +192,9 @@ class Threads:
         most = min(before, processors())
         if self.controller is None or self.controller.counts[0] != most:
             self.controller = Controller(most, trial)
-        self._within = True
+        self._within, self._hooks = True, hooks
         try:
-            self._set()
+            self._set(self.controller.choose())
             yield
         finally:
             self._within = False
@@ -196,13 +215,40 @@ class Threads:
     @contextmanager
     def unit(self, kind: Hashable) -> Iterator[None]:
         """One unit of work of some kind; those of a kind take about as long as one another."""
-        if not self._within or self.fixed or self.controller is None:
+        controller = self.controller
+        if not self._within or self.fixed or controller is None or len(controller.counts) == 1:
             yield
             return
-        self._set()
-        start = time.perf_counter()
-        yield
-        self.controller.took(kind, time.perf_counter() - start)
+        self._set(controller.choose())
+        start, patience = time.perf_counter(), controller.patience(kind)
+        with self._watched(start + patience) if self._hooks and patience > LONG else nullcontext():
+            yield
+        controller.took(kind, time.perf_counter() - start)
+
+    @contextmanager
+    def _watched(self, deadline: float) -> Iterator[None]:
+        """Choose the threads again within a unit that is not over by a deadline, between two operations of a module.
+
+        Other work that begins would else make one long step twenty times longer.
+        """
+
+        def look(*_: object) -> None:
+            nonlocal deadline
+            if time.perf_counter() > deadline and self.controller:
+                deadline = math.inf
+                self._set(self.controller.late())
+
+        def forward(module: nn.Module, inputs: object, output: object) -> None:
+            look()
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(look)  # in the backward pass
+
+        handle = register_module_forward_hook(forward)
+        try:
+            yield
+        finally:
+            handle.remove()
+            deadline = math.inf  # a graph may outlive the unit
 
     def each(self, items: Iterable[T], kind: Hashable) -> Iterator[T]:
         """The items for a loop whose body is a unit of work."""
@@ -228,9 +274,7 @@ class Threads:
                 return torch.get_num_threads()
         return torch.get_num_threads()
 
-    def _set(self) -> None:
-        assert self.controller
-        count = self.controller.choose()
+    def _set(self, count: int) -> None:
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
 

@@ -164,7 +164,7 @@ class Session:
         if threads != "auto":
             return THREADS.keep(threads)
         if budget.unit == "seconds":
-            return THREADS.at_work(device)
+            return THREADS.at_work(device, hooks=not self.run.training.compile)
         most = torch.get_num_threads()
         count = min(self.threads or most, most) if self.resumed else THREADS.measured()
         if max(count, self.threads) > 1 or most > 1:
