@@ -33,7 +33,8 @@ LOOP = [sys.executable, "-c", "while True: pass"]
 LIMNER = [sys.executable, "-m", "limner.cli"]
 SECONDS = 20  # of each training
 COLUMNS = {
-    "what": "what", "rate": "images/s", "quiet": "quiet, fixed threads", "ratio": "ratio", "others": "other work",
+    "what": "what", "rate": "images/s", "quiet": "quiet, fixed threads", "ratio": "ratio", "seconds": "seconds",
+    "others": "other work",
 }  # fmt: skip
 
 
@@ -171,7 +172,8 @@ def work_ends() -> dict[str, Any]:
         lines = [line for line in read_log(out) if "step" in line and line["seconds"] >= ended]
     fast = (x["seconds"] for x, y in itertools.pairwise(lines) if min(x["rate"], y["rate"]) > 0.9 * quiet)
     back = next(fast, float("inf"))
-    return row("seconds until the old rate is back", back - ended, quiet, beside.others)
+    print("back after", back - ended, "others", beside.others, flush=True)
+    return {"what": "the old rate is back", "seconds": round(back - ended, 1), "others": beside.others}
 
 
 PARTS = {

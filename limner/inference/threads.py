@@ -31,6 +31,7 @@ SHARE = 0.02  # of the time that trials may take
 PATROL = 20.0  # seconds between trials where all threads run and no unit was slow
 REST = 12.0  # the most seconds between trials where fewer run; two of them lead back
 LONG = 0.05  # seconds of a unit that is looked at while it runs
+AGAIN = 1.0  # seconds until a unit that takes too long is looked at again
 TRIAL = 0.02  # seconds of a trial, for each number of threads
 
 
@@ -234,8 +235,8 @@ class Threads:
 
         def look(*_: object) -> None:
             nonlocal deadline
-            if time.perf_counter() > deadline and self.controller:
-                deadline = math.inf
+            if (now := time.perf_counter()) > deadline and self.controller:
+                deadline = now + AGAIN
                 self._set(self.controller.late())
 
         def forward(module: nn.Module, inputs: object, output: object) -> None:
