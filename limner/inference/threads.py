@@ -86,8 +86,10 @@ class Controller:
     def late(self) -> int:
         """The number of threads for the rest of a unit that takes too long."""
         if len(self.counts) > 1 and self.clock() >= self._earliest:
+            before = self.count
             self._measure()
-            self._before = None  # what the unit would have taken is not known
+            if self.count < before:
+                self._before = None  # what the unit would have taken is not known
         return self.count
 
     def _measure(self) -> None:
