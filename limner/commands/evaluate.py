@@ -64,6 +64,8 @@ def run(argv: list[str]) -> None:
         print_json(result)
         return
     table(EVALUATION, evaluation_rows(result))
+    if result.held_out:
+        say(str(result.held_out))
     if fidelity := result.fidelity:
         features = measured_in([fidelity, *fidelity.other_features.values()])
         say(f"{fidelity.n:,} images against {fidelity.real:,}, features {features}.")

@@ -16,12 +16,13 @@ from limner.data import open_data, open_like
 from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
+from limner.evaluation.checks import check_enough, check_held_out, other_source_note
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.prompts import PromptScore, measure_prompts
-from limner.evaluation.real import Real, as_saved, open_whole, warn_if_changed
-from limner.evaluation.results import Evaluation, Reconstruction
+from limner.evaluation.real import Real, as_saved, open_whole
+from limner.evaluation.results import Evaluation, HeldOut, Reconstruction
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
 from limner.inference.pipeline import Pipeline
 from limner.metrics import pixels
@@ -71,13 +72,13 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     pipeline, ranks, options = Pipeline(task.what), task.ranks, task.options
     with ranks.in_turn():
         real = open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
-    if ranks.first:
-        warn_if_changed(pipeline, task.sources, real)
+    held_out = check_held_out(pipeline, task.sources, real, task.quiet) if ranks.first else None
     per_class, seed = options.labels_per_class, options.seed
     understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
     samples, chosen, prompts = None, None, None
     if isinstance(pipeline.model, Generates):
         n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
+        check_enough(n, real)
         with bar(f"drawing {n:,} images", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
         prompts = measure_prompts(pipeline, task.sources, real, seed, task.quiet, ranks, opened)
@@ -92,12 +93,13 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         raise LimnerError(f"There is nothing to measure of {task.what}: {why}.")
     result = Evaluation(
         of=str(task.what), against=list(task.sources), run=pipeline.digest, understanding=understanding,
-        sampling=chosen, reconstruction=reconstruction,
+        sampling=chosen, reconstruction=reconstruction, held_out=held_out,
     )  # fmt: skip
     size = (pipeline.spec.height, pipeline.spec.width)
     data, notes = pipeline.loaded.run.data, []
     if samples and ranks.first:
         notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
+        notes += other_source_note(pipeline, task.sources)
         notes += trained_in(pipeline.loaded.run.model, task.features)
     return _finish(task, result, real, samples, notes, prompts)
 
@@ -124,8 +126,14 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
     size = (made.spec.height, made.spec.width)
     notes = resized_note("Images", sizes, size, unlabelled.fit)
     notes += resized_note("Real images", sizes_of(task.sources), size, unlabelled.fit)
-    samples = Samples(made.part(made.order(0, min(options.n or len(made), len(made)), options.seed)))
-    result = Evaluation(of=str(what), against=list(task.sources))
+    n = min(options.n or len(made), len(made))
+    check_enough(n, real)
+    if (options.n or 0) > n:
+        notes.append(f"--n {options.n:,} is more than {what} holds: all {n:,} images were measured.")
+    samples = Samples(made.part(made.order(0, n, options.seed)))
+    why = f"nobody knows which of the real images {what} was made from"
+    held_out = HeldOut(len(real.held_out), False, why)
+    result = Evaluation(of=str(what), against=list(task.sources), held_out=held_out)
     return _finish(task, result, real, samples, notes)
 
 

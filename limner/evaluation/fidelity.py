@@ -160,6 +160,7 @@ def measure_fidelity(
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
+        duplicates=_duplicates(keys[0]), real_duplicates=_duplicates(real_keys),
         notes=_notes(samples, real, keys[0], real_keys),
     )  # fmt: skip
 
@@ -190,6 +191,10 @@ def unify(sets: FeatureSets, keys: list[np.ndarray]) -> FeatureSets:
     return replace(sets, drawn=drawn, training=training, held_out=held_out)
 
 
+def _duplicates(keys: np.ndarray) -> int:
+    return len(keys) - len(np.unique(keys))
+
+
 def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -> list[str]:
     """Sentences on what was compared, for the person; ``drawn`` and ``known`` are the keys of both sides' images."""
     notes, ours, theirs = [], channels_of(samples.images), channels_of(real.whole.training)
@@ -204,6 +209,14 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append("The two sets are equal: they hold the same images, byte for byte.")
     elif identical := int(np.isin(drawn, known).sum()):
         notes.append(f"{identical:,} of the {len(drawn):,} images are equal to a real one, byte for byte.")
+    if len(np.unique(drawn)) == 1:
+        notes.append(f"All {len(drawn):,} images are equal: what drew them has collapsed to one.")
+    elif same := _duplicates(drawn):
+        notes.append(f"{same:,} of the {len(drawn):,} images equal an earlier one of them.")
+    if same := _duplicates(known):
+        notes.append(
+            f"{same:,} of the {len(known):,} real images equal an earlier one: duplicates count twice."
+        )
     if twins := real.held_out.twins_note:
         notes.append(twins)
     if absent := why_not_measured(real):

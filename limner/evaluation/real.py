@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,18 +68,6 @@ def _same_images(part: Data, own: Data, sources: Sequence[str]) -> Data:
 
 def changed(sources: Sequence[str]) -> LimnerError:
     return LimnerError(f"The images in {', '.join(sources)} have just changed: run the command again.")
-
-
-def warn_if_changed(pipeline: Pipeline, sources: Sequence[str], real: Real) -> None:
-    """Warn where the run's own images have changed: then others are held out now than in its training."""
-    trained_on = pipeline.loaded.header.get("data")
-    own = list(pipeline.loaded.run.sources) == list(sources)
-    if own and trained_on and trained_on != real.training.fingerprint:
-        warnings.warn(
-            f"{', '.join(sources)} has changed since training: images held out now may have been trained on, so "
-            "held-out figures are not reliable.",
-            stacklevel=2,
-        )
 
 
 def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress: bool = True) -> Real:

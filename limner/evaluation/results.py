@@ -50,6 +50,8 @@ class Fidelity(FeatureFigures):
     copies: Memorised | None = None  # the same with its interval, and beside that of a perfect generator
     memorised_absent: str | None = None  # why it was not measured
     identical: int = 0  # images that equal a real one, byte for byte
+    duplicates: int = 0  # images that equal an earlier one of them
+    real_duplicates: int = 0  # real images that equal an earlier real one
     sliced_wasserstein: dict[str, float]  # pixels a side -> distance, times 1000
     prompts_exact: float | None = None  # fraction drawn as prompted, where the truth of images is known
     prompts_low: float | None = None  # its 95% interval
@@ -91,6 +93,20 @@ class Reconstruction(JsonResult):
     n: int = 0
 
 
+@dataclass(frozen=True)
+class HeldOut(JsonResult):
+    """The images that figures of held-out images stand on."""
+
+    n: int
+    reliable: bool  # whether the run was kept from them
+    why: str | None = None  # where it is not known to have been, or there are too few
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"Do not rely on figures of held-out images: {self.why}."
+        return f"{self.n:,} real images are held out: the run was not trained on them."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(JsonResult):
     """All that ``evaluate`` found."""
@@ -99,6 +115,7 @@ class Evaluation(JsonResult):
     against: list[str]
     run: str | None = None  # digest
     sampling: Any = None  # the family's Sampling
+    held_out: HeldOut | None = None
     fidelity: Fidelity | None = field(default=None, metadata=INLINE)
     reconstruction: Reconstruction | None = None
     understanding: Understanding | None = field(default=None, metadata=INLINE)

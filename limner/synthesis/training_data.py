@@ -6,7 +6,6 @@ images each time; all are tested on real images that neither they nor the genera
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -16,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +24,8 @@ from limner import api, checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Classifies, Generates, LimnerError
 from limner.data import Data, batches, finder
-from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, open_real
+from limner.evaluation.checks import TestImages, find_test_images
+from limner.evaluation.real import MIN_IMAGES, Real, as_saved, open_real
 from limner.fields import JsonResult
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities, over_data
@@ -202,34 +201,6 @@ def _train(
     )  # fmt: skip
     if result.stopped:
         raise Stopped(result.stopped)
-
-
-class TestImages(NamedTuple):
-    """The held-out images that neither the generator nor a classifier is trained on."""
-
-    data: Data
-    left_out: int  # images that equal one of the training images
-    checked: bool  # whether the generator's own images could be opened
-
-
-def find_test_images(pipeline: Pipeline, real: Real, quiet: bool = False) -> TestImages:
-    """Leave out of the held-out images what equals, pixel for pixel, a training image of a classifier or the run.
-
-    The run's own images cannot be checked where its sources cannot be opened.
-    """
-    trained_on, checked, run = set(_hashes(real.training)), True, pipeline.loaded.run
-    try:
-        trained_on |= set(_hashes(open_real(run.sources, pipeline.spec, run.data, not quiet).training))
-    except LimnerError:
-        checked = False
-    rows = [i for i, digest in enumerate(_hashes(real.held_out)) if digest not in trained_on]
-    return TestImages(real.held_out.part(np.array(rows, np.int64)), len(real.held_out) - len(rows), checked)
-
-
-def _hashes(data: Data) -> list[bytes]:
-    """A hash of each image in 8 bits."""
-    images = (image for batch in batches(data) for image in as_bytes(batch))
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
 
 
 def correct_predictions(classifier: Path, test: Data) -> Tensor:

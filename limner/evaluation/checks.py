@@ -1,0 +1,94 @@
+"""Whether there is enough to measure, and whether held-out images were really kept from a run's training."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from limner.core import LimnerError
+from limner.data import Data, batches
+from limner.evaluation.images import Images, channels_of
+from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, open_real
+from limner.evaluation.results import HeldOut
+from limner.inference.pipeline import Pipeline
+
+
+def check_enough(n: int, real: Real) -> None:
+    """Raises LimnerError where too few images, or too few different real ones, are there to measure ``n`` with."""
+    total = len(real) + real.held_out.twins
+    if total < MIN_IMAGES:
+        raise LimnerError(f"{total} real images are too few to measure against: give at least {MIN_IMAGES}.")
+    if n < MIN_IMAGES:
+        raise LimnerError(f"{n} images are too few to measure: it takes at least {MIN_IMAGES} (--n).")
+    different: set[bytes] = set()
+    for part in (real.whole.training, real.whole.held_out):
+        for batch in Images.of(part, channels_of(part)).batches():
+            different.update(image.tobytes() for image in as_bytes(batch))
+            if len(different) >= MIN_IMAGES:
+                return
+    raise LimnerError(
+        f"Only {len(different)} of the {total:,} real images differ from one another, and it takes {MIN_IMAGES} "
+        "to measure against: add others."
+    )
+
+
+class TestImages(NamedTuple):
+    """The held-out images that neither the generator nor a classifier is trained on."""
+
+    data: Data
+    left_out: int  # images that equal one of the training images
+    checked: bool  # whether the generator's own images could be opened
+
+
+def find_test_images(pipeline: Pipeline, real: Real, quiet: bool = False) -> TestImages:
+    """Leave out of the held-out images what equals, pixel for pixel, a training image of a classifier or the run.
+
+    The run's own images cannot be checked where its sources cannot be opened.
+    """
+    trained_on, checked, run = set(_hashes(real.training)), True, pipeline.loaded.run
+    try:
+        trained_on |= set(_hashes(open_real(run.sources, pipeline.spec, run.data, not quiet).training))
+    except LimnerError:
+        checked = False
+    rows = [i for i, digest in enumerate(_hashes(real.held_out)) if digest not in trained_on]
+    return TestImages(real.held_out.part(np.array(rows, np.int64)), len(real.held_out) - len(rows), checked)
+
+
+def _hashes(data: Data) -> list[bytes]:
+    """A hash of each image in 8 bits."""
+    images = (image for batch in batches(data) for image in as_bytes(batch))
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+
+
+def check_held_out(pipeline: Pipeline, sources: Sequence[str], real: Real, quiet: bool = False) -> HeldOut:
+    """Whether the run was kept from the held-out images. Warns where its own images have changed since."""
+    run, n, named = pipeline.loaded.run, len(real.held_out), ", ".join(sources)
+    why, trained_on = None, pipeline.loaded.header.get("data")
+    if list(run.sources) == list(sources):
+        if trained_on and trained_on != real.training.fingerprint:
+            why = f"{named} has changed since training: images held out now may have been trained on"
+            warnings.warn(f"{why}, so held-out figures are not reliable.", stacklevel=2)
+    elif n:
+        found, own = find_test_images(pipeline, real, quiet), ", ".join(run.sources) or "images elsewhere"
+        if not found.checked:
+            why = f"the run was trained on {own}, which cannot be opened to see whether it holds some of them"
+        elif found.left_out:
+            why = f"{found.left_out:,} of them equal images that were trained on"
+    if n < MIN_IMAGES:
+        why = f"there are {n}, and it takes {MIN_IMAGES}"
+    return HeldOut(n, why is None, why)
+
+
+def other_source_note(pipeline: Pipeline, sources: Sequence[str]) -> list[str]:
+    """A sentence where a run is measured against other images than those that it was trained on."""
+    own = list(pipeline.loaded.run.sources)
+    if own == list(sources):
+        return []
+    return [
+        f"The run was trained on {', '.join(own) or 'images elsewhere'}, not on {', '.join(sources)}: copies of its "
+        "own training images are not looked for."
+    ]
