@@ -42,9 +42,8 @@ class SamplingConfig(Checked):
     eta: Share = 0.0  # ddim: noise drawn in each step; 1: as much as ancestral
     # heun: noise added back, over all steps (S_churn of Karras 2022)
     churn: Annotated[float, Bounds(0, 1e6)] = 0.0
-    strength: PositiveShare = (
-        0.7  # with an image and no mask: how far back to noise it is taken; 1: all the way
-    )
+    # with an image and no mask: how far back to noise it is taken; 1: all the way
+    strength: PositiveShare = 0.7
     repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
 
     def guidance_for(self, model: Any) -> float:
