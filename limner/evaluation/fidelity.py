@@ -209,6 +209,8 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append("The two sets are equal: they hold the same images, byte for byte.")
     elif identical := int(np.isin(drawn, known).sum()):
         notes.append(f"{identical:,} of the {len(drawn):,} images are equal to a real one, byte for byte.")
+    if twins := real.held_out.twins_note:
+        notes.append(twins)
     if len(np.unique(drawn)) == 1:
         notes.append(f"All {len(drawn):,} images are equal: what drew them has collapsed to one.")
     elif same := _duplicates(drawn):
@@ -217,8 +219,6 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append(
             f"{same:,} of the {len(known):,} real images equal an earlier one: duplicates count twice."
         )
-    if twins := real.held_out.twins_note:
-        notes.append(twins)
     if absent := why_not_measured(real):
         notes.append(f"Memorised was not measured: {absent}.")
     return notes
