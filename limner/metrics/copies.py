@@ -27,8 +27,9 @@ CELLS = 12  # a side, whose mean brightness is compared
 COLOUR_CELLS = 4  # the same of colour, which JPEG blurs
 COLOUR_WEIGHT = 0.5  # of colour and opacity, relative to brightness
 CHUNK = 16_384  # originals that are searched at a time
-CANDIDATES = 256  # originals that every window is compared with
-EXACT = 8  # candidates whose pixels are compared
+SHORT_LIST = 1024  # originals, by some of the windows,
+CANDIDATES = 256  # of these, by all windows, whose cells are compared
+EXACT = 8  # of these, whose pixels are compared
 BATCH = 64  # images that are read at a time
 DIGITS = 3  # of distances, so that rounding errors are 0
 TONED = (0.06, 6.0)  # gain and grey levels from which another brightness or contrast is named
@@ -87,7 +88,9 @@ class Originals:
         seen = _Described.of(windows)
         some, every = seen.coarse[self.windows.first], self.described.coarse
         similar = torch.cat([(some @ part.T).amax(0) for part in every.split(CHUNK)])
-        index = similar.topk(min(CANDIDATES, len(similar))).indices
+        index = similar.topk(min(SHORT_LIST, len(similar))).indices
+        similar = (seen.coarse @ every[index].T).amax(0)
+        index = index[similar.topk(min(CANDIDATES, len(similar))).indices]
         square, view = seen.squares(self.described.rows(index), self.windows.complexity)
         least = square.topk(min(EXACT, len(square)), largest=False).indices
         square, index, view = square[least], index[least], view[least]

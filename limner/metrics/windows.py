@@ -13,7 +13,7 @@ from torch.nn import functional as F
 SHIFT = 4  # pixels that a copy may be moved by
 CROP = 0.9  # of each side that a crop leaves,
 NEARBY = (-1, 0, 1)  # and as many pixels more, since programs round differently
-CLOSE = 24  # pixels of a middle, for each pixel between two windows that are looked at first
+FIRST = 12  # a twelfth of a middle lies between windows that are looked at first
 SIDE = 64  # pixels; larger images are scaled down
 
 Shape = tuple[int, int]  # height, width
@@ -72,7 +72,7 @@ class Windows:
 
     @cached_property
     def first(self) -> Tensor:
-        """Indices of the windows that are looked at first: a few pixels apart in large images."""
+        """Indices of the windows that are looked at first."""
         return torch.tensor([close for _, close in self._each()]).nonzero()[:, 0]
 
     @cached_property
@@ -84,7 +84,7 @@ class Windows:
     def _each(self) -> list[tuple[Change, bool]]:
         """Of each window: the change that it supposes, and whether it is looked at first."""
         found, (up, left) = [], self.shifts
-        step = max(1, min(self._middle) // CLOSE)
+        step = max(1, min(self._middle) // FIRST)
         scale = [own / side for own, side in zip(self.own, self.sized, strict=True)]
         for mirrored in (False, True):
             for y in range(-up, up + 1):
