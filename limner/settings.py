@@ -150,6 +150,7 @@ class Training(Checked):
     clip_each: bool = False  # clip the gradient of each parameter by itself rather than all together
     average: float = 10_000.0  # half-life of the weights' moving average, in images; 0: none
     average_rampup: float = 0.05  # maximum half-life, as a share of the images seen
+    average_from: Images = 0  # images seen before the average departs from the weights
     average_warmup: bool = False  # limit the average's decay to (1 + n) / (10 + n) at its n-th step
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is faster
     channels_last: bool = True  # memory format of images and convolutions

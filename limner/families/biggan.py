@@ -281,10 +281,11 @@ def _training(lr: tuple[float, float], batch: int, **options: Any) -> Training:
 
 
 # For 256x256 the paper's widths are (16, 16, 8, 8, 4, 2, 1), for 512x512 with one more 1.
-# The average decays by 0.9999 a step.
+# The average decays by 0.9999 a step, from step 20,000 on.
 _PAPER = _training(
-    (1e-4, 4e-4), 2048, schedule="constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999)
-)
+    (1e-4, 4e-4), 2048, schedule="constant", accumulate=8, average=2048 * math.log(0.5) / math.log(0.9999),
+    average_rampup=0.0, average_from=2048 * 20_000,
+)  # fmt: skip
 BigGAN.presets = {
     "tiny": Preset(
         BigGANConfig(4, 4, (2, 2, 1), attention_resolutions=(8,), chunk=4, embedding=4, latent=8),

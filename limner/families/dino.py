@@ -186,9 +186,9 @@ DINO.presets = {
     # ViT-S/16 as published: learning rate 5e-4 per 256 images of a batch, 10 epochs of warmup, 8 local views of 96.
     "paper": Preset(
         DINOConfig(
-            PatchConfig(patch=16, width=384, depth=12, heads=6), 0.1, 2048, 256, 65536, local_views=8,
-            global_area=(0.4, 1.0), local_area=(0.05, 0.4), local_side=96 / 224, occlude=False, mirror=True,
-            standardise=False, centering="centre", momentum=0.996, momentum_images=100 * IMAGENET,
+            PatchConfig(patch=16, width=384, depth=12, heads=6, plain_resize=True), 0.1, 2048, 256, 65536,
+            local_views=8, global_area=(0.4, 1.0), local_area=(0.05, 0.4), local_side=96 / 224, occlude=False,
+            mirror=True, standardise=False, centering="centre", momentum=0.996, momentum_images=100 * IMAGENET,
             freeze_images=IMAGENET,
         ),
         _training(replace(ADAMW, lr=2e-3, decay=0.04), "student", batch=1024, warmup=10 * IMAGENET, clip_each=True),

@@ -206,6 +206,8 @@ class Loop:
         keep = 0.5 ** (t.batch / max(half, 1e-9))
         if t.average_warmup:
             keep = min(keep, (1 + self.step) / (10 + self.step))
+        if self.seen < t.average_from:
+            keep = 0.0
         for name in self.model.averaged:
             slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
             torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)

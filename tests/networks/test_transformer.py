@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from limner.networks.attention import sincos
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer, patch_size
@@ -98,3 +99,18 @@ def test_sizes_that_need_tiny_patches_are_refused() -> None:
     for size in ((31, 31), (37, 53), (101, 101)):
         with pytest.raises(ValueError, match="do not divide"):
             patch_size(PatchConfig(), size)
+
+
+def test_positions_are_resized_as_dinos() -> None:
+    """Sampled where DINO's code does: the scale is (side + 0.1) / own side, and nothing is antialiased."""
+    net = PatchTransformer(PatchConfig(patch=4, width=8, depth=1, heads=2, plain_resize=True), 1, (56, 56))
+    torch.nn.init.normal_(net.position)
+    found = net.positions((6, 6))
+    table = net.position[:, 1:].transpose(1, 2).unflatten(2, (14, 14))
+    wanted = (
+        F.interpolate(table, scale_factor=(6.1 / 14, 6.1 / 14), mode="bicubic").flatten(2).transpose(1, 2)
+    )
+    assert found.shape == (1, 37, 8)
+    torch.testing.assert_close(found[:, 1:], wanted)
+    smooth = F.interpolate(table, (6, 6), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    assert (found[:, 1:] - smooth).abs().max() > 0.1

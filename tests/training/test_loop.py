@@ -133,6 +133,18 @@ def test_the_average_warms_up() -> None:
     torch.testing.assert_close(slow["first.1.weight"], live["first.1.weight"])
 
 
+def test_the_average_begins_later() -> None:
+    """As BigGAN's code: until then it is a copy of the weights."""
+    loop = loop_for(settings(average=8, average_from=8))
+    name = "first.1.weight"
+    loop.take_step(0.0)
+    slow = loop.model.state_dict()[name].clone()
+    assert torch.equal(loop.average.state_dict()[name], slow)
+    loop.take_step(0.0)
+    slow = slow.lerp(loop.model.state_dict()[name], 1 - 0.5**0.5)
+    torch.testing.assert_close(loop.average.state_dict()[name], slow)
+
+
 def test_the_average_warms_up_by_its_updates() -> None:
     """As LitEma of latent diffusion: decay = min(decay, (1 + n) / (10 + n)) at the n-th update."""
     loop = loop_for(settings(average=60, average_warmup=True))

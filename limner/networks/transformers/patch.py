@@ -20,6 +20,8 @@ class PatchConfig:
     depth: int = 6  # layers
     heads: int = 4  # attention heads
     mlp_ratio: float = 4.0  # width of the MLP's hidden layer over the token's
+    # resize learned positions to other sizes of image without antialiasing, as DINO's code does
+    plain_resize: bool = False
 
 
 class Layer(nn.Module):
@@ -69,8 +71,8 @@ def patch_size(config: PatchConfig, size: tuple[int, int]) -> int:
 class PatchTransformer(nn.Module):
     """Image [B, C, H, W] -> the class token and one token a patch [B, 1 + H/p W/p, width], after a norm.
 
-    Positions are ``learned``, then resized to other sizes of image (bicubic with antialiasing), or fixed
-    ``sincos``. Raises SettingsError for sizes that do not divide.
+    Positions are ``learned``, then resized to other sizes of image (bicubic with antialiasing, or without as DINO's),
+    or fixed ``sincos``. Raises SettingsError for sizes that do not divide.
     """
 
     def __init__(
@@ -108,7 +110,11 @@ class PatchTransformer(nn.Module):
             return self.position
         first, rest = self.position[:, :1], self.position[:, 1:]
         table = rest.transpose(1, 2).unflatten(2, self.grid)  # [1, W, h, w]
-        table = F.interpolate(table, grid, mode="bicubic", antialias=True, align_corners=False)
+        if self.config.plain_resize:  # the code's 0.1 guards against rounding, and moves the samples
+            scale = [(to + 0.1) / side for to, side in zip(grid, self.grid, strict=True)]
+            table = F.interpolate(table, scale_factor=scale, mode="bicubic")
+        else:
+            table = F.interpolate(table, grid, mode="bicubic", antialias=True, align_corners=False)
         return torch.cat([first, table.flatten(2).transpose(1, 2)], dim=1)
 
     def embed(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
