@@ -71,12 +71,14 @@ def orthogonal(matrices: Tensor, products: torch.dtype = torch.float32) -> Tenso
     Newton-Schulz with Jordan's coefficients, five steps (Jordan 2024). The iterates are polynomials in the
     small Gram matrix, which are multiplied out and applied once: less than half the work for a wide matrix.
     A small or nearly square matrix gains little by this, so its Gram matrix is computed again after three
-    steps, before its rounding errors grow; in bfloat16 (``products``, also the result's type) so is every one.
+    steps, before its rounding errors grow. In bfloat16 (``products``, also the result's type) every one is after two
+    steps: after three, a tiny eigenvalue of a matrix near rank 1 may have become so negative that it diverges.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).to(products)
-    rounds = (5,) if x.shape[2] >= 2 * x.shape[1] >= 128 and products == torch.float32 else (3, 2)
+    wide = x.shape[2] >= 2 * x.shape[1] >= 128
+    rounds = (2, 2, 1) if products == torch.bfloat16 else (5,) if wide else (3, 2)
     # The Gram matrices are scaled so that x starts from norm 1, rather than the larger x itself.
     scale = 1 / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)  # [n, 1, 1]
     for steps in rounds:

@@ -58,6 +58,16 @@ def test_orthogonal_in_bf16_keeps_to_its_range(rows: int, columns: int, conditio
         assert values.min() > 0.6
 
 
+def test_orthogonal_in_bf16_does_not_diverge_near_rank_1() -> None:
+    """As gradients are at the start of a training."""
+    torch.manual_seed(0)
+    for rows, columns in ((4, 432), (48, 432), (48, 128)):
+        u, s, v = torch.linalg.svd(torch.randn(200 if rows == 4 else 10, rows, columns), full_matrices=False)
+        s[:] = torch.cat([torch.ones(1), 0.05 * 0.3 ** torch.arange(s.shape[1] - 1)])
+        got = orthogonal(u * s[:, None] @ v, torch.bfloat16).float()
+        assert torch.linalg.matrix_norm(got, 2).max() < 1.25
+
+
 def test_orthogonal_of_nothing_is_nothing() -> None:
     for products in (torch.float32, torch.bfloat16):
         assert not orthogonal(torch.zeros(1, 4, 8), products).any()
