@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from limner.device import bf16_is_fast
+from limner.inference.precision import has_bf16
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,7 +46,7 @@ def machine(threads: int) -> str:
         name = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    precision = "bf16" if bf16_is_fast(torch.device("cpu")) else "float32"
+    precision = "bf16" if has_bf16() else "float32"
     used = f"{threads} thread{'s' * (threads > 1)} of {name}, {os.cpu_count()} cores"
     return f"{used}; torch {torch.__version__}, {precision}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from typing import Any
 
 import torch
 
@@ -25,26 +24,9 @@ def pick_device(name: str = "auto") -> torch.device:
         raise LimnerError(f"There is no device {name!r} here: use cpu or auto.") from None
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, in_bf16: bool) -> torch.autocast:
     """The context in which networks run."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(device, precision))
-
-
-def in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether networks run in bf16: for precision bf16, and for auto if bf16 is fast on the device."""
-    return precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """True on a GPU, and on the few CPUs whose bf16 is faster than float32.
-
-    A convolution in bf16 takes about half the time on an AMD EPYC with AVX512-BF16, and nearly twice the
-    time on an Intel Xeon that has it without AMX.
-    """
-    if device.type != "cpu":
-        return True
-    cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch has none
-    return bool(cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "AMD" in cpu.get("cpu_name", "")))
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16)
 
 
 def keep_freed_memory() -> None:

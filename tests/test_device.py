@@ -6,36 +6,103 @@ import pytest
 import torch
 
 from limner.core import Condition, ImageSpec
-from limner.device import autocast, bf16_is_fast, keep_freed_memory, pick_device
+from limner.device import keep_freed_memory, pick_device
 from limner.families.flow import Flow
 from limner.inference.pipeline import generate
+from limner.inference.precision import choose_bf16, network_name
 from limner.settings import LimnerError
 
 CPU = torch.device("cpu")
 
 
+class Timer:
+    """A clock that ``run`` moves: so many seconds for a run in bf16, and so many for one in float32."""
+
+    def __init__(self, bf16: float, float32: float, first: float = 0.0):
+        self.seconds, self.first = {True: bf16, False: float32}, first
+        self.now, self.runs = 0.0, list[bool]()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, in_bf16: bool) -> None:
+        self.now += self.seconds[in_bf16] + (0 if in_bf16 in self.runs else self.first)
+        self.runs.append(in_bf16)
+
+    def choose(self, network: str = "a network", precision: str = "auto") -> bool:
+        return choose_bf16(CPU, precision, network, self.run, self)
+
+
+@pytest.fixture
+def bf16(monkeypatch, tmp_path):
+    """A processor with instructions for bf16, and an empty cache. Gives the file of what was measured."""
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        torch.cpu,
+        "get_capabilities",
+        lambda: {"cpu_name": "Some", "amx_bf16": False, "avx512_bf16": True},
+        raising=False,
+    )
+    return tmp_path / "bf16.json"
+
+
 @pytest.mark.parametrize(
-    ("capabilities", "fast"),
-    [
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
-        (
-            {"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False},
-            False,
-        ),  # measured: half the speed
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
-        ({"cpu_name": "AMD Ryzen", "avx512_bf16": False}, False),
-        ({}, False),
-    ],
+    ("times", "chosen"), [((1, 2), True), ((1, 1.11), True), ((1, 1.05), False), ((2, 1), False)]
 )
-def test_bf16_is_chosen_only_where_it_is_fast(capabilities, fast, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert bf16_is_fast(CPU) == fast
-    with autocast(CPU, "auto"):
-        assert torch.is_autocast_enabled("cpu") == fast
-    with autocast(CPU, "float32"):
-        assert not torch.is_autocast_enabled("cpu")
-    with autocast(CPU, "bf16"):
-        assert torch.is_autocast_enabled("cpu")
+@pytest.mark.parametrize("unit", [1e-4, 0.1, 60.0])
+def test_bf16_is_chosen_where_it_is_measured_as_a_tenth_faster(bf16, times, chosen, unit):
+    timer = Timer(*(t * unit for t in times))
+    assert timer.choose() == chosen
+    assert len(timer.runs) <= (2 if unit == 60 else 10)
+    assert set(timer.runs) == {True, False}
+
+
+def test_the_first_run_does_not_count(bf16):
+    """It makes what the others find."""
+    assert Timer(0.01, 0.02, first=0.2).choose()
+    timer = Timer(0.01, 0.02)
+    timer.run(False)  # so float32 has been run before
+    timer.first = 0.1
+    assert timer.choose("another")
+
+
+def test_what_was_measured_is_kept_by_network(bf16):
+    assert Timer(1, 2).choose("one") and not Timer(2, 1).choose("two")
+    later = Timer(2, 1)
+    assert later.choose("one") and not later.runs
+    assert not later.choose("two") and not later.runs
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"Some, torch": 1}', "\x00"])
+def test_damaged_measurements_are_made_again(bf16, damage):
+    assert Timer(1, 2).choose()
+    bf16.write_text(damage)
+    timer = Timer(1, 2)
+    assert timer.choose() and timer.runs
+    assert not (again := Timer(2, 1)).runs and again.choose()
+
+
+def test_a_cache_that_cannot_be_written_to_is_no_error(bf16, monkeypatch):
+    bf16.parent.joinpath("file").write_text("")
+    monkeypatch.setenv("LIMNER_CACHE", str(bf16.parent / "file"))
+    assert Timer(1, 2).choose()
+
+
+def test_only_auto_is_measured(bf16, monkeypatch):
+    timer = Timer(2, 1)
+    assert timer.choose(precision="bf16") and not timer.choose(precision="float32")
+    assert choose_bf16(torch.device("cuda"), "auto", "a network", timer.run, timer)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    assert not Timer(1, 2).choose()
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # an older torch, which cannot say
+    assert not Timer(1, 2).choose()
+    assert not timer.runs
+
+
+def test_another_batch_is_another_network():
+    names = [network_name("flow", ("config",), batch, "draw") for batch in (1, 31, 32, 33)]
+    assert names[1] == names[2] and len(set(names)) == 3
+    assert network_name("flow", ("other",), 32, "draw") not in names
 
 
 def test_the_precision_reaches_the_sampler():
@@ -47,12 +114,6 @@ def test_the_precision_reaches_the_sampler():
     exact, rough = (generate(model, Condition(2), [0, 1], precision=p) for p in ("float32", "bf16"))
     assert not torch.equal(exact, rough)
     assert (exact - rough).abs().mean() < 0.05
-
-
-def test_an_older_torch_that_cannot_say_means_float32(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not bf16_is_fast(CPU)
-    assert bf16_is_fast(torch.device("cuda"))
 
 
 def faults_of_blocks() -> int:

@@ -19,6 +19,7 @@ from limner.device import autocast, pick_device
 from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
+from limner.inference.precision import choose_bf16, network_name
 from limner.inference.threads import THREADS
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
@@ -88,10 +89,11 @@ def generate_batches(
     if "given" in model.follows and condition.image is None:
         raise LimnerError("This run makes its images from given pictures: name one with --image.")
     sampling = sampling if sampling is not None else model.Sampling()
+    in_bf16 = _in_bf16(model, condition, seeds[:batch], sampling, precision) if len(seeds) else False
     for at in range(0, len(seeds), batch):
         rows = slice(at, min(at + batch, len(seeds)))
         asked = condition[rows].to(model.device)
-        with torch.inference_mode(), autocast(model.device, precision), THREADS.at_work(model.device):
+        with torch.inference_mode(), autocast(model.device, in_bf16), THREADS.at_work(model.device):
             canvases = model.sample(asked, sampling, Draws(seeds[rows], model.device))
             for canvas in THREADS.units(canvases, ("draw", model.family, len(seeds[rows]))):
                 if on_canvas:
@@ -105,6 +107,17 @@ def generate_batches(
                 "earlier checkpoint, or train again with a lower learning rate."
             )
         yield images
+
+
+def _in_bf16(model: Any, condition: Condition, seeds: Sequence[Seed], sampling: Any, precision: str) -> bool:
+    """Whether to draw in bf16: for auto by timing the first canvas of a batch, which changes nothing."""
+    asked, name = condition[: len(seeds)].to(model.device), (model.config, model.spec, type(sampling))
+
+    def run(in_bf16: bool) -> None:
+        with torch.inference_mode(), autocast(model.device, in_bf16), THREADS.at_work(model.device):
+            next(iter(model.sample(asked, sampling, Draws(seeds, model.device))))
+
+    return choose_bf16(model.device, precision, network_name(model.family, name, len(seeds), "draw"), run)
 
 
 def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:

@@ -25,6 +25,7 @@ from limner.device import autocast
 from limner.distributed import ALONE, Ranks
 from limner.fields import Count, JsonResult, checked
 from limner.inference.pipeline import Pipeline
+from limner.inference.precision import choose_bf16, network_name
 from limner.inference.threads import THREADS
 from limner.metrics import probes
 from limner.metrics.features import resize, with_channels
@@ -83,10 +84,15 @@ def class_probabilities(pipeline: Pipeline, images: Tensor) -> Tensor:
 
 
 def _apply(pipeline: Pipeline, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    device, spec = pipeline.model.device, pipeline.spec
-    with torch.inference_mode(), autocast(device, pipeline.precision):
-        images = resize(with_channels(images, spec.channels), spec.height, spec.width)
-        return network(images.to(device)).float().cpu()
+    model, spec = pipeline.model, pipeline.spec
+    images = resize(with_channels(images, spec.channels), spec.height, spec.width).to(model.device)
+
+    def run(in_bf16: bool) -> Tensor:
+        with torch.inference_mode(), autocast(model.device, in_bf16):
+            return network(images).float().cpu()
+
+    name = network_name(model.family, (model.config, spec, network.__name__), len(images), "understand")
+    return run(choose_bf16(model.device, pipeline.precision, name, run))
 
 
 def over_batches(

@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,53 +17,16 @@ from torch import Tensor, nn
 
 from limner import checkpoint
 from limner.config import Run
-from limner.core import Batch, Model, Objective, mix
+from limner.core import Batch, Model, mix
 from limner.data import Data, Selection
-from limner.device import autocast, in_bf16, keep_freed_memory
-from limner.distributed import Ranks, microbatch_size
-from limner.settings import LimnerError, Training
-from limner.training.optim import load_state, make_optimiser
+from limner.device import autocast, keep_freed_memory
+from limner.distributed import ALONE, Ranks, microbatch_size
+from limner.inference.precision import choose_bf16, network_name
+from limner.settings import LimnerError
+from limner.training.optim import Muon, load_state
+from limner.training.players import Player, clip_gradients, make_players
 
 COUNTERS = "seen", "step", "seconds", "skipped", "rollbacks"  # of a loop, which a checkpoint holds
-
-
-@dataclass
-class Player:
-    """An objective with the parameters that it trains and their optimiser."""
-
-    objective: Objective
-    name: str  # the submodule's; from its second objective on with a number, as "discriminator 2"
-    parameters: list[nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    peaks: list[float]  # learning rates before the schedule
-
-
-def check_objectives(model: Model, training: Training) -> None:
-    """Raises LimnerError for an objective without an optimiser, and ValueError for one that trains a frozen parent."""
-    for objective in model.objectives():
-        if objective.trains in model.frozen:
-            raise ValueError(f"{objective.trains} holds a frozen parent: no objective may train it")
-        if objective.trains not in training.optimisers:
-            raise LimnerError(
-                f"{model.family} has no optimiser for its submodule {objective.trains!r}: add it to "
-                "training.optimisers."
-            )
-
-
-def make_players(model: Model, training: Training, products: torch.dtype = torch.float32) -> list[Player]:
-    """A player for each objective; those that train the same submodule share its optimiser (``make_optimiser``)."""
-    check_objectives(model, training)
-    players: list[Player] = []
-    for objective in model.objectives():
-        module = model.get_submodule(objective.trains)
-        same = [player for player in players if player.objective.trains == objective.trains]
-        name = f"{objective.trains} {len(same) + 1}" if same else objective.trains
-        settings = training.optimisers[objective.trains]
-        optimiser = same[0].optimiser if same else make_optimiser(module, settings, products)
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        peaks = [group["lr"] for group in optimiser.param_groups]
-        players.append(Player(objective, name, parameters, optimiser, peaks))
-    return players
 
 
 def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
@@ -77,16 +39,6 @@ def learning_rate_factor(run: Run, seen: int, progress: float) -> float:
     if t.schedule == "cosine":
         return warm * (0.5 * (1.0 + math.cos(math.pi * (max(progress - t.flat, 0.0) / falling))))
     return warm
-
-
-def clip_gradients(parameters: list[nn.Parameter], t: Training, norm: Tensor) -> None:
-    """Scale the gradients, whose norm together is ``norm``, down to at most ``t.clip``: together, or each by itself."""
-    if not t.clip_each:
-        nn.utils.clip_grads_with_norm_(parameters, t.clip, norm)
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    torch._foreach_mul_(gradients, [(t.clip / (own + 1e-6)).clamp(max=1.0) for own in norms])
 
 
 class Loop:
@@ -102,10 +54,12 @@ class Loop:
         self.microbatch = microbatch_size(t.batch, t.accumulate, ranks)
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
+        self.in_bf16: bool | None = (
+            None  # whether networks and Muon's products run in bf16; None: not decided yet
+        )
 
         parents = [model.get_submodule(name).requires_grad_(False) for name in model.frozen]
-        products = torch.bfloat16 if in_bf16(device, t.precision) else torch.float32
-        self.players = make_players(model, t, products)
+        self.players = make_players(model, t)
         self.optimisers = {player.objective.trains: player.optimiser for player in self.players}
         self.model.requires_grad_(False).train()  # a player's gradients are enabled in its own turn
         if t.compile:
@@ -123,6 +77,35 @@ class Loop:
         shared: dict[int, Any] = {id(parent): parent for parent in parents}
         self.average = copy.deepcopy(self.model, shared).eval() if t.average else self.model
 
+    def decide_precision(self) -> None:
+        """Decide once whether this run is trained in bf16, for auto by measuring it. The first process decides."""
+        if self.in_bf16 is not None:
+            return
+        t, ranks = self.run.training, self.ranks
+        name = network_name(self.run.family, (self.model.config, self.model.spec), self.microbatch, "train")
+        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may change these
+        selection = self.data.select(self.seen, t.batch, self.run.seed)
+        self.model.advance(self.seen)
+
+        def run(in_bf16: bool) -> None:
+            self.in_bf16 = in_bf16
+            for player in self.players:
+                self.accumulate_gradients(player, selection)
+                player.optimiser.zero_grad()
+
+        self.ranks = ALONE  # each process may measure more often than another
+        chosen = choose_bf16(self.device, t.precision, name, run)
+        self.ranks = ranks
+        for key, b in self.model.named_buffers():
+            b.copy_(before[key])
+        self._use_bf16(ranks.as_first(chosen))
+
+    def _use_bf16(self, in_bf16: bool) -> None:
+        self.in_bf16 = in_bf16
+        for optimiser in self.optimisers.values():
+            if isinstance(optimiser, Muon):
+                optimiser.products = torch.bfloat16 if in_bf16 else torch.float32
+
     def accumulate_gradients(self, player: Player, selection: Selection) -> dict[str, Tensor]:
         """Set the gradients of one player's loss, the mean over the batch and the processes; returns the mean terms."""
         t, own = self.run.training, player.parameters
@@ -136,7 +119,7 @@ class Loop:
             # Keyed by the microbatch's position in the stream of images, not by rank: another number of
             # processes with microbatches of the same size draws the same noise for the same images.
             torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
-            with autocast(self.device, t.precision):
+            with autocast(self.device, bool(self.in_bf16)):
                 terms = player.objective.loss(batch)
             (player.objective.total(terms) / t.accumulate).backward()
             for name, value in terms.items():
@@ -160,6 +143,7 @@ class Loop:
         update is skipped and ends the step; the updates before it stay.
         """
         t = self.run.training
+        self.decide_precision()
         selection = self.data.select(self.seen, t.batch, self.run.seed, self.run.data.flip)
         self.model.advance(self.seen)
         factor = learning_rate_factor(self.run, self.seen, progress)
@@ -233,6 +217,7 @@ class Loop:
 
     def estimate_cost(self) -> tuple[float, int]:
         """(seconds a step, peak bytes), measured on a batch without any update."""
+        self.decide_precision()
         before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may change these
         selection = self.data.select(self.seen, self.run.training.batch, self.run.seed)
         storages: dict[int, int] = {}  # what the backward pass needs: bytes by address
@@ -268,7 +253,7 @@ class Loop:
             batch = self._to_device(data.batch(rows))
             for player, objective in zip(self.players, self.average.objectives(), strict=True):
                 torch.manual_seed(mix("held out", at, player.name))
-                with autocast(self.device, self.run.training.precision):
+                with autocast(self.device, bool(self.in_bf16)):
                     terms = objective.loss(batch)
                 for name, value in terms.items():
                     key = f"{player.name}/{name}"
@@ -282,7 +267,8 @@ class Loop:
         for name, optimiser in self.optimisers.items():
             part, packed[name] = checkpoint.pack_state(optimiser.state_dict(), f"optimiser/{name}")
             tensors |= part
-        return tensors, {name: getattr(self, name) for name in COUNTERS} | {"optimisers": packed}
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return tensors, counters | {"bf16": self.in_bf16, "optimisers": packed}
 
     def restore(self, resumed: checkpoint.Resumed) -> None:
         """Take the state of a checkpoint. Raises LimnerError for one of another model or other optimisers."""
@@ -299,3 +285,5 @@ class Loop:
                     f"The checkpoint lacks the counter {name!r}: use an earlier one, or train again."
                 )
             setattr(self, name, state[name])
+        if self.run.training.precision == "auto" and isinstance(state.get("bf16"), bool):
+            self._use_bf16(state["bf16"])  # as it was trained, so that it goes on exactly

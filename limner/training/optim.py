@@ -13,16 +13,11 @@ from limner.checkpoint import unpack_state
 from limner.settings import LimnerError, Optimiser
 
 
-def make_optimiser(
-    module: nn.Module, settings: Optimiser, products: torch.dtype = torch.float32
-) -> torch.optim.Optimizer:
-    """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled.
-
-    ``products``: the type in which Muon multiplies matrices.
-    """
+def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
+    """The optimiser of the module's trainable parameters; the weight decay of adam, as of adamw, is decoupled."""
     s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
     if s.name == "muon":
-        return Muon(module, s, products)
+        return Muon(module, s)
     if s.name == "sgd":
         return torch.optim.SGD(parameters, s.lr, s.momentum, weight_decay=s.decay, fused=True)
     if s.name in ("adam", "adamw"):
@@ -99,8 +94,10 @@ def orthogonal(matrices: Tensor, products: torch.dtype = torch.float32) -> Tenso
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan 2024) for weights of linear and convolutional layers, else AdamW. A step overwrites gradients."""
 
-    def __init__(self, module: nn.Module, settings: Optimiser, products: torch.dtype = torch.float32):
-        s, parameters, self.products = settings, [p for p in module.parameters() if p.requires_grad], products
+    products = torch.float32  # the type in which it multiplies matrices
+
+    def __init__(self, module: nn.Module, settings: Optimiser):
+        s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
         layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
         matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
         muon: dict[str, Any] = {"lr": s.matrix_lr, "momentum": s.momentum or 0.95, "muon": True}

@@ -23,7 +23,7 @@ from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
 from limner.networks.checks import SettingsError
 from limner.settings import LimnerError, join_words
-from limner.training.loop import check_objectives
+from limner.training.players import check_objectives
 
 PARENTS_SHARE = 0.5  # of a budget, at most: for all the parents of one run that are trained first
 INHERITED = (  # training settings that a parent takes from the run it is trained for; the others are its preset's

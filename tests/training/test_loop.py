@@ -336,6 +336,34 @@ def test_the_trial_moves_nothing() -> None:
     assert all(torch.equal(v, before[k]) for k, v in loop.model.state_dict().items())
 
 
+def test_a_run_keeps_the_precision_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring moves nothing, and a resumed run goes on as it was trained, whatever is measured now."""
+    answers = [True]
+
+    def choose(device, precision, network, run):
+        run(True)
+        run(False)
+        return answers.pop()
+
+    monkeypatch.setattr("limner.training.loop.choose_bf16", choose)
+    loop = loop_for(settings(precision="auto"))
+    before = weights(loop.model)
+    loop.decide_precision()
+    loop.decide_precision()  # only once
+    assert loop.in_bf16 and all(torch.equal(v, before[k]) for k, v in loop.model.state_dict().items())
+    live, state = loop.state()
+    header = {"model": {}}
+    average = {k: v.clone() for k, v in loop.average.state_dict().items()}
+    resumed = checkpoint.Resumed(header, average, live, state)
+    other = loop_for(settings(precision="auto"))
+    other.restore(resumed)
+    other.decide_precision()  # there is no answer left
+    assert other.in_bf16
+    exact = loop_for(settings())
+    exact.restore(resumed)
+    assert exact.in_bf16 is None  # --training.precision float32 was asked for
+
+
 # ---- whole runs, of every family
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.settings import Optimiser
-from limner.training.optim import make_optimiser, orthogonal
+from limner.training.optim import Muon, make_optimiser, orthogonal
 
 
 def newton_schulz(x: Tensor, steps: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -93,7 +93,8 @@ def test_what_is_no_matrix_moves_by_adamw() -> None:
 def test_muon_moves_every_matrix_by_its_rate_whatever_the_gradient(products: torch.dtype) -> None:
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8)).to(memory_format=torch.channels_last)
     before = net[0].weight.detach().clone()
-    optimiser = make_optimiser(net, Optimiser("muon", matrix_lr=0.1), products)
+    optimiser = Muon(net, Optimiser("muon", matrix_lr=0.1))
+    optimiser.products = products
     torch.manual_seed(0)
     for p in net.parameters():
         p.grad = torch.randn_like(p) * 1e-5
