@@ -64,7 +64,7 @@ def run(argv: list[str]) -> None:
         print_json(result)
         return
     table(EVALUATION, evaluation_rows(result))
-    if result.held_out:
+    if result.held_out and (result.understanding or getattr(result.fidelity, "memorised", None) is not None):
         say(str(result.held_out))
     if fidelity := result.fidelity:
         features = measured_in([fidelity, *fidelity.other_features.values()])

@@ -87,6 +87,11 @@ def image_sizes(
     return [(header.height, header.width) for _, header in headers]
 
 
+def image_count(source: str | os.PathLike[str]) -> int:
+    """How many images a source lists; nothing is read of them. Raises LimnerError for one that does not exist."""
+    return len(find(os.fspath(source), cache_folder(DEFAULTS.cache)).listing().items)
+
+
 def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:
     """One image file as a run's own images are read, [1, C, H, W] in [-1, 1]. Raises LimnerError."""
     if not Path(path).is_file():

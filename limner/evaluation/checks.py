@@ -10,20 +10,25 @@ from typing import NamedTuple
 import numpy as np
 
 from limner.core import LimnerError
-from limner.data import Data, batches
+from limner.data import Data, batches, image_count
 from limner.evaluation.images import Images, channels_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, open_real
 from limner.evaluation.results import HeldOut
 from limner.inference.pipeline import Pipeline
 
 
-def check_enough(n: int, real: Real) -> None:
-    """Raises LimnerError where too few images, or too few different real ones, are there to measure ``n`` with."""
+def check_enough(n: int, real: Real, there: int | None = None) -> None:
+    """Raises LimnerError where too few images, or too few different real ones, are there to measure ``n`` with.
+
+    ``there``: images in the folder that is measured; None: a run draws as many as it is asked for.
+    """
     total = len(real) + real.held_out.twins
     if total < MIN_IMAGES:
         raise LimnerError(f"{total} real images are too few to measure against: give at least {MIN_IMAGES}.")
+    if there is not None and there < MIN_IMAGES:
+        raise LimnerError(f"{there} images are too few to measure: the folder needs at least {MIN_IMAGES}.")
     if n < MIN_IMAGES:
-        raise LimnerError(f"{n} images are too few to measure: it takes at least {MIN_IMAGES} (--n).")
+        raise LimnerError(f"--n {n} is too few to measure: choose at least {MIN_IMAGES}.")
     different: set[bytes] = set()
     for part in (real.whole.training, real.whole.held_out):
         for batch in Images.of(part, channels_of(part)).batches():
@@ -34,6 +39,16 @@ def check_enough(n: int, real: Real) -> None:
         f"Only {len(different)} of the {total:,} real images differ from one another, and it takes {MIN_IMAGES} "
         "to measure against: add others."
     )
+
+
+def refuse_few(sources: Sequence[str]) -> None:
+    """Raises LimnerError where sources list too few real images, before anything is read or trained."""
+    try:
+        count = sum(map(image_count, sources))
+    except LimnerError:  # whoever opens the source says so
+        return
+    if count < MIN_IMAGES:
+        raise LimnerError(f"{count} real images are too few to measure against: give at least {MIN_IMAGES}.")
 
 
 class TestImages(NamedTuple):

@@ -20,6 +20,7 @@ from limner import checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
+from limner.evaluation.checks import refuse_few
 from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.prompts import measure_prompts
@@ -66,6 +67,7 @@ def compare(
         )
     settings = {"sources": list(sources), **to_json(options), "extra": list(extra)}
     parse_budget(options.budget, 1)
+    refuse_few(sources)
     _check_folder(names, to, settings)
     with checkpoint.lock(to, "--to"):
         files.write_json(to / ABOUT, settings)

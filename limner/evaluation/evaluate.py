@@ -127,7 +127,7 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
     notes = resized_note("Images", sizes, size, unlabelled.fit)
     notes += resized_note("Real images", sizes_of(task.sources), size, unlabelled.fit)
     n = min(options.n or len(made), len(made))
-    check_enough(n, real)
+    check_enough(n, real, len(made))
     if (options.n or 0) > n:
         notes.append(f"--n {options.n:,} is more than {what} holds: all {n:,} images were measured.")
     samples = Samples(made.part(made.order(0, n, options.seed)))

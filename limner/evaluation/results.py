@@ -103,7 +103,7 @@ class HeldOut(JsonResult):
 
     def __str__(self) -> str:
         if self.why:
-            return f"Do not rely on figures of held-out images: {self.why}."
+            return f"Figures of held-out images are not reliable: {self.why}."
         return f"{self.n:,} real images are held out: the run was not trained on them."
 
 

@@ -154,7 +154,7 @@ def advice(rows: Sequence[Row]) -> str:
         return f"There is no advice yet, as {missing} did not finish: the same command continues."
     good = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
     if not good:
-        return "No family could be trained on these images: the table says why."
+        return "No family could be trained and measured on these images: the table says why."
     best, figures = good[0]
     sentence = f"Take {best}"
     rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]

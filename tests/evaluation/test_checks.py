@@ -13,6 +13,7 @@ import pytest
 from limner import api
 from limner.core import LimnerError
 from limner.evaluation.checks import check_held_out
+from limner.evaluation.compare import compare
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import open_whole
@@ -48,9 +49,9 @@ def measure(what: Path, source: Path, to: Path, options: EvaluateOptions = RANDO
 @pytest.mark.parametrize(
     ("what", "source", "n", "words"),
     [
-        ("nineteen", "real", None, "19 images are too few to measure: it takes at least 20"),
-        ("made", "real", 19, r"19 images are too few to measure: it takes at least 20 \(--n\)"),
-        ("run", "real", 19, "19 images are too few"),
+        ("nineteen", "real", None, "19 images are too few to measure: the folder needs at least 20"),
+        ("made", "real", 19, "--n 19 is too few to measure: choose at least 20"),
+        ("run", "real", 19, "--n 19 is too few"),
         ("made", "nineteen", None, "19 real images are too few to measure against"),
         ("run", "nineteen", None, "19 real images are too few to measure against"),
         ("made", "equal", None, "Only 1 of the 40 real images differ"),
@@ -67,6 +68,12 @@ def test_too_little_is_refused_before_anything_is_drawn(place, tmp_path, what, s
 
     with pytest.raises(LimnerError, match=words):
         measure(at(what), at(source), tmp_path / "out", replace(RANDOM, n=n))
+    assert not (tmp_path / "out").exists()
+
+
+def test_compare_refuses_too_few_before_it_trains(tmp_path):
+    with pytest.raises(LimnerError, match="19 real images are too few to measure against"):
+        compare([str(paint(tmp_path / "nineteen", 19))], ["vae"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -115,7 +122,7 @@ def test_whether_held_out_images_can_be_relied_on(place, tmp_path):
     own = held_out(place / "real")
     assert own.reliable and own.why is None and "was not trained on them" in str(own)
     few = held_out(place / "made")
-    assert not few.reliable and "it takes 20" in few.why and "Do not rely on" in str(few)
+    assert not few.reliable and "it takes 20" in few.why and "are not reliable" in str(few)
     other = paint(tmp_path / "other", 240, seed=5)
     assert held_out(other).reliable
     mixed = repeat(tmp_path / "mixed", place / "real", 1)
@@ -138,7 +145,5 @@ def test_the_result_says_it(place, tmp_path, limner):
     assert "copies of its own training images are not looked for" in said
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["held_out"] == {"n": 24, "reliable": True}
-    done = limner(
-        "evaluate", place / "made", place / "real", "--features", "random", "--to", tmp_path / "out"
-    )
-    assert "nobody knows which of the real images" in " ".join(done.stdout.split())
+    found = measure(place / "made", other, tmp_path / "folder")
+    assert not found.held_out.reliable and "nobody knows which of the real images" in str(found.held_out)
