@@ -11,14 +11,13 @@ import numpy as np
 
 from limner.core import LimnerError
 from limner.data import Data, batches, image_count
-from limner.evaluation.images import Images, channels_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, open_real
 from limner.evaluation.results import HeldOut
 from limner.inference.pipeline import Pipeline
 
 
 def check_enough(n: int, real: Real, there: int | None = None) -> None:
-    """Raises LimnerError where too few images, or too few different real ones, are there to measure ``n`` with.
+    """Raises LimnerError where too few images are there to measure ``n`` with.
 
     ``there``: images in the folder that is measured; None: a run draws as many as it is asked for.
     """
@@ -29,16 +28,6 @@ def check_enough(n: int, real: Real, there: int | None = None) -> None:
         raise LimnerError(f"{there} images are too few to measure: the folder needs at least {MIN_IMAGES}.")
     if n < MIN_IMAGES:
         raise LimnerError(f"--n {n} is too few to measure: choose at least {MIN_IMAGES}.")
-    different: set[bytes] = set()
-    for part in (real.whole.training, real.whole.held_out):
-        for batch in Images.of(part, channels_of(part)).batches():
-            different.update(image.tobytes() for image in as_bytes(batch))
-            if len(different) >= MIN_IMAGES:
-                return
-    raise LimnerError(
-        f"Only {len(different)} of the {total:,} real images differ from one another, and it takes {MIN_IMAGES} "
-        "to measure against: add others."
-    )
 
 
 def refuse_few(sources: Sequence[str]) -> None:

@@ -215,7 +215,12 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append(f"All {len(drawn):,} images are equal: what drew them has collapsed to one.")
     elif same := _duplicates(drawn):
         notes.append(f"{same:,} of the {len(drawn):,} images equal an earlier one of them.")
-    if same := _duplicates(known):
+    if (different := len(np.unique(known))) < MIN_IMAGES:
+        notes.append(
+            f"Only {different} of the {len(known):,} real images {'differ' if different > 1 else 'differs'} from the "
+            "others: no figure is reliable, so add real images."
+        )
+    elif same := _duplicates(known):
         notes.append(
             f"{same:,} of the {len(known):,} real images equal an earlier one: duplicates count twice."
         )
