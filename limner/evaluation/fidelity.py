@@ -217,8 +217,7 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append(f"{same:,} of the {len(drawn):,} images equal an earlier one of them.")
     if (different := len(np.unique(known))) < MIN_IMAGES:
         notes.append(
-            f"Only {different} of the {len(known):,} real images {'differ' if different > 1 else 'differs'} from the "
-            "others: no figure is reliable, so add real images."
+            f"Different real images: only {different} of {len(known):,}. No figure is reliable, so add others."
         )
     elif same := _duplicates(known):
         notes.append(

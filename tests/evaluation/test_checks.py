@@ -93,7 +93,7 @@ def test_equal_images_are_measured_and_said(place, tmp_path):
 def test_a_source_of_a_few_images_many_times_is_no_measure(place, tmp_path, different):
     source = repeat(tmp_path / "few", paint(tmp_path / "once", different), 60 // different)
     found = measure(place / "made", source, tmp_path / "out").fidelity
-    assert any(f"Only {different} of the" in note and "no figure is reliable" in note for note in found.notes)
+    assert any(f"only {different} of" in note and "No figure is reliable" in note for note in found.notes)
     assert found.memorised is None
 
 
