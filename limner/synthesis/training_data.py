@@ -114,7 +114,7 @@ def as_training_data(
     folder = Path(to or checkpoint.folder_of(run) / "evaluation") / "training_data"
     pipeline = Pipeline(run)
     real, test = _open(pipeline, sources, options, quiet)
-    pipeline.sampling(sampling)  # refused before anything is written
+    chosen = pipeline.named_sampling(sampling)  # refused before anything is written
     budget, length = options.classifier_budget, parse_budget(options.classifier_budget, len(real.training))
     if length.unit == "images":  # epochs are of the real images, so that all three kinds see as many
         budget = f"{math.ceil(length.amount)}img"
@@ -125,7 +125,7 @@ def as_training_data(
     settings = {
         "run": pipeline.digest, "sources": list(sources), "fingerprint": training.fingerprint, "real": n_real,
         "n": n, "seed": seed, "family": family, "preset": preset, "budget": budget,
-        **({"knobs": {name: str(value) for name, value in sampling.items()}} if sampling else {}),
+        **({"knobs": {name: str(getattr(chosen, name)) for name in sampling}} if sampling else {}),
     }  # fmt: skip
     _begin(folder, settings)
     _write(training, folder / "real", quiet)
