@@ -48,7 +48,7 @@ def run(argv: list[str]) -> None:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     use_threads(given.threads)
     from limner.evaluation.evaluate import evaluate
-    from limner.evaluation.tables import EVALUATION, evaluation_rows, measured_in
+    from limner.evaluation.tables import EVALUATION, compared, evaluation_rows, measured_in
 
     scores = _as_training_data(given) if given.as_training_data else None
     options, to = select(EvaluateOptions, given), given.to or None
@@ -68,10 +68,10 @@ def run(argv: list[str]) -> None:
         say(str(result.held_out))
     if fidelity := result.fidelity:
         features = measured_in([fidelity, *fidelity.other_features.values()])
-        say(f"{fidelity.n:,} images against {fidelity.real:,}, features {features}.")
+        say(f"{compared(fidelity)} Features {features}.")
         for note in fidelity.notes:
             say(note)
-        if fidelity.n < 10_000:
+        if fidelity.compared < 10_000:
             say("Below 10,000 images trust the kernel distance: the Frechet distance is biased by n.")
     if scores:
         _show_training_data(scores)

@@ -27,7 +27,7 @@ from limner.evaluation.prompts import measure_prompts
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
-from limner.evaluation.tables import COMPARISON, advice, comparison_row, measured_in, ranked
+from limner.evaluation.tables import COMPARISON, advice, compared, comparison_row, measured_in, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
@@ -235,12 +235,12 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
     features, *others = find_all(options.features)
-    fidelity = measure_samples(samples, real, features, run, options.seed)
+    fidelity = measure_samples(samples, real, features, run, options.seed, k=options.k)
     prompts = measure_prompts(pipeline, sources, real, options.seed)
     if fidelity and prompts:
         fidelity = prompts.add_to(fidelity)
     if fidelity:
-        beside = measure_beside(samples, real, others, options.seed)
+        beside = measure_beside(samples, real, others, options.seed, k=options.k)
         notes = fidelity.notes + trained_in(pipeline.loaded.run.model, [features, *others])
         fidelity = replace(fidelity, other_features=beside, notes=notes)
     seen, seconds = header["seen"], header.get("seconds", 0.0)
@@ -273,11 +273,11 @@ def _lead(result: Comparison) -> str:
     figures = next((row.fidelity for row in ranked(result.rows) if row.fidelity), None)
     if figures:
         kid, frechet = (report.number(figure.floor) for figure in (figures.kid, figures.frechet))
+        precision, recall = (f"{figure.floor:.0%}" for figure in (figures.precision, figures.recall))
         lead += (
-            f" {figures.n:,} images of each against {figures.real:,} real ones, features "
-            f"{measured_in([figures, *figures.other_features.values()])}. Real against real at "
-            f"{figures.kid.floor_n:,} images: "
-            f"kernel distance {kid}, Frechet {frechet}. {' '.join(figures.notes)}"
+            f" {compared(figures)} That is a kernel distance of {kid}, a Frechet distance of {frechet}, a precision of "
+            f"{precision} and a recall of {recall}, with {figures.precision.k} neighbours. Features "
+            f"{measured_in([figures, *figures.other_features.values()])}. {' '.join(figures.notes)}"
         )
     return lead
 

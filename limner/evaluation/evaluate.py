@@ -143,10 +143,10 @@ def _finish(
 ) -> Evaluation | None:  # fmt: skip
     """Measure the samples, and write the result and its sheets into the folder; ``notes`` are said first."""
     if samples:
-        seed, quiet = task.options.seed, task.quiet
+        seed, k, quiet = task.options.seed, task.options.k, task.quiet
         features, *others = task.features
-        fidelity = measure_samples(samples, real, features, task.to, seed, quiet, task.ranks)
-        beside = measure_beside(samples, real, others, seed, quiet, task.ranks)
+        fidelity = measure_samples(samples, real, features, task.to, seed, quiet, task.ranks, k)
+        beside = measure_beside(samples, real, others, seed, quiet, task.ranks, k)
         if fidelity:
             fidelity = replace(fidelity, other_features=beside, notes=notes + fidelity.notes)
             result = replace(result, fidelity=prompts.add_to(fidelity) if prompts else fidelity)

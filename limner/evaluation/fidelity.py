@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,22 @@ from torch import Tensor
 from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
+from limner.evaluation import figures
 from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
+from limner.evaluation.figures import Described
 from limner.evaluation.images import Images, channels_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_pictures
-from limner.evaluation.results import FeatureFigures, Fidelity, Figure
+from limner.evaluation.results import FeatureFigures, Fidelity
 from limner.evaluation.tables import CHANNELS
 from limner.inference.pipeline import Pipeline, captions_of, generate
 from limner.inference.understand import over_batches
-from limner.metrics import distances, neighbours, pixels
+from limner.metrics import pixels
 from limner.metrics.features import Features
 from limner.pictures.grid import save_grid
 from limner.progress import Watch, bar, ignore, part
 
-HALVES = 24  # random halves behind each interval
-SPLITS = 5  # ways to split the real images in two, over which the floor is a mean
-REFERENCE = 2000  # real images to measure distances to, at least, where there are that many
 BATCH = 64
 DRAWN = 8 * BATCH  # images drawn before they are kept in 8 bits
-ANY = (-math.inf, math.inf)
-BOUNDS = {  # what the figures can be
-    "kid": ANY, "frechet": (0.0, math.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0),
-    "density": (0.0, math.inf), "coverage": (0.0, 1.0),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,25 +131,25 @@ def describe(parts: Sequence[Images], features: Features, watch: Watch, ranks: R
 
 def measure_fidelity(
     samples: Samples, real: Real, sets: FeatureSets, watch: Watch = ignore, seed: int = 0,
-    copies: Copies | None = None,
+    copies: Copies | None = None, k: int | None = None,
 ) -> Fidelity:  # fmt: skip
     """Every figure of a set of images against the real ones, each with its interval and its floor.
 
-    Distances and neighbourhoods are taken to a random part of the real images, twice as many as were drawn or
-    REFERENCE; ``copies`` are what ``find_copies`` found, which is called without them.
+    Distances and neighbourhoods are taken to random parts of the real images (see ``figures.measure``, also for
+    ``k``); ``copies`` are what ``find_copies`` found, which is called without them.
     """
     compared = Compared.of(samples, real)
     drawn, n = compared.drawn, len(compared.drawn)
     keys = [images.keys() for images in (drawn, compared.training, compared.held_out)]
     real_keys, sets = np.concatenate(keys[1:]), unify(sets, keys)
-    figures = figures_of(sets, keys, watch, seed)
+    measured = figures_of(sets, keys, watch, seed, k)
     copies = copies or find_copies(samples.images, real)
     found = copies.memorised
     source = real.whole.training if len(real.training) else real.whole.held_out
     beside = Images.of(source.part(source.order(0, min(n, len(source)), seed)), drawn.channels)
     wasserstein = pixels.sliced_wasserstein(drawn, beside, seed=seed)
     return Fidelity(
-        **vars(figures), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
+        **vars(measured), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
@@ -165,20 +158,16 @@ def measure_fidelity(
     )  # fmt: skip
 
 
-def reference(total: int, n: int, seed: int) -> Tensor:
-    """Which of ``total`` real images ``n`` drawn ones are compared with."""
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[: max(2 * n, REFERENCE)]
-
-
-def figures_of(sets: FeatureSets, keys: Sequence[np.ndarray], watch: Watch, seed: int) -> FeatureFigures:
+def figures_of(
+    sets: FeatureSets, keys: Sequence[np.ndarray], watch: Watch, seed: int, k: int | None = None
+) -> FeatureFigures:
     """The figures in one space of features; ``keys`` are those of drawn, training and held-out images."""
-    real_keys, features, n = np.concatenate(keys[1:]), sets.features, len(keys[0])
-    order = reference(len(real_keys), n, seed)
-    others = torch.cat([sets.training, sets.held_out])[order]
-    figures = _figures(sets.drawn, others, (keys[0], real_keys[order.numpy()]), watch, seed)
+    drawn = Described(sets.drawn, keys[0])
+    real = Described(torch.cat([sets.training, sets.held_out]), np.concatenate(keys[1:]))
+    compared, to = figures.sizes(len(drawn), len(real))
     return FeatureFigures(
-        n=n, real=len(order), features=features.name, features_hash=features.hash, resize=features.resize, **figures
+        n=len(drawn), compared=compared, real=to, features=sets.features.name, features_hash=sets.features.hash,
+        resize=sets.features.resize, **figures.measure(drawn, real, watch, seed, k),
     )  # fmt: skip
 
 
@@ -228,51 +217,9 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
     return notes
 
 
-def _figures(
-    x: Tensor, y: Tensor, keys: tuple[np.ndarray, np.ndarray], watch: Watch, seed: int
-) -> dict[str, Figure]:
-    """The figures of drawn features x [N, D] against real ones y [M, D], by their names in ``Fidelity``.
-
-    ``keys`` of both are equal where the images are.
-    """
-    side = min(len(x), len(y) // 2)
-    halves = (distances.halves(len(x), HALVES, seed), distances.halves(len(y), HALVES, seed + 1))
-    one, other = (x, keys[0]), (y, keys[1])
-    sets = [(one, other), *((_rows(one, i), _rows(other, j)) for i, j in zip(*halves, strict=True))]
-    sets += [(_rows(other, i), _rows(other, j)) for i, j in distances.disjoint(len(y), side, SPLITS, seed)]
-    values = []
-    for done, (a, b) in enumerate(sets, start=1):
-        values.append(_distances(a, b))
-        watch(done / len(sets))
-    figures = {}
-    for name, value in values[0].items():
-        of_halves = [half[name] for half in values[1 : 1 + HALVES]]
-        low, high = distances.interval(value, of_halves, bounds=BOUNDS[name])
-        floor = sum(split[name] for split in values[1 + HALVES :]) / SPLITS
-        figures[name] = Figure(value, low, high, floor, side)
-    return figures
-
-
-Keyed = tuple[Tensor, np.ndarray]  # features [N, D] and keys [N] of the same images
-
-
-def _rows(images: Keyed, rows: Tensor) -> Keyed:
-    return images[0][rows], images[1][rows.numpy()]
-
-
-def _distances(drawn: Keyed, real: Keyed, k: int = 5) -> dict[str, float]:
-    """Of drawn features [N, D] against real ones [M, D]."""
-    (x, drawn_keys), (y, real_keys) = drawn, real
-    return {
-        "kid": distances.kernel_distance(x, y, distances.equal_pairs(drawn_keys, real_keys)),
-        "frechet": distances.frechet_distance(x, y),
-        **asdict(neighbours.overlap(y, x, k)),
-    }
-
-
 def measure_samples(
     samples: Samples, real: Real, features: Features, folder: Path, seed: int = 0, quiet: bool = False,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ALONE, k: int | None = None,
 ) -> Fidelity | None:  # fmt: skip
     """Describe and measure the samples; write nearest.png, with those nearest to training images, and drawn.png.
 
@@ -285,7 +232,7 @@ def measure_samples(
     with bar("searching for copies", quiet) as watch:
         copies = find_copies(samples.images, real, watch)
     with bar("measuring", quiet) as watch:
-        fidelity = measure_fidelity(samples, real, sets, watch, seed, copies)
+        fidelity = measure_fidelity(samples, real, sets, watch, seed, copies, k)
     images, captions = nearest_pairs(samples.images, real, copies)
     save_grid(folder / "nearest.png", images, captions, columns=8)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]

@@ -16,6 +16,8 @@ class EvaluateOptions(Checked):
     # dinov2, or a run that describes images
     features: str = "auto"
     weights: str = ""  # file or folder of the features' weights, if they need any
+    # neighbours of precision, recall, density and coverage. Default: 3 for the first two, 5 for the others
+    k: Count | None = None
     # also probe a run's features with this many labelled images per class; 0: do not
     labels_per_class: int = 0
     seed: Seed = 0  # of the first image drawn
@@ -31,4 +33,6 @@ class CompareOptions(Checked):
     n: Count | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
     # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, clip or dinov2
     features: str = "auto"
+    # neighbours of precision, recall, density and coverage. Default: 3 for the first two, 5 for the others
+    k: Count | None = None
     seed: Seed = 0  # of every training, and of the first image drawn

@@ -16,10 +16,11 @@ class Figure(JsonResult):
     """A figure of drawn images against real ones."""
 
     value: float
-    low: float  # 95% interval
+    low: float  # 95% interval of the figure's expectation at this number of images
     high: float
-    floor: float  # the mean figure of real images against real ones
-    floor_n: int  # of how many on each side
+    floor: float  # the mean figure of as many real images, in place of the drawn ones, against the same real ones
+    floor_n: int  # images that value and floor compare with ``real`` others
+    k: int | None = None  # neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class FeatureFigures(JsonResult):
     """How close a set of images is to the real ones in one space of features."""
 
     n: int
-    real: int  # real images that distances are taken to
+    compared: int  # of them that each figure compares; as many real ones take their place in its floor
+    real: int  # real images that both are compared with
     features: str
     features_hash: str
     resize: str  # what happens to an image's size before its features are computed

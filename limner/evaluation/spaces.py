@@ -15,9 +15,9 @@ from limner.evaluation.fidelity import (
     Samples,
     describe,
     figures_of,
-    reference,
     unify,
 )
+from limner.evaluation.figures import reference
 from limner.evaluation.real import Real
 from limner.evaluation.results import FeatureFigures
 from limner.fields import to_json
@@ -60,6 +60,7 @@ def measure_beside(
     seed: int = 0,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    k: int | None = None,
 ) -> dict[str, FeatureFigures]:
     """The figures in further features, by their names: of at most BESIDE images, since these take longer.
 
@@ -82,7 +83,7 @@ def measure_beside(
         with bar(f"measuring by {each.name}", quiet) as watch:
             sets = FeatureSets(each, *describe(parts, each, part(watch, 0, 0.8), ranks))
             if ranks.first:
-                found[each.name] = figures_of(unify(sets, keys), keys, part(watch, 0.8, 0.2), seed)
+                found[each.name] = figures_of(unify(sets, keys), keys, part(watch, 0.8, 0.2), seed, k)
     return found
 
 

@@ -75,7 +75,8 @@ def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:
         value, low, high, floor = (
             number(getattr(figure, part), 4) for part in ("value", "low", "high", "floor")
         )
-        rows.append((label + of, value, f"{low} to {high}", floor))
+        at = f", k = {figure.k}" if figure.k else ""
+        rows.append((label + at + of, value, f"{low} to {high}", floor))
     return rows
 
 
@@ -87,6 +88,17 @@ def _prompt_rows(fidelity: Fidelity) -> list[Cells]:
     interval = f"{fidelity.prompts_low:.1%} to {fidelity.prompts_high:.1%}"
     floor = "" if fidelity.prompts_floor is None else f"{fidelity.prompts_floor:.1%}"
     return [(label, f"{fidelity.prompts_exact:.1%}", interval, floor)]
+
+
+def compared(figures: FeatureFigures) -> str:
+    """Two sentences: how many images each figure compares, and what real against real means."""
+    some = f"{figures.compared:,}"
+    if figures.compared < figures.n:
+        some += f" of the {figures.n:,}"
+    return (
+        f"Each figure compares {some} images with {figures.real:,} real ones. Real against real puts "
+        f"{figures.compared:,} other real images in their place: images as good as real ones score that on average."
+    )
 
 
 def measured_in(figures: Sequence[FeatureFigures]) -> str:

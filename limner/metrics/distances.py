@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.metrics.probes import student, wilson
+
 PAIRS = 2**20  # pairs of features that are compared at a time
 ROUNDING = (
     1e-8  # of a Frechet distance, relative to the variances: square roots of eigenvalues that should be 0
@@ -115,29 +117,30 @@ def _mean_kernel(x: Tensor) -> float:
     return (_sum_kernel(x, x) - own) / (len(x) * (len(x) - 1))
 
 
-def halves(n: int, repeats: int, seed: int = 0) -> Iterator[Tensor]:
-    """``repeats`` random halves [n // 2] of n indices."""
-    return (half for half, _ in disjoint(n, n // 2, repeats, seed))
+def variance(of_halves: Tensor, of_rest: Tensor, excess: float = 0.0) -> float:
+    """Of a figure of a sample, from its values [R] on random halves and on what each of them leaves.
 
-
-def interval(
-    value: float,
-    of_halves: list[float],
-    share: float = 0.95,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-) -> tuple[float, float]:
-    """Confidence interval (low, high) of a figure at level ``share``, from its values on random halves of the sample.
-
-    The delete-half jackknife (Shao and Tu 1995, ch. 2): half of a sample, drawn without replacement, varies
-    about the mean of all halves as the whole sample varies about the true value. A bootstrap with replacement
-    would repeat images, which biases Frechet distances and neighbourhoods. It is cut off at the ``bounds`` of what
-    the figure can be: they hold the truth, so the interval holds it as often as before.
+    A half and its rest are independent samples, and both vary about the mean of all halves: minus their covariance
+    estimates the variance of that mean without bias, whatever the figure is (Wang and Lindsay 2014). The variance of
+    the halves, the delete-half jackknife, is right where images act one by one. Where pairs of them act, as in a
+    distance between samples of one distribution, it is three times too large: so the estimate, which is noisier,
+    is kept between a third of the jackknife and all of it. ``excess`` is the share of the difference to the
+    jackknife that is added.
     """
-    if len(of_halves) < 2:
-        return value, value
-    drawn = torch.tensor(of_halves, dtype=torch.float64)
-    spread = drawn.std().item() * math.sqrt(2) * torch.erfinv(torch.tensor(share, dtype=torch.float64)).item()
-    return max(bounds[0], value - spread), min(bounds[1], value + spread)
+    mean = (of_halves.mean() + of_rest.mean()) / 2
+    one, rest = of_halves - mean, of_rest - mean
+    jackknife = float(one.square().sum() + rest.square().sum()) / (2 * len(one) - 1)
+    shared = min(max(-float(one @ rest) / (len(one) - 0.5), jackknife / 3), jackknife)
+    return shared + excess * (jackknife - shared)
+
+
+def share_interval(share: float, variance: float, degrees: int, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of this variance, which is known to ``degrees`` of freedom; within [0, 1].
+
+    Wilson's, of as many independent images as would give the variance; of ``count`` for a share of 0 or 1.
+    """
+    same = share * (1 - share) / variance if variance > 0 else 0.0
+    return wilson(share, same or count, student(degrees))
 
 
 def disjoint(total: int, n: int, repeats: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

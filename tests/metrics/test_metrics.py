@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from limner.metrics import distances, neighbours, pixels
+from limner.metrics.probes import student
 from limner.settings import LimnerError
 
 f64 = partial(torch.tensor, dtype=torch.float64)
@@ -67,24 +68,56 @@ def test_kernel_distance_is_the_sum_written_out():
     assert distances.kernel_distance(x, y) == pytest.approx(expected, rel=1e-10)
 
 
-def test_real_against_real_is_zero_within_its_interval_and_a_shift_is_not():
-    x, y, moved = features(800), features(800, seed=1), features(800, seed=2, shift=0.3)
-
-    def spread(a, b):
-        value = distances.kernel_distance(a, b)
-        parts = zip(distances.halves(800, 20, 1), distances.halves(800, 20, 2), strict=True)
-        return distances.interval(value, [distances.kernel_distance(a[i], b[j]) for i, j in parts])
-
-    low, high = spread(x, y)
-    assert low < 0 < high
-    assert spread(x, moved)[0] > 0
+def figures_of_halves(figure, *sides, pairs=16):
+    """Of random halves of the sides, and of what they leave: [2, pairs]."""
+    splits = zip(
+        *(distances.disjoint(len(x), len(x) // 2, pairs, i) for i, x in enumerate(sides)), strict=True
+    )
+    of = [[figure(*(x[s[i]] for x, s in zip(sides, split, strict=True))) for i in (0, 1)] for split in splits]
+    return f64(of).T
 
 
-def test_an_interval_ends_where_the_figure_does():
-    assert distances.interval(0.98, [0.9, 1.0, 0.95, 1.0], bounds=(0, 1))[1] == 1
-    assert distances.interval(0.5, [0.9, 1.0, 0.0, 1.0], bounds=(0, math.inf))[0] == 0
-    low, high = distances.interval(0.5, [0.4, 0.6, 0.5, 0.45], bounds=(0, 1))
-    assert (low, high) == distances.interval(0.5, [0.4, 0.6, 0.5, 0.45]) and low < 0.5 < high
+def half_width(of):
+    return student(of.shape[1] - 1) * math.sqrt(distances.variance(*of))
+
+
+def test_a_shift_is_outside_the_interval():
+    x, moved = features(800), features(800, seed=2, shift=0.3)
+    value = distances.kernel_distance(x, moved)
+    assert value > half_width(figures_of_halves(distances.kernel_distance, x, moved))
+
+
+def test_an_interval_is_as_wide_as_samples_vary():
+    """The mean, which is linear; and the kernel distance of two samples of one distribution, which is degenerate."""
+    for figure, sides in ((lambda x: x.mean().item(), 1), (distances.kernel_distance, 2)):
+        values, widths = [], []
+        for seed in range(60):
+            samples = [features(60, 4, 100 * seed + i) for i in range(sides)]
+            values.append(figure(*samples))
+            widths.append(half_width(figures_of_halves(figure, *samples)))
+        inside = sum(abs(value) <= width for value, width in zip(values, widths, strict=True)) / 60
+        assert (
+            inside >= 0.88 and np.mean(widths) / np.std(values) < 2.7
+        )  # the jackknife alone: 3.6 of the second
+
+
+def test_the_variance_lies_between_a_third_of_the_jackknife_and_all_of_it():
+    one = f64([1.0, -1.0, 2.0, -2.0])
+    jackknife = float(2 * one.square().sum() / 7)
+    assert distances.variance(one, -one) == pytest.approx(jackknife)  # linear: what one gains the rest loses
+    assert distances.variance(one, one) == pytest.approx(jackknife / 3)
+    assert distances.variance(one, one, 0.5) == pytest.approx(jackknife * 2 / 3)
+    assert distances.variance(0 * one, 0 * one) == 0
+
+
+def test_the_interval_of_a_share_lies_within_0_and_1():
+    for share in (0.0, 0.004, 0.5, 0.99, 1.0):
+        for variance in (0.0, 1e-5, 1e-2):
+            low, high = distances.share_interval(share, variance, 15, 200)
+            assert 0 <= low <= share <= high <= 1 and low < high
+    assert distances.share_interval(1.0, 0.0, 15, 200)[0] == pytest.approx(0.978, abs=2e-3)  # 200 of 200
+    low, high = distances.share_interval(0.5, 0.25 / 1000, 10**6, 7)
+    assert (low, high) == pytest.approx((0.469, 0.531), abs=1e-3)  # 500 of 1,000
 
 
 def test_equal_sets_are_0_apart_though_each_image_is_on_both_sides():
@@ -106,17 +139,6 @@ def test_pairs_of_equal_keys():
     pairs = distances.equal_pairs(np.array([7, 3, 7, -1]), np.array([7, 9, -1, 7, 7]))
     assert sorted(zip(*(each.tolist() for each in pairs), strict=True)) == [(0, 0), (2, 3), (3, 2)]
     assert [len(each) for each in distances.equal_pairs(np.array([1]), np.array([2]))] == [0, 0]
-
-
-def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    """The mean of 60 normal numbers: 95% of the intervals hold 0."""
-    hits = 0
-    for seed in range(200):
-        x = features(60, 1, seed)
-        value = x.mean().item()
-        low, high = distances.interval(value, [x[i].mean().item() for i in distances.halves(60, 40, seed)])
-        hits += low < 0 < high
-    assert 0.88 <= hits / 200 <= 0.99
 
 
 def test_the_floor_falls_with_the_number_of_images():
@@ -161,6 +183,22 @@ def test_all_measures_of_overlap_are_those_of_two_tables_of_distances():
     assert found.recall == pytest.approx((across <= drawn_reach[:, None]).any(0).double().mean().item())
     assert found.density == pytest.approx((across < reach).sum().item() / (3 * 50))
     assert found.coverage == pytest.approx((across < reach).any(0).double().mean().item())
+
+
+def test_neighbours_may_be_fewer_for_precision_than_for_density():
+    real, drawn = features(70, 4), features(50, 4, 1, 0.5)
+    found = neighbours.overlap(real, drawn, 3, 5)
+    three, five = neighbours.overlap(real, drawn, 3), neighbours.overlap(real, drawn, 5)
+    assert (found.precision, found.recall) == (three.precision, three.recall) != (five.precision, five.recall)
+    assert (found.density, found.coverage) == (five.density, five.coverage) != (three.density, three.coverage)
+
+
+def test_equal_points_are_equally_far_whatever_they_are_compared_with():
+    x = 100 + features(40, 8).float()
+    twice = torch.cat([x, x])
+    assert neighbours.overlap(twice, x, 1) == neighbours.Overlap(
+        1.0, 1.0, 0.0, 0.0
+    )  # balls of radius 0 are empty
 
 
 def test_a_set_against_itself_is_precise_and_complete():
