@@ -83,7 +83,7 @@ def measure(
     for name in values[0]:
         of = torch.tensor([each[name] for each in values], dtype=torch.float64).view(-1, 2).T
         value, floor = of[:, :SPLITS].mean(1).tolist()
-        spread = distances.variance(*of[:, SPLITS:], max(spare, UNEVEN if name in K else 0.0))
+        spread = distances.variance(of[0, SPLITS:], of[1, SPLITS:], max(spare, UNEVEN if name in K else 0.0))
         low, high = _interval(name, value, spread, n if name == "precision" else m)
         figures[name] = Figure(value, low, high, floor, n, chosen.get(name))
     return figures
