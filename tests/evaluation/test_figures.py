@@ -54,7 +54,8 @@ def test_intervals_hold_the_truth_and_little_more(scale):
         low, high = (np.array([getattr(each[name], side) for each in found]) for side in ("low", "high"))
         assert np.mean((low <= values.mean()) & (values.mean() <= high)) >= 0.85, name
         assert (low <= values).all() and (values <= high).all(), name
-        assert np.mean(high - low) < 2 * 3 * values.std(), name
+        widest = 4 if name in figures.K else 3  # of its deviations on either side; a jackknife has 4 to 7
+        assert np.mean(high - low) < 2 * widest * values.std(), name
         if name in figures.SHARES:
             assert (low >= 0).all() and (high <= 1).all(), name
 
