@@ -53,7 +53,7 @@ def bf16(monkeypatch, tmp_path):
 def test_bf16_is_chosen_where_it_is_measured_as_a_tenth_faster(bf16, times, chosen, unit):
     timer = Timer(*(t * unit for t in times))
     assert timer.choose() == chosen
-    assert len(timer.runs) <= (2 if unit == 60 else 10)
+    assert len(timer.runs) <= (2 if unit == 60 else 18)
     assert set(timer.runs) == {True, False}
 
 
@@ -64,6 +64,17 @@ def test_the_first_run_does_not_count(bf16):
     timer.run(False)  # so float32 has been run before
     timer.first = 0.1
     assert timer.choose("another")
+
+
+def test_other_work_beside_most_runs_does_not_mislead(bf16):
+    timer = Timer(0.02, 0.04)
+    slow = iter([0.2, 0.0] * 2 + [0.2, 0.1] + [0.0] * 20)  # seconds that other work adds, run by run
+
+    def run(in_bf16: bool) -> None:
+        timer.run(in_bf16)
+        timer.now += next(slow)
+
+    assert choose_bf16(CPU, "auto", "a network", run, timer)
 
 
 def test_what_was_measured_is_kept_by_network(bf16):

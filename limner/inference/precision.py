@@ -20,7 +20,7 @@ from limner import files
 from limner.settings import LimnerError
 
 GAIN = 1.1  # float32 must take so many times as long as bf16
-MEASURING = 0.2  # seconds after which no further pair is timed
+MEASURING = 0.5  # seconds after which few further pairs are timed; two beside other work have misled
 
 
 def has_bf16() -> bool:
@@ -47,7 +47,7 @@ def choose_bf16(
     if isinstance(found := _measured(path).get(key), bool):
         return found
     start, pairs = clock(), list[dict[bool, float]]()
-    while len(pairs) < 2 or (len(pairs) < 5 and clock() - start < MEASURING):
+    while len(pairs) < 6 or (len(pairs) < 9 and clock() - start < MEASURING):
         pairs.append({in_bf16: _seconds(run, in_bf16, clock) for in_bf16 in (True, False)})
         if len(pairs) == 1 and clock() - start > 4 * MEASURING:
             break
