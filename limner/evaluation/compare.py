@@ -276,7 +276,7 @@ def _lead(result: Comparison) -> str:
         precision, recall = (f"{figure.floor:.0%}" for figure in (figures.precision, figures.recall))
         lead += (
             f" {compared(figures)} That is a kernel distance of {kid}, a Frechet distance of {frechet}, a precision of "
-            f"{precision} and a recall of {recall}, with {figures.precision.k} neighbours. Features "
+            f"{precision} and a recall of {recall}, with {figures.precision.k or 5} neighbours. Features "
             f"{measured_in([figures, *figures.other_features.values()])}. {' '.join(figures.notes)}"
         )
     return lead

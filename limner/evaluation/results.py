@@ -28,7 +28,9 @@ class FeatureFigures(JsonResult):
     """How close a set of images is to the real ones in one space of features."""
 
     n: int
-    compared: int  # of them that each figure compares; as many real ones take their place in its floor
+    compared: int = (
+        0  # of them that each figure compares, as its floor does real ones; 0: by an earlier version
+    )
     real: int  # real images that both are compared with
     features: str
     features_hash: str

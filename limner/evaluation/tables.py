@@ -92,6 +92,8 @@ def _prompt_rows(fidelity: Fidelity) -> list[Cells]:
 
 def compared(figures: FeatureFigures) -> str:
     """Two sentences: how many images each figure compares, and what real against real means."""
+    if not figures.compared:
+        return f"{figures.n:,} images against {figures.real:,} real ones, measured by an earlier version."
     some = f"{figures.compared:,}"
     if figures.compared < figures.n:
         some += f" of the {figures.n:,}"

@@ -368,7 +368,7 @@ def test_imagenet_stands_beside_random_where_it_is_installed(tmp_path):
     found = measured(made, real)
     other = found.other_features["imagenet"]
     assert found.features == "random" and other.features == "imagenet" and len(other.features_hash) == 12
-    assert (other.n, other.real) == (30, 40) and "128x128" in other.resize
+    assert (other.n, other.compared, other.real) == (30, 20, 20) and "128x128" in other.resize
     assert 0 <= other.precision.low <= other.precision.value <= other.precision.high <= 1
     rows = evaluation_rows(Evaluation(of="", against=[], fidelity=found))
     assert [label for label, *_ in rows].count("Frechet distance, lower is better (imagenet)") == 1
@@ -389,10 +389,10 @@ def test_imagenet_stands_beside_random_where_it_is_installed(tmp_path):
 def test_few_images_are_measured_beside(tmp_path, monkeypatch):
     """What describing costs beside the main figures is bounded."""
     monkeypatch.setattr("limner.evaluation.spaces.BESIDE", 25)
-    monkeypatch.setattr("limner.evaluation.fidelity.REFERENCE", 30)
+    monkeypatch.setattr("limner.evaluation.figures.REFERENCE", 30)
     found = measured(paint(tmp_path / "made", 40), paint(tmp_path / "real", 60))
     other = found.other_features["imagenet"]
-    assert (other.n, other.real) == (25, 50)
+    assert (other.n, other.compared, other.real) == (25, 25, 35)
 
 
 def test_random_features_stand_alone_where_imagenet_is_not_installed_or_damaged(tmp_path, monkeypatch):
