@@ -23,7 +23,7 @@ K = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}  # as published: 
 SHARES = "precision", "recall", "coverage"  # in [0, 1]
 # Of the jackknife's excess that intervals of figures by neighbours keep: unions of balls are not smooth, so their
 # halves vary less together than they do themselves. By simulation: benchmarks/known.py.
-UNEVEN = 0.2
+UNEVEN = {"precision": 0.2, "recall": 0.5, "density": 0.2, "coverage": 0.1}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure(
     for name in values[0]:
         of = torch.tensor([each[name] for each in values], dtype=torch.float64).view(-1, 2).T
         value, floor = of[:, :SPLITS].mean(1).tolist()
-        spread = distances.variance(of[0, SPLITS:], of[1, SPLITS:], max(spare, UNEVEN if name in K else 0.0))
+        spread = distances.variance(of[0, SPLITS:], of[1, SPLITS:], max(spare, UNEVEN.get(name, 0.0)))
         low, high = _interval(name, value, spread, n if name == "precision" else m)
         figures[name] = Figure(value, low, high, floor, n, chosen.get(name))
     return figures
