@@ -18,7 +18,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or forward_ad.unpack_dual(x).tangent is None:
-            if x.device.type == "cpu" and x.shape[1] < 16 * self.num_groups:  # half the time for few channels
+            few = x.shape[1] < 16 * self.num_groups
+            if few and x.dtype == torch.bfloat16 and x.device.type == "cpu":  # half the time
                 return super().forward(x.float()).to(x.dtype)
             return super().forward(x)
         grouped = x.unflatten(1, (self.num_groups, -1))  # [B, G, C/G, H, W]

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.files import cache_folder, write_bytes
+from limner import files
 from limner.networks.efficientnet import EfficientNetLite0
 from limner.networks.images.channels import with_channels
 from limner.settings import LimnerError
@@ -88,7 +88,7 @@ def imagenet_maps(image: Tensor) -> list[Tensor]:
 def _weights() -> dict[str, Tensor]:
     """The network's weights by its own names, from the cache or else from the package."""
     pickled = _checked_pickle()
-    path = cache_folder() / IMAGENET / f"{Path(FILE).stem}.safetensors"
+    path = files.cache_folder() / IMAGENET / f"{Path(FILE).stem}.safetensors"
     with suppress(OSError, SafetensorError):
         weights = {name: torch.empty(0) for name in _names()} | load(
             path.read_bytes()
@@ -96,8 +96,9 @@ def _weights() -> dict[str, Tensor]:
         if digest(weights) == WEIGHTS:
             return weights
     weights = _unpickled(pickled)
-    with suppress(LimnerError):  # a cache that cannot be written is only slower
-        write_bytes(path, save(weights))
+    # A cache that cannot be written is only slower.
+    with suppress(LimnerError), files.atomic(path) as unfinished:
+        unfinished.write_bytes(save(weights))
     return weights
 
 

@@ -158,8 +158,10 @@ def test_files_named_by_their_split_are_held_out(tmp_path, names):
 def test_splits_of_the_hub(monkeypatch, splits, trained, held):
     datasets = pytest.importorskip("datasets")
     kinds = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    rows = {"img": [{"bytes": png(i), "path": None} for i in (1, 2)], "label": [0, 1]}
-    table = datasets.Dataset.from_dict(rows, features=kinds)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a: dict.fromkeys(splits.split(), table))
+    tables = {}
+    for n, split in enumerate(splits.split()):  # no image twice, which would not be held out
+        rows = {"img": [{"bytes": png(10 * n + i), "path": None} for i in (1, 2)], "label": [0, 1]}
+        tables[split] = datasets.Dataset.from_dict(rows, features=kinds)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a: tables)
     data = read(f"hf:me/{splits.replace(' ', '-')}")
     assert data.spec.classes == ("cat", "dog") and [len(part) for part in data.split(0)] == [trained, held]

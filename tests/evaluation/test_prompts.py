@@ -77,7 +77,7 @@ def test_prompts_are_held_out_combinations_and_the_figure_says_so(run, tmp_path,
     monkeypatch.setattr(prompts, "generate", perfect)
     monkeypatch.setattr(evaluating, "measure_samples", lambda *_, **__: nothing())
     result = evaluating.evaluate(
-        run, ["shapes"], EvaluateOptions(n=2, features="random"), to=tmp_path / "out", quiet=True, steps=1
+        run, ["shapes"], EvaluateOptions(n=20, features="random"), to=tmp_path / "out", quiet=True, steps=1
     )
     trained = {shapes.parse(text).combination for text in open_data(["shapes"], size=(32, 32)).captions}
     assert len(drawn) == 256 and not trained & {shapes.parse(text).combination for text in drawn}
