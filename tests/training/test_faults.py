@@ -297,8 +297,9 @@ FLAGS = ["--preset", "tiny", "--budget", "100000img", "--training.batch", "8", "
 def start(pictures: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "limner.cli", "train", "vae", str(pictures), "--out", str(out), *FLAGS]
     return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's "&" ignores it
+    )  # fmt: skip
 
 
 def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
