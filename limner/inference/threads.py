@@ -55,6 +55,8 @@ class Controller:
         self._paces: deque[float] = deque(maxlen=9)
         self._before: tuple[int, float] | None = None  # the number left, and its pace; None: this one is kept
         self._rest, self._ups = 1.0, 0
+        # Seconds to the next trial where all threads run: short at first, since a new process is favoured.
+        self._patrol = 1.0
         self._last = -math.inf  # when the last trial ended
         self._due = -math.inf  # when the next one is due
         self._earliest = -math.inf  # for a trial because of a slow unit
@@ -108,7 +110,10 @@ class Controller:
         elif better and (best < self.count or self._ups >= 2):
             self._move(best)
         everything = self.count == self.counts[0]
-        self._due = now + (PATROL if everything else min(max(self._rest, cost / SHARE), REST))
+        rest, most = (self._patrol, PATROL) if everything else (self._rest, REST)
+        self._due = now + min(max(rest, cost / SHARE), most)
+        if everything:
+            self._patrol = min(2 * self._patrol, PATROL)
         self._earliest = now + cost / SHARE
 
     def _move(self, count: int) -> None:
