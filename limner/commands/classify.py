@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
-from limner.commands.options import RunFolder, Sources, parse, use_threads
+from limner.commands.options import RunFolder, Sources, parse
 from limner.settings import ThreadCount
 
 TABLE_ROWS = 20
@@ -26,7 +26,6 @@ class Options:
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "classify")
-    use_threads(given.threads)
     from limner.inference.understand import classify
 
     result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)

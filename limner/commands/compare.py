@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limner.commands import print_json, say, table
-from limner.commands.options import Sources, parse, select, use_threads
+from limner.commands.options import Sources, parse, select
 from limner.evaluation.options import CompareOptions
 from limner.settings import LimnerError, ThreadCount
 
@@ -29,9 +29,10 @@ class Options(CompareOptions):
 def run(argv: list[str]) -> int:
     end = argv.index("--") if "--" in argv else len(argv)
     given, extra = parse(Options, argv[:end], "compare"), argv[end + 1 :]
+    if given.threads != "auto":  # of the trainings too, each a process of its own
+        extra = ["--training.threads", str(given.threads), *extra]
     if not given.sources:
         raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
-    use_threads(given.threads)
     from limner.evaluation.compare import compare
     from limner.evaluation.tables import COMPARISON_SHORT, comparison_row, ranked
 

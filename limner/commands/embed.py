@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import RunFolder, Sources, parse, use_threads
+from limner.commands.options import RunFolder, Sources, parse
 from limner.settings import ThreadCount
 
 
@@ -23,7 +23,6 @@ class Options:
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "embed")
-    use_threads(given.threads)
     from limner.inference.understand import embed
 
     result = embed(given.run, given.sources, given.to, given.device, given.json)

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limner import families
 from limner.commands import print_json, say, table
-from limner.commands.options import (
-    RunOrImages,
-    Sampling,
-    SamplingOptions,
-    Sources,
-    parse,
-    select,
-    use_threads,
-)
+from limner.commands.options import RunOrImages, Sampling, SamplingOptions, Sources, parse, select
 from limner.evaluation.options import EvaluateOptions
 from limner.settings import LimnerError, NoSampling, ThreadCount
 from limner.synthesis.options import TrainingDataOptions
@@ -46,7 +38,6 @@ def run(argv: list[str]) -> None:
     given = parse(Options[_sampling(argv)], argv, "evaluate")  # type: ignore[misc]
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
-    use_threads(given.threads)
     from limner.evaluation.evaluate import evaluate
     from limner.evaluation.tables import EVALUATION, compared, evaluation_rows, measured_in
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import Repeated, RunFolder, parse, select, use_threads
+from limner.commands.options import Repeated, RunFolder, parse, select
 from limner.inference.options import ExploreOptions
 from limner.settings import ThreadCount
 
@@ -25,7 +25,6 @@ class Options(ExploreOptions):
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "explore")
-    use_threads(given.threads)
     from limner.inference.explore import explore
 
     options = select(ExploreOptions, given)

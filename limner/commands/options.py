@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from limner import families
 from limner.fields import check
-from limner.settings import LimnerError, NoSampling, ThreadCount
+from limner.settings import LimnerError, NoSampling
 
 Config = TypeVar("Config")
 Sampling = TypeVar("Sampling")
@@ -43,13 +43,18 @@ class SamplingOptions(Generic[Sampling]):
 def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
     """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here.
 
-    Raises LimnerError for a number that is out of bounds.
+    A field ``threads`` sets on how many this process runs its networks. Raises LimnerError for a number that is out of
+    bounds.
     """
     given = tyro.cli(
         options, prog=f"limner {command}", args=list(argv), default=default, registry=_registry(),
         config=(tyro.conf.AvoidSubcommands,),  # which of several dataclasses is the preset's choice
     )  # fmt: skip
     check(given, "--")
+    if threads := getattr(given, "threads", None):
+        from limner.inference.threads import THREADS
+
+        THREADS.use(threads)
     return given
 
 
@@ -66,13 +71,6 @@ def parse_for_run(options: Any, argv: Sequence[str], command: str) -> Any:
 
     family = families.load(checkpoint.family_of(argv[0]))
     return parse(options[family.Sampling], argv, command)
-
-
-def use_threads(wanted: ThreadCount) -> None:
-    """Run the networks of this process on so many threads. Raises LimnerError for more than processors."""
-    from limner.inference.threads import THREADS
-
-    THREADS.use(wanted)
 
 
 def select(options: type[Selected], given: Any) -> Selected:

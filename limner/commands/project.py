@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_result
-from limner.commands.options import Picture, RunFolder, parse, select, use_threads
+from limner.commands.options import Picture, RunFolder, parse, select
 from limner.inference.options import ProjectOptions
 from limner.settings import ThreadCount
 
@@ -24,7 +24,6 @@ class Options(ProjectOptions):
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "project")
-    use_threads(given.threads)
     from limner.inference.explore import project
 
     options = select(ProjectOptions, given)

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from limner import files
 from limner.commands import say
-from limner.commands.options import (
-    Repeated,
-    RunFolder,
-    Sampling,
-    SamplingOptions,
-    parse_for_run,
-    select,
-    use_threads,
-)
+from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.fields import Count
 from limner.inference.options import SampleOptions
 from limner.settings import LimnerError, ThreadCount, signal_of
@@ -44,7 +36,6 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
 
 def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "sample")
-    use_threads(given.threads)
     from limner import checkpoint
     from limner.inference.pipeline import Pipeline
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
-from limner.commands.options import Picture, RunFolder, Source, parse, use_threads
+from limner.commands.options import Picture, RunFolder, Source, parse
 from limner.fields import Count
 from limner.settings import ThreadCount
 
@@ -26,7 +26,6 @@ class Options:
 
 def run(argv: list[str]) -> None:
     given = parse(Options, argv, "search")
-    use_threads(given.threads)
     from limner.inference.understand import search
 
     result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)

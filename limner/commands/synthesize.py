@@ -7,15 +7,7 @@ from pathlib import Path
 
 from limner import files
 from limner.commands import say
-from limner.commands.options import (
-    Repeated,
-    RunFolder,
-    Sampling,
-    SamplingOptions,
-    parse_for_run,
-    select,
-    use_threads,
-)
+from limner.commands.options import Repeated, RunFolder, Sampling, SamplingOptions, parse_for_run, select
 from limner.settings import LimnerError, ThreadCount, signal_of
 from limner.synthesis.options import SynthesizeOptions
 
@@ -38,7 +30,6 @@ class Options(SynthesizeOptions, SamplingOptions[Sampling]):
 
 def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "synthesize")
-    use_threads(given.threads)
     if not given.to:
         raise LimnerError("Name the folder for the images: --to DIR.")
     from limner.synthesis.synthesize import report, synthesize

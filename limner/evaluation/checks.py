@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from limner.core import LimnerError
-from limner.data import Data, batches, image_count
-from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, open_real
+from limner.data import Data, image_count
+from limner.evaluation.images import Images
+from limner.evaluation.real import MIN_IMAGES, Real, open_real
 from limner.evaluation.results import HeldOut
 from limner.inference.pipeline import Pipeline
 
@@ -53,19 +53,16 @@ def find_test_images(pipeline: Pipeline, real: Real, quiet: bool = False) -> Tes
 
     The run's own images cannot be checked where its sources cannot be opened.
     """
-    trained_on, checked, run = set(_hashes(real.training)), True, pipeline.loaded.run
+    trained_on, checked, run = [real.training], True, pipeline.loaded.run
     try:
-        trained_on |= set(_hashes(open_real(run.sources, pipeline.spec, run.data, not quiet).training))
+        trained_on.append(open_real(run.sources, pipeline.spec, run.data, not quiet).training)
     except LimnerError:
         checked = False
-    rows = [i for i, digest in enumerate(_hashes(real.held_out)) if digest not in trained_on]
-    return TestImages(real.held_out.part(np.array(rows, np.int64)), len(real.held_out) - len(rows), checked)
-
-
-def _hashes(data: Data) -> list[bytes]:
-    """A hash of each image in 8 bits."""
-    images = (image for batch in batches(data) for image in as_bytes(batch))
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+    held_out, *others = (
+        Images.of(data, pipeline.spec.channels).keys() for data in (real.held_out, *trained_on)
+    )
+    rows = np.flatnonzero(~np.isin(held_out, np.concatenate(others)))
+    return TestImages(real.held_out.part(rows), len(held_out) - len(rows), checked)
 
 
 def check_held_out(pipeline: Pipeline, sources: Sequence[str], real: Real, quiet: bool = False) -> HeldOut:

@@ -76,9 +76,8 @@ def measure(
     for done, (one, other) in enumerate(pairs, start=1):
         values.append(_compare(one, other, chosen))
         watch(done / len(pairs))
-    spare = (
-        len(drawn) / n - 1
-    ) / SPLITS  # a mean over few parts of the drawn images varies more than over all
+    # A mean over few parts of the drawn images varies more than one over all of them.
+    spare = (len(drawn) / n - 1) / SPLITS
     figures = {}
     for name in values[0]:
         of = torch.tensor([each[name] for each in values], dtype=torch.float64).view(-1, 2).T

@@ -28,9 +28,7 @@ class FeatureFigures(JsonResult):
     """How close a set of images is to the real ones in one space of features."""
 
     n: int
-    compared: int = (
-        0  # of them that each figure compares, as its floor does real ones; 0: by an earlier version
-    )
+    compared: int = 0  # of them that each figure compares, as many as its floor; 0: by an earlier version
     real: int  # real images that both are compared with
     features: str
     features_hash: str

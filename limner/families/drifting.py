@@ -144,9 +144,8 @@ class Drifting(Model):
         condition = choose_condition(self, "label", "text")
         self.generator = Generator(config, spec, condition)
         self.feature_encoder: PatchTransformer | None = None
-        if self.parents["pretrained"].is_run(
-            config.pretrained
-        ):  # frozen, and part of the checkpoint: resuming needs it
+        # A run's network is frozen, and part of the checkpoint: resuming needs it.
+        if self.parents["pretrained"].is_run(config.pretrained):
             size = (spec.height, spec.width)
             self.feature_encoder = PatchTransformer(config.feature_encoder, spec.channels, size)
             self.feature_encoder.requires_grad_(False)

@@ -98,7 +98,7 @@ class EfficientNetLite0(nn.Module):
         """The last map of each size: of 16, 24, 40, 112 and 320 channels, with 1/2 to 1/32 of the side, rounded up."""
         x = self.stem(
             (image * 127.5 + 0.5) / 128
-        )  # it was trained on (pixel - 127) / 128, of pixels from 0 to 255
+        )  # (pixel - 127) / 128 of pixels from 0 to 255, as in its training
         maps: list[Tensor] = []
         for blocks, stage in zip(self.stages, STAGES, strict=True):
             x = blocks(x)

@@ -90,9 +90,8 @@ def _weights() -> dict[str, Tensor]:
     pickled = _checked_pickle()
     path = files.cache_folder() / IMAGENET / f"{Path(FILE).stem}.safetensors"
     with suppress(OSError, SafetensorError):
-        weights = {name: torch.empty(0) for name in _names()} | load(
-            path.read_bytes()
-        )  # in the network's order
+        in_order = {name: torch.empty(0) for name in _names()}
+        weights = in_order | load(path.read_bytes())
         if digest(weights) == WEIGHTS:
             return weights
     weights = _unpickled(pickled)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -54,9 +55,7 @@ class Loop:
         self.microbatch = microbatch_size(t.batch, t.accumulate, ranks)
         self.seen = self.step = self.skipped = self.rollbacks = 0
         self.seconds = 0.0
-        self.in_bf16: bool | None = (
-            None  # whether networks and Muon's products run in bf16; None: not decided yet
-        )
+        self.in_bf16: bool | None = None  # networks and Muon's products; None: not decided yet
 
         parents = [model.get_submodule(name).requires_grad_(False) for name in model.frozen]
         self.players = make_players(model, t)
@@ -83,9 +82,6 @@ class Loop:
             return
         t, ranks = self.run.training, self.ranks
         name = network_name(self.run.family, (self.model.config, self.model.spec), self.microbatch, "train")
-        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may change these
-        selection = self.data.select(self.seen, t.batch, self.run.seed)
-        self.model.advance(self.seen)
 
         def run(in_bf16: bool) -> None:
             self.in_bf16 = in_bf16
@@ -93,12 +89,20 @@ class Loop:
                 self.accumulate_gradients(player, selection)
                 player.optimiser.zero_grad()
 
-        self.ranks = ALONE  # each process may measure more often than another
-        chosen = choose_bf16(self.device, t.precision, name, run)
-        self.ranks = ranks
-        for key, b in self.model.named_buffers():
-            b.copy_(before[key])
+        with self._rehearsal() as selection:
+            self.ranks = ALONE  # each process may measure more often than another
+            chosen = choose_bf16(self.device, t.precision, name, run)
+            self.ranks = ranks
         self._use_bf16(ranks.as_first(chosen))
+
+    @contextmanager
+    def _rehearsal(self) -> Iterator[Selection]:
+        """The images of the next step, for losses without an update: what they change in buffers is set back."""
+        before = {name: b.clone() for name, b in self.model.named_buffers()}
+        self.model.advance(self.seen)
+        yield self.data.select(self.seen, self.run.training.batch, self.run.seed)
+        for name, b in self.model.named_buffers():
+            b.copy_(before[name])
 
     def _use_bf16(self, in_bf16: bool) -> None:
         self.in_bf16 = in_bf16
@@ -218,8 +222,6 @@ class Loop:
     def estimate_cost(self) -> tuple[float, int]:
         """(seconds a step, peak bytes), measured on a batch without any update."""
         self.decide_precision()
-        before = {name: b.clone() for name, b in self.model.named_buffers()}  # a loss may change these
-        selection = self.data.select(self.seen, self.run.training.batch, self.run.seed)
         storages: dict[int, int] = {}  # what the backward pass needs: bytes by address
 
         def record(x: Tensor) -> Tensor:
@@ -227,18 +229,16 @@ class Loop:
             return x
 
         seconds, activations = math.inf, 0
-        self.model.advance(self.seen)
-        for recording in (torch.autograd.graph.saved_tensors_hooks(record, lambda x: x), nullcontext()):
-            start = time.perf_counter()
-            for player in self.players:
-                storages.clear()
-                with recording:
-                    self.accumulate_gradients(player, selection)
-                activations = max(activations, sum(storages.values()))
-                player.optimiser.zero_grad()
-            seconds = min(seconds, time.perf_counter() - start)
-        for name, b in self.model.named_buffers():
-            b.copy_(before[name])
+        with self._rehearsal() as selection:
+            for recording in (torch.autograd.graph.saved_tensors_hooks(record, lambda x: x), nullcontext()):
+                start = time.perf_counter()
+                for player in self.players:
+                    storages.clear()
+                    with recording:
+                        self.accumulate_gradients(player, selection)
+                    activations = max(activations, sum(storages.values()))
+                    player.optimiser.zero_grad()
+                seconds = min(seconds, time.perf_counter() - start)
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         return seconds, activations + 5 * weights  # weights, gradient, two moments, average
 

@@ -111,9 +111,7 @@ class Session:
                 f"{len(self.training)} images are fewer than a batch of {run.training.batch}: a batch repeats images."
             )
         resumed = checkpoint.resume(out) if resume else None
-        self.threads = (
-            resumed.state.get("threads", 0) if resumed else 0
-        )  # that it was trained on; 0: not known
+        self.threads = resumed.state.get("threads", 0) if resumed else 0  # of the checkpoint; 0: not known
         self.resumed = resumed is not None
         models = self._resume(run, resumed) if resumed else self._begin(run)
         torch.manual_seed(mix(run.seed, "weights"))

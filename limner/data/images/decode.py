@@ -194,9 +194,8 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 def _scaled(image: Image.Image, box: Box, size: tuple[int, int], filter: str) -> np.ndarray:
     """[h, w] or [h, w, C]: the box of an image at the size (width, height); a symmetric image stays symmetric."""
     across, down = box[2] - box[0], box[3] - box[1]
-    how = (
-        Image.Resampling.LANCZOS if across >= size[0] else Image.Resampling.BICUBIC
-    )  # Lanczos rings when it enlarges
+    # Lanczos rings when it enlarges.
+    how = Image.Resampling.LANCZOS if across >= size[0] else Image.Resampling.BICUBIC
     if filter == "quick":
         return np.asarray(image.resize(size, how, box, reducing_gap=2.0))
     by = _whole_factor(image.width, across / size[0]), _whole_factor(image.height, down / size[1])
