@@ -44,7 +44,9 @@ def machine(threads: int) -> str:
         name = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    from limner.inference.precision import has_bf16  # here: earlier checkouts, which are measured too, lack it
+    from limner.inference.precision import (
+        has_bf16,
+    )  # here: earlier checkouts, which are measured too, lack it
 
     precision = "bf16" if has_bf16() else "float32"
     used = f"{threads} thread{'s' * (threads > 1)} of {name}, {os.cpu_count()} cores"

@@ -295,6 +295,16 @@ class Model(nn.Module):
             return condition
         return replace(condition, label=draws.integers(len(self.spec.classes)))
 
+    def learn_texts(self, captions: Sequence[str]) -> None:
+        """Called once, before the first step of a new run, with the captions of its training images.
+
+        Each module that learns from them does (``LearnsTexts``), but those that a parent's weights were copied into.
+        """
+        learnt = tuple(f"{parent.weights}." for parent in self.parents.values())
+        for name, module in self.named_modules():
+            if isinstance(module, LearnsTexts) and not f"{name}.".startswith(learnt):
+                module.learn(captions)
+
     def advance(self, seen: int) -> None:
         """Set what depends on the images seen so far (growth, ramps); called before each step."""
 
@@ -324,6 +334,14 @@ class Resizes(Protocol):
 
     def load_resized(self, other: Any) -> None:
         """Raises SettingsError for weights that do not fit."""
+
+
+@runtime_checkable
+class LearnsTexts(Protocol):
+    """A network that takes its vocabulary from a run's captions, into buffers of fixed shapes."""
+
+    def learn(self, captions: Sequence[str]) -> None:
+        """Raises LimnerError where what it learns with is not installed."""
 
 
 # Capabilities are Protocols, never base classes: a model can do what it has methods for.

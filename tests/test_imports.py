@@ -38,7 +38,7 @@ WEIGHTS = PACKAGE / "networks" / "imagenet.py"
 # Rooms that see less than lies below them.
 ONLY: dict[str, set[str]] = {
     "networks": set(),
-    "text": {"networks"},
+    "text": {"fields", "settings", "networks"},
     "losses": {"core", "settings", "networks"},
     "diffusion": {"core", "fields", "settings"},
     "data": {"core", "fields", "settings", "files", "progress"},

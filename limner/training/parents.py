@@ -128,6 +128,7 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
         model = families.build(run.family, run.model, spec)
     check_objectives(model, run.training)
     adopt(model, models, run, out)
+    model.learn_texts(())  # refuses here what it would refuse later
     return model
 
 

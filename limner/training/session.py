@@ -117,6 +117,8 @@ class Session:
         torch.manual_seed(mix(run.seed, "weights"))
         model = families.build(run.family, self.run.model, data.spec)
         parents.adopt(model, models, self.run, out)
+        if not resumed:
+            model.learn_texts([text for text in self.training.captions or () if text])
         self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
         if resumed:
             with resuming.naming_changes(self.run, resumed, out):
