@@ -235,16 +235,19 @@ class Draws:
         )
 
     def choose(self, probabilities: Tensor) -> Tensor:
-        """[B, K] weights, not all 0 in a row -> [B] indices of {0, ..., K - 1}, one drawn by each row's weights.
+        """[B, ..., K] weights, not all 0 in a row -> [B, ...] indices of {0, ..., K - 1}, drawn by each row's weights.
 
-        By one uniform number an image and a cumulative sum in float64, so a row gets the same index alone and in
+        By one uniform number a row and a cumulative sum in float64, so an image gets the same indices alone and in
         a batch; an entry of weight 0 is never drawn.
         """
-        weights = probabilities.detach().double().cpu()  # [B, K]
-        edges = weights.cumsum(1)  # [B, K]
-        uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g, *_ in self.streams])
-        index = torch.searchsorted(edges, (uniform * edges[:, -1])[:, None], right=True)[:, 0]  # [B]
-        last = weights.shape[1] - 1 - weights.flip(1).gt(0).byte().argmax(1)  # where rounding reaches the end
+        weights = probabilities.detach().double().cpu()  # [B, ..., K]
+        edges, rows = weights.cumsum(-1), weights.shape[1:-1]
+        uniform = torch.stack([torch.rand(rows, generator=g, dtype=torch.float64) for g, *_ in self.streams])
+        thresholds = (uniform * edges[..., -1])[..., None]  # [B, ..., 1]
+        index = torch.searchsorted(edges, thresholds, right=True)[..., 0]  # [B, ...]
+        last = (
+            weights.shape[-1] - 1 - weights.flip(-1).gt(0).byte().argmax(-1)
+        )  # where rounding reaches the end
         return torch.minimum(index, last).to(self.device)
 
 

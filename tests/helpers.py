@@ -40,15 +40,24 @@ def toy_run(toy: Any, **changes: Any) -> Run:
     return dataclasses.replace(run, **changes)
 
 
-GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text())
+GOLDENS = {
+    name: entry
+    for file in ("goldens.json", "text.goldens.json")
+    for name, entry in json.loads((Path(__file__).parent / file).read_text()).items()
+}
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(inputs, expected) that a public implementation gave in float64; lists of numbers are tensors."""
+    """(inputs, expected) in float64, of a public implementation or formula; lists of numbers are tensors."""
 
     def tensors(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: tensors(entry) for key, entry in value.items()}
-        return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return [tensors(entry) for entry in value]
+        try:
+            return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+        except (TypeError, ValueError):  # words, or lists of several lengths
+            return value
 
     return tensors(GOLDENS[name]["inputs"]), tensors(GOLDENS[name]["expected"])
