@@ -71,7 +71,7 @@ class Trial:
         self.place.mkdir(parents=True)
         run = preset_run(family, "tiny")
         batch = run.training.batch
-        often = {"save_every": f"{STEPS_A_SAVE * batch}img", "log_every": 1, "samples": 0, "processes": 1}
+        often = {"save_every": f"{STEPS_A_SAVE * batch}img", "log_every": 1, "samples": 0}
         training = replace(run.training, **often, evaluate_every="1h", sample_every="1h")
         self.run = replace(
             run, sources=(source,), size=(16, 16), budget=f"{STEPS * batch}img", training=training

@@ -39,7 +39,7 @@ class Run(Checked):
 
     @classmethod
     def from_json(cls, data: Any) -> Run:
-        run = from_json(cls, data, "run")
+        run = from_json(cls, _without_gone(data), "run")
         return dataclasses.replace(run, model=from_json(families.load(run.family).Config, run.model))
 
 
@@ -56,6 +56,21 @@ MIGRATIONS = {
     2: Migration(_format2.settings, _format2.weight),
     3: Migration(_format3.settings, _format3.weight),
 }
+
+
+GONE = {"training": ("processes",)}  # settings that files of formats up to 4 may hold, without effect since
+
+
+def _without_gone(run: Any) -> Any:
+    """A run's JSON without the settings that are gone."""
+    if not isinstance(run, dict):
+        return run
+    return {
+        key: {name: kept for name, kept in value.items() if name not in GONE.get(key, ())}
+        if isinstance(value, dict)
+        else value
+        for key, value in run.items()
+    }
 
 
 def migrate_run(run: Mapping[str, Any], spec: Mapping[str, Any], version: int) -> dict[str, Any]:

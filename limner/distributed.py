@@ -6,13 +6,9 @@ into ``forward`` of one wrapped module, but here a loss is a closure over severa
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from limner.settings import LimnerError
-from limner.watch import MEET, Helpers, Watch
+from limner.watch import Watch
 
 # A lost process ends a wait (watch.py), not the time: the first one may pack or draw for hours.
 LONGEST_WAIT = timedelta(days=365)
@@ -32,7 +28,6 @@ LONGEST_WAIT = timedelta(days=365)
 class Ranks:
     rank: int = 0
     world: int = 1
-    local: bool = False  # all processes were started by this one, and share this machine's cores
 
     @property
     def first(self) -> bool:
@@ -114,60 +109,28 @@ ALONE = Ranks()
 
 
 @contextmanager
-def join(device: torch.device, processes: int, command: Sequence[str]) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, or start ``processes`` in all here, or run alone.
-
-    ``command`` starts a process that joins this one. On a CPU, two processes of one thread each train a small
-    network a third faster than one process of two threads.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        store, rank, world = next(dist.rendezvous("env://"))
-        attempt = dist.PrefixStore(f"limner {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        with _group(device, attempt, Ranks(rank, world)) as ranks:
-            yield ranks
-    elif processes > 1:
-        share = torch.get_num_threads() // processes
-        store, port = _serve(processes)
-        ranks = Ranks(0, processes, local=True)
-        with (
-            _threads(share),
-            _helpers(ranks, port, command) as helpers,
-            _group(device, store, ranks, helpers),
-        ):
-            yield ranks
-    elif MEET in os.environ:  # a process that the branch above started
-        port, rank, world = json.loads(os.environ[MEET])
-        store = dist.TCPStore("127.0.0.1", port, None, False)
-        with (
-            _threads(len(os.sched_getaffinity(0)) // world),
-            _group(device, store, Ranks(rank, world)) as ranks,
-        ):
-            yield ranks
-    else:
-        yield Ranks()
-
-
-def _serve(processes: int) -> tuple[dist.TCPStore, int]:
-    """The store through which this process and its helpers meet, and its port, which only this machine reaches."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    descriptor = listener.detach()
-    store = dist.TCPStore("127.0.0.1", port, None, True, wait_for_workers=False, master_listen_fd=descriptor)
-    return store, port
+def join(device: torch.device) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, or run alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, world = next(dist.rendezvous("env://"))
+    attempt = dist.PrefixStore(f"limner {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    with _group(device, attempt, Ranks(rank, world)) as ranks:
+        yield ranks
 
 
 @contextmanager
-def _group(device: torch.device, store: Any, ranks: Ranks, helpers: Helpers | None = None) -> Iterator[Ranks]:
+def _group(device: torch.device, store: Any, ranks: Ranks) -> Iterator[Ranks]:
     """Meet the other processes in the store, and leave together. Raises LimnerError where one of them is gone."""
     # Its functions keep the group that exists at their import as a default argument. Imported later (by an
     # optimiser, say), they would keep it alive to the interpreter's exit, which gloo's threads may abort.
     import torch.distributed.nn.functional  # noqa: F401
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    watch = Watch(store.clone(), ranks.rank, ranks.world, helpers)
+    watch = Watch(store.clone(), ranks.rank, ranks.world)
     watch.start()
     try:
         dist.init_process_group(
@@ -188,51 +151,6 @@ def _group(device: torch.device, store: Any, ranks: Ranks, helpers: Helpers | No
         watch.over.set()
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use ``count`` cores here, or one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def all_threads(ranks: Ranks) -> AbstractContextManager[None]:
-    """Use the cores of the other processes here while they wait for this one."""
-    return _threads(torch.get_num_threads() * (ranks.world if ranks.local else 1))
-
-
-@contextmanager
-def _helpers(ranks: Ranks, port: int, command: Sequence[str]) -> Iterator[Helpers]:
-    """Start the other processes, to meet this one at the port; they are ended with the block."""
-    with tempfile.TemporaryFile() as errors:
-        helpers = Helpers(errors)
-        try:
-            for rank in range(1, ranks.world):
-                variables = {**os.environ, MEET: json.dumps([port, rank, ranks.world])}
-                helpers.started.append(
-                    subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
-                )
-            yield helpers
-            helpers.ended(wait=5)
-        finally:
-            helpers.kill()
-            for helper in helpers.started:
-                helper.wait()
-
-
-def useful_processes(wanted: int, device: torch.device, batch: int, accumulate: int) -> int:
-    """How many processes to use here: ``wanted``, or for 0 as many as cores while each has 16 images or more."""
-    if device.type != "cpu" or MEET in os.environ:
-        return 1
-    if wanted:
-        return wanted
-    parts = [n * accumulate for n in range(1, torch.get_num_threads() + 1)]
-    return max((n // accumulate for n in parts if batch % n == 0 and batch // n >= 16), default=1)
 
 
 def microbatch_size(batch: int, accumulate: int, ranks: Ranks) -> int:

@@ -130,7 +130,6 @@ class Optimiser(Checked):
 
 # Of a process on a CPU; auto: as many as run at once, measured again and again.
 ThreadCount = Annotated[int, Bounds(1, 4096)] | Literal["auto"]
-Processes = Annotated[int, Bounds(0, 4096)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,6 @@ class Training(Checked):
     device: str = "auto"  # auto, cpu, cuda
     # on a CPU; auto: measured again and again, or once where the budget is in images
     threads: ThreadCount = "auto"
-    processes: Processes = 1  # on a CPU; 0: one per core, each with at least 16 images of a batch
     save_every: str = "2m"  # interval between checkpoints: 2m, 50kimg, 5epochs
     sample_every: str = "30s"  # interval between sample grids
     samples: Annotated[int, Bounds(0, 2**20)] = 64  # images in a sample grid; 0: no grids

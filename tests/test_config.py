@@ -186,6 +186,15 @@ def test_size():
             parse_size(text)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_a_run_may_hold_a_number_of_processes(version, tmp_path):
+    """A setting of formats up to 4 that changed the speed alone."""
+    saved = {"format": version, **preset_run("vae", "tiny").to_json()}
+    saved["training"]["processes"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert not hasattr(read_run(tmp_path).training, "processes")
+
+
 def test_settings_of_format_2(tmp_path):
     """`--data.fit stretch` is called squash since format 3."""
     for old, new in ("stretch", "squash"), ("pad", "pad"):

@@ -151,5 +151,4 @@ def test_wrong_arguments_of_the_three_functions_are_one_sentence(call, tmp_path)
 
 
 def test_zero_has_a_meaning_where_the_help_says_so():
-    assert Training(processes=0).processes == 0
     assert families.load("biggan").Sampling(standing=0).standing == 0

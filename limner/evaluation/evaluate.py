@@ -63,7 +63,7 @@ def evaluate(
     beside = checkpoint.folder_of(what) / "evaluation" if is_run else Path(f"{Path(what).name}-evaluation")
     folder = Path(to or beside)
     files.check_writable(folder, folder=True)
-    with join(pick_device(), 1, ()) as ranks, files.together():
+    with join(pick_device()) as ranks, files.together():
         task = Task(Path(what), sources, options, folder, ranks, quiet or not ranks.first)
         return _evaluate_run(task, sampling) if is_run else _evaluate_folder(task, sampling)
 

@@ -27,7 +27,7 @@ from limner.training.players import check_objectives
 
 PARENTS_SHARE = 0.5  # of a budget, at most: for all the parents of one run that are trained first
 INHERITED = (  # training settings that a parent takes from the run it is trained for; the others are its preset's
-    "channels_last", "compile", "device", "processes", "save_every", "sample_every", "samples",
+    "channels_last", "compile", "device", "save_every", "sample_every", "samples",
     "evaluate_every", "log_every", "keep", "tensorboard", "data_changed",
 )  # fmt: skip
 

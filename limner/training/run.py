@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from limner import checkpoint, config, families, files
 from limner.config import Run, parse_budget
 from limner.data import open_data
 from limner.device import pick_device
-from limner.distributed import MEET, join, useful_processes
+from limner.distributed import join
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError
 from limner.training import parents
@@ -47,30 +45,19 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
         parse_budget(length, epoch=1)  # refused now rather than after the parents are trained
     THREADS.check(t.threads, "--training.threads")
     device = pick_device(t.device)
-    if int(os.environ.get("RANK", "0")) or MEET in os.environ:  # not the first process of this training
-        with join(device, 1, ()) as ranks, torch.random.fork_rng():
+    if int(os.environ.get("RANK", "0")):  # not the first process of this training
+        with join(device) as ranks, torch.random.fork_rng():
             return _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet=True))
     resume = resume or _restarted(out)
     parents.refuse_occupied(run, out, resume)
-    processes = useful_processes(t.processes, device, t.batch, t.accumulate)
-    code = "import sys; from limner.training.run import train_helper; train_helper(*sys.argv[1:])"
-    helper = [sys.executable, "-c", code, json.dumps(run.to_json()), str(out), str(int(resume))]
     with _hold(out) as lock:
-        with join(device, processes, helper) as ranks, torch.random.fork_rng():
+        with join(device) as ranks, torch.random.fork_rng():
             if launcher := _launcher():
                 files.write_text(out / LAUNCHER, f"{launcher}\n{os.getpid()}")
             result = _train_all(run, out, ranks.as_first(resume), Context(device, ranks, quiet, lock))
         if not result.stopped:  # all have finished: nothing is left to restart
             checkpoint.remove(out / LAUNCHER)
     return result
-
-
-def train_helper(run: str, out: str, resume: str) -> None:
-    """What a process runs that ``join`` starts."""
-    try:
-        train(Run.from_json(json.loads(run)), out, resume=resume == "1", quiet=True)
-    except LimnerError as mistake:
-        sys.exit(str(mistake))
 
 
 def _launcher() -> str:

@@ -15,7 +15,7 @@ from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
 from limner.core import Model, mix
 from limner.data import Data
-from limner.distributed import Ranks, all_threads
+from limner.distributed import Ranks
 from limner.inference.pipeline import sample_grid
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
@@ -290,8 +290,7 @@ class Session:
         if self.ranks.first:
             like, t = self.heldout if len(self.heldout) else self.training, self.run.training
             try:
-                with all_threads(self.ranks):
-                    sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
+                sheet = sample_grid(self.loop.average, like, t.samples, t.precision)
             except LimnerError as error:  # its images hold NaN
                 self.journal.warn(str(error))
             else:
@@ -301,7 +300,6 @@ class Session:
         """The held-out losses; none if there are no such images."""
         if not self.ranks.first or not len(self.heldout):
             return {}
-        with all_threads(self.ranks):
-            losses = self.loop.held_out_losses(self.heldout)
+        losses = self.loop.held_out_losses(self.heldout)
         self.journal.held_out(self.loop.seen, self.loop.seconds, losses)
         return losses

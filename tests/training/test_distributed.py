@@ -74,7 +74,7 @@ STEPS = """
 import json, os, sys, torch
 from limner.distributed import join
 from tests.training.test_loop import loop_for, settings
-with join(torch.device("cpu"), 1, ()) as ranks:
+with join(torch.device("cpu")) as ranks:
     loop = loop_for(settings(batch=6), ranks=ranks)
     loop.model.stage[2].running_var.fill_(1 / 3)
     for _ in range(3):

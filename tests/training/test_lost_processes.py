@@ -22,11 +22,6 @@ Process = subprocess.Popen[str]
 TRAIN = ["--preset", "tiny", "--training.batch", "8", "--training.log-every", "1", "--training.samples", "0",
          "--training.save-every", "400img", "--training.evaluate-every", "1h"]  # fmt: skip
 LIMNER = ["-m", "limner.cli"]
-# With a patience of 3 seconds, so that the test takes no 30.
-IMPATIENT = [
-    "-c",
-    "from limner import cli; from limner import watch; watch.SILENCE = 3; cli.main()",
-]
 
 
 def torchrun(restarts: int) -> list[str]:
@@ -132,38 +127,6 @@ def test_a_killed_launcher_leaves_nobody_behind(images: Path, tmp_path: Path) ->
     assert all(map(ended, ranks))
 
 
-@pytest.mark.parametrize(
-    ("program", "number", "words"),
-    [(LIMNER, signal.SIGKILL, "ended by SIGKILL"), (IMPATIENT, signal.SIGSTOP, "no sign of life for 3 s")],
-)
-def test_a_lost_helper_ends_the_training_with_one_sentence(
-    program: list[str], number: int, words: str, images: Path, tmp_path: Path
-) -> None:
-    process = start(program, images, tmp_path / "run", "10m", "--training.processes", "2")
-    wait_for(80, tmp_path / "run", process)
-    (helper,) = children(process)
-    os.kill(helper, number)
-    errors = finish(process, 30)
-    assert process.returncode == 2 and "Traceback" not in errors, errors
-    (sentence,) = sentences(errors)
-    assert words in sentence and "--resume" in sentence
-    assert ended(helper) and checkpoint.resume(tmp_path / "run")
-    with checkpoint.lock(tmp_path / "run"):
-        pass
-
-
-def test_helpers_end_with_the_training(images: Path, tmp_path: Path) -> None:
-    process = start(LIMNER, images, tmp_path / "run", "10m", "--training.processes", "2")
-    wait_for(80, tmp_path / "run", process)
-    (helper,) = children(process)
-    process.kill()
-    finish(process)
-    deadline = time.monotonic() + 30
-    while not ended(helper) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert ended(helper)
-
-
 # ---- the watch alone
 
 
@@ -179,7 +142,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_process_that_beats_is_not_lost(exits: list[int]) -> None:
     store = dist.HashStore()
-    one, other = (Watch(store, rank, 2, None) for rank in range(2))
+    one, other = (Watch(store, rank, 2) for rank in range(2))
     one.start()
     other.start()
     time.sleep(1)
@@ -192,5 +155,5 @@ def test_a_process_that_beats_is_not_lost(exits: list[int]) -> None:
 def test_a_process_that_never_came_is_given_longer(
     exits: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Watch(dist.HashStore(), 0, 2, None).run()
+    Watch(dist.HashStore(), 0, 2).run()
     assert "Process 2 of 2 did not start within 30 s" in capfd.readouterr().err and exits == [2]
