@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
 from limner.networks.layers import zero_init
-from limner.text.pieces import PAD, PIECE, START, cut, to_pieces
+from limner.text.pieces import PAD, PIECE, START, Cut, cut, to_pieces
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class TextConfig:
     width: int = 128  # channels of a token
     layers: int = 2  # transformer layers
     length: int = 128  # bytes of a text that are read; the rest is cut
+    # words, or characters where a script has no spaces; bytes: 8 bytes at a time, as before Limner's format 5
+    pieces: Cut = "words"
 
 
 class EncodedText(NamedTuple):
@@ -100,7 +102,8 @@ class ByteEncoder(nn.Module):
     def __init__(self, config: TextConfig, head: int = 32, queries: int = 8):
         super().__init__()
         width = config.width
-        self.width, self.pooled_width, self.length = width, queries * width, config.length
+        self.width, self.pooled_width = width, queries * width
+        self.length, self.cut = config.length, config.pieces
         self.byte = nn.Embedding(PIECE * (START + 1), width)
         self.position = nn.Parameter(0.5 * torch.randn(config.length + 1, width))
         self.phrase = nn.Sequential(
@@ -121,7 +124,7 @@ class ByteEncoder(nn.Module):
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, L, PIECE] bytes; see ``to_pieces``."""
-        return to_pieces(texts, self.length)
+        return to_pieces(texts, self.length, self.cut)
 
     def forward(self, pieces: Tensor) -> EncodedText:
         mask = (pieces != PAD).any(2)  # [B, L]

@@ -1,12 +1,19 @@
 """Texts -> pieces: UTF-8 bytes, grouped by word."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from limner.text.words import words
+
 PAD, START = 256, 257  # after the 256 bytes
 PIECE = 8  # bytes in a piece
+Cut = Literal["words", "bytes"]
 
 
 def cut(text: str, length: int) -> str:
@@ -14,18 +21,32 @@ def cut(text: str, length: int) -> str:
     return text.encode("utf-8", "replace")[:length].decode("utf-8", "ignore")
 
 
-def to_pieces(texts: Sequence[str], length: int) -> Tensor:
+def to_pieces(texts: Sequence[str], length: int, how: Cut = "words") -> Tensor:
     """Texts -> the bytes of their words [B, L, PIECE], padded with PAD.
 
-    A piece is a word, or PIECE bytes of a longer one, so that a word looks the same wherever it stands. A
-    text longer than ``length`` bytes is cut between two characters. Each text begins with a piece that
-    says START, so that the empty text is one too.
+    A piece is a word (``limner.text.words``), or a part of a word of more than PIECE bytes, so a word is the same
+    pieces wherever it stands. A text longer than ``length`` bytes is cut between two characters. Each text begins
+    with a piece that says START, so that the empty text is one too. ``how`` bytes: words are what stands between
+    spaces, parted after PIECE bytes, also within a character.
     """
-    rows = []
-    for text in texts:
-        words = cut(text, length).encode().split()
-        rows.append([word[i : i + PIECE] for word in words for i in range(0, len(word), PIECE)])
+    rows = [_pieces(cut(text, length), how) for text in texts]
     longest = max(map(len, rows), default=0)
     start, none = [START] + [PAD] * (PIECE - 1), [PAD] * PIECE
     filled = [[[*word] + none[len(word) :] for word in row] + [none] * (longest - len(row)) for row in rows]
     return torch.tensor([[start, *row] for row in filled])
+
+
+@lru_cache(maxsize=2**16)
+def _pieces(text: str, how: Cut) -> tuple[bytes, ...]:
+    if how == "bytes":
+        between = text.encode().split()
+        return tuple(word[i : i + PIECE] for word in between for i in range(0, len(word), PIECE))
+    return tuple(piece for start, end, _ in words(text) for piece in _parts(text[start:end]))
+
+
+def _parts(word: str) -> Iterator[bytes]:
+    """A word in parts of at most PIECE bytes, each as long as whole characters allow."""
+    while word:
+        part = cut(word, PIECE)
+        yield part.encode()
+        word = word[len(part) :]
