@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limner.core import Denoised
 from limner.diffusion.bound import step_bound
-from limner.diffusion.paths import STRAIGHT, Discrete, Path, expand_dims, noised, training_times, velocity
+from limner.diffusion.paths import STRAIGHT, Discrete, Path, noised, scales, training_times, velocity
 
 Prediction = Literal["noise", "velocity", "data"]
 Network = Callable[[Tensor, Tensor], Tensor]  # noisy x [B, C, ...] and its times [B] -> prediction
@@ -55,7 +55,7 @@ def diffusion_loss(
     noise = torch.randn_like(data)
     x_t = noised(path, data, noise, t)
     out, variance = split_variance(network(x_t, t), data.shape[1])
-    alpha, sigma = expand_dims(path.alpha(t), data), expand_dims(path.sigma(t), data)
+    alpha, sigma = scales(path, t, data)
     if predict == "noise":
         terms = {"noise": (out - noise).square().mean()}
     elif predict == "velocity":
@@ -75,6 +75,12 @@ def denoising_loss(
     if isinstance(path, Discrete):
         return diffusion_loss(network, data, path, path.random_times(len(data), data.device), predict)
     return flow_matching_loss(network, data, config, predict)
+
+
+def clean_loss(network: Network, data: Tensor, path: Discrete, t: Tensor) -> dict[str, Tensor]:
+    """Squared error of the clean data, at times t [B], with one weight for all noise levels (Ramesh 2022, 2.2)."""
+    x_t = noised(path, data, torch.randn_like(data), t)
+    return {"data": (network(x_t, t).to(data.dtype) - data).square().mean()}
 
 
 def denoised(

@@ -60,7 +60,13 @@ def expand_dims(t: Tensor, x: Tensor) -> Tensor:
 
 def noised(path: Straight | Discrete, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) data + sigma(t) noise, for times t [B]."""
-    return expand_dims(path.alpha(t), data) * data + expand_dims(path.sigma(t), data) * noise
+    alpha, sigma = scales(path, t, data)
+    return alpha * data + sigma * noise
+
+
+def scales(path: Straight | Discrete, t: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at times t [B], with the dimensions and the type of data."""
+    return expand_dims(path.alpha(t), data).to(data.dtype), expand_dims(path.sigma(t), data).to(data.dtype)
 
 
 # The straight path: data at t = 1, noise at t = 0 (Lipman 2023; Liu 2023) ---------------------------------
@@ -184,10 +190,12 @@ class Discrete:
         return (stratified(n, device) * self.steps).long()
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self.alphas_cumprod.to(t.device)[t].sqrt().float()
+        """[B] in float64."""
+        return self.alphas_cumprod.to(t.device)[t].sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (1 - self.alphas_cumprod.to(t.device)[t]).sqrt().float()
+        """[B] in float64."""
+        return (1 - self.alphas_cumprod.to(t.device)[t]).sqrt()
 
     def level(self, time: float) -> NoiseLevel:
         """Between two times log alpha is interpolated, outside of them extrapolated (Lu 2022, appendix D)."""

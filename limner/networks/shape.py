@@ -22,7 +22,9 @@ class FeatureShape:
     patch: int = 1  # pixels a side that are folded into the channels first
     classes: int = 0  # labels; 0: none
     dropout: float = 0.0  # inside the blocks
-    middle_attention: bool = True  # a codec's: attention at the code, between the two blocks there
+    middle_attention: bool = (
+        True  # attention between the two blocks in the middle, where the maps are smallest
+    )
 
     @property
     def widths(self) -> list[int]:

@@ -54,6 +54,12 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
         (DiffusionUNet, CIFAR, {"original": True, "heads": 1}, 35_746_307),  # DDPM, CIFAR-10
         (
             DiffusionUNet,
+            FeatureShape(6, 3, (256, 256), 320, (1, 2, 3, 4), 3, middle_attention=False),
+            {"resample_blocks": True},
+            691_579_523,
+        ),  # karlo's upsampler: no attention, no text
+        (
+            DiffusionUNet,
             FeatureShape(3, 6, (64, 64), 192, (1, 2, 3, 4), 3, (32, 16, 8), classes=1000),
             {"order": "split", **ADM},
             295_904_454,
@@ -79,7 +85,7 @@ def small(classes: int = 0, **changes: Any) -> DiffusionUNet:
         (SongUNet, EDM, {"augment": 9}, 55_733_891),  # EDM's DDPM++, CIFAR-10
         (SongUNet, EDM, {"augment": 9, "ncsnpp": True}, 56_397_827),  # its NCSN++
     ],
-    ids=["ddpm", "adm64", "adm256", "ldm", "sd1", "edm", "edm-ncsnpp"],
+    ids=["ddpm", "karlo upsampler", "adm64", "adm256", "ldm", "sd1", "edm", "edm-ncsnpp"],
 )
 def test_published_sizes(
     network: type[nn.Module], shape: FeatureShape, arguments: dict[str, Any], expected: int
@@ -264,6 +270,31 @@ def test_labels_and_tokens_change_the_output_and_label_minus_one_is_none() -> No
     plain = unet(x, t, tokens=tokens)
     assert_close(unet(x, t, torch.tensor([-1, -1]), tokens), plain)
     assert not torch.allclose(unet(x, t, torch.tensor([2, 0]), tokens), plain, atol=1e-4)
+    assert not torch.allclose(unet(x, t, tokens=tokens + 1), plain, atol=1e-4)
+
+
+def test_adm_attends_to_tokens_and_positions_in_one_softmax() -> None:
+    """GLIDE (Nichol 2022): keys and values of the tokens before those of the positions, masked where padded."""
+    torch.manual_seed(0)
+    layer = stir(Attention(8, 2, 1e-5, "heads", 6))
+    x, tokens = torch.randn(2, 8, 3, 3), torch.randn(2, 4, 6)
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    q, k, v = split_heads(layer.qkv(layer.norm(x).flatten(2).transpose(1, 2)), 2, "heads")
+    for row, kept in ((0, 4), (1, 2)):
+        kv = layer.context(tokens[row, :kept]).unflatten(1, (2, 2, 4))  # [L, heads, keys and values, D]
+        keys = torch.cat([kv[:, :, 0].transpose(0, 1), k[row]], dim=1)  # [heads, L + HW, D]
+        values = torch.cat([kv[:, :, 1].transpose(0, 1), v[row]], dim=1)
+        h = attend(q[row], keys, values).transpose(0, 1).flatten(1)  # [HW, C]
+        expected = x[row] + layer.out(h).T.unflatten(1, (3, 3))
+        assert_close(layer(x, tokens, mask)[row], expected)
+
+
+def test_what_is_added_to_the_times_embedding_changes_the_output() -> None:
+    unet = stir(small(context=6, **ADM))
+    x, t, tokens = torch.randn(2, 3, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 4, 6)
+    plain = unet(x, t, tokens=tokens)
+    assert_close(unet(x, t, tokens=tokens, added=torch.zeros(2, 64)), plain)
+    assert not torch.allclose(unet(x, t, tokens=tokens, added=torch.ones(2, 64)), plain, atol=1e-4)
     assert not torch.allclose(unet(x, t, tokens=tokens + 1), plain, atol=1e-4)
 
 

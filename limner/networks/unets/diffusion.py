@@ -54,18 +54,28 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions."""
+    """Self-attention over all positions, and over tokens of ``context`` channels in the same softmax (Nichol 2022)."""
 
-    def __init__(self, width: int, heads: int, eps: float, order: Order):
+    def __init__(self, width: int, heads: int, eps: float, order: Order, context: int = 0):
         super().__init__()
         self.heads, self.order = heads, order
         self.norm = group_norm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
+        self.context = nn.Linear(context, 2 * width) if context else None
         self.out = zero_init(nn.Linear(width, width))
 
     def forward(self, x: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         h = self.qkv(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, 3C]
-        h = attend(*split_heads(h, self.heads, self.order)).transpose(1, 2).flatten(2)  # [B, HW, C]
+        q, k, v = split_heads(h, self.heads, self.order)  # 3 x [B, h, HW, C/h]
+        if self.context is None:
+            mask = None
+        elif tokens is not None:
+            kv = self.context(tokens).unflatten(2, (self.heads, 2, -1)).transpose(1, 2)  # [B, h, L, 2, C/h]
+            k, v = (
+                torch.cat([kv[..., i, :], y], dim=2) for i, y in enumerate((k, v))
+            )  # 2 x [B, h, L + HW, C/h]
+            mask = None if mask is None else F.pad(mask, (0, h.shape[1]), value=True)[:, None, None]
+        h = attend(q, k, v, mask).transpose(1, 2).flatten(2)  # [B, HW, C]
         return x + self.out(h).transpose(1, 2).unflatten(2, x.shape[2:])  # [B, C, H, W]
 
 
@@ -157,8 +167,9 @@ class DiffusionUNet(nn.Module):
     """Image [B, channels, H, W] and times [B], in steps of a thousand -> [B, out, H, W].
 
     Levels that attend do so in every block. Heads have ``head_width`` channels each, or there are ``heads`` of them.
-    With ``context``, the width of text tokens, attention includes cross-attention to these. Any height and width:
-    padded inside and cropped again.
+    With ``context``, the width of text tokens, attention includes these: their keys and values beside those of the
+    positions where ``resample_blocks`` (GLIDE: Nichol 2022), else cross-attention in a transformer block (Rombach
+    2022). Any height and width: padded inside and cropped again.
 
     ``original``: time features, epsilon, padding and initial weights of Ho 2020. ``scale_shift``: see `Block`.
     ``resample_blocks``: levels are joined by residual blocks rather than convolutions (Dhariwal 2021).
@@ -181,7 +192,9 @@ class DiffusionUNet(nn.Module):
 
         def attention(wide: int) -> nn.Module:
             count = next(n for n in range(heads or max(1, wide // head_width), 0, -1) if wide % n == 0)
-            return SpatialTransformer(wide, count, context) if context else Attention(wide, count, eps, order)
+            if context and not resample_blocks:
+                return SpatialTransformer(wide, count, context)
+            return Attention(wide, count, eps, order, context)
 
         def join(wide: int, way: Resample) -> nn.Module:
             if resample_blocks:
@@ -198,7 +211,9 @@ class DiffusionUNet(nn.Module):
             self.down.append(Level(False, row, attentions, None if last else join(wide, "down")))
             skips += [wide] * (s.blocks if last else s.blocks + 1)
             now = wide
-        self.middle = nn.ModuleList([block(now, now), attention(now), block(now, now)])
+        self.middle = nn.ModuleList(
+            [block(now, now), *([attention(now)] if s.middle_attention else []), block(now, now)]
+        )
         for level, wide in reversed(list(enumerate(s.widths))):
             row = [block(skips.pop() + (now if i == 0 else wide), wide) for i in range(s.blocks + 1)]
             attentions = [attention(wide) for _ in row] if level in s.attention else []
@@ -214,12 +229,17 @@ class DiffusionUNet(nn.Module):
                         nn.init.xavier_uniform_(weight)
 
     def forward(
-        self, x: Tensor, t: Tensor, label: Tensor | None = None,
-        tokens: Tensor | None = None, mask: Tensor | None = None,
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, tokens: Tensor | None = None,
+        mask: Tensor | None = None, added: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], False at padding."""
+        """``label`` [B] is -1 for none; ``tokens`` [B, L, context] with ``mask`` [B, L], False at padding.
+
+        ``added`` [B, 4 width] is added to the time's embedding.
+        """
         height, width = x.shape[-2:]
         embedding = self.time(sinusoids(t, self.width, self.original))  # [B, E]
+        if added is not None:
+            embedding = embedding + added  # [B, E]
         if self.label is not None and label is not None:
             embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # [B, E]
         embedding = F.silu(embedding)  # [B, E]
@@ -227,8 +247,11 @@ class DiffusionUNet(nn.Module):
         skips = [x]
         for level in self.down.children():
             x = level(x, embedding, tokens, mask, skips)
-        before, attention, after = self.middle.children()
-        x = after(attention(before(x, embedding), tokens, mask), embedding)  # [B, Wl, H/2^l, W/2^l]
+        before, *attentions, after = self.middle.children()
+        x = before(x, embedding)  # [B, Wl, H/2^l, W/2^l]
+        for attention in attentions:
+            x = attention(x, tokens, mask)
+        x = after(x, embedding)
         for level in self.up.children():
             x = level(x, embedding, tokens, mask, skips)
         x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]
