@@ -75,6 +75,7 @@ class Objective:
     loss: Callable[[Batch], dict[str, Tensor]]  # named scalar terms; those not in ``shown`` are summed
     every: int = 1  # steps between updates; above 1 for lazy regularisers
     shown: tuple[str, ...] = ()  # terms that are logged and not minimised
+    rate: Callable[[], float] | None = None  # a factor of the learning rate now, beside that of the schedule
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The loss that is minimised: the float32 sum of the terms that are not only shown."""
@@ -309,7 +310,14 @@ class Model(nn.Module):
                 module.learn(captions)
 
     def advance(self, seen: int) -> None:
-        """Set what depends on the images seen so far (growth, ramps); called before each step."""
+        """Set what depends on the images seen so far (growth, ramps); called before each step.
+
+        What the losses of the last step left in buffers may be taken in here: processes have the same mean of them.
+        """
+
+    def remarks(self) -> list[str]:
+        """Sentences on what a person should know of how training went; said at its end and in its report."""
+        return []
 
     @property
     def frozen(self) -> tuple[str, ...]:

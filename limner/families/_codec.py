@@ -8,16 +8,18 @@ from typing import ClassVar, Literal
 from limner.core import ImageSpec
 from limner.fields import Images
 from limner.networks.codec import Codec
+from limner.networks.quantise import Codebook
 from limner.networks.shape import FeatureShape
 
 SMALLEST = 8  # pixels: on a shorter side the discriminator has no patch
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class CodecConfig:
+    """What autoencoders and tokenizers have in common."""
+
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions",)
 
-    kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
     patch: int = 2  # pixels a side of the patches that are folded into channels first
     width: int = 32  # channels of the first level
     multiples: tuple[int, ...] = (1, 2)  # of that width, by level; each level but the last halves the side
@@ -31,7 +33,6 @@ class AutoencoderConfig:
     commitment: float = 0.25  # vq: weight of the commitment term, which draws codes to entries
     standardise: bool = True  # vq: scale the code to mean 0 and deviation 1, so that all entries are used
     legacy: bool = False  # vq: the weight is on the codebook term instead, as in published VQGANs
-    kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
     # network of the perceptual distance; imagenet needs limner[imagenet], and should not judge what it trained
@@ -40,6 +41,12 @@ class AutoencoderConfig:
     adversarial_from: Images = 20_000  # images seen before the adversarial loss begins
     discriminator_width: int = 32  # channels of its first layer
     discriminator_layers: int = 2  # halvings; 2 see 34 x 34 pixels, 3 see 70 x 70
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(CodecConfig):
+    kind: Literal["kl", "vq"] = "kl"  # of the code: a Gaussian with a KL term, or entries of a codebook
+    kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
 
 
 TINY = AutoencoderConfig(
@@ -56,7 +63,7 @@ VQ_F4 = AutoencoderConfig(
 )  # fmt: skip
 
 
-def codec_shape(config: AutoencoderConfig, spec: ImageSpec) -> FeatureShape:
+def codec_shape(config: CodecConfig, spec: ImageSpec) -> FeatureShape:
     c = config
     return FeatureShape(
         spec.channels, spec.channels, (spec.height, spec.width), c.width, c.multiples, c.blocks,
@@ -68,6 +75,7 @@ class ConfiguredCodec(Codec):
     """A codec by the settings of an autoencoder, which it keeps as ``config``."""
 
     def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
-        codes = config.codes if config.kind == "vq" else 0
-        super().__init__(codec_shape(config, spec), config.hidden, config.latent, codes, config.standardise)
+        c = config
+        book = Codebook(c.codes, c.latent, wide=c.standardise) if c.kind == "vq" else None
+        super().__init__(codec_shape(c, spec), c.hidden, c.latent, book, c.standardise)
         self.config = config

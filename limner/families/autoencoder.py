@@ -6,14 +6,20 @@ Models", appendices E and G: a pixel loss, a perceptual loss, and later the adve
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limner.core import Batch, ImageSpec, Model, Objective, Part, Preset
+from limner.families._autoencoding import (
+    Discriminator,
+    adversarial_terms,
+    check_perceptual,
+    discriminator_terms,
+    picture_errors,
+)
 from limner.families._codec import (
     BASE,
     SMALLEST,
@@ -24,51 +30,13 @@ from limner.families._codec import (
     codec_shape,
 )
 from limner.families._presets import training
+from limner.families._tokens import ConfiguredTokenizer, tokenizer_of
 from limner.fields import check
-from limner.losses.adversarial import hinge_d, hinge_g
-from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
+from limner.losses.autoencoding import kl_gaussian, vq_loss
 from limner.networks import exchange
 from limner.networks.checks import SettingsError
 from limner.networks.codec import Reconstruction
-from limner.networks.gans.patchgan import PatchGAN, fit_layers
-from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
-from limner.networks.images.channels import with_channels
-from limner.networks.random_vgg import RandomVGG, dead_leaves
 from limner.settings import LimnerError, Optimiser, Training
-
-
-class Discriminator(nn.Module):
-    """Logits of patches. ``present`` is a buffer, so that held-out losses have the terms that training reached."""
-
-    present: Tensor  # 1 once the adversarial loss has begun, else 0
-
-    def __init__(self, config: AutoencoderConfig, spec: ImageSpec):
-        super().__init__()
-        layers = fit_layers(config.discriminator_layers, (spec.height, spec.width))
-        self.patches = PatchGAN(spec.channels, config.discriminator_width, layers)
-        self.register_buffer("present", torch.tensor(float(config.adversarial_from == 0)))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.patches(image)  # [B, 1, h, w]
-
-
-def perceptual_maps(network: str, image: Tensor) -> list[Tensor]:
-    """The feature maps of the perceptual distance, of images [B, C, H, W] in [-1, 1]."""
-    if network == IMAGENET:
-        return imagenet_maps(image)
-    return perceptual_network(image.device)(with_channels(image, 3))
-
-
-@functools.cache
-def perceptual_network(device: torch.device) -> RandomVGG:
-    """The network of the perceptual distance by default: fixed random weights, as nothing is downloaded.
-
-    They differ from those of limner.metrics' default features, which would otherwise measure what was trained on.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Autoencoder(Model):
@@ -88,8 +56,7 @@ class Autoencoder(Model):
         self.discriminator = Discriminator(config, spec)
 
     def objectives(self) -> list[Objective]:
-        if self.config.perceptual and self.config.perceptual_network == IMAGENET:
-            imagenet_network(torch.device("cpu"))  # refused before training where it is not installed
+        check_perceptual(self.config)
         autoencoder = Objective("autoencoder", self.autoencoder_loss)
         return [autoencoder, Objective("discriminator", self.discriminator_loss)]
 
@@ -105,29 +72,26 @@ class Autoencoder(Model):
         coded: Reconstruction = self.autoencoder(image)
         output = coded.image  # [B, C, H, W]
         scale = image[0].numel() if c.kind == "kl" else 1
-        terms = {"pixels": scale * (output - image).abs().mean()}
-        if c.perceptual:
-            drawn, shown = (perceptual_maps(c.perceptual_network, x) for x in (output, image))
-            terms["perceptual"] = c.perceptual * scale * perceptual_distance(drawn, shown).mean()
+        terms = picture_errors(c, output, image, scale)
         error = torch.stack(list(terms.values())).sum()
         if coded.logvar is not None:
             terms["kl"] = c.kl * kl_gaussian(coded.mean, coded.logvar).mean()
         if coded.entry is not None:
             terms["codebook"] = c.codebook * vq_loss(coded.mean, coded.entry, c.commitment, c.legacy)
-        if c.adversarial and self.discriminator.present and output.requires_grad:
-            adversarial = hinge_g(self.discriminator(output))
-            weight = adaptive_weight(error, adversarial, self.autoencoder.decoder.last.weight)
-            terms["adversarial"] = c.adversarial * weight * adversarial
-        return terms
+        last = self.autoencoder.decoder.last.weight
+        return terms | adversarial_terms(c, self.discriminator, error, output, last)
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Half the hinge loss, as in VQGAN; 0 before ``adversarial_from``."""
-        if not (self.config.adversarial and self.discriminator.present):
-            nothing = torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
-            return {"adversarial": 0.0 * nothing}
-        with torch.no_grad():
-            output = self.autoencoder(batch.image).image
-        return {"adversarial": 0.5 * hinge_d(self.discriminator(batch.image), self.discriminator(output))}
+        def redraw() -> Tensor:
+            return self.autoencoder(batch.image).image
+
+        return discriminator_terms(self.config, self.discriminator, batch.image, redraw)
+
+    @property
+    def tokenizer(self) -> ConfiguredTokenizer | None:
+        """The autoencoder as what other families stand on; None without a codebook."""
+        codec = self.autoencoder
+        return None if codec.codebook is None else tokenizer_of(codec, self.config, self.spec)
 
     def encode(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, latent, h, w], the posterior's mean."""
@@ -175,13 +139,6 @@ class Autoencoder(Model):
         except (exchange.ExchangeError, SettingsError) as error:
             raise LimnerError(f"autoencoder cannot read this AutoencoderKL, for {error}.") from None
         return model
-
-
-def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
-    """Ratio of both losses' gradient norms by the decoder's last layer, at most ``limit`` (Esser 2021, eq. 7)."""
-    (by_error,) = torch.autograd.grad(error, last, retain_graph=True)
-    (by_adversarial,) = torch.autograd.grad(adversarial, last, retain_graph=True)
-    return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, limit).detach()
 
 
 ADAM = Optimiser("adam", betas=(0.5, 0.9))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from limner.networks.attention import attend
 from limner.networks.checks import check_dropout
 from limner.networks.layers import Down, Up, pad_to_multiple
-from limner.networks.quantise import Codebook, straight_through
+from limner.networks.quantise import Quantiser
 from limner.networks.shape import FeatureShape
 
 
@@ -116,29 +116,35 @@ class Reconstruction(NamedTuple):
     mean: Tensor  # of the posterior, or the code before quantisation
     logvar: Tensor | None  # of the posterior; None with a codebook
     entry: Tensor | None  # the nearest entries of the codebook; None without
+    tokens: Tensor | None  # [B, h, w], which entries those are; None without
 
 
 class Codec(nn.Module):
-    """An image to its code [B, latent, h, w] and back: a Gaussian posterior, or a codebook of ``codes`` entries.
+    """An image to its code [B, latent, h, w] and back: a Gaussian posterior, or quantised by ``codebook``.
 
     ``hidden`` are the channels between encoder or decoder and their 1x1 convolution at the code. ``standardise``
     gives the code mean 0 and deviation 1 before it is quantised (Lancucki 2020, section 3).
     """
 
     def __init__(
-        self, shape: FeatureShape, hidden: int, latent: int, codes: int = 0, standardise: bool = False
+        self,
+        shape: FeatureShape,
+        hidden: int,
+        latent: int,
+        codebook: Quantiser | None = None,
+        standardise: bool = False,
     ):
         super().__init__()
         self.size = shape.size
         height, width = (-(-side // shape.factor) for side in shape.size)
         self.shape = (latent, height, width)  # of a code
-        parts = 1 if codes else 2  # a code, or a mean and a log-variance
+        parts = 1 if codebook else 2  # a code, or a mean and a log-variance
         self.encoder = Encoder(shape, parts * hidden)
         self.decoder = Decoder(shape, hidden)
         self.quant_conv = nn.Conv2d(parts * hidden, parts * latent, 1)
         self.post_quant_conv = nn.Conv2d(latent, hidden, 1)
-        self.codebook = Codebook(codes, latent, wide=standardise) if codes else None
-        self.code_norm = nn.BatchNorm2d(latent, affine=False) if codes and standardise else None
+        self.codebook = codebook
+        self.code_norm = nn.BatchNorm2d(latent, affine=False) if codebook and standardise else None
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and log-variance of the code, [B, latent, h, w] each; with a codebook the code and None."""
@@ -163,11 +169,21 @@ class Codec(nn.Module):
         height, width = self.size
         return self.decoder(self.post_quant_conv(code))[..., :height, :width]
 
+    def tokenise(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] -> index [B, h, w] of each position's entry; needs a codebook."""
+        assert self.codebook is not None
+        return self.codebook.nearest(self.posterior(image)[0])
+
+    def detokenise(self, index: Tensor) -> Tensor:
+        """[B, h, w] -> image of any range [B, C, H, W]; needs a codebook."""
+        assert self.codebook is not None
+        return self._decode(self.codebook.lookup(index))
+
     def forward(self, image: Tensor) -> Reconstruction:
         mean, logvar = self.posterior(image)
         if self.codebook is None:
             assert logvar is not None
             code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-            return Reconstruction(self._decode(code), mean, logvar, None)
-        entry = self.codebook.lookup(self.codebook.nearest(mean))
-        return Reconstruction(self._decode(straight_through(mean, entry)), mean, None, entry)
+            return Reconstruction(self._decode(code), mean, logvar, None, None)
+        code, entry, index = self.codebook(mean)
+        return Reconstruction(self._decode(code), mean, None, entry, index)

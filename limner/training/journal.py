@@ -133,6 +133,11 @@ class Journal:
         self.write({"seen": seen, "skipped": reason})
         self.warn(f"Skipped an update of the {reason[:300]}")
 
+    def remark(self, seen: int, sentence: str) -> None:
+        """Note and print what a person should know of how training went."""
+        self.write({"seen": seen, "remark": sentence})
+        self.warn(sentence)
+
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]{text}")
 
@@ -203,7 +208,7 @@ def _check_line(line: dict[str, Any]) -> dict[str, Any]:
     """A line as the journal writes them. Raises Damaged for any other."""
     timed = "step" in line or any("held_out/" in name for name in line)
     needed = ["seen", *(["seconds"] if timed else [])]
-    texts = [name for name in ("picture", "skipped") if name in line]
+    texts = [name for name in ("picture", "skipped", "remark") if name in line]
     if not all(_is_number(line.get(name)) for name in needed) or not all(
         isinstance(value, str) if name in texts else value is None or _is_number(value)
         for name, value in line.items()

@@ -168,8 +168,9 @@ class Loop:
                 break
             if t.clip and norm > t.clip:
                 clip_gradients(player.parameters, t, norm)
+            own_factor = player.objective.rate() if player.objective.rate else 1.0
             for group, peak in zip(player.optimiser.param_groups, player.peaks, strict=True):
-                group["lr"] = peak * factor
+                group["lr"] = peak * factor * own_factor
             player.optimiser.step()
             player.optimiser.zero_grad()
             report |= {f"{player.name}/{k}": v for k, v in terms.items()}

@@ -4,8 +4,8 @@ A state is sane if
 
 - its live weights, moving average and optimisers are finite, and
 - its loss is finite, and at most ``EXPLODED`` times that of the run's first state, or ``EXPLODED`` where that is below
-  1. The loss is the sum of the magnitudes of every objective's terms, by the averaged weights, on a few held-out
-  images, or training images where none are held out: always the same ones, with the same draws.
+  1. The loss is the sum of the magnitudes of the terms that every objective minimises, by the averaged weights, on a
+  few held-out images, or training images where none are held out: always the same ones, with the same draws.
 
 Only sane states are saved, with their loss in state.json, so every checkpoint is one that training can return to, and
 the last sane one is never deleted. The first state, before the first step, is kept whatever its loss is.
@@ -33,7 +33,8 @@ def loss_of(loop: Loop, data: Data) -> float:
     terms = loop.held_out_losses(data, limit=IMAGES)
     for name, value in loop.average.named_buffers():
         value.copy_(buffers[name])
-    return sum(map(abs, terms.values()))
+    shown = {f"{player.name}/{name}" for player in loop.players for name in player.objective.shown}
+    return sum(abs(value) for name, value in terms.items() if name not in shown)
 
 
 def fault(live: Mapping[str, Tensor], average: Mapping[str, Tensor], loss: float, first_loss: float) -> str:

@@ -207,6 +207,8 @@ class Session:
         if not stop:
             self.show_samples()
             losses = self.measure()
+            for sentence in loop.model.remarks() if self.ranks.first else ():
+                journal.remark(loop.seen, sentence)
         rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
         return Result(self.out, loop.seen, loop.seconds, rate, stop, losses)
 

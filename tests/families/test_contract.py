@@ -104,7 +104,7 @@ def play(model: Model, objective: Objective, batch: Batch, steps: int) -> None:
         model.advance(step * len(batch.image))
         torch.manual_seed(step)
         optimiser.zero_grad()
-        torch.stack(list(objective.loss(batch).values())).sum().backward()
+        objective.total(objective.loss(batch)).backward()
         optimiser.step()
     module.requires_grad_(False)
 
@@ -116,7 +116,7 @@ def loss_of(model: Model, number: int, batch: Batch) -> float:
     for seed in range(8):
         torch.manual_seed(1000 + seed)
         with torch.no_grad():
-            total += float(sum(objective.loss(batch).values()))
+            total += float(objective.total(objective.loss(batch)))
     return total / 8
 
 

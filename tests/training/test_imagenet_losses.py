@@ -12,7 +12,8 @@ from limner import config
 from limner.core import Batch, Condition, ImageSpec, LimnerError
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
-from limner.families.autoencoder import Autoencoder, perceptual_maps
+from limner.families._autoencoding import perceptual_maps
+from limner.families.autoencoder import Autoencoder
 from limner.families.drifting import Drifting
 from limner.losses.autoencoding import perceptual_distance
 from limner.networks import imagenet

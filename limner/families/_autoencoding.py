@@ -1,0 +1,102 @@
+"""What trains an autoencoder or a tokenizer: errors of its pictures, and a patch discriminator with adaptive weight.
+
+Esser 2021, "Taming Transformers" (VQGAN).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import ImageSpec
+from limner.families._codec import CodecConfig
+from limner.losses.adversarial import hinge_d, hinge_g
+from limner.losses.autoencoding import perceptual_distance
+from limner.networks.gans.patchgan import PatchGAN, fit_layers
+from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
+from limner.networks.images.channels import with_channels
+from limner.networks.random_vgg import RandomVGG, dead_leaves
+
+
+class Discriminator(nn.Module):
+    """Logits of patches. ``present`` is a buffer, so that held-out losses have the terms that training reached."""
+
+    present: Tensor  # 1 once the adversarial loss has begun, else 0
+
+    def __init__(self, config: CodecConfig, spec: ImageSpec):
+        super().__init__()
+        layers = fit_layers(config.discriminator_layers, (spec.height, spec.width))
+        self.patches = PatchGAN(spec.channels, config.discriminator_width, layers)
+        self.register_buffer("present", torch.tensor(float(config.adversarial_from == 0)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.patches(image)  # [B, 1, h, w]
+
+
+def check_perceptual(config: CodecConfig) -> None:
+    """Raises LimnerError, before training, where the network of the perceptual distance is not installed."""
+    if config.perceptual and config.perceptual_network == IMAGENET:
+        imagenet_network(torch.device("cpu"))
+
+
+def perceptual_maps(network: str, image: Tensor) -> list[Tensor]:
+    """The feature maps of the perceptual distance, of images [B, C, H, W] in [-1, 1]."""
+    if network == IMAGENET:
+        return imagenet_maps(image)
+    return perceptual_network(image.device)(with_channels(image, 3))
+
+
+@functools.cache
+def perceptual_network(device: torch.device) -> RandomVGG:
+    """The network of the perceptual distance by default: fixed random weights, as nothing is downloaded.
+
+    They differ from those of limner.metrics' default features, which would otherwise measure what was trained on.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def picture_errors(config: CodecConfig, output: Tensor, image: Tensor, scale: int = 1) -> dict[str, Tensor]:
+    """The mean absolute error and the perceptual distance of pictures [B, C, H, W], times ``scale``."""
+    terms = {"pixels": scale * (output - image).abs().mean()}
+    if config.perceptual:
+        drawn, shown = (perceptual_maps(config.perceptual_network, x) for x in (output, image))
+        terms["perceptual"] = config.perceptual * scale * perceptual_distance(drawn, shown).mean()
+    return terms
+
+
+def adversarial_terms(
+    config: CodecConfig, discriminator: Discriminator, error: Tensor, output: Tensor, last: Tensor
+) -> dict[str, Tensor]:
+    """The decoder's adversarial loss, by the weight of its ``last`` layer: nothing before it begins.
+
+    Held-out losses have none, since its weight needs gradients.
+    """
+    if not (config.adversarial and discriminator.present and output.requires_grad):
+        return {}
+    adversarial = hinge_g(discriminator(output))
+    return {"adversarial": config.adversarial * adaptive_weight(error, adversarial, last) * adversarial}
+
+
+def discriminator_terms(
+    config: CodecConfig, discriminator: Discriminator, image: Tensor, redraw: Callable[[], Tensor]
+) -> dict[str, Tensor]:
+    """Half the hinge loss, as in VQGAN; 0 before ``adversarial_from``. ``redraw`` gives what was made of ``image``."""
+    if not (config.adversarial and discriminator.present):
+        nothing = torch.stack([p.sum() for p in discriminator.parameters()]).sum()
+        return {"adversarial": 0.0 * nothing}
+    with torch.no_grad():
+        output = redraw()
+    return {"adversarial": 0.5 * hinge_d(discriminator(image), discriminator(output))}
+
+
+def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:
+    """Ratio of both losses' gradient norms by the decoder's last layer, at most ``limit`` (Esser 2021, eq. 7)."""
+    (by_error,) = torch.autograd.grad(error, last, retain_graph=True)
+    (by_adversarial,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+    return (by_error.norm() / (by_adversarial.norm() + 1e-4)).clamp(0, limit).detach()
