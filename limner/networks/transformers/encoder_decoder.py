@@ -67,7 +67,7 @@ class EncoderDecoder(nn.Module):
         return EncodedText(self.encoder(text, seen), seen)
 
     def write(self, tokens: Tensor, text: EncodedText, caches: Sequence[Cache] = ()) -> Tensor:
-        """Tokens [B, n], the first ones or with ``caches`` the next -> logits [B, n, image_rows] of what follows each."""
+        """Tokens [B, n], the first or with ``caches`` the next -> logits [B, n, image_rows] of what follows each."""
         start, n = caches[0].length if caches else 0, tokens.shape[1]
         before = torch.ones(n, start + n, dtype=torch.bool, device=tokens.device).tril(
             start
