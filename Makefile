@@ -18,10 +18,10 @@ dev: .venv/.made-dev
 demo: venv
 	$(BIN)/limner demo
 
-# The emoji source draws with Debian's font; where we are root we may install it.
+# The emoji source draws with Debian's font and takes names from its packages; where we are root we may install them.
 test: dev
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s fonts-noto-color-emoji unicode-data >/dev/null 2>&1; then \
-		(apt-get update -q && apt-get install -y -q fonts-noto-color-emoji unicode-data) >/dev/null 2>&1 || true; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s fonts-noto-color-emoji unicode-data unicode-cldr-core >/dev/null 2>&1; then \
+		(apt-get update -q && apt-get install -y -q fonts-noto-color-emoji unicode-data unicode-cldr-core) >/dev/null 2>&1 || true; fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 check: dev

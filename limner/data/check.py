@@ -118,7 +118,9 @@ class _Tally:
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
-    for source in [find(text, cache_folder(options.cache), options.classes) for text in texts]:
+    for source in [
+        find(text, cache_folder(options.cache), options.classes, options.language) for text in texts
+    ]:
         listing = source.listing()
         with bar(f"checking {printable(source.name)}", not progress) as watch:
             for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):

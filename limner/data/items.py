@@ -49,8 +49,11 @@ class Oracle(Protocol):
         """uint8 [N, H, W, 3] and N captions -> shares in [0, 1]; ``exact``: everything that a caption says."""
         ...
 
-    def unseen(self, n: int, seed: int, known: Sequence[str]) -> list[str]:
-        """Up to ``n`` captions of what neither the set's images nor the captions ``known`` show."""
+    def unseen(self, n: int, seed: int, known: Sequence[str], language: str = "en") -> list[str]:
+        """Up to ``n`` captions of what neither the set's images nor the captions ``known`` show.
+
+        ``language`` is that of ``DataOptions``.
+        """
         ...
 
 

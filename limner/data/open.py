@@ -43,7 +43,7 @@ def open_data(
     size = checked(tuple[int, int] | None, size, "size")
     options = checked(DataOptions, options, "options")
     cache = cache_folder(options.cache)
-    found = tuple(find(s, cache, options.classes) for s in named(sources))
+    found = tuple(find(s, cache, options.classes, options.language) for s in named(sources))
     say = Console(stderr=True, quiet=not progress)
     plain, half = options.without_given(), options.side_by_side
     data = packed(Request(found, size, plain, OTHER_HALF[half]), say)

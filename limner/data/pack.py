@@ -45,7 +45,7 @@ VERSIONS = {"exact": 3, "quick": 2}
 # Options that do not change what is packed from one source, or that the source's key has.
 _NOT_PACKED = (
     "flip", "holdout", "per_class", "classes", "cache", "pairs", "side_by_side", "domain",
-    "given_channels", "given_size", "filter",
+    "given_channels", "given_size", "filter", "language",
 )  # fmt: skip
 
 

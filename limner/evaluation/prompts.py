@@ -80,10 +80,13 @@ def measure_prompts(
 def choose_prompts(
     pipeline: Pipeline, sources: Sequence[str], real: Real, oracle: Oracle, seed: int
 ) -> Prompts:
-    """Prompts of combinations that were held out of the run's training; its own captions where none was."""
+    """Prompts of combinations that were held out of the run's training; its own captions where none was.
+
+    They are in the language of the run's captions (``DataOptions.language``).
+    """
     captions = real.training.captions or []
     known = _trained_on(pipeline, sources, real)
-    unseen = oracle.unseen(PROMPTS, seed, known or [])
+    unseen = oracle.unseen(PROMPTS, seed, known or [], pipeline.loaded.run.data.language)
     if unseen:
         return Prompts(unseen, None if known is None else True)
     rows = real.training.order(0, min(PROMPTS, len(captions)), seed)

@@ -5,7 +5,7 @@ from typing import Any
 
 Settings = dict[str, Any]
 
-READ_TEXTS = {"dit", "drifting", "flow", "latent", "meanflow"}  # families that had a text encoder
+READ_TEXTS = ("dit", "drifting", "flow", "latent", "meanflow")  # families that had a text encoder
 
 
 def settings(run: Mapping[str, Any], spec: Mapping[str, Any]) -> Settings:

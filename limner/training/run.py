@@ -18,7 +18,7 @@ from limner.data import open_data
 from limner.device import pick_device
 from limner.distributed import join
 from limner.inference.threads import THREADS
-from limner.settings import LimnerError
+from limner.settings import CAPTIONED, LimnerError, join_words
 from limner.training import parents
 from limner.training.journal import Journal
 from limner.training.session import Context, Result, Session
@@ -40,6 +40,11 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
         raise LimnerError(
             f"{run.family} does not train on given pictures: leave out --data.pairs, --data.side-by-side and "
             "--data.domain, or choose a family that reads them (see `limner families`)."
+        )
+    if run.data.language != "en" and not {*run.sources} & {*CAPTIONED}:
+        raise LimnerError(
+            f"--data.language is for the captions of {join_words(CAPTIONED, 'and')}, which Limner writes: leave it "
+            "out, since captions of your own are read in any language."
         )
     for length in (run.budget, t.save_every, t.sample_every, t.evaluate_every):
         parse_budget(length, epoch=1)  # refused now rather than after the parents are trained

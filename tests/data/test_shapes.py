@@ -117,3 +117,43 @@ def test_what_is_no_caption_is_refused_with_a_hint(caption, hint):
 def test_pictures_too_small_to_tell_are_refused():
     with pytest.raises(LimnerError, match="24x24"):
         shapes.draw(shapes.scenes(1, 0), 16, 16, 0)
+
+
+def test_captions_in_chinese_are_read_back():
+    scene = shapes.parse("a small red circle left of a large blue square")
+    assert scene.chinese == "一个小的红色圆形在一个大的蓝色方块的左边"
+    for scene in shapes.scenes(300, seed=1, held_out=True):
+        assert shapes.parse(scene.chinese) == scene
+    chinese = shapes.captions(shapes.scenes(200, seed=0), "zh")
+    pictures = shapes.draw(shapes.scenes(200, seed=0), 32, 32, seed=1)
+    assert shapes.score(pictures, chinese) == shapes.score(
+        pictures, shapes.captions(shapes.scenes(200, seed=0))
+    )
+    assert (
+        shapes.score(pictures, chinese)["exact"] > 0.99
+        and shapes.score(pictures, chinese[::-1])["exact"] < 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("caption", "meaning"),
+    [
+        ("小的红色正方形在大的紫色五角星上方", "a small red square above a large purple star"),
+        ("一个大黄色三角形在 一个小绿色圆的右侧。", "a large yellow triangle right of a small green circle"),
+        ("一个小的黑色星形在一个大的蓝色圆圈的下面", "a small black star below a large blue circle"),
+    ],
+)
+def test_chinese_is_read_as_people_write_it(caption, meaning):
+    assert shapes.parse(caption).caption == meaning
+
+
+def test_prompts_are_in_the_language_that_is_asked_for():
+    english = shapes.unseen(40, 3)
+    chinese, both = shapes.unseen(40, 3, language="zh"), shapes.unseen(40, 3, language="both")
+    assert [shapes.parse(text).caption for text in chinese] == english
+    assert both == [zh if i % 2 else en for i, (en, zh) in enumerate(zip(english, chinese, strict=True))]
+    assert not {shapes.parse(text).combination for text in shapes.unseen(50, 3, chinese)} & {
+        shapes.parse(text).combination for text in english
+    }
+    with pytest.raises(LimnerError, match=r"write it like 'a large.*一个大的"):
+        shapes.parse("一只猫")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from limner.data.items import Item, Listing, Source
+from limner.data.sources import emoji_zh
 from limner.data.sources import shapes as scenes
 from limner.settings import LimnerError, need
 
@@ -32,8 +34,8 @@ _NAMES = ("/usr/share/unicode/emoji/emoji-test.txt", "/usr/share/unicode/emoji-t
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
-def shapes() -> Source:
-    """20,000 drawn scenes with captions; the class is the first object's shape."""
+def shapes(language: str = "en") -> Source:
+    """20,000 drawn scenes with captions; the class is the first object's shape. ``language``: see ``DataOptions``."""
     lock = threading.Lock()
 
     def listing() -> Listing:
@@ -47,13 +49,18 @@ def shapes() -> Source:
             with lock:
                 return Image.fromarray(block(i // _BLOCK, height, width)[i % _BLOCK])
 
-        numbered = enumerate(every)
-        items = [Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, s.caption) for i, s in numbered]
+        captioned = enumerate(zip(every, scenes.captions(every, language), strict=True))
+        items = [
+            Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, text) for i, (s, text) in captioned
+        ]
         return Listing(items)
 
     # Another drawing must not find the old pictures in the cache.
-    version = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes()).hexdigest()[:16]
-    return Source("shapes", ["shapes", version, SHAPES], listing, drawn=True, channels=3, oracle=scenes)
+    files = [Path(__file__).with_name(name).read_bytes() for name in ("shapes.py", "scenes_zh.py")]
+    version = hashlib.sha256(b"".join(files)).hexdigest()[:16]
+    return Source(
+        "shapes", ["shapes", version, SHAPES, language], listing, drawn=True, channels=3, oracle=scenes
+    )
 
 
 def digits() -> Source:
@@ -72,8 +79,11 @@ def digits() -> Source:
     return Source("digits", ["digits", 1], listing, drawn=True, channels=1)
 
 
-def emoji() -> Source:
-    """The emoji, over the background unless the options say 4 channels; captions are names, classes are groups."""
+def emoji(language: str = "en") -> Source:
+    """The emoji, over the background unless the options say 4 channels; captions are names, classes are groups.
+
+    ``language``: see ``DataOptions``.
+    """
     chosen = os.environ.get("LIMNER_EMOJI_FONT")
     font = next((p for f in ([chosen] if chosen else _FONTS) if (p := Path(f).expanduser()).is_file()), None)
     names = next((p for f in _NAMES if (p := Path(f)).is_file()), None)
@@ -88,10 +98,15 @@ def emoji() -> Source:
         )
     status = font.stat()
     key = ["emoji", 1, status.st_size, status.st_mtime_ns, names.stat().st_size]
-    return Source("emoji", key, partial(_emoji_listing, font, names), drawn=True, channels=3)
+    chinese: list[Path] = []
+    if language != "en":
+        chinese = emoji_zh.files()
+        key += [language, *(path.stat().st_size for path in chinese)]
+    listing = partial(_emoji_listing, font, names, chinese, language)
+    return Source("emoji", key, listing, drawn=True, channels=3)
 
 
-def _emoji_listing(font_file: Path, names_file: Path) -> Listing:
+def _emoji_listing(font_file: Path, names_file: Path, chinese: list[Path], language: str) -> Listing:
     try:
         font = ImageFont.truetype(str(font_file), _STRIKE)
     except OSError as error:
@@ -115,11 +130,16 @@ def _emoji_listing(font_file: Path, names_file: Path) -> Listing:
         left, top, right, bottom = font.getbbox(text)
         return bottom > top and 0 < right - left <= 1.1 * width
 
-    items = [
-        Item(f"emoji/{'-'.join(f'{ord(c):x}' for c in text)}", partial(picture, text), group, name)
-        for text, group, name in _named_emoji(names_file.read_text("utf-8"))
-        if drawable(text)
-    ]
+    translated = emoji_zh.names(chinese)
+    items = []
+    for text, group, name in _named_emoji(names_file.read_text("utf-8")):
+        if drawable(text):
+            code = "-".join(f"{ord(c):x}" for c in text)
+            in_chinese = language == "zh" or (language == "both" and zlib.crc32(code.encode()) % 2)
+            caption = (
+                translated.get(emoji_zh.plain(text), "" if language == "zh" else name) if in_chinese else name
+            )
+            items.append(Item(f"emoji/{code}", partial(picture, text), group, caption))
     return Listing(items)
 
 

@@ -24,16 +24,19 @@ from limner.settings import BUILT_IN, LimnerError, nearest
 
 _TABLES = *(f"metadata{suffix}" for suffix in sorted(TABLES)), "dataset.json"
 MOST_SHARDS = 100_000  # that a range such as {000..031} may name
-_OPENERS: dict[str, Callable[[], Source]] = {"shapes": shapes, "digits": digits, "emoji": emoji}
+# By the language of captions.
+_OPENERS: dict[str, Callable[[str], Source]] = {
+    "shapes": shapes, "digits": lambda language: digits(), "emoji": emoji,
+}  # fmt: skip
 
 
-def find(text: str, scratch: Path, classes: str = "") -> Source:
+def find(text: str, scratch: Path, classes: str = "", language: str = "en") -> Source:
     """The source that `text` names. Raises LimnerError.
 
-    `scratch` is a folder for temporary files, `classes` that of `DataOptions`.
+    `scratch` is a folder for temporary files; `classes` and `language` are those of `DataOptions`.
     """
     if text in _OPENERS:
-        return _OPENERS[text]()
+        return _OPENERS[text](language)
     if text.startswith("hf:"):
         return hub(text)
     if not text:

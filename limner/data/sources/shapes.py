@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from limner.data.sources import scenes_zh
 from limner.settings import LimnerError, nearest
 
 SHAPES = ("circle", "square", "triangle", "star")
@@ -59,6 +60,12 @@ class Scene:
         return f"{one} {self.relation} {two}"
 
     @property
+    def chinese(self) -> str:
+        """The caption in Chinese."""
+        one, two = ((t.size, t.colour, t.shape) for t in (self.first, self.second))
+        return scenes_zh.write(one, self.relation, two)
+
+    @property
     def canonical(self) -> Scene:
         """The same picture, described from its upper or left thing: 'a above b' for 'b below a'."""
         if self.relation in ("above", "left of"):
@@ -78,13 +85,14 @@ class Scene:
 
 
 def parse(caption: str) -> Scene:
-    """The scene that `Scene.caption` describes."""
+    """The scene that a caption describes, in English or Chinese. Raises LimnerError for any other text."""
     match = _CAPTION.fullmatch(" ".join(caption.lower().split()).rstrip("."))
-    if not match:
+    words = match.groups() if match else scenes_zh.read(caption)
+    if not words:
         raise LimnerError(
             f"cannot read {caption!r} as a scene; write it like 'a large red circle above a small blue square'"
+            f" or '{scenes_zh.EXAMPLE}'"
         )
-    words = match.groups()
     known: tuple[Iterable[str], ...] = (SIZES, COLOURS, SHAPES, RELATIONS, SIZES, COLOURS, SHAPES)
     for word, names in zip(words, known, strict=True):
         if word not in names:
@@ -92,6 +100,12 @@ def parse(caption: str) -> Scene:
             raise LimnerError(f"{word!r} in {caption!r} is not one of {', '.join(names)}.{hint}")
     first, second = (Thing(shape, colour, size) for size, colour, shape in (words[:3], words[4:]))
     return Scene(first, words[3], second)
+
+
+def captions(scenes: Sequence[Scene], language: str = "en") -> list[str]:
+    """The captions of scenes in the language of --data.language; of both, every second one is in Chinese."""
+    chinese = [language == "zh" or (language == "both" and i % 2 == 1) for i in range(len(scenes))]
+    return [scene.chinese if zh else scene.caption for scene, zh in zip(scenes, chinese, strict=True)]
 
 
 @cache
@@ -112,18 +126,18 @@ def scenes(n: int, seed: int, held_out: bool = False) -> list[Scene]:
     return drawn
 
 
-def unseen(n: int, seed: int, known: Sequence[str] = ()) -> list[str]:
+def unseen(n: int, seed: int, known: Sequence[str] = (), language: str = "en") -> list[str]:
     """Captions of up to n random scenes whose combinations are in no training set, nor in the captions ``known``.
 
-    Those of ``scenes`` come first, which the demo draws.
+    Those of ``scenes`` come first, which the demo draws; ``language`` as in ``captions``.
     """
     shown: set[str] = set()
     for caption in known:
         with suppress(LimnerError):  # a person's own caption may be of anything
             shown.add(parse(caption).combination)
     every = (*scenes(n, seed, held_out=True)[: len(_every(True))], *_every(True))
-    captions = dict.fromkeys(scene.caption for scene in every if scene.combination not in shown)
-    return list(captions)[:n]
+    new = dict.fromkeys(scene for scene in every if scene.combination not in shown)
+    return captions(list(new)[:n], language)
 
 
 # Drawing ----------------------------------------------------------------------------------------------------
