@@ -454,11 +454,19 @@ class Translates(Protocol):
 
 
 @runtime_checkable
-class ScoresText(Protocol):
-    """Says how well texts fit pictures: for ranking and for measuring."""
+class Compares(Protocol):
+    """Puts images and texts into one space, where a larger cosine says that they fit better.
 
-    def score_text(self, image: Tensor, texts: Sequence[str]) -> Tensor:
-        """[B, C, H, W] in [-1, 1] and B texts -> [B] similarities; larger fits better."""
+    For classes by name, for search by text, for ranking and for measuring.
+    """
+
+    scale: float  # times the cosine: the logit of a text among others
+
+    def embed_images(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, D] of length 1."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> [B, D] of length 1."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -106,6 +107,41 @@ def _device() -> str:
 
 
 ALONE = Ranks()
+_JOINED = ContextVar("joined", default=ALONE)
+
+
+@contextmanager
+def joined(ranks: Ranks) -> Iterator[None]:
+    """Within the block, which all processes enter alike, ``gather_rows`` joins their rows."""
+    token = _JOINED.set(ranks)
+    try:
+        yield
+    finally:
+        _JOINED.reset(token)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """[W B, ...] the rows [B, ...] of all W processes of a training, in order; ``rows`` itself outside its steps.
+
+    For losses over the whole batch: each process computes the loss of all rows, the gradients of its own come from
+    every process, and the mean of the weights' gradients over the processes is that of one process with all rows.
+    """
+    return rows if _JOINED.get().world == 1 else _GatherRows.apply(rows, _JOINED.get())
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)  # the sum over the processes' losses
+        return gradient.chunk(ctx.ranks.world)[ctx.ranks.rank], None
 
 
 @contextmanager

@@ -39,7 +39,7 @@ WEIGHTS = PACKAGE / "networks" / "imagenet.py"
 ONLY: dict[str, set[str]] = {
     "networks": set(),
     "text": {"fields", "settings", "networks"},
-    "losses": {"core", "settings", "networks"},
+    "losses": {"core", "settings", "distributed", "networks"},
     "diffusion": {"core", "fields", "settings"},
     "data": {"core", "fields", "settings", "files", "progress"},
     "metrics": {"core", "settings", "networks"},

@@ -21,7 +21,7 @@ from limner.config import Run
 from limner.core import Batch, Model, mix
 from limner.data import Data, Selection
 from limner.device import autocast, keep_freed_memory
-from limner.distributed import ALONE, Ranks, microbatch_size
+from limner.distributed import ALONE, Ranks, joined, microbatch_size
 from limner.inference.precision import choose_bf16, network_name
 from limner.settings import LimnerError
 from limner.training.optim import Muon, load_state
@@ -123,7 +123,7 @@ class Loop:
             # Keyed by the microbatch's position in the stream of images, not by rank: another number of
             # processes with microbatches of the same size draws the same noise for the same images.
             torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
-            with autocast(self.device, bool(self.in_bf16)):
+            with joined(self.ranks), autocast(self.device, bool(self.in_bf16)):
                 terms = player.objective.loss(batch)
             (player.objective.total(terms) / t.accumulate).backward()
             for name, value in terms.items():

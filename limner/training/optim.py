@@ -18,11 +18,19 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.Optimi
     s, parameters = settings, [p for p in module.parameters() if p.requires_grad]
     if s.name == "muon":
         return Muon(module, s)
+    groups = _by_decay(module, parameters)
     if s.name == "sgd":
-        return torch.optim.SGD(parameters, s.lr, s.momentum, weight_decay=s.decay, fused=True)
+        return torch.optim.SGD(groups, s.lr, s.momentum, weight_decay=s.decay, fused=True)
     if s.name in ("adam", "adamw"):
-        return torch.optim.AdamW(parameters, s.lr, s.betas, s.eps, s.decay, fused=True)
+        return torch.optim.AdamW(groups, s.lr, s.betas, s.eps, s.decay, fused=True)
     raise LimnerError(f"{s.name!r} is not a valid optimiser: use adam, adamw, sgd or muon.")
+
+
+def _by_decay(module: nn.Module, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """A group of those that decay, and one of those that a submodule lists in its ``undecayed``, if there are any."""
+    kept = {id(p) for part in module.modules() for p in getattr(part, "undecayed", ())}
+    decayed, undecayed = ([p for p in parameters if (id(p) in kept) == without] for without in (False, True))
+    return [{"params": decayed}, *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else [])]
 
 
 def load_state(
@@ -102,9 +110,10 @@ class Muon(torch.optim.Optimizer):
         matrices = {id(p) for layer in layers for p in layer.parameters(recurse=False) if p.ndim >= 2}
         muon: dict[str, Any] = {"lr": s.matrix_lr, "momentum": s.momentum or 0.95, "muon": True}
         adamw: dict[str, Any] = {"lr": s.lr, "momentum": 0.0, "muon": False}
+        others = [p for p in parameters if id(p) not in matrices]
         groups = [
             {"params": [p for p in parameters if id(p) in matrices], **muon},
-            {"params": [p for p in parameters if id(p) not in matrices], **adamw},
+            *(group | adamw for group in _by_decay(module, others)),
         ]
         super().__init__(groups, {"betas": s.betas, "eps": s.eps, "weight_decay": s.decay})
 

@@ -30,7 +30,8 @@ class SequenceBlocks:
     depth: int = 6  # blocks
     heads: int = 6  # attention heads
     hidden: int = 0  # width of the MLP's hidden layer; 0: four times the token's
-    mlp: Literal["gelu", "glu"] = "gelu"  # glu: gated, with norms of its own before and inside
+    # glu: gated, with norms of its own before and inside; quick_gelu: with OpenAI's approximation of GELU
+    mlp: Literal["gelu", "quick_gelu", "glu"] = "gelu"
     norms: Norms = "before"  # LayerNorms before attention and MLP, before and after them, or after the sum
     norm_scales: bool = True  # false: norms before a linear layer have a bias and no scale, as DALL-E mini's
     bias: bool = True  # of linear layers
@@ -134,14 +135,20 @@ class Attention(nn.Module):
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), in place of GELU in OpenAI's CLIP."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 class MLP(nn.Module):
     def __init__(self, config: SequenceBlocks):
         super().__init__()
         c, hidden = config, config.hidden or 4 * config.width
+        self.activation = quick_gelu if c.mlp == "quick_gelu" else F.gelu
         self.up, self.down = nn.Linear(c.width, hidden, c.bias), nn.Linear(hidden, c.width, c.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))  # [B, n, W]
+        return self.down(self.activation(self.up(x)))  # [B, n, W]
 
 
 class GLU(nn.Module):
