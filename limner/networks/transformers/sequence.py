@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.attention import attend
-from limner.networks.checks import SettingsError
+from limner.networks.checks import SettingsError, check_dropout
 from limner.networks.layers import init_xavier_all
 
 Norms = Literal["before", "both", "after"]
@@ -174,7 +174,7 @@ class Residual(nn.Module):
         self.part, self.sum_first = part, norms == "after"
         self.before = layer_norm(config.width, config.norm_scales) if norms != "after" else nn.Identity()
         self.after = layer_norm(config.width) if norms != "before" else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(check_dropout(config.dropout))
 
     def forward(self, x: Tensor, *arguments: Any) -> Tensor:
         h = self.dropout(self.part(self.before(x), *arguments))  # [B, n, W]
@@ -206,7 +206,7 @@ class GatedResidual(nn.Module):
 
     def __init__(self, config: SequenceBlocks):
         super().__init__()
-        self.part, self.dropout = GLU(config), nn.Dropout(config.dropout)
+        self.part, self.dropout = GLU(config), nn.Dropout(check_dropout(config.dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.part(x))  # [B, n, W]
