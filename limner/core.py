@@ -47,15 +47,31 @@ class Condition:
     text: list[str] | None = None  # B prompts
     image: Tensor | None = None  # [B, C, h, w] in [-1, 1]: given (spec.given), or to start drawing from
     mask: Tensor | None = None  # [B, 1, h, w] in {0, 1}: 1 = repaint
+    blend: Blend | None = None  # with another condition
 
     def to(self, device: torch.device | str) -> Condition:
-        label, image, mask = (x if x is None else x.to(device) for x in (self.label, self.image, self.mask))
-        return Condition(self.size, label, self.text, image, mask)
+        tensors: tuple[Any, ...] = (self.label, self.image, self.mask, self.blend)
+        label, image, mask, blend = (x if x is None else x.to(device) for x in tensors)
+        return Condition(self.size, label, self.text, image, mask, blend)
 
     def __getitem__(self, rows: slice) -> Condition:
         """The condition of a run of images."""
-        fields: tuple[Any, ...] = (self.label, self.text, self.image, self.mask)
+        fields: tuple[Any, ...] = (self.label, self.text, self.image, self.mask, self.blend)
         return Condition(len(range(self.size)[rows]), *(None if x is None else x[rows] for x in fields))
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How far each image moves from its condition to another."""
+
+    other: Condition
+    share: Tensor  # [B] in [0, 1]
+
+    def to(self, device: torch.device | str) -> Blend:
+        return Blend(self.other.to(device), self.share.to(device))
+
+    def __getitem__(self, rows: slice) -> Blend:
+        return Blend(self.other[rows], self.share[rows])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Options(SampleOptions, SamplingOptions[Sampling]):
     """Draw new images from a run. To see the sampling options of its family too: limner sample RUN --help"""
 
     run: RunFolder  # folder of a run, or its model.safetensors
-    # number of images; prompts and labels are used in turn. Default: 64, or 8 for each prompt or label
+    # number of images; prompts and labels are used in turn. Default: 64, 8 for each prompt or label, 9 for a blend
     n: Count | None = None
     prompt: Repeated = ()  # what the images should show
     label: Repeated = ()  # class that the images should show
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     from limner import checkpoint
     from limner.inference.pipeline import Pipeline
 
-    n = given.n if given.n is not None else 8 * len(given.prompt or given.label) or 64
+    n = given.n or (9 if given.blend else 8 * len(given.prompt or given.label) or 64)
     to = Path(given.to or checkpoint.folder_of(given.run) / "samples.png")
     film_to = Path(given.progress_to) if given.progress_to else None
     if to.suffix and to.suffix.lower() != ".png":
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
         raise LimnerError(f"Cannot write {film_to}: name a .gif for --progress-to.")
     if os.path.isfile(to) and not to.suffix:
         files.refuse_other_files(to, "--to")
-    files.refuse_to_replace(to, [given.image, given.mask])
+    files.refuse_to_replace(to, [given.image, given.mask, *(given.blend or ())])
     files.check_writable(to, folder=not to.suffix)
     if film_to:
         files.check_writable(film_to)

@@ -51,7 +51,7 @@ class SamplingConfig(Checked):
 
         Raises LimnerError for any other scale there: the model never learned what to guide away from.
         """
-        can_guide = self.autoguidance or not isinstance(model, Model) or model.drops_condition
+        can_guide = self.autoguidance or getattr(model, "drops_condition", True)
         scale = self.guidance if self.guidance is not None else self.usual_guidance if can_guide else 1.0
         if scale != 1 and not can_guide:
             raise LimnerError(
@@ -253,11 +253,16 @@ def draw(model: Diffusion, condition: Condition, sampling: SamplingConfig, draws
     drawn. Raises LimnerError for settings that do not fit the model.
     """
     drawing = Drawing(model, condition, sampling, draws)
+    yield from map(drawing.canvas, drive(drawing))
+
+
+def drive(drawing: Drawing) -> Iterator[solvers.Step]:
+    """The steps of one drawing alone: each of its queries is answered at once."""
 
     def denoise(x: Tensor, level: NoiseLevel) -> Denoised:
         return drawing.combine(evaluate(drawing.calls(x, level)))
 
-    yield from map(drawing.canvas, solvers.drive(drawing.solver, denoise))
+    return solvers.drive(drawing.solver, denoise)
 
 
 def shrink_mask(mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -24,6 +24,7 @@ from limner.inference.pipeline import condition_for
 from limner.inference.threads import THREADS
 from limner.inference.understand import open_run
 from limner.metrics.pixels import psnr, pyramid
+from limner.networks.interpolation import lerp, slerp
 from limner.pictures.film import save_gif
 from limner.pictures.grid import grid, save_grid
 from limner.progress import Watch, bar, ignore, part
@@ -76,10 +77,10 @@ class Space:
         return torch.cat(images)
 
     def interpolate(self, one: Tensor, other: Tensor, t: Tensor) -> Tensor:
-        """Along an arc round the centre; along a line where each layer may have its own point. See ``latents.lerp``."""
+        """Along an arc round the centre; along a line where each layer may have its own point. See ``lerp``."""
         if isinstance(self.model, Layered):
-            return latents.lerp(one, other, t)
-        return self.centre + latents.slerp(one - self.centre, other - self.centre, t)
+            return lerp(one, other, t)
+        return self.centre + slerp(one - self.centre, other - self.centre, t)
 
     def directions(self, by: By, count: int, label: str, watch: Watch) -> Tensor:
         """[K, D] of length 1, the strongest first. Raises LimnerError where the weights give no directions."""

@@ -17,29 +17,6 @@ from limner.progress import Watch, ignore
 Interpolate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def lerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
-    """Linear interpolation: points [..., D] twice and t [S] in [0, 1] -> [S, ..., D]."""
-    return torch.lerp(one, other, _broadcast(t, one))
-
-
-def slerp(one: Tensor, other: Tensor, t: Tensor) -> Tensor:
-    """As ``lerp``, but along a great circle round the origin, with linearly changing length (Shoemake 1985).
-
-    In many dimensions Gaussian noise lies near a sphere, so a straight line crosses a region without samples
-    (White 2016). Points on one line through the origin are interpolated linearly.
-    """
-    t_ = _broadcast(t, one)
-    here, there = (x.norm(dim=-1, keepdim=True) for x in (one, other))
-    cosine = (one * other).sum(-1, keepdim=True) / (here * there).clamp(min=1e-12)
-    angle = cosine.clamp(-1, 1).acos()
-    sine = angle.sin().clamp(min=1e-12)
-    a, b = torch.sin((1 - t_) * angle) / sine, torch.sin(t_ * angle) / sine
-    length = torch.lerp(here, there, t_)
-    arc = length * (a * one / here.clamp(min=1e-12) + b * other / there.clamp(min=1e-12))
-    collinear = (sine < 1e-4) | (here * there < 1e-8)
-    return torch.where(collinear, lerp(one, other, t), arc)
-
-
 def loop(points: Tensor, frames: int, interpolate: Interpolate) -> Tensor:
     """[N, ..., D] -> [N * frames, ..., D]: from each point to the next, and from the last to the first."""
     t = torch.arange(frames, device=points.device) / frames
@@ -51,10 +28,6 @@ def plane(corners: Tensor, side: int, interpolate: Interpolate) -> Tensor:
     t = torch.linspace(0, 1, side, device=corners.device)
     above, below = interpolate(corners[0], corners[1], t), interpolate(corners[2], corners[3], t)
     return interpolate(above, below, t)
-
-
-def _broadcast(t: Tensor, point: Tensor) -> Tensor:
-    return t.to(point).reshape(-1, *[1] * point.ndim)
 
 
 def principal_directions(points: Tensor, count: int) -> Tensor:

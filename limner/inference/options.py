@@ -27,10 +27,14 @@ class SampleOptions(Checked):
     between: Annotated[tuple[int, int], Bounds(0, 2**63 - 1)] | None = None
     image: str = ""  # picture to start from, noised by --strength: draws variations of it
     mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
+    # two ends, each the name of a picture or else a prompt: draw the way between what they show, in N images
+    blend: tuple[str, str] | None = None
     batch: int = 64  # images drawn at once
 
     def seeds(self, n: int) -> Sequence[Seed]:
-        """One for each of ``n`` images."""
+        """One for each of ``n`` images; those of a blend share one, so that they differ by what they show alone."""
+        if self.blend:
+            return [self.seed] * n
         if self.between:
             return [(*self.between, i / max(n - 1, 1)) for i in range(n)]
         return range(self.seed, self.seed + n)

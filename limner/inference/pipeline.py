@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,29 @@ from PIL import Image
 from torch import Tensor
 
 from limner import checkpoint
-from limner.core import Canvas, Condition, Draws, Generates, ImageSpec, LimnerError, Model, Seed, nearest
+from limner.core import (
+    Blend,
+    Canvas,
+    Condition,
+    Draws,
+    Generates,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Seed,
+    nearest,
+)
 from limner.data import Data, finder, open_picture
+from limner.data.images.formats import SUFFIXES
 from limner.device import autocast, pick_device
 from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
-from limner.inference.prompts import warn_of_prompts
 from limner.inference.threads import THREADS
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
+from limner.text.encoder import encoder_of, short, unread
 
 
 def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
@@ -46,6 +60,19 @@ def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Seq
         label=torch.tensor([index[i % len(index)] for i in range(n)]) if index else None,
         text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
     )
+
+
+def warn_if_cut(model: Model, texts: Sequence[str]) -> None:
+    """Warn of what the model does not read of texts that are longer than it reads."""
+    encoder = encoder_of(model) if "text" in model.follows else None
+    lost = list(filter(None, (unread(encoder, text) for text in texts))) if encoder else []
+    if encoder and lost:
+        which = "The prompt is" if len(texts) == 1 else f"{len(lost):,} of {len(texts):,} prompts are"
+        end = f"the end{' of the first' if len(texts) > 1 else ''}, {short(lost[0])!r}, is ignored"
+        warnings.warn(
+            f"{which} longer than the {encoder.limit} that this run reads: {end}.",
+            stacklevel=2,
+        )
 
 
 def generate(
@@ -107,7 +134,9 @@ def _in_bf16(model: Any, condition: Condition, seeds: Sequence[Seed], sampling: 
 
 
 def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
-    """The text, or else the class name, of each image of a condition; None where it has neither."""
+    """The text, or else the class name, of each image of a condition; None where it has neither, or is blended."""
+    if condition.blend is not None:
+        return None
     if condition.text is not None:
         return list(condition.text)
     if condition.label is not None:
@@ -137,8 +166,6 @@ class Pipeline:
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
         self.digest = str(self.loaded.header.get("digest", ""))
-        scripts = self.loaded.header.get("scripts")  # of its captions; None: not known
-        self.scripts = list(map(str, scripts)) if isinstance(scripts, list) else None
 
     def sample(self, n: int = 1, **options: Any) -> list[Image.Image]:
         """``n`` PIL images; ``options`` as in ``tensors``."""
@@ -188,9 +215,11 @@ class Pipeline:
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
         n = checked(Count, n, "--n")
+        if options.blend:
+            return self._blend(n, options)
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
-        warn_of_prompts(self.model, prompts[:n], self.scripts)
+        warn_if_cut(self.model, prompts[:n])
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
             if mask:
@@ -212,3 +241,27 @@ class Pipeline:
                     f"The mask {mask} has no white part, so nothing would be repainted: make that part white."
                 )
         return dataclasses.replace(condition, image=picture, mask=region)
+
+    def _blend(self, n: int, options: SampleOptions) -> Condition:
+        """The way between two ends in ``n`` images."""
+        if "blend" not in self.model.follows:
+            raise LimnerError(
+                f"Runs of {self.loaded.run.family} take no --blend: see `limner families` for those that read one."
+            )
+        others = options.prompt, options.label, options.image, options.mask, options.between
+        if any(others) or options.blend is None:
+            raise LimnerError(
+                "--blend names both ends, pictures or prompts: leave out --prompt, --label, --image, --mask and "
+                "--between."
+            )
+        one, other = (self._end(n, name) for name in options.blend)
+        return dataclasses.replace(one, blend=Blend(other, torch.linspace(0, 1, n)))
+
+    def _end(self, n: int, name: str) -> Condition:
+        """``n`` times the picture of this name, or if it names none the prompt."""
+        if os.path.isfile(name) or Path(name).suffix.lower() in SUFFIXES:
+            picture = open_picture(name, self.spec, self.loaded.run.data)
+            return Condition(n, image=picture.expand(n, -1, -1, -1))
+        condition = condition_for(self.model, n, [name])
+        warn_if_cut(self.model, [name])
+        return condition

@@ -41,13 +41,15 @@ class Request:
     def provenance(self) -> Provenance:
         """All that decides which images these are, and none of them drawn yet."""
         model, header, options = self.pipeline.model, self.pipeline.loaded.header, self.options
-        given = [x[0].contiguous() for x in (self.condition.image, self.condition.mask) if x is not None]
+        blend = self.condition.blend
+        pictures = self.condition.image, self.condition.mask, blend.other.image if blend else None
+        given = [x[0].contiguous() for x in pictures if x is not None]
         settings = to_json({
             "digest": self.pipeline.digest, "n": self.condition.size, "seed": options.seed,
             "between": options.between, "prompt": options.prompt, "label": options.label,
             "given": [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in given],
             "sampling": self.pipeline.named_sampling(self.sampling),
-        })  # fmt: skip
+        } | ({"blend": options.blend} if blend else {}))  # fmt: skip
         return Provenance(
             made_by=folder.SAMPLE, run=str(self.pipeline.loaded.path), family=model.family,
             images_seen=header["seen"], settings=settings,

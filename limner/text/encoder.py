@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from limner.networks.attention import attend, head_count
 from limner.networks.layers import zero_init
 from limner.text.pieces import PAD, PIECE, START, Cut, cut, to_pieces
-from limner.text.vocabulary import VocabularyConfig
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,16 @@ class EncodedText(NamedTuple):
 
 
 @runtime_checkable
-class TextReader(Protocol):
-    """Reads texts up to a limit: a text encoder, or a vocabulary."""
+class TextEncoder(Protocol):
+    """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
 
+    width: int  # D, channels of a token
+    pooled_width: int  # P, channels of the summary
     limit: str  # of a text, in words: "128 bytes"
 
     def read(self, text: str) -> str:
         """The beginning of a text that is read."""
         ...
-
-
-@runtime_checkable
-class TextEncoder(TextReader, Protocol):
-    """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
-
-    width: int  # D, channels of a token
-    pooled_width: int  # P, channels of the summary
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> integers [B, L, ...] on the CPU, padded to the longest of them."""
@@ -60,12 +53,12 @@ class TextEncoder(TextReader, Protocol):
     def __call__(self, pieces: Tensor) -> EncodedText: ...
 
 
-def encoder_of(model: nn.Module) -> TextReader | None:
-    """The text encoder of a model, or its vocabulary, if it has one."""
-    return next((module for module in model.modules() if isinstance(module, TextReader)), None)
+def encoder_of(model: nn.Module) -> TextEncoder | None:
+    """The text encoder of a model, if it has one."""
+    return next((module for module in model.modules() if isinstance(module, TextEncoder)), None)
 
 
-def unread(encoder: TextReader, text: str) -> str:
+def unread(encoder: TextEncoder, text: str) -> str:
     """The end of a text that is not read; "" if all is."""
     return text[len(encoder.read(text)) :].strip()
 
@@ -77,8 +70,7 @@ def short(text: str, length: int = 100) -> str:
 
 def length_flag(config: Any) -> str:
     """The flag that raises the length of the texts that a model of this config reads."""
-    kinds = TextConfig, VocabularyConfig
-    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), kinds)]
+    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), TextConfig)]
     return f"--model.{names[0].replace('_', '-')}.length" if names else ""
 
 

@@ -17,6 +17,7 @@ from limner.core import Condition, Draws, ImageSpec, Latent, Layered, LimnerErro
 from limner.inference import explore, latents
 from limner.inference.explore import Space
 from limner.inference.options import ExploreOptions, ProjectOptions
+from limner.networks.interpolation import lerp, slerp
 from tests.helpers import paint
 
 TINY = ("--preset", "tiny", "--training.samples", 4)
@@ -33,24 +34,22 @@ def test_an_arc_is_a_great_circle() -> None:
     one, other = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64)
     shares = torch.tensor([0.0, 1 / 3, 1.0], dtype=torch.float64)
     third = (3 + 1 / 3) * torch.tensor([math.cos(math.pi / 6), math.sin(math.pi / 6), 0], dtype=torch.float64)
-    torch.testing.assert_close(latents.slerp(one, other, shares), torch.stack([one, third, other]))
+    torch.testing.assert_close(slerp(one, other, shares), torch.stack([one, third, other]))
     points = double(2, 5, 100)  # of several layers: each on its own
-    way = latents.slerp(points[0], points[1], shares)
+    way = slerp(points[0], points[1], shares)
     assert way.shape == (3, 5, 100)
-    torch.testing.assert_close(way[:, 2], latents.slerp(points[0, 2], points[1, 2], shares))
+    torch.testing.assert_close(way[:, 2], slerp(points[0, 2], points[1, 2], shares))
 
 
 @pytest.mark.parametrize("times", [1.0, -1.0, 0.0], ids=["same", "opposite", "nothing"])
 def test_an_arc_without_a_plane_is_straight(times: float) -> None:
     one, shares = double(8), torch.linspace(0, 1, 5, dtype=torch.float64)
-    torch.testing.assert_close(
-        latents.slerp(one, times * one, shares), latents.lerp(one, times * one, shares)
-    )
+    torch.testing.assert_close(slerp(one, times * one, shares), lerp(one, times * one, shares))
 
 
 def test_a_loop_ends_where_it_began_and_a_plane_has_its_corners() -> None:
     points = double(4, 6)
-    for interpolate in (latents.slerp, latents.lerp):
+    for interpolate in (slerp, lerp):
         round_ = latents.loop(points, 5, interpolate)
         assert round_.shape == (20, 6)
         torch.testing.assert_close(round_[::5], points)
