@@ -1,0 +1,188 @@
+"""What systems from text to image are worth: one function a table, each of runs that are there.
+
+    python benchmarks/text.py stages runs/unclip --record
+    python benchmarks/text.py upsampler runs/unclip --source emoji --record
+
+Every share has its n and its 95% interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from record import record
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.core import Condition, Draws
+from limner.data.open import open_like
+from limner.data.sources import shapes
+from limner.diffusion.sampling import drive
+from limner.evaluation.real import as_bytes, as_saved
+from limner.inference.pipeline import Pipeline, generate
+from limner.metrics import distances
+from limner.metrics.features import random_vgg
+from limner.metrics.pixels import psnr
+from limner.metrics.probes import wilson
+
+Cell = float | int | str | list[float]
+
+
+def share(right: Sequence[bool]) -> list[float]:
+    """[value, low, high]."""
+    value = sum(right) / len(right)
+    return [value, *wilson(value, len(right))]
+
+
+# ---- what each stage of unclip is worth
+
+
+def shown(images: Tensor, captions: Sequence[str]) -> tuple[list[bool], list[bool]]:
+    """Whether images [B, 3, H, W] show both colours and both shapes of their captions, and all but the sizes."""
+    things, exact = [], []
+    for scene, caption in zip(shapes.recognise(as_bytes(as_saved(images))), captions, strict=True):
+        wanted = shapes.parse(caption).canonical
+        pairs = [] if scene is None else [(scene.first, wanted.first), (scene.second, wanted.second)]
+        things.append(bool(pairs) and all((a.shape, a.colour) == (b.shape, b.colour) for a, b in pairs))
+        exact.append(things[-1] and scene is not None and scene.relation == wanted.relation)
+    return things, exact
+
+
+@torch.inference_mode()
+def prior_embeddings(model: Any, texts: Sequence[str], seeds: Sequence[int], sampling: Any) -> Tensor:
+    """[B, D] of length 1, as drawn for the texts."""
+    from limner.families._unclip import Progress
+
+    condition, prior = Condition(len(texts), text=list(texts)), model.prior_stage(sampling)
+    drawing = model.draw_embedding(condition, prior, sampling, Draws(seeds), Progress(prior.steps))
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            return end.value
+
+
+def near(found: Tensor, true: Tensor) -> dict[str, Cell]:
+    """Cosine with the true embeddings [B, D], and how often the own one is the nearest of all B."""
+    first = (found @ true.T).argmax(1) == torch.arange(len(true))
+    return {"cosine": float((found * true).sum(1).mean()), "retrieval": share(first.tolist())}
+
+
+def stages(run: str, n: int, seeds: int) -> list[dict[str, Cell]]:
+    """Drawn from the embedding of a real held-out picture, from the prior's, and with text, over several seeds."""
+    pipeline = Pipeline(run, "cpu")
+    model, size = pipeline.model, (pipeline.spec.height, pipeline.spec.width)
+    model.requires_grad_(False)
+    scenes = shapes.scenes(n, 0, held_out=True)
+    texts = [scene.caption for scene in scenes]
+    real = torch.from_numpy(shapes.draw(scenes, *size, seed=1)).permute(0, 3, 1, 2) / 127.5 - 1
+    true, usual = model.embed_images(real), model.Sampling()
+    alone = replace(usual, no_text=True)
+    ways = {
+        "embedding of the picture, no text": (Condition(n, image=real), alone),
+        "embedding of the picture, text": (Condition(n, image=real, text=texts), usual),
+        "prior, no text": (Condition(n, text=texts), alone),
+        "prior, text": (Condition(n, text=texts), usual),
+    }
+    rows = []
+    for name, (condition, sampling) in ways.items():
+        things: list[bool] = []
+        exact: list[bool] = []
+        for seed in range(seeds):
+            images = generate(
+                model, condition, range(seed * n, (seed + 1) * n), sampling, precision=pipeline.precision
+            )
+            for every, found in zip((things, exact), shown(images, texts), strict=True):
+                every += found
+        rows.append({"drawn from": name, "things": share(things), "exact": share(exact), "n": len(exact)})
+    rows.append({"drawn from": "real pictures", "things": share(shown(real, texts)[0]), "n": n})
+    drawn = prior_embeddings(model, texts, range(n), usual)
+    for name, found in (
+        ("the prior's embedding", drawn),
+        ("the text's embedding", model.comparer.embed_texts(texts)),
+    ):
+        rows.append({"drawn from": name, "n": n, **near(found, true)})
+    return rows
+
+
+# ---- the upsampler
+
+
+@torch.inference_mode()
+def upsampled(model: Any, image: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Pictures [B, C, H, W] made small and upsampled again."""
+    sampling = model.Sampling()
+    stage = model.upsampler_stage(model.shrink(image), model.upsampler_plan(sampling))
+    drawing = stage.draw(Condition(len(image)), sampling.solver, None, Draws(seeds))
+    *_, last = drive(drawing)
+    return last.x.clamp(-1, 1)
+
+
+def upsampler(run: str, source: str, n: int) -> list[dict[str, Cell]]:
+    """Of held-out pictures: PSNR with the picture itself, and KID with other held-out ones, beside plain enlarging."""
+    pipeline = Pipeline(run, "cpu")
+    model, run_data = pipeline.model, pipeline.loaded.run.data
+    held_out = open_like([source], pipeline.spec, run_data, False).split(run_data.holdout)[1]
+    pictures = held_out.batch(held_out.order(0, min(2 * n, len(held_out)), 0)).image
+    image, others = pictures.chunk(2)
+    small = model.shrink(image)
+    made = [
+        upsampled(model, part, range(64 * i, 64 * i + len(part))) for i, part in enumerate(image.split(64))
+    ]
+    ways = {
+        "upsampler": torch.cat(made),
+        "bicubic": F.interpolate(small, image.shape[-2:], mode="bicubic").clamp(-1, 1),
+        "nearest pixels": F.interpolate(small, image.shape[-2:]),
+        "the pictures themselves": image,
+    }
+    features = random_vgg()
+    of_others = features.of(others)
+    rows: list[dict[str, Cell]] = []
+    for name, enlarged in ways.items():
+        row: dict[str, Cell] = {"enlarged by": name, "n": len(image)}
+        row["kid"] = distances.kernel_distance(features.of(enlarged), of_others)
+        if enlarged is not image:
+            decibels = psnr(enlarged, image)
+            mean, error = float(decibels.mean()), 1.96 * float(decibels.std()) / len(image) ** 0.5
+            row["psnr"] = [mean, mean - error, mean + error]
+        rows.append(row)
+    return rows
+
+
+COLUMNS = {
+    "stages": {
+        "things": "both colours and shapes", "exact": "with the relation",
+        "cosine": "cosine with the picture's own embedding", "retrieval": "its own is nearest", "n": "n",
+    },
+    "upsampler": {"psnr": "PSNR, dB", "kid": "KID, random features", "n": "n"},
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=COLUMNS)
+    parser.add_argument("run")
+    parser.add_argument("--source", default="emoji")
+    parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.table == "stages":
+        rows = stages(given.run, given.n, given.seeds)
+    else:
+        rows = upsampler(given.run, given.source, given.n)
+    for row in rows:
+        print(row)
+    if given.record:
+        first = next(iter(rows[0]))
+        record(f"text-{given.table}", {first: first, **COLUMNS[given.table]}, rows)
+
+
+if __name__ == "__main__":
+    main()
