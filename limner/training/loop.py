@@ -25,7 +25,7 @@ from limner.distributed import ALONE, Ranks, joined, microbatch_size
 from limner.inference.precision import choose_bf16, network_name
 from limner.settings import LimnerError
 from limner.training.optim import Muon, load_state
-from limner.training.players import Player, clip_gradients, make_players
+from limner.training.players import Player, clip_gradients, make_players, naming_second_derivatives
 
 COUNTERS = "seen", "step", "seconds", "skipped", "rollbacks"  # of a loop, which a checkpoint holds
 
@@ -123,9 +123,10 @@ class Loop:
             # Keyed by the microbatch's position in the stream of images, not by rank: another number of
             # processes with microbatches of the same size draws the same noise for the same images.
             torch.manual_seed(mix(self.run.seed, self.rollbacks, self.seen + at, player.name))
-            with joined(self.ranks), autocast(self.device, bool(self.in_bf16)):
-                terms = player.objective.loss(batch)
-            (player.objective.total(terms) / t.accumulate).backward()
+            with naming_second_derivatives(self.run.family):
+                with joined(self.ranks), autocast(self.device, bool(self.in_bf16)):
+                    terms = player.objective.loss(batch)
+                (player.objective.total(terms) / t.accumulate).backward()
             for name, value in terms.items():
                 mean = value.detach().float() / t.accumulate
                 sums[name] = sums.get(name, 0) + mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +51,20 @@ def make_players(model: Model, training: Training) -> list[Player]:
         peaks = [group["lr"] for group in optimiser.param_groups]
         players.append(Player(objective, name, parameters, optimiser, peaks))
     return players
+
+
+@contextmanager
+def naming_second_derivatives(family: str) -> Iterator[None]:
+    """Raises LimnerError where a loss differentiates a gradient, which torch.compile cannot."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "double backward" not in str(error):
+            raise
+        raise LimnerError(
+            f"The losses of {family} penalise gradients, which compiled networks cannot differentiate: leave out "
+            "--training.compile."
+        ) from error
 
 
 def clip_gradients(parameters: list[nn.Parameter], t: Training, norm: Tensor) -> None:
