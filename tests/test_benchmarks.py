@@ -100,3 +100,12 @@ def test_frechet_of_known_gaussians():
     assert frechet(a, a) == pytest.approx(0, abs=1e-9)
     flat = np.repeat(a[:1], 10, axis=0)  # singular: no spread at all
     assert frechet(flat, flat) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_checks_of_a_gpu_run_on_a_cpu_too(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path))
+    run(monkeypatch, "gpu.py", "check", "--device", "cpu", "--families", "vae")
+    assert "vae\tfloat32\t0.0\tyes" in capsys.readouterr().out
+    argv = ["--preset", "tiny", "--seconds", 0.01, "--batch", 2, "--families", "r3gan", "--compile", "no"]
+    run(monkeypatch, "gpu.py", "speed", "--device", "cpu", *argv)
+    assert "r3gan tiny, 3x32x32\t2\t" in capsys.readouterr().out

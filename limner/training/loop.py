@@ -227,7 +227,10 @@ class Loop:
         storages: dict[int, int] = {}  # what the backward pass needs: bytes by address
 
         def record(x: Tensor) -> Tensor:
-            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            try:
+                storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            except RuntimeError:  # a wrapper within torch.func, whose storage cannot be asked
+                storages[-id(x)] = x.numel() * x.element_size()
             return x
 
         seconds, activations = math.inf, 0

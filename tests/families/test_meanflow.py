@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+import limner
 from limner import families
 from limner.core import Batch, Condition, ConditionEmbedding, Draws, ImageSpec, LimnerError
 from limner.diffusion.paths import expand_dims
@@ -270,3 +271,13 @@ def test_what_it_cannot_take_it_refuses():
             MeanFlow(dataclasses.replace(TINY, **changes), spec)
     with pytest.raises(LimnerError, match="frames"):
         MeanFlow(TINY, ImageSpec(3, 16, 16, frames=4))
+
+
+def test_a_training_by_forward_derivatives_begins(images, tmp_path):
+    """Its cost is estimated from tensors that the backward pass keeps, some of which torch.func wraps."""
+    model = {"objective": "jvp"}
+    result = limner.train(
+        "meanflow", images, tmp_path / "run", preset="tiny", size=16, budget="16img", model=model,
+        quiet=True, training={"samples": 0},
+    )  # fmt: skip
+    assert result.seen == 16
