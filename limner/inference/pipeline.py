@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,10 @@ from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
+from limner.inference.prompts import warn_of_prompts
 from limner.inference.threads import THREADS
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
-from limner.text.encoder import encoder_of, short, unread
 
 
 def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
@@ -60,19 +59,6 @@ def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Seq
         label=torch.tensor([index[i % len(index)] for i in range(n)]) if index else None,
         text=[prompts[i % len(prompts)] for i in range(n)] if prompts else None,
     )
-
-
-def warn_if_cut(model: Model, texts: Sequence[str]) -> None:
-    """Warn of what the model does not read of texts that are longer than it reads."""
-    encoder = encoder_of(model) if "text" in model.follows else None
-    lost = list(filter(None, (unread(encoder, text) for text in texts))) if encoder else []
-    if encoder and lost:
-        which = "The prompt is" if len(texts) == 1 else f"{len(lost):,} of {len(texts):,} prompts are"
-        end = f"the end{' of the first' if len(texts) > 1 else ''}, {short(lost[0])!r}, is ignored"
-        warnings.warn(
-            f"{which} longer than the {encoder.limit} that this run reads: {end}.",
-            stacklevel=2,
-        )
 
 
 def generate(
@@ -166,6 +152,8 @@ class Pipeline:
         self.spec = self.model.spec
         self.precision = self.loaded.run.training.precision  # as it was trained
         self.digest = str(self.loaded.header.get("digest", ""))
+        scripts = self.loaded.header.get("scripts")  # of its captions; None: not known
+        self.scripts = list(map(str, scripts)) if isinstance(scripts, list) else None
 
     def sample(self, n: int = 1, **options: Any) -> list[Image.Image]:
         """``n`` PIL images; ``options`` as in ``tensors``."""
@@ -219,7 +207,7 @@ class Pipeline:
             return self._blend(n, options)
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))
         condition = condition_for(self.model, n, prompts, labels)
-        warn_if_cut(self.model, prompts[:n])
+        warn_of_prompts(self.model, prompts[:n], self.scripts)
         image, mask, follows = options.image, options.mask, self.model.follows
         if not image:
             if mask:
@@ -263,5 +251,5 @@ class Pipeline:
             picture = open_picture(name, self.spec, self.loaded.run.data)
             return Condition(n, image=picture.expand(n, -1, -1, -1))
         condition = condition_for(self.model, n, [name])
-        warn_if_cut(self.model, [name])
+        warn_of_prompts(self.model, [name], self.scripts)
         return condition

@@ -21,7 +21,8 @@ from limner.core import Condition, Generates, LimnerError, Model
 from limner.data import finder, open_like
 from limner.evaluation.real import as_saved, open_real
 from limner.fields import to_json
-from limner.inference.pipeline import Pipeline, condition_for, generate, warn_if_cut
+from limner.inference.pipeline import Pipeline, condition_for, generate
+from limner.inference.prompts import warn_if_cut, warn_of_prompts
 from limner.progress import Watch, bar, ignore, part
 from limner.settings import __version__
 from limner.synthesis import folder
@@ -153,7 +154,7 @@ def find_conditions(
     """The labels and texts to take in turn. Raises LimnerError for what the run does not follow."""
     model, labels, prompts = pipeline.model, options.label, options.prompt
     condition_for(model, 1, prompts or ([""] if options.prompts_from else []), labels)
-    warn_if_cut(model, prompts)
+    warn_of_prompts(model, prompts, pipeline.scripts)
     if options.prompts_from and (prompts or labels):
         raise LimnerError(
             "--prompts-from cannot be combined with --prompt or --label: give only one of them."

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from limner.networks.attention import attend, head_count
 from limner.networks.layers import zero_init
 from limner.text.pieces import PAD, PIECE, START, Cut, cut, to_pieces
+from limner.text.vocabulary import VocabularyConfig
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,22 @@ class EncodedText(NamedTuple):
 
 
 @runtime_checkable
-class TextEncoder(Protocol):
-    """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
+class TextReader(Protocol):
+    """Reads texts up to a limit: a text encoder, or a vocabulary."""
 
-    width: int  # D, channels of a token
-    pooled_width: int  # P, channels of the summary
     limit: str  # of a text, in words: "128 bytes"
 
     def read(self, text: str) -> str:
         """The beginning of a text that is read."""
         ...
+
+
+@runtime_checkable
+class TextEncoder(TextReader, Protocol):
+    """A tokeniser and its network. The empty text also has a token, so no row of the mask is all False."""
+
+    width: int  # D, channels of a token
+    pooled_width: int  # P, channels of the summary
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> integers [B, L, ...] on the CPU, padded to the longest of them."""
@@ -53,12 +60,12 @@ class TextEncoder(Protocol):
     def __call__(self, pieces: Tensor) -> EncodedText: ...
 
 
-def encoder_of(model: nn.Module) -> TextEncoder | None:
-    """The text encoder of a model, if it has one."""
-    return next((module for module in model.modules() if isinstance(module, TextEncoder)), None)
+def encoder_of(model: nn.Module) -> TextReader | None:
+    """The text encoder of a model, or its vocabulary, if it has one."""
+    return next((module for module in model.modules() if isinstance(module, TextReader)), None)
 
 
-def unread(encoder: TextEncoder, text: str) -> str:
+def unread(encoder: TextReader, text: str) -> str:
     """The end of a text that is not read; "" if all is."""
     return text[len(encoder.read(text)) :].strip()
 
@@ -70,7 +77,8 @@ def short(text: str, length: int = 100) -> str:
 
 def length_flag(config: Any) -> str:
     """The flag that raises the length of the texts that a model of this config reads."""
-    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), TextConfig)]
+    kinds = TextConfig, VocabularyConfig
+    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), kinds)]
     return f"--model.{names[0].replace('_', '-')}.length" if names else ""
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from limner.core import Model
 from limner.data import Data
 from limner.data.items import NOTHING, to_follow
 from limner.settings import join_words
 from limner.text.encoder import encoder_of, length_flag, short, unread
+from limner.text.vocabulary import Vocabulary
+
+SIDES = re.compile(r"\b(?:left|right)(?:most|wards?)?\b|[左右]", re.IGNORECASE)
 
 
 def follows(model: Model, data: Data) -> list[str]:
@@ -40,3 +44,31 @@ def _cut(model: Model, captions: Sequence[str]) -> list[str]:
         f"{which} longer than the {encoder.limit} that are read; what follows is ignored, such as "
         f"{short(lost[0])!r}{f': raise {flag}' if flag else ''}."
     ]
+
+
+def notes_on_captions(model: Model, data: Data, flip: bool) -> Iterator[str]:
+    """Sentences on captions that teach less than they seem to, if the model follows captions; ``flip``: --data.flip."""
+    if "text" not in model.follows or data.captions is None:
+        return
+    captions = [text for text in data.captions if text]
+    if missing := len(data) - len(captions):
+        have = "1 image has" if missing == 1 else f"{missing:,} of {len(data):,} images have"
+        yield f"{have} no caption: trained on as if without a prompt."
+    if len(captions) > 1 and len(set(captions)) == 1:
+        yield (
+            f"All {len(captions):,} captions are alike, {short(captions[0])!r}, so prompts will change nothing: "
+            "describe what differs between the images."
+        )
+    sided = [text for text in captions if SIDES.search(text)] if flip else []
+    if sided:
+        say = "1 caption says" if len(sided) == 1 else f"{len(sided):,} of {len(captions):,} captions say"
+        yield (
+            f"{say} left or right, such as {short(sided[0])!r}, and mirrored images contradict that: leave --data.flip "
+            "out."
+        )
+    vocabularies = [module for module in model.modules() if isinstance(module, Vocabulary)]
+    if any(vocabulary.config.kind == "auto" and not vocabulary.learnt for vocabulary in vocabularies):
+        yield (
+            "Texts are read as bytes, since no pairs of bytes were learnt from the captions; the package tokenizers, "
+            "which learns them, comes with pip install 'limner[text]'."
+        )

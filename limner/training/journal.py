@@ -139,7 +139,7 @@ class Journal:
         self.warn(sentence)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]{text}")
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def write(self, line: dict[str, Any]) -> None:
         if self._log:

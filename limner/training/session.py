@@ -19,8 +19,9 @@ from limner.distributed import Ranks
 from limner.inference.pipeline import sample_grid
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
+from limner.text.scripts import scripts_of
 from limner.training import parents, resuming, sanity
-from limner.training.follows import follows
+from limner.training.follows import follows, notes_on_captions
 from limner.training.journal import Journal
 from limner.training.loop import Loop
 from limner.training.signals import FOLDER_LOST, Signals
@@ -117,8 +118,10 @@ class Session:
         torch.manual_seed(mix(run.seed, "weights"))
         model = families.build(run.family, self.run.model, data.spec)
         parents.adopt(model, models, self.run, out)
+        captions = [text for text in self.training.captions or () if text] if "text" in model.follows else []
+        self.scripts = sorted(scripts_of(captions))
         if not resumed:
-            model.learn_texts([text for text in self.training.captions or () if text])
+            model.learn_texts(captions)
         self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
         if resumed:
             with resuming.naming_changes(self.run, resumed, out):
@@ -184,6 +187,8 @@ class Session:
         journal.announce(loop.model, len(self.data), run, places, loop.estimate_cost())
         for sentence in follows(loop.model, self.data):
             journal.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        for sentence in notes_on_captions(loop.model, self.data, run.data.flip):
+            journal.warn(sentence)
         if not self.resumed:
             self.save()  # so that there is always a state to return to, and a full disk is noticed at once
         periodic = [
@@ -283,6 +288,7 @@ class Session:
         if self.ranks.first:
             header = checkpoint.make_header(self.run, self.data.spec, self.loop.seen, self.digests)
             header |= {"data": self.data.fingerprint, "seconds": self.seconds_before + self.loop.seconds}
+            header |= {"scripts": self.scripts} if "text" in self.loop.model.follows else {}
             state |= {**self.data_state, "loss": loss, "first_loss": self.first_loss}
             state["threads"] = torch.get_num_threads()
             checkpoint.save(self.out, average, header, live, state, self.run.training.keep)
