@@ -49,7 +49,7 @@ class UnclipConfig(FlowMatching):
     )
     # the upsampler's U-Net
     upsampler: StageConfig = field(
-        default_factory=lambda: StageConfig(multiples=(1, 2), patch=4, attention_resolutions=())
+        default_factory=lambda: StageConfig(width=96, multiples=(1, 2), patch=4, attention_resolutions=())
     )
     upsampler_every: int = 1  # steps between updates of the upsampler
     blur: float = 0.6  # upsampler, in training: largest deviation, in pixels, of the blur of the small image

@@ -193,8 +193,12 @@ class Unclip(Model):
                 for side, part in zip(self.size, (height, width), strict=True)
             )
             image, small = (x[..., top : top + height, left : left + width] for x in (image, small))
-        return denoising_loss(lambda x, t: self.upsampler(torch.cat([x, small], dim=1), self.time(t)), image, self.path,
-                              c.predict, c)  # fmt: skip
+        return denoising_loss(lambda x, t: self.call_upsampler(x, t, small), image, self.path, c.predict, c)
+
+    def call_upsampler(self, x: Tensor, t: Tensor, small: Tensor) -> Tensor:
+        """Where it predicts the image, it predicts what the enlarged ``small`` [B, C, H, W] lacks."""
+        out = self.upsampler(torch.cat([x, small], dim=1), self.time(t))  # [B, C, H, W]
+        return out + small if self.config.predict == "data" else out
 
     def time(self, t: Tensor) -> Tensor:
         """The path's times as the U-Nets get them, [B] in [0, 1]."""
@@ -260,7 +264,7 @@ class Unclip(Model):
         def denoise(
             x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
         ) -> Denoised:
-            out = self.upsampler(torch.cat([x, small], dim=1), self.time(time))
+            out = self.call_upsampler(x, time, small)
             return denoised(self.config.predict, self.path, x, out, alpha, sigma)
 
         return Stage(self.spec, False, plan, lambda condition: ConditionEmbedding(), denoise)
