@@ -34,7 +34,7 @@ from limner.data import Data
 from limner.distributed import ALONE
 from limner.inference.pipeline import generate
 from limner.inference.understand import extract_features
-from limner.settings import DataOptions
+from limner.settings import DataOptions, LimnerError
 from limner.training.journal import read_log
 from limner.training.loop import Loop
 
@@ -222,18 +222,14 @@ def measure(
 
 def measure_all(given: argparse.Namespace) -> None:
     chosen = [large for large in LARGE if not given.families or large[0] in given.families.split(",")]
+    rows = []
     each = itertools.product(chosen, ("bf16", "float32"), given.compile)
-    rows = [
-        measure(
-            family,
-            given.preset or preset,
-            ImageSpec(channels, side, side),
-            given,
-            precision=precision,
-            compile=on,
-        )
-        for (family, preset, (channels, side)), precision, on in each
-    ]
+    for (family, preset, (channels, side)), precision, on in each:
+        spec = ImageSpec(channels, side, side)
+        try:
+            rows.append(measure(family, given.preset or preset, spec, given, precision=precision, compile=on))
+        except LimnerError as error:  # a network that cannot be compiled
+            print(f"{family} in {precision}: {error}", flush=True)
     if given.record:
         columns = {
             "network": "network", "batch": "batch", "parameters": "parameters", "precision": "precision",
