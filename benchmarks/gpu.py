@@ -29,7 +29,7 @@ from record import record
 
 import limner
 from limner import checkpoint, config, families
-from limner.core import Condition, Describes, Generates, ImageSpec, mix
+from limner.core import Compares, Condition, Generates, ImageSpec, Tokenises, mix
 from limner.data import Data
 from limner.distributed import ALONE
 from limner.inference.pipeline import generate
@@ -67,8 +67,13 @@ def outputs(run: Path, device: str) -> torch.Tensor:
     if isinstance(pipeline.model, Generates):
         given = {"label": ["cat"]} if "label" in pipeline.model.follows else {}
         return pipeline.tensors(4, **given)
-    assert isinstance(pipeline.model, Describes)
     noise = torch.rand(4, *pipeline.spec.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model, there = pipeline.model, noise.to(pipeline.model.device)
+    with torch.inference_mode():
+        if isinstance(model, Compares):
+            return model.embed_images(there).cpu()
+        if isinstance(model, Tokenises):
+            return model.detokenise(model.tokenise(there)).cpu()
     features = extract_features(pipeline, noise)
     return features / features.abs().max()
 
