@@ -14,6 +14,8 @@ from PIL import Image
 
 COLOURS = ("#3060c9", "#c2542d", "#2f8f5b", "#8a4fb0", "#b58a00", "#5f6b7a", "#c23b7a", "#1f8a99")
 
+COUNTS = ("codes_used", "perplexity")  # terms that count codes: no loss, and on a scale of their own
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667083; --line: #d9dee7; --paper: #fbfaf7; --card: #fff }
 @media (prefers-color-scheme: dark) {
@@ -182,14 +184,21 @@ def plots(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_l
 def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: str) -> list[tuple[str, str]]:
     """The loss curves, the samples during training and the settings of a run, from the lines of its log."""
     losses: dict[str, list[tuple[float, float]]] = {}
+    counts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in log:
         for name, value in line.items():
-            if "/" in name and not name.endswith("/gradient") and isinstance(value, float):
-                label = name.replace("held_out/", "held out: ")
-                losses.setdefault(label, []).append((float(line["seen"]), value))  # type: ignore[arg-type]
+            if "/" not in name or name.endswith("/gradient") or not isinstance(value, float):
+                continue
+            label, last = name.replace("held_out/", "held out: "), name.rpartition("/")[2]
+            series = counts.setdefault(last.replace("_", " "), {}) if last in COUNTS else losses
+            series.setdefault(label, []).append((float(line["seen"]), value))  # type: ignore[arg-type]
     log_scale = all(y > 0 for points in losses.values() for _, y in points)
     thin = {name: _thin(points) for name, points in losses.items()}
     sections = [("Loss", curves(thin, "images seen", "loss", log=log_scale))]
+    if counts:
+        sections.append(("Codes", _codes(counts)))
+    if remarks := [str(line["remark"]) for line in log if "remark" in line]:
+        sections.append(("Remarks", "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)))
     pictures = [line for line in log if "picture" in line and (run / str(line["picture"])).exists()]
     if len(pictures) > 6:
         pictures = [pictures[round(i * (len(pictures) - 1) / 5)] for i in range(6)]
@@ -197,6 +206,14 @@ def training_sections(run: Path, log: Sequence[Mapping[str, object]], config: st
     if cells:
         sections.append(("Samples during training", row(cells)))
     return [*sections, ("Settings", f"<pre>{html.escape(config)}</pre>")]
+
+
+def _codes(counts: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> str:
+    """The use of a codebook in training: the last figures in words, and a small curve of each."""
+    trained = {title: next(iter(series.values())) for title, series in counts.items()}
+    last = ", ".join(f"{title} {points[-1][1]:,.0f}" for title, points in trained.items())
+    curve = {title: {title: _thin(points)} for title, points in trained.items()}
+    return f"<p>At the end: {html.escape(last)}.</p>{plots(curve, 'images seen')}"
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -67,8 +67,9 @@ class Tokens(Model):
         self.discriminator = Discriminator(self.judged, spec)
         self.codes = self.tokenizer.codes
         self.use: CodeUse = CodeUse(self.codes)
-        if c.kind == "vqvae":
-            self.use = MovingAverage(c.codes, c.latent, c.decay, c.unused)
+        book = getattr(self.tokenizer.network, "codebook", None)
+        if isinstance(book, MovingCodebook):
+            self.use = MovingAverage(book, c.decay, c.unused)
         self.rate = 1.0  # of learning, set by advance
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("kl_weight", torch.zeros(()))

@@ -60,8 +60,8 @@ class CodeUse(nn.Module):
 class MovingAverage(CodeUse):
     """Entries as averages of the vectors that they stand for (van den Oord 2017, A.1), dead ones restarted.
 
-    A code that ``unused`` images have not used becomes a vector of the batch, drawn by the global generator; 0: never.
-    At first none has been used, so all begin as vectors of the first batch.
+    A code that ``unused`` images have not used becomes a vector of the batch, drawn by the global generator. At first
+    all do. 0: none ever does.
     """
 
     sums: Tensor  # [codes, width], of the vectors in the step's images
@@ -70,20 +70,20 @@ class MovingAverage(CodeUse):
     mean_count: Tensor  # [codes]
     mean_sum: Tensor  # [codes, width]
 
-    def __init__(self, codes: int, width: int, decay: float, unused: int, window: int = 2_000):
-        super().__init__(codes, window)
+    def __init__(self, book: MovingCodebook, decay: float, unused: int, window: int = 2_000):
+        super().__init__(book.codes, window)
         self.decay, self.unused = decay, unused
-        self.register_buffer("sums", torch.zeros(codes, width))
-        self.register_buffer("spare", torch.zeros(codes, width))
-        self.register_buffer("age", torch.full((codes,), NEVER))
-        self.register_buffer("mean_count", torch.ones(codes))
-        self.register_buffer("mean_sum", torch.zeros(codes, width))
+        self.register_buffer("sums", torch.zeros_like(book.entries))
+        self.register_buffer("spare", torch.zeros_like(book.entries))
+        self.register_buffer("age", torch.full((book.codes,), NEVER))
+        self.register_buffer("mean_count", torch.ones(book.codes))
+        self.register_buffer("mean_sum", book.entries.clone())
 
     @torch.no_grad()
     def gather(self, index: Tensor, x: Tensor) -> None:
         """Codes [B, h, w] and their vectors [B, width, h, w], of some of the step's images."""
         rank, world = process()
-        flat = x.float().movedim(1, -1).flatten(0, -2)  # [B h w, width]
+        flat = x.to(self.sums.dtype).movedim(1, -1).flatten(0, -2)  # [B h w, width]
         drawn = flat[torch.randint(len(flat), (len(self.spare),), device=flat.device)]
         first = (self.images == 0) & (rank == 0)  # the first images of the step, in the first process
         self.spare += world * first * drawn
@@ -97,10 +97,11 @@ class MovingAverage(CodeUse):
             return
         self.mean_count.copy_(moved(self.mean_count, self.uses, self.decay))
         self.mean_sum.copy_(moved(self.mean_sum, self.sums, self.decay))
+        new = self.age >= NEVER
         self.age.add_(self.images).masked_fill_(self.uses > 0, 0.0)
         self.update()
         if self.unused:
-            dead = self.age >= self.unused
+            dead = (self.age >= self.unused) | new
             self.mean_count.masked_fill_(dead, 1.0)
             self.mean_sum.copy_(torch.where(dead[:, None], self.spare, self.mean_sum))
             self.age.masked_fill_(dead, 0.0)

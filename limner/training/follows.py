@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from limner.core import Model
+import torch
+
+from limner.core import LimnerError, Model, Tokenises
 from limner.data import Data
 from limner.data.items import NOTHING, to_follow
 from limner.settings import join_words
@@ -30,6 +32,23 @@ def follows(model: Model, data: Data) -> list[str]:
         return [f"follows: {'; '.join(used)}{ignored}", *_cut(model, captions)]
     why = f"{model.family} ignores {join_words(left, 'and')}" if left else NOTHING
     return [f"follows nothing: {why}"]
+
+
+def refuse_collapsed(model: Model, data: Data, looked_at: int = 64) -> None:
+    """Raises LimnerError if a tokenizer that the model builds on has one code for all places of all images."""
+    for field, parent in model.parents.items():
+        network = model.get_submodule(parent.weights) if parent.weights in model.frozen else None
+        if not isinstance(network, Tokenises) or parent.size:  # which takes images of another size
+            continue
+        image = data.batch(data.order(0, min(looked_at, len(data)), 0)).image
+        with torch.inference_mode():
+            used = network.tokenise(image.to(model.device)).unique()
+        if len(used) == 1:
+            raise LimnerError(
+                f"{model.family} cannot learn from its tokenizer, which has collapsed: it gives all places of "
+                f"{len(image)} images the same one of its {network.codes:,} codes; train another for longer, and name "
+                f"it with --model.{field}."
+            )
 
 
 def _cut(model: Model, captions: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
 from limner.text.scripts import scripts_of
 from limner.training import parents, resuming, sanity
-from limner.training.follows import follows, notes_on_captions
+from limner.training.follows import follows, notes_on_captions, refuse_collapsed
 from limner.training.journal import Journal
 from limner.training.loop import Loop
 from limner.training.signals import FOLDER_LOST, Signals
@@ -121,6 +121,7 @@ class Session:
         captions = [text for text in self.training.captions or () if text] if "text" in model.follows else []
         self.scripts = sorted(scripts_of(captions))
         if not resumed:
+            refuse_collapsed(model, self.training)
             model.learn_texts(captions)
         self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
         if resumed:

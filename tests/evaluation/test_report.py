@@ -60,3 +60,20 @@ def test_plots_stand_side_by_side_each_on_its_own_axes() -> None:
     )
     assert drawn.count("<svg") == 2 and "&lt;flow&gt;" in drawn and "<flow>" not in drawn
     assert ">-2<" in drawn and ">0.06<" in drawn
+
+
+def test_the_use_of_a_codebook_is_no_loss(tmp_path):
+    log = [
+        {"seen": 32 * i, "seconds": 1.0 * i, "step": i, "tokenizer/pixels": 0.5, "tokenizer/codes_used": 10.0 * i,
+         "tokenizer/perplexity": 4.0 * i} for i in range(1, 4)
+    ]  # fmt: skip
+    sections = dict(report.training_sections(tmp_path, [*log, {"seen": 96, "remark": "Only 3 < 4."}], "{}"))
+    assert list(sections) == ["Loss", "Codes", "Remarks", "Settings"]
+    assert "tokenizer/pixels" in sections["Loss"] and "perplexity" not in sections["Loss"]
+    assert "At the end: codes used 30, perplexity 12." in sections["Codes"]
+    assert "Only 3 &lt; 4." in sections["Remarks"]
+    assert list(dict(report.training_sections(tmp_path, [log[0] | {}], "{}"))) == [
+        "Loss",
+        "Codes",
+        "Settings",
+    ]
