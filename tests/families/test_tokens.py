@@ -121,7 +121,7 @@ def test_any_channels_and_sides(kind, channels, height, width):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns_to_give_back_its_pictures(kind):
-    one = model(kind=kind, width=16, temperature_ramp=100, kl=0.01, codes=32, adversarial=0.0)
+    one = model(kind=kind, width=16, temperature_ramp=1200, kl=0.0, codes=32, adversarial=0.0)
     shown = batch()
 
     def error() -> float:
@@ -134,7 +134,7 @@ def test_every_kind_learns_to_give_back_its_pictures(kind):
     trained(one, 1, shown)
     before = error()
     trained(one, 200, shown, first=1)
-    assert error() < (0.9 if kind == "dvae" else 0.6) * before
+    assert error() < (0.85 if kind == "dvae" else 0.6) * before
 
 
 @pytest.mark.parametrize("kind", KINDS)
