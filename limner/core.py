@@ -268,6 +268,21 @@ class Draws:
         return torch.minimum(index, last).to(self.device)
 
 
+class Frozen(nn.Module):
+    """A network that is never trained nor averaged, wherever it stands in a model (``Model.frozen``)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)  # no dropout, no moving statistics
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.network(*inputs, **named)
+
+
 class Model(nn.Module):
     """The base class of every family: ``Model(config, spec)`` has objectives, and the capabilities of its methods.
 
@@ -337,11 +352,16 @@ class Model(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The submodules that hold the weights of frozen parents: neither trained nor averaged."""
-        return tuple(
+        """The submodules that are neither trained nor averaged: the weights of frozen parents, and ``Frozen`` ones."""
+        parents = tuple(
             parent.weights
             for name, parent in self.parents.items()
             if parent.frozen and (parent.family or parent.is_run(getattr(self.config, name)))
+        )
+        modules = [name for name, module in self.named_modules() if isinstance(module, Frozen)]
+        return (
+            *parents,
+            *(name for name in modules if not f"{name}.".startswith(tuple(f"{p}." for p in parents))),
         )
 
     def train(self, mode: bool = True) -> Model:
@@ -365,10 +385,10 @@ class Resizes(Protocol):
 
 @runtime_checkable
 class LearnsTexts(Protocol):
-    """A network that takes its vocabulary from a run's captions, into buffers of fixed shapes."""
+    """A network that takes what it reads texts with before a new run begins, into weights of fixed shapes."""
 
     def learn(self, captions: Sequence[str]) -> None:
-        """Raises LimnerError where what it learns with is not installed."""
+        """Raises LimnerError where what it needs is not here."""
 
 
 # Capabilities are Protocols, never base classes: a model can do what it has methods for.

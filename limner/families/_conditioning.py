@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Condition, ConditionEmbedding, LimnerError, Model
-from limner.text.encoder import ByteEncoder, TextConfig
+from limner.text.encoder import TextConfig
+from limner.text.pretrained import text_encoder
 
 
 def choose_condition(model: Model, *auto: str) -> str:
@@ -58,7 +59,7 @@ class ConditionEmbedder(nn.Module):
         if kind == "label":
             self.label = nn.Embedding(classes + 1, embedding)  # the last row: no label
         if kind == "text":
-            self.text = ByteEncoder(text)
+            self.text: Any = text_encoder(text)
             self.pooled_projection = nn.Linear(self.text.pooled_width, embedding)
 
     def forward(self, condition: Condition, keep: Tensor | None = None) -> ConditionEmbedding:

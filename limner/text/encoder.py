@@ -22,9 +22,12 @@ class TextConfig:
 
     width: int = 128  # channels of a token
     layers: int = 2  # transformer layers
-    length: int = 128  # bytes of a text that are read; the rest is cut
+    length: int = 128  # bytes of a text that are read, or tokens of a pretrained encoder; the rest is cut
     # words, or characters where a script has no spaces; bytes: 8 bytes at a time, as before Limner's format 5
     pieces: Cut = "words"
+    # frozen text encoder of transformers instead: its folder, or hf:owner/name to fetch it; the run takes its weights
+    pretrained: str = ""
+    pretrained_settings: str = ""  # of that encoder, which training fills in
 
 
 class EncodedText(NamedTuple):
@@ -99,6 +102,12 @@ class Layer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))  # [B, L, W]
 
 
+def attention_pool(x: Tensor, mask: Tensor, queries: Tensor, key: nn.Module, value: nn.Module) -> Tensor:
+    """Tokens [B, L, W], their mask [B, L] and learned queries [Q, W] -> a summary [B, Q W]."""
+    asked = queries[None, None].expand(len(x), -1, -1, -1)  # [B, 1, Q, W]
+    return attend(asked, key(x)[:, None], value(x)[:, None], mask[:, None, None]).flatten(1)
+
+
 class ByteEncoder(nn.Module):
     """UTF-8 bytes, grouped by word, under a small transformer: any language, no vocabulary.
 
@@ -143,6 +152,4 @@ class ByteEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)  # [B, L, W]
         x = self.norm(x) * mask[..., None]  # [B, L, W]
-        queries = self.queries[None, None].expand(len(x), -1, -1, -1)  # [B, 1, Q, W]
-        pooled = attend(queries, self.key(x)[:, None], self.value(x)[:, None], mask[:, None, None])
-        return EncodedText(x, mask, pooled.flatten(1))  # pooled: [B, Q W]
+        return EncodedText(x, mask, attention_pool(x, mask, self.queries, self.key, self.value))

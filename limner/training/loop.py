@@ -200,7 +200,9 @@ class Loop:
             keep = 0.0
         for name in self.model.averaged:
             slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
-            torch._foreach_lerp_(list(slow.parameters()), list(live.parameters()), 1.0 - keep)
+            pairs = zip(slow.parameters(), live.parameters(), strict=True)
+            both = [(old, new) for old, new in pairs if old is not new]  # frozen ones are shared
+            torch._foreach_lerp_([old for old, _ in both], [new for _, new in both], 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
         if self.unaveraged:

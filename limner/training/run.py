@@ -19,6 +19,7 @@ from limner.device import pick_device
 from limner.distributed import join
 from limner.inference.threads import THREADS
 from limner.settings import CAPTIONED, LimnerError, join_words
+from limner.text.pretrained import settle
 from limner.training import parents
 from limner.training.journal import Journal
 from limner.training.session import Context, Result, Session
@@ -35,6 +36,7 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     Raises LimnerError for what the user can correct: an occupied folder, changed data, an invalid budget or parent;
     and KeyboardInterrupt if a signal asks to stop before the first step, which leaves no new folder behind.
     """
+    run = replace(run, model=settle(run.model))
     out, t = Path(out), run.training
     if run.data.gives and "given" not in families.load(run.family).reads:
         raise LimnerError(
