@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 def text_encoder(config: TextConfig) -> TextEncoder:
     """The text encoder that a config describes."""
-    return PretrainedEncoder(config) if config.pretrained else ByteEncoder(config)
+    encoder: Any = PretrainedEncoder(config) if config.pretrained else ByteEncoder(config)
+    return encoder  # type: ignore[no-any-return]
 
 
 def settle(config: T) -> T:
@@ -55,7 +56,7 @@ class PretrainedEncoder(nn.Module):
         self.length = min(config.length, settings["length"])
         self.width, self.pooled_width = width, queries * width
         network = _network(settings["config"])
-        self.frozen = Frozen(network)
+        self.frozen: Any = Frozen(network)
         self.frozen.register_buffer("files", torch.zeros(sum(n for _, n in self.files), dtype=torch.uint8))
         self.project, self.norm = nn.Linear(_width(network.config), width), nn.LayerNorm(width)
         self.queries = nn.Parameter(torch.randn(queries, width))
