@@ -64,9 +64,8 @@ class UnclipSampling(Checked):
     guidance: Guidance | None = None  # the decoder's guidance scale; 1: no guidance. Default: 2
     prior_steps: int = 16  # the prior's steps from noise to embedding
     prior_guidance: Guidance | None = None  # the prior's guidance scale. Default: 2
-    prior_samples: Annotated[int, Bounds(1, 64)] = (
-        2  # embeddings drawn for an image; the nearest to its text is kept
-    )
+    # embeddings that the prior draws for an image, of which the nearest to the text's is kept
+    prior_samples: Annotated[int, Bounds(1, 64)] = 2
     upsampler_steps: int = 8  # the upsampler's steps from noise to image
     solver: SolverName = "unipc"  # of every stage
     shift: Shift = 1.5  # decoder, flow matching: above 1, more of the steps near the noise

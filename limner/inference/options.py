@@ -25,7 +25,7 @@ class SampleOptions(Checked):
     seed: fields.Seed = 0
     # two seeds: interpolate from the image of the first to that of the second, in N images
     between: Annotated[tuple[int, int], Bounds(0, 2**63 - 1)] | None = None
-    image: str = ""  # picture to start from, noised by --strength: draws variations of it
+    image: str = ""  # picture to draw variations of: noised by --strength, where the family has that
     mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
     # two ends, each the name of a picture or else a prompt: draw the way between what they show, in N images
     blend: tuple[str, str] | None = None

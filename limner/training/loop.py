@@ -202,7 +202,8 @@ class Loop:
             slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
             pairs = zip(slow.parameters(), live.parameters(), strict=True)
             both = [(old, new) for old, new in pairs if old is not new]  # frozen ones are shared
-            torch._foreach_lerp_([old for old, _ in both], [new for _, new in both], 1.0 - keep)
+            if both:  # a stage that the settings leave out has none
+                torch._foreach_lerp_([old for old, _ in both], [new for _, new in both], 1.0 - keep)
             for to, source in zip(slow.buffers(), live.buffers(), strict=True):
                 to.copy_(source)
         if self.unaveraged:

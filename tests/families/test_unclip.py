@@ -353,6 +353,17 @@ def test_a_run_draws_variations_and_blends(run: Path) -> None:
     assert pipeline.tensors(3, blend=("a red thing", str(other))).isfinite().all()
 
 
+def test_a_run_without_an_upsampler_draws_at_the_decoders_size(run: Path, tmp_path: Path) -> None:
+    limner.train(
+        "unclip", run / "images", tmp_path / "run", preset="tiny", budget="32img", quiet=True,
+        data={"cache": str(run / "cache")}, training={"samples": 0},
+        model={"scale": 1, "clip": str(run / "run" / "clip")},
+    )  # fmt: skip
+    pipeline = limner.load(tmp_path / "run")
+    assert not list(pipeline.model.upsampler.parameters())
+    assert pipeline.tensors(1, prompt="a red thing").shape == (1, 3, 16, 16)
+
+
 def test_faulty_blends_are_one_sentence(run: Path) -> None:
     pipeline = limner.load(run / "run")
     with pytest.raises(LimnerError, match=r"There is no picture missing\.png"):
