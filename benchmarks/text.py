@@ -1,6 +1,7 @@
 """What systems from text to image are worth: one function a table, each of runs that are there.
 
     python benchmarks/text.py stages runs/unclip --record
+    python benchmarks/text.py tokenizers runs/fsq runs/vqvae --n 1000 --to tokenizers.png --record
     python benchmarks/text.py upsampler runs/unclip --source emoji --record
 
 Every share has its n and its 95% interval.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +25,14 @@ from limner.data.open import open_like
 from limner.data.sources import shapes
 from limner.diffusion.sampling import drive
 from limner.evaluation.real import as_bytes, as_saved
+from limner.families._tokens import TOKENIZER
 from limner.inference.pipeline import Pipeline, generate
+from limner.losses.tokens import perplexity
 from limner.metrics import distances
 from limner.metrics.features import random_vgg
 from limner.metrics.pixels import psnr
 from limner.metrics.probes import wilson
+from limner.pictures.grid import save_grid
 
 Cell = float | int | str | list[float]
 
@@ -153,7 +158,43 @@ def upsampler(run: str, source: str, n: int) -> list[dict[str, Cell]]:
     return rows
 
 
+# ---- tokenizers
+
+
+@torch.inference_mode()
+def tokenizers(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
+    """Held-out pictures of `shapes`, encoded and decoded by each run: what the oracle reads, and the codes in use.
+
+    ``to``: a sheet, whose upper rows are the pictures and whose other rows are what each run made of them.
+    """
+    scenes = shapes.scenes(n, 0, held_out=True)
+    captions, rows, sheet = [scene.caption for scene in scenes], [], []
+    for run in runs:
+        pipeline = Pipeline(run, "cpu")
+        tokenizer = TOKENIZER.find(pipeline.model)
+        drawn = shapes.draw(scenes, pipeline.spec.height, pipeline.spec.width, seed=1)
+        image = torch.from_numpy(drawn).permute(0, 3, 1, 2) / 127.5 - 1
+        tokens = torch.cat([tokenizer.tokenise(part) for part in image.split(100)])
+        again = as_saved(torch.cat([tokenizer.detokenise(part) for part in tokens.split(100)]))
+        counts = torch.bincount(tokens.flatten(), minlength=tokenizer.codes)
+        header = pipeline.loaded.header
+        rows.append({
+            "tokenizer": f"{tokenizer.config.kind}, {tokenizer.codes} codes",
+            "before": share(shown(image, captions)[1]), "after": share(shown(again, captions)[1]), "n": n,
+            "used": int((counts > 0).sum()), "perplexity": float(perplexity(counts.double())),
+            "psnr": float(psnr(again, image).mean()), "seen": header["seen"], "seconds": round(header["seconds"]),
+        })  # fmt: skip
+        sheet += [*([] if sheet else image[:16]), *again[:16]]
+    if to:
+        save_grid(Path(to), sheet, columns=16)
+    return rows
+
+
 COLUMNS = {
+    "tokenizers": {
+        "before": "exact before", "after": "exact after", "n": "n", "used": "codes used", "perplexity": "perplexity",
+        "psnr": "PSNR, dB", "seen": "images seen", "seconds": "seconds of training",
+    },
     "stages": {
         "things": "both colours and shapes", "exact": "with the relation",
         "cosine": "cosine with the picture's own embedding", "retrieval": "its own is nearest", "n": "n",
@@ -165,7 +206,8 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", choices=COLUMNS)
-    parser.add_argument("run")
+    parser.add_argument("run", nargs="+")
+    parser.add_argument("--to", default="", help="tokenizers: a sheet of pictures before and after")
     parser.add_argument("--source", default="emoji")
     parser.add_argument("--n", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3)
@@ -173,10 +215,12 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.table == "stages":
-        rows = stages(given.run, given.n, given.seeds)
+    if given.table == "tokenizers":
+        rows = tokenizers(given.run, given.n, given.to)
+    elif given.table == "stages":
+        rows = stages(given.run[0], given.n, given.seeds)
     else:
-        rows = upsampler(given.run, given.source, given.n)
+        rows = upsampler(given.run[0], given.source, given.n)
     for row in rows:
         print(row)
     if given.record:

@@ -8,13 +8,18 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import limner
+from limner.config import preset_run
 from limner.core import Autoencodes, Batch, Condition, ImageSpec, LimnerError, Tokenises
 from limner.data import open_data
+from limner.distributed import ALONE
 from limner.families._tokens import DVAE, TOKENIZER, ConfiguredTokenizer, TokensConfig
 from limner.families.autoencoder import Autoencoder
 from limner.families.tokens import Tokens
 from limner.losses.tokens import dvae_loss, kl_uniform, logit_laplace, ramp
 from limner.training.follows import refuse_collapsed
+from limner.training.journal import read_log
+from limner.training.loop import Loop
 from tests.helpers import golden, paint
 
 TINY = Tokens.presets["tiny"].model
@@ -283,3 +288,49 @@ def test_a_collapsed_tokenizer_is_refused_by_what_builds_on_it(tmp_path):
 def test_small_images_are_refused():
     with pytest.raises(LimnerError, match=r"tokens needs images of at least 8x8 pixels, not 4x9: choose"):
         Tokens(TokensConfig(), ImageSpec(3, 4, 9))
+
+
+# ---- training
+
+
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path):
+    """With codes that are restarted in every step."""
+    images, options = paint(tmp_path / "images", 24, (16, 16)), {"kind": "vqvae", "unused": 16, "codes": 64}
+    for out, budgets in (("whole", ["64img"]), ("parts", ["24img", "64img"])):
+        for budget in budgets:
+            limner.train(
+                "tokens", images, tmp_path / out, preset="tiny", budget=budget, resume=budget != budgets[0],
+                quiet=True, model=options, training={"schedule": "constant"},
+            )  # fmt: skip
+    one, other = (limner.load(tmp_path / out).model.state_dict() for out in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_log_has_the_codes_in_use_and_the_end_says_when_they_are_few(tmp_path, capsys):
+    images = paint(tmp_path / "images", 24, (16, 16))
+    limner.train(
+        "tokens", images, tmp_path / "run", preset="tiny", budget="32img",
+        model={"kind": "fsq", "levels": [10, 10, 10, 10]}, training={"log_every": 1},
+    )  # fmt: skip
+    lines = read_log(tmp_path / "run")
+    last = [line for line in lines if "step" in line][-1]
+    assert 1 <= last["tokenizer/perplexity"] <= last["tokenizer/codes_used"] <= 32 * 16
+    remark = next(line["remark"] for line in lines if "remark" in line)
+    assert remark.startswith("Only ") and "of the 10,000 codes are in use" in remark
+    assert "of the 10,000 codes are in use" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rate_of_the_objective_is_a_factor_of_the_learning_rate(tmp_path):
+    run = preset_run("tokens", "tiny")
+    run = dataclasses.replace(
+        run, model=dataclasses.replace(run.model, rate_ramp=16, slowest=0.25),
+        training=dataclasses.replace(run.training, schedule="constant"),
+    )  # fmt: skip
+    data = open_data(str(paint(tmp_path, 8, (16, 16))), size=(16, 16), progress=False)
+    loop = Loop(run, Tokens(run.model, data.spec), data, torch.device("cpu"), ALONE)
+    peak, rates = loop.players[0].peaks[0], []
+    for _ in range(3):  # of 8 images
+        loop.take_step(0.5)
+        rates.append(loop.optimisers["tokenizer"].param_groups[0]["lr"] / peak)
+    assert rates == pytest.approx([1, 0.625, 0.25])
+    assert loop.optimisers["discriminator"].param_groups[0]["lr"] == loop.players[1].peaks[0]

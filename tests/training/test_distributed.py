@@ -153,3 +153,18 @@ def figures(result: dict[str, Any], above: str = "") -> dict[str, Any]:
     for name, value in result.items():
         flat |= figures(value, f"{above}{name}/") if isinstance(value, dict) else {above + name: value}
     return flat
+
+
+def test_the_codebook_of_moving_averages_is_that_of_one_process(images: Path, tmp_path: Path) -> None:
+    """With codes that are restarted in every step."""
+    flags = [
+        "--preset", "tiny", "--model.kind", "vqvae", "--model.unused", 16, "--model.codes", 64,
+        "--no-model.standardise", "--budget", "32img", "--training.batch", 8, "--training.schedule", "constant",
+        "--training.precision", "float32", "--training.samples", 4,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(1, "train", "tokens", images, "--out", one, *flags, "--training.accumulate", 2)
+    launch(2, "train", "tokens", images, "--out", two, *flags)
+    books = [checkpoint.read_model(out)[1]["tokenizer.network.codebook.entries"] for out in (one, two)]
+    torch.testing.assert_close(*books, atol=ATOL, rtol=0)
+    assert not torch.equal(books[0], books[0].roll(1, 0))
