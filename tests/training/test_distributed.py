@@ -159,7 +159,7 @@ def test_the_codebook_of_moving_averages_is_that_of_one_process(images: Path, tm
     """With codes that are restarted in every step."""
     flags = [
         "--preset", "tiny", "--model.kind", "vqvae", "--model.unused", 16, "--model.codes", 64,
-        "--no-model.standardise", "--budget", "32img", "--training.batch", 8, "--training.schedule", "constant",
+        "--model.no-standardise", "--budget", "32img", "--training.batch", 8, "--training.schedule", "constant",
         "--training.precision", "float32", "--training.samples", 4,
     ]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
