@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from limner.commands import print_json, say, table
-from limner.commands.options import RunFolder, Sources, parse
-from limner.settings import ThreadCount
+from limner.commands.options import Flag, Repeated, RunFolder, Sources, parse
+from limner.settings import LimnerError, ThreadCount
 
 TABLE_ROWS = 20
 
@@ -15,10 +15,13 @@ TABLE_ROWS = 20
 class Options:
     """Classify every image; if the images have labels, also measure the accuracy."""
 
-    run: RunFolder  # folder of a run that classifies images
+    run: RunFolder  # folder of a run that classifies images, or with --labels of one that compares them with texts
     sources: Sources  # folders, archives, parquet files or built-in sets
     to: str = ""  # .csv or .json file to write, with a sheet beside it. Default: predictions.csv in RUN
-    labels: bool = True  # compare with the labels of the images, if they have any
+    labels: str = ""  # classes by name, as in "a cat,a dog". Default: those that the run was trained on
+    # with --labels: says a class in other words, with {} for its name; of several the mean counts. Default: the name
+    template: Repeated = ()
+    no_labels: Flag = False  # do not compare with the labels of the images
     device: str = "auto"  # auto, cpu, cuda
     threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON, with the three most probable classes
@@ -28,7 +31,12 @@ def run(argv: list[str]) -> None:
     given = parse(Options, argv, "classify")
     from limner.inference.understand import classify
 
-    result = classify(given.run, given.sources, given.to, given.labels, given.device, given.json)
+    if given.labels and given.no_labels:
+        raise LimnerError("--labels names classes and --no-labels leaves them out: use one of the two.")
+    labels = given.labels or not given.no_labels
+    result = classify(
+        given.run, given.sources, given.to, labels, given.device, given.json, given.template
+    )  # fmt: skip
     if given.json:
         print_json(result)
         return

@@ -30,6 +30,7 @@ RunOrImages = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|DI
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Picture = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
+Flag = tyro.conf.FlagCreatePairsOff[bool]  # off unless it is there
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 

@@ -1,4 +1,4 @@
-"""`limner search`: the images that resemble a picture."""
+"""`limner search`: the images that resemble a picture, or fit a text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from limner.settings import ThreadCount
 
 @dataclass(frozen=True)
 class Options:
-    """Find the images of a source that resemble a picture most, by the features of a run."""
+    """Find the images of a source that resemble a picture most, by the features of a run, or that fit a text best."""
 
-    run: RunFolder  # folder of a run that describes images
+    run: RunFolder  # folder of a run that describes images, or with --text of one that compares them with texts
     source: Source  # images to search: a folder, archive, parquet file or built-in set
-    query: Picture  # the picture
+    query: Picture = ""  # the picture
+    text: str = ""  # what the images should show, in place of a picture
     n: Count = 16  # images to find
     to: str = "search.png"  # sheet to write
     device: str = "auto"  # auto, cpu, cuda
@@ -28,7 +29,9 @@ def run(argv: list[str]) -> None:
     given = parse(Options, argv, "search")
     from limner.inference.understand import search
 
-    result = search(given.run, given.source, given.query, given.n, given.to, given.device, given.json)
+    result = search(
+        given.run, given.source, given.query, given.n, given.to, given.device, given.json, given.text
+    )
     if given.json:
         print_json(result)
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from limner.core import Compares, ImageSpec, Parent
 from limner.losses.contrastive import LARGEST, START
 from limner.networks.transformers.sequence import SequenceBlocks
-from limner.networks.transformers.towers import CausalTower, ImageTower, projection
+from limner.networks.transformers.towers import CausalTower, ImageTower, Patches, projection
 from limner.text.encoder import EncodedText
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
@@ -23,14 +22,13 @@ BLOCKS = SequenceBlocks(width=128, depth=4, heads=4)
 
 @dataclass(frozen=True)
 class ClipConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("patch",)
-
     embedding: int = 128  # dimension of the common space
-    patch: int = 0  # pixels a side of a patch; 0: from across
-    across: int = 8  # about how many patches along the shorter side, where patch is 0
+    patches: Patches = field(default_factory=Patches)  # tokens of an image
     image: SequenceBlocks = BLOCKS  # transformer over patches
     text: SequenceBlocks = BLOCKS  # causal transformer over pieces
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # pieces of texts
+    # texts of no image for each image, each with one word of its caption changed for that of another caption
+    hard_negatives: int = 0
 
 
 def frame(pieces: Sequence[Sequence[int]], start: int, end: int, length: int) -> Tensor:
@@ -85,7 +83,7 @@ class ConfiguredClip(nn.Module):
         super().__init__()
         c, size = config, (spec.height, spec.width)
         self.config = config
-        self.image = ImageTower(c.image, spec.channels, size, c.embedding, c.patch, c.across)
+        self.image = ImageTower(c.image, c.patches, spec.channels, size, c.embedding)
         self.text = ConfiguredText(c)
         self.log_scale = nn.Parameter(torch.tensor(START))
 

@@ -16,7 +16,9 @@ from limner.families._clip import ClipConfig, ConfiguredClip
 from limner.families._presets import training
 from limner.losses.contrastive import LARGEST, symmetric_cross_entropy
 from limner.networks.transformers.sequence import SequenceBlocks
+from limner.networks.transformers.towers import Patches
 from limner.settings import LimnerError, Optimiser
+from limner.text.negatives import with_another_word
 from limner.text.vocabulary import VocabularyConfig
 
 
@@ -51,10 +53,12 @@ class Clip(Model):
         """Symmetric cross-entropy over the batch of all processes (figure 3)."""
         texts = batch.condition.text
         assert texts is not None  # the data has captions
-        groups = torch.tensor([mix(text) for text in texts], device=batch.image.device)  # [B]
-        images, captions = self.comparer.embed_images(batch.image), self.comparer.embed_texts(texts)  # [B, D]
+        negatives = [text for _ in range(self.config.hard_negatives) for text in with_another_word(texts)]
+        images = self.comparer.embed_images(batch.image)  # [B, D]
+        embedded = self.comparer.embed_texts([*texts, *negatives])  # [B + N, D]
+        groups = torch.tensor([mix(text) for text in [*texts, *negatives]], device=images.device)  # [B + N]
         scale = self.comparer.log_scale.clamp(0, LARGEST).exp()
-        return {"contrast": symmetric_cross_entropy(images, captions, scale, groups)}
+        return {"contrast": symmetric_cross_entropy(images, embedded, scale, groups)}
 
     @property
     def scale(self) -> float:
@@ -82,23 +86,29 @@ def quick(width: int, depth: int, heads: int) -> SequenceBlocks:
 
 
 PUBLISHED = ClipConfig(
-    embedding=512, patch=32, image=quick(768, 12, 12), text=quick(512, 12, 8),
+    embedding=512, patches=Patches(32, embed="fold"), image=quick(768, 12, 12), text=quick(512, 12, 8),
     vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75),
 )  # fmt: skip
-B16 = replace(PUBLISHED, patch=16)
-L14 = replace(PUBLISHED, embedding=768, patch=14, image=quick(1024, 24, 16), text=quick(768, 12, 12))
+B16 = replace(PUBLISHED, patches=Patches(16, embed="fold"))
+L14 = replace(
+    PUBLISHED,
+    embedding=768,
+    patches=Patches(14, embed="fold"),
+    image=quick(1024, 24, 16),
+    text=quick(768, 12, 12),
+)
 
 Clip.presets = {
     "tiny": Preset(
         ClipConfig(
-            embedding=32, across=4, image=SequenceBlocks(32, 2, 2), text=SequenceBlocks(32, 1, 2),
+            embedding=32, image=SequenceBlocks(32, 2, 2), text=SequenceBlocks(32, 1, 2),
             vocabulary=VocabularyConfig(length=30),
         ),
         training(Optimiser("adamw", lr=2e-3), "comparer", batch=16, average=100.0),
     ),
     "small": Preset(ClipConfig(), training(MUON, "comparer", batch=128, warmup=5_000, clip=1.0)),
     "base": Preset(
-        ClipConfig(512, across=16, image=SequenceBlocks(384, 12, 6), text=SequenceBlocks(384, 8, 6)),
+        ClipConfig(512, Patches(across=16), image=SequenceBlocks(384, 12, 6), text=SequenceBlocks(384, 8, 6)),
         training(replace(MUON, decay=0.05), "comparer", batch=1024, warmup=200_000, clip=1.0),
     ),
     "paper": Preset(

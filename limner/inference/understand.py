@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,108 +19,43 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner import checkpoint, families, files
-from limner.core import Classifies, Describes, Latent, LimnerError, nearest
-from limner.data import Data, batches, finder, open_like
-from limner.device import autocast
-from limner.distributed import ALONE, Ranks
+from limner import checkpoint, files
+from limner.core import Classifies, Describes, LimnerError, nearest
+from limner.data import Data, finder
 from limner.fields import Count, JsonResult, checked
+from limner.inference.networks import (
+    class_probabilities,
+    extract_features,
+    open_for_run,
+    open_run,
+    over_batches,
+    over_data,
+    supports,
+    unsupported,
+)
 from limner.inference.pipeline import Pipeline
-from limner.inference.precision import choose_bf16, network_name
-from limner.inference.threads import THREADS
+from limner.inference.texts import (
+    embed_classes,
+    embed_images,
+    embed_texts,
+    name_probabilities,
+    names_of,
+    open_comparer,
+)
 from limner.metrics import probes
-from limner.metrics.features import resize, with_channels
 from limner.pictures.grid import save_grid
-from limner.progress import Watch, bar, ignore
-from limner.settings import join_words, need
+from limner.progress import bar
+from limner.settings import need
+
+__all__ = [
+    "Accuracy", "Classification", "Prediction", "class_indices", "class_names", "class_probabilities", "classify",
+    "embed", "extract_features", "open_for_run", "open_run", "over_batches", "over_data", "search", "supports",
+    "unknown_class", "unsupported",
+]  # fmt: skip
 
 SHEET = 64  # images on the sheet of predictions
 TOP = 3  # classes kept of each image
-LACKS: dict[type, str] = {  # what a run without a protocol cannot do
-    Describes: "does not describe images", Classifies: "does not classify images", Latent: "has no latent space"
-}  # fmt: skip
-
-
-# Networks over images -----------------------------------------------------------------------------------
-
-
-def open_run(run: str | Path, protocol: type, device: str = "auto") -> Pipeline:
-    """A run that Describes, Classifies or is Latent. Raises LimnerError for another, before any image is read."""
-    pipeline = Pipeline(run, device)
-    if not supports(pipeline, protocol):
-        raise unsupported(pipeline, protocol)
-    return pipeline
-
-
-def supports(pipeline: Pipeline, protocol: type) -> bool:
-    """Whether a run has the methods of a protocol, and to classify also classes that it was trained on."""
-    return isinstance(pipeline.model, protocol) and (
-        protocol is not Classifies or bool(pipeline.spec.classes)
-    )
-
-
-def unsupported(pipeline: Pipeline, protocol: type) -> LimnerError:
-    """The error that says why a run does not support a protocol, and which do."""
-    path, family = pipeline.loaded.path, pipeline.loaded.run.family
-    able = families.supporting(protocol)
-    if family in able:  # it needs labels
-        return LimnerError(
-            f"{path} was trained without labels, so it cannot classify: use a run that was trained on labelled images."
-        )
-    return LimnerError(
-        f"{path} is a run of {family}, which {LACKS[protocol]}: use a run of {join_words(able)}."
-    )
-
-
-def extract_features(pipeline: Pipeline, images: Tensor) -> Tensor:
-    """[B, C, H, W] of any size and channels -> features, float32 [B, D] on the CPU."""
-    assert isinstance(pipeline.model, Describes)
-    return _apply(pipeline, pipeline.model.features, images)
-
-
-def class_probabilities(pipeline: Pipeline, images: Tensor) -> Tensor:
-    """[B, C, H, W] of any size and channels -> float64 [B, K] on the CPU, each row summing to 1."""
-    assert isinstance(pipeline.model, Classifies)
-    return _apply(pipeline, pipeline.model.classify, images).double().softmax(1)
-
-
-def _apply(pipeline: Pipeline, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    model, spec = pipeline.model, pipeline.spec
-    images = resize(with_channels(images, spec.channels), spec.height, spec.width).to(model.device)
-
-    def run(in_bf16: bool) -> Tensor:
-        with torch.inference_mode(), autocast(model.device, in_bf16):
-            return network(images).float().cpu()
-
-    name = network_name(model.family, (model.config, spec, network.__name__), len(images), "understand")
-    return run(choose_bf16(model.device, pipeline.precision, name, run))
-
-
-def over_batches(
-    network: Callable[[Tensor], Tensor], images: Iterable[Tensor], n: int, watch: Watch = ignore
-) -> Tensor:
-    """[n, ...] the outputs of a network for batches of images, ``n`` in all."""
-    outputs, done = [], 0
-    with THREADS.at_work():
-        for batch in THREADS.each(images, "images"):
-            outputs.append(network(batch))
-            done += len(batch)
-            watch(done / n)
-    return torch.cat(outputs)
-
-
-def over_data(
-    data: Data, network: Callable[[Tensor], Tensor], watch: Watch = ignore, ranks: Ranks = ALONE
-) -> Tensor:
-    """[N, ...] the outputs of a network for all images, in batches; each process computes its part and gets all."""
-    mine = data.part(np.arange(len(data))[ranks.part(len(data))])
-    return ranks.gather(over_batches(network, batches(mine), len(mine), watch), len(data))
-
-
-def open_for_run(pipeline: Pipeline, sources: Sequence[str], progress: bool = True, **changes: Any) -> Data:
-    """Sources at the size and channels of a run, with their labels even if it was trained without."""
-    options = {"labels": True, **changes}
-    return open_like(sources, pipeline.spec, pipeline.loaded.run.data, progress, **options)
+ARTICLE = re.compile("(an?|the) ", re.IGNORECASE)
 
 
 # Labels -------------------------------------------------------------------------------------------------
@@ -160,6 +96,13 @@ def class_indices(data: Data, classes: Sequence[str]) -> Tensor:
             f"{', '.join(classes[:12])}: rename the folders, or ignore the labels with --no-labels."
         )
     return torch.tensor(list(map(finder(classes), class_names(data))))
+
+
+def named_indices(data: Data, names: Sequence[str]) -> Tensor:
+    """[N] the index of each image's class among ``names`` that a person gives, -1 for none; 'a cat' also names cat."""
+    exact, without = finder(names), finder([ARTICLE.sub("", name) for name in names])
+    found = {name: exact(name) if exact(name) >= 0 else without(name) for name in set(class_names(data))}
+    return torch.tensor([found[name] for name in class_names(data)])
 
 
 # Embedding ----------------------------------------------------------------------------------------------
@@ -253,13 +196,37 @@ class Classification(JsonResult):
     predictions: list[Prediction]
 
 
+class Classifier(NamedTuple):
+    """What classifies images: by the classes that a run was trained on, or by names that a person gives."""
+
+    names: Sequence[str]
+    probabilities: Callable[[Tensor], Tensor]  # [B, C, H, W] of any size and channels -> [B, K]
+    by_names: bool = False
+
+
+def open_classifier(
+    pipeline: Pipeline, labels: bool | str | Sequence[str], templates: Sequence[str]
+) -> Classifier:
+    """By ``labels``, where they are names. Raises LimnerError."""
+    if not isinstance(labels, bool):
+        names = names_of(labels)
+        classes = embed_classes(pipeline, names, templates)
+        return Classifier(names, partial(name_probabilities, pipeline, classes), by_names=True)
+    if templates:
+        raise LimnerError("--template is for classes that are named: add --labels.")
+    return Classifier(pipeline.spec.classes, partial(class_probabilities, pipeline))
+
+
 def classify(
-    run: str | Path, sources: Sequence[str], to: str | Path = "", labels: bool = True, device: str = "auto",
-    quiet: bool = False,
+    run: str | Path, sources: Sequence[str], to: str | Path = "", labels: bool | str | Sequence[str] = True,
+    device: str = "auto", quiet: bool = False, templates: Sequence[str] = (),
 ) -> Classification:  # fmt: skip
     """The class of every image, in a .csv or .json file and on a sheet beside it; accuracy where labels are known.
 
-    ``to`` is RUN/predictions.csv unless given; ``labels=False`` ignores those of the source. Raises LimnerError.
+    ``to`` is RUN/predictions.csv unless given; ``labels=False`` ignores those of the source. Where ``labels`` are
+    names, as a list or with commas between them, the classes are these, of which the run need know no image:
+    it must compare images with texts. ``templates`` say them in several ways, as 'a picture of {}', and their mean
+    counts. Raises LimnerError.
     """
     to = Path(to or checkpoint.folder_of(run) / "predictions.csv")
     if to.suffix not in (".csv", ".json"):
@@ -268,21 +235,22 @@ def classify(
     files.refuse_to_replace(to, sources)
     files.refuse_to_replace(sheet, sources, beside=to)
     files.check_writable(to)
-    pipeline = open_run(run, Classifies, device)
-    data = open_for_run(pipeline, sources, not quiet, labels=labels)
-    truth = None if data.labels is None else class_indices(data, pipeline.spec.classes)
+    pipeline = open_run(run, Classifies, device) if isinstance(labels, bool) else open_comparer(run, device)
+    by = open_classifier(pipeline, labels, templates)
+    data = open_for_run(pipeline, sources, not quiet, labels=labels is not False)
+    truth = None if data.labels is None else (named_indices if by.by_names else class_indices)(data, by.names)
     with bar(f"classifying {len(data):,} images", quiet) as watch:
-        probabilities = over_data(data, partial(class_probabilities, pipeline), watch)
-    best = probabilities.topk(min(TOP, len(pipeline.spec.classes)), dim=1)
+        probabilities = over_data(data, by.probabilities, watch)
+    best = probabilities.topk(min(TOP, len(by.names)), dim=1)
     trained_on_these, accuracy = None, None
-    if truth is not None:
+    if truth is not None and bool((truth >= 0).any()):
         trained_on_these = list(sources) == list(pipeline.loaded.run.sources)
         correct = (best.indices[:, 0] == truth)[truth >= 0]
         accuracy = Accuracy.of(correct.double().mean().item(), len(correct))
     predictions = []
     rows = zip(data.names, class_names(data), best.values.tolist(), best.indices.tolist(), strict=True)
     for path, label, values, places in rows:
-        top = [ClassProbability(pipeline.spec.classes[i], p) for i, p in zip(places, values, strict=True)]
+        top = [ClassProbability(by.names[i], p) for i, p in zip(places, values, strict=True)]
         predictions.append(Prediction(path, label, top[0].class_, top[0].probability, top))
     result = Classification(
         run=pipeline.digest, n=len(data), trained_on_these=trained_on_these, accuracy=accuracy, to=str(to),
@@ -320,7 +288,7 @@ class Match(JsonResult):
 
 @dataclass(frozen=True)
 class Matches(JsonResult):
-    """The images of a source that are most similar to a picture."""
+    """The images of a source that are most similar to a picture, or fit a text best."""
 
     query: str
     n: int  # images searched
@@ -329,34 +297,62 @@ class Matches(JsonResult):
 
 
 def search(
-    run: str | Path, source: str, query: str | Path, n: int = 16, to: str | Path = "search.png", device: str = "auto",
-    quiet: bool = False,
+    run: str | Path, source: str, query: str | Path = "", n: int = 16, to: str | Path = "search.png",
+    device: str = "auto", quiet: bool = False, text: str = "",
 ) -> Matches:  # fmt: skip
     """The ``n`` images of a source most similar to a picture by the cosine of their features, and a sheet of them.
 
+    With ``text`` in place of a picture those that show what it says, by a run that compares images with texts.
     Raises LimnerError.
     """
-    to, query = Path(to), Path(query)
+    to = Path(to)
     if to.suffix.lower() != ".png":
         raise LimnerError(f"Cannot write {to}: name a .png for the sheet.")
     n = checked(Count, n, "--n")
-    files.refuse_to_replace(to, [query, source])
+    if bool(str(query)) == bool(text.strip()):
+        raise LimnerError("Name what to search for, and one thing only: a picture, or --text with words.")
+    files.refuse_to_replace(to, [source, *filter(None, [query])])
     files.check_writable(to)
+    asked = _words(run, text, device) if text else _picture(run, Path(query), device)
+    data = open_for_run(asked.pipeline, [source], not quiet)
+    with bar(f"describing {len(data):,} images", quiet) as watch:
+        features = over_data(data, partial(asked.describe, asked.pipeline), watch)
+    similarity = F.cosine_similarity(features, asked.features)  # [N]
+    order = similarity.argsort(descending=True, stable=True)[:n]
+    labels = class_names(data)
+    found = [Match(data.names[i], labels[i], float(similarity[i])) for i in order.tolist()]
+    captions = [f"{match.path} {match.similarity:.3f}" for match in found]
+    images = data.batch(order.numpy()).image
+    if asked.picture is None:
+        save_grid(to, images, captions)
+    else:
+        shown = torch.cat([asked.picture, images])
+        save_grid(to, shown, [f"query: {Path(query).name}", *captions], marked=[True])
+    return Matches(text or str(query), len(data), str(to), found)
+
+
+class Query(NamedTuple):
+    """What is searched for, and what describes images in the same space."""
+
+    pipeline: Pipeline
+    features: Tensor  # [1, D]
+    describe: Callable[[Pipeline, Tensor], Tensor]  # images [B, C, H, W] -> [B, D]
+    picture: Tensor | None = None  # [1, C, H, W]
+
+
+def _words(run: str | Path, text: str, device: str) -> Query:
+    pipeline = open_comparer(run, device)
+    return Query(pipeline, embed_texts(pipeline, [text]), embed_images)
+
+
+def _picture(run: str | Path, query: Path, device: str) -> Query:
+    """Raises LimnerError unless it is one picture."""
     if not query.is_file():
-        raise LimnerError(f"There is no picture {query}: name the one to search for.")
+        raise LimnerError(f"There is no picture {query}: name the one to search for, or words with --text.")
     pipeline = open_run(run, Describes, device)
     with tempfile.TemporaryDirectory() as cache:  # packed pixels of one picture are not worth keeping
         own = open_for_run(pipeline, [str(query)], False, labels=False, cache=cache)
         if len(own) != 1:
             raise LimnerError(f"{query} holds {len(own)} images: name one picture to search for.")
         picture = own.batch(np.arange(1)).image  # [1, C, H, W], prepared as the images of a source are
-    data = open_for_run(pipeline, [source], not quiet)
-    with bar(f"describing {len(data):,} images", quiet) as watch:
-        features = over_data(data, partial(extract_features, pipeline), watch)
-    similarity = F.cosine_similarity(features, extract_features(pipeline, picture))  # [N]
-    order = similarity.argsort(descending=True, stable=True)[:n]
-    labels = class_names(data)
-    found = [Match(data.names[i], labels[i], float(similarity[i])) for i in order.tolist()]
-    captions = [f"query: {query.name}", *(f"{match.path} {match.similarity:.3f}" for match in found)]
-    save_grid(to, torch.cat([picture, data.batch(order.numpy()).image]), captions, marked=[True])
-    return Matches(str(query), len(data), str(to), found)
+    return Query(pipeline, extract_features(pipeline, picture), extract_features, picture)

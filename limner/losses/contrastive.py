@@ -15,24 +15,28 @@ LARGEST = math.log(100)  # of it, after any step
 
 
 def symmetric_cross_entropy(
-    images: Tensor, texts: Tensor, scale: Tensor, groups: Tensor | None = None, others: Tensor | None = None
+    images: Tensor, texts: Tensor, scale: Tensor, groups: Tensor | None = None
 ) -> Tensor:
     """Cross-entropy of finding each image's text and each text's image in the batch of all processes, the mean of both.
 
-    ``images`` and ``texts`` [B, D] belong together in pairs; ``others`` [N, D] are texts of no image. All are of length
-    1, and logits are ``scale`` times their cosines. Of two pairs with the same entry in ``groups`` [B], neither
-    is a negative of the other: they have the same text.
+    ``images`` [B, D] and ``texts`` [B + N, D], of length 1: the first B belong together in pairs, and N further texts
+    belong to no image. Logits are ``scale`` times their cosines. ``groups`` [B + N]: texts with the same entry are the
+    same, so the others of them are no negatives of an image of one.
     """
-    images, texts = gather_rows(images.float()), gather_rows(texts.float())
-    logits = scale.float() * images @ texts.T  # [B, B]
+    count = len(images)
+    images = gather_rows(images.float())
+    texts = _gather_pairs(texts.float(), count)
+    groups = None if groups is None else _gather_pairs(groups, count)
+    count = len(images)
+    logits = scale.float() * images @ texts.T  # [B, B + N]
     if groups is not None:
-        groups = gather_rows(groups)
-        itself = torch.eye(len(images), dtype=torch.bool, device=images.device)
-        logits = logits.masked_fill((groups[:, None] == groups) & ~itself, -math.inf)
-    by_image = logits
-    if others is not None:
-        by_image = torch.cat(
-            [logits, scale.float() * images @ gather_rows(others.float()).T], dim=1
-        )  # [B, B + N]
-    target = torch.arange(len(images), device=images.device)
-    return 0.5 * (F.cross_entropy(by_image, target) + F.cross_entropy(logits.T, target))
+        same = groups[:count, None] == groups  # [B, B + N]
+        same.fill_diagonal_(False)
+        logits = logits.masked_fill(same, -math.inf)
+    target = torch.arange(count, device=images.device)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :count].T, target))
+
+
+def _gather_pairs(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows of each process, and after them all their others."""
+    return torch.cat([gather_rows(part) for part in rows.split([count, len(rows) - count])])

@@ -11,15 +11,18 @@ from torch.nn import functional as F
 
 from limner import families
 from limner.core import Batch, Compares, Condition, ImageSpec
+from limner.data.sources import shapes
 from limner.families._clip import CLIP, ClipConfig, end_of, frame
 from limner.families.clip import B16, L14, PUBLISHED, Clip, quick
 from limner.losses.contrastive import LARGEST, START, symmetric_cross_entropy
+from limner.networks.transformers.towers import Patches
+from limner.text.negatives import with_another_word
 from limner.text.vocabulary import VocabularyConfig
 from limner.training.optim import make_optimiser
 from tests.helpers import golden
 
 SMALLEST = replace(
-    PUBLISHED, embedding=64, patch=8, image=quick(64, 2, 1), text=quick(64, 2, 1),
+    PUBLISHED, embedding=64, patches=Patches(8, embed="fold"), image=quick(64, 2, 1), text=quick(64, 2, 1),
     vocabulary=VocabularyConfig(kind="bytes", length=14),
 )  # fmt: skip
 TEXT = (
@@ -113,14 +116,14 @@ def test_a_text_is_the_same_alone_and_in_a_batch():
 
 def test_the_loss_is_the_mean_of_both_cross_entropies():
     generator = torch.Generator().manual_seed(0)
-    images, texts, others = (F.normalize(torch.randn(n, 4, generator=generator), dim=1) for n in (3, 3, 2))
+    images, texts = (F.normalize(torch.randn(n, 4, generator=generator), dim=1) for n in (3, 5))
     scale = torch.tensor(7.0)
     logits = 7 * images @ texts.T
-    expected = -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    by_text = logits[:, :3].log_softmax(0).diagonal().mean()
+    expected = -(logits[:, :3].log_softmax(1).diagonal().mean() + by_text) / 2
+    torch.testing.assert_close(symmetric_cross_entropy(images, texts[:3], scale), expected)
+    expected = -(logits.log_softmax(1).diagonal().mean() + by_text) / 2
     torch.testing.assert_close(symmetric_cross_entropy(images, texts, scale), expected)
-    more = torch.cat([logits, 7 * images @ others.T], dim=1)
-    expected = -(more.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
-    torch.testing.assert_close(symmetric_cross_entropy(images, texts, scale, others=others), expected)
 
 
 def test_the_same_caption_is_no_negative():
@@ -129,6 +132,32 @@ def test_the_same_caption_is_no_negative():
     assert float(alone) == 0, "each is the only candidate"
     model, image = build(), torch.rand(2, 3, 16, 16)
     assert float(model.loss(Batch(image, Condition(2, text=["a", "a"])))["contrast"].detach()) == 0
+
+
+def test_hard_negatives_differ_in_one_word():
+    captions = [scene.caption for scene in shapes.scenes(64, seed=0)]
+    torch.manual_seed(0)
+    for own, other in zip(captions, with_another_word(captions), strict=True):
+        pairs = list(zip(own.split(), other.split(), strict=True))
+        assert sum(one != two for one, two in pairs) == 1
+    assert with_another_word(["一个红色圆形", "一个蓝色圆形"]) in (
+        ["一个蓝色圆形", "一个红色圆形"], ["一个蓝色圆形", "一个蓝色圆形"], ["一个红色圆形", "一个红色圆形"],
+        ["一个红色圆形", "一个蓝色圆形"],
+    )  # fmt: skip
+    assert with_another_word(["alone", "", "two words"]) == ["alone", "", "two words"]
+
+
+def test_a_negative_that_says_what_an_image_shows_does_not_count():
+    images, texts = torch.eye(2), torch.eye(2)[[0, 1, 0, 0]]
+    groups = torch.tensor([5, 6, 5, 7])
+    scale = torch.tensor(3.0)
+    found = symmetric_cross_entropy(images, texts, scale, groups)
+    expected = F.cross_entropy(
+        3 * torch.tensor([[1.0, 0, 1], [0, 1, 0]]), torch.tensor([0, 1]), reduction="none"
+    )
+    second = F.cross_entropy(torch.tensor([[0.0, 3, 0, 0]]), torch.tensor([1]))
+    plain = F.cross_entropy(3 * torch.eye(2), torch.tensor([0, 1]))
+    torch.testing.assert_close(found, ((expected[0] + second) / 2 + plain) / 2)
 
 
 def test_images_without_captions_are_refused():

@@ -1,27 +1,58 @@
 """The two transformers of CLIP (Radford 2021): over the patches of an image, and over a text, causal."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
+from limner.networks.attention import sincos
 from limner.networks.transformers.patch import PatchConfig, patch_size
 from limner.networks.transformers.sequence import SequenceBlocks, Transformer
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How an image becomes tokens."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("patch",)
+
+    patch: int = 0  # pixels a side of a patch; 0: from across
+    across: int = 4  # about how many patches along the shorter side, where patch is 0
+    # halve: a 3x3 convolution of stride 2 for each factor 2 of its side (Xiao 2021);
+    # fold: one convolution (Radford 2021)
+    embed: Literal["halve", "fold"] = "halve"
+
+    def convolutions(self, channels: int, width: int, patch: int) -> nn.Module:
+        """[B, channels, H, W] -> [B, width, H / patch, W / patch]."""
+        halves: list[nn.Module] = []
+        while self.embed == "halve" and patch % 2 == 0:
+            patch //= 2
+            wide = max(width // patch, 16)
+            halves += [nn.Conv2d(channels, wide, 3, stride=2, padding=1), nn.GroupNorm(1, wide), nn.GELU()]
+            channels = wide
+        last = nn.Conv2d(channels, width, patch, stride=patch, bias=False)
+        return nn.Sequential(*halves, last) if halves else last
 
 
 class ImageTower(nn.Module):
     """Image [B, C, H, W] -> [B, embedding], a projection of the class token.
 
-    ``patch`` and ``across`` are as in PatchConfig. Raises SettingsError for sizes that do not divide.
+    Raises SettingsError for sizes that do not divide.
     """
 
     def __init__(
-        self, blocks: SequenceBlocks, channels: int, size: tuple[int, int], embedding: int, patch: int, across: int
+        self, blocks: SequenceBlocks, patches: Patches, channels: int, size: tuple[int, int], embedding: int
     ):  # fmt: skip
         super().__init__()
-        width, patch = blocks.width, patch_size(PatchConfig(patch, across), size)
-        places = 1 + (size[0] // patch) * (size[1] // patch)
-        self.patch_embed = nn.Conv2d(channels, width, patch, stride=patch, bias=False)
+        width, patch = blocks.width, patch_size(PatchConfig(patches.patch, patches.across), size)
+        grid = (size[0] // patch, size[1] // patch)
+        places = 1 + grid[0] * grid[1]
+        self.patch_embed = patches.convolutions(channels, width, patch)
         self.class_token = nn.Parameter(width**-0.5 * torch.randn(width))
         self.position = nn.Parameter(width**-0.5 * torch.randn(places, width))
+        if patches.embed == "halve":  # from noise a small network takes long to learn where things are
+            self.position.data[1:] = sincos(width, grid, self.position.device)
         self.norm_before, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.body = init_published(Transformer(blocks))
         self.projection = projection(width, embedding)
