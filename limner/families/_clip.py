@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -114,3 +114,36 @@ class ConfiguredClip(nn.Module):
 CLIP = Parent(
     Compares, "a network that compares images with texts", "comparer", "comparer", source="comparer", family="clip"
 )  # fmt: skip
+
+TINY = ClipConfig(
+    embedding=32,
+    image=SequenceBlocks(32, 2, 2),
+    text=SequenceBlocks(32, 1, 2),
+    vocabulary=VocabularyConfig(length=30),
+)
+BASE = ClipConfig(
+    512,
+    Patches(across=16),
+    SequenceBlocks(384, 12, 6),
+    SequenceBlocks(384, 8, 6),
+    VocabularyConfig(length=126),
+)
+
+
+# OpenAI's models, of 49,408 pieces of text.
+def quick(width: int, depth: int, heads: int) -> SequenceBlocks:
+    return SequenceBlocks(width, depth, heads, mlp="quick_gelu")
+
+
+PUBLISHED = ClipConfig(
+    embedding=512, patches=Patches(32, embed="fold"), image=quick(768, 12, 12), text=quick(512, 12, 8),
+    vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75),
+)  # fmt: skip
+B16 = replace(PUBLISHED, patches=Patches(16, embed="fold"))
+L14 = replace(
+    PUBLISHED,
+    embedding=768,
+    patches=Patches(14, embed="fold"),
+    image=quick(1024, 24, 16),
+    text=quick(768, 12, 12),
+)

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from limner.core import Batch, ImageSpec, Model, Objective, Preset, mix
-from limner.families._clip import ClipConfig, ConfiguredClip
+from limner.families._clip import BASE, PUBLISHED, TINY, ClipConfig, ConfiguredClip
 from limner.families._presets import training
 from limner.losses.contrastive import LARGEST, symmetric_cross_entropy
-from limner.networks.transformers.sequence import SequenceBlocks
-from limner.networks.transformers.towers import Patches
 from limner.settings import LimnerError, Optimiser
 from limner.text.negatives import with_another_word
-from limner.text.vocabulary import VocabularyConfig
 
 
 class Clip(Model):
@@ -80,35 +77,14 @@ class Clip(Model):
 MUON = Optimiser("muon", lr=1e-3, matrix_lr=0.01)
 
 
-# OpenAI's models, of 49,408 pieces of text; batch, optimiser and warm-up as in Radford 2021, 2.5.
-def quick(width: int, depth: int, heads: int) -> SequenceBlocks:
-    return SequenceBlocks(width, depth, heads, mlp="quick_gelu")
-
-
-PUBLISHED = ClipConfig(
-    embedding=512, patches=Patches(32, embed="fold"), image=quick(768, 12, 12), text=quick(512, 12, 8),
-    vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75),
-)  # fmt: skip
-B16 = replace(PUBLISHED, patches=Patches(16, embed="fold"))
-L14 = replace(
-    PUBLISHED,
-    embedding=768,
-    patches=Patches(14, embed="fold"),
-    image=quick(1024, 24, 16),
-    text=quick(768, 12, 12),
-)
-
 Clip.presets = {
     "tiny": Preset(
-        ClipConfig(
-            embedding=32, image=SequenceBlocks(32, 2, 2), text=SequenceBlocks(32, 1, 2),
-            vocabulary=VocabularyConfig(length=30),
-        ),
+        TINY,
         training(Optimiser("adamw", lr=2e-3), "comparer", batch=16, average=100.0),
     ),
     "small": Preset(ClipConfig(), training(MUON, "comparer", batch=128, warmup=5_000, clip=1.0)),
     "base": Preset(
-        ClipConfig(512, Patches(across=16), image=SequenceBlocks(384, 12, 6), text=SequenceBlocks(384, 8, 6)),
+        BASE,
         training(replace(MUON, decay=0.05), "comparer", batch=1024, warmup=200_000, clip=1.0),
     ),
     "paper": Preset(

@@ -30,7 +30,7 @@ from limner.core import (
 from limner.diffusion.objectives import clean_loss, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, Path, betas
 from limner.diffusion.sampling import Plan
-from limner.families._clip import CLIP, ClipConfig, ConfiguredClip
+from limner.families._clip import BASE, CLIP, L14, TINY, ConfiguredClip
 from limner.families._presets import BASE_TEXT, TINY_TEXT, training
 from limner.families._unclip import (
     Decoder,
@@ -48,7 +48,6 @@ from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.unets.stage import StageConfig, StageUNet
 from limner.settings import LimnerError, Optimiser
 from limner.text.encoder import EncodedText
-from limner.text.vocabulary import VocabularyConfig
 
 COSINE = Discrete(betas("cosine", 1000))
 LARGEST = 10.0  # standardised embeddings are clipped to [-LARGEST, LARGEST]
@@ -320,16 +319,6 @@ class Unclip(Model):
         return nearest_to(drawing.rows.embedding, self.restore(samples))
 
 
-TINY = ClipConfig(
-    embedding=32, across=4, image=SequenceBlocks(32, 2, 2), text=SequenceBlocks(32, 1, 2),
-    vocabulary=VocabularyConfig(length=30),
-)  # fmt: skip
-BASE = ClipConfig(512, across=16, image=SequenceBlocks(384, 12, 6), text=SequenceBlocks(384, 8, 6))
-PAPER = ClipConfig(  # OpenAI's L/14
-    embedding=768, patch=14, image=SequenceBlocks(1024, 24, 16, mlp="quick_gelu"),
-    text=SequenceBlocks(768, 12, 12, mlp="quick_gelu"),
-    vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75),
-)  # fmt: skip
 TINY_STAGE = StageConfig(width=16, multiples=(1, 2), cross_attention_resolutions=(16,), head_width=16)
 KARLO = StageConfig("adm", width=320, multiples=(1, 2, 3, 4), blocks=3, attention_resolutions=(32, 16, 8))
 MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.008)
@@ -355,7 +344,7 @@ Unclip.presets = {
     # Karlo's form of it at 256x256, with the 24 blocks of the paper's prior; the upsampler is one of its two.
     "paper": Preset(
         UnclipConfig(
-            comparer=PAPER, clip_size=(224, 224), prior=SequenceBlocks(2048, 24, 32), decoder=KARLO, read_by="clip",
+            comparer=L14, clip_size=(224, 224), prior=SequenceBlocks(2048, 24, 32), decoder=KARLO, read_by="clip",
             context=1536, predict="noise", learn_variance=True, scale=4, crop=4,
             upsampler=replace(KARLO, attention_resolutions=(), scale_shift=False),
         ),

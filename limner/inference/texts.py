@@ -12,7 +12,8 @@ from torch import Tensor
 
 from limner.core import Compares, LimnerError
 from limner.inference.networks import apply, open_run
-from limner.inference.pipeline import Pipeline, warn_if_cut
+from limner.inference.pipeline import Pipeline
+from limner.inference.prompts import warn_if_cut
 from limner.metrics.matches import ensemble, zero_shot_logits
 
 BATCH = 256  # texts at once

@@ -311,7 +311,7 @@ def search(
     n = checked(Count, n, "--n")
     if bool(str(query)) == bool(text.strip()):
         raise LimnerError("Name what to search for, and one thing only: a picture, or --text with words.")
-    files.refuse_to_replace(to, [source, *filter(None, [query])])
+    files.refuse_to_replace(to, [source, *([query] if query else [])])
     files.check_writable(to)
     asked = _words(run, text, device) if text else _picture(run, Path(query), device)
     data = open_for_run(asked.pipeline, [source], not quiet)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from limner import families
 from limner.core import Batch, Compares, Condition, ImageSpec
 from limner.data.sources import shapes
-from limner.families._clip import CLIP, ClipConfig, end_of, frame
-from limner.families.clip import B16, L14, PUBLISHED, Clip, quick
+from limner.families._clip import B16, CLIP, L14, PUBLISHED, ClipConfig, end_of, frame, quick
+from limner.families.clip import Clip
 from limner.losses.contrastive import LARGEST, START, symmetric_cross_entropy
 from limner.networks.transformers.towers import Patches
 from limner.text.negatives import with_another_word
