@@ -2,6 +2,7 @@
 
     python benchmarks/text.py stages runs/unclip --record
     python benchmarks/text.py tokenizers runs/fsq runs/vqvae --n 1000 --to tokenizers.png --record
+    python benchmarks/text.py languages runs/english runs/both --record
     python benchmarks/text.py upsampler runs/unclip --source emoji --record
 
 Every share has its n and its 95% interval.
@@ -190,6 +191,27 @@ def tokenizers(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
     return rows
 
 
+# ---- two languages
+
+
+def languages(runs: Sequence[str], n: int, seeds: int) -> list[dict[str, Cell]]:
+    """The same held-out scenes asked in English and in Chinese, of each run in the languages of its captions."""
+    scenes = shapes.scenes(n, 0, held_out=True)
+    rows: list[dict[str, Cell]] = []
+    for run in runs:
+        pipeline = Pipeline(run, "cpu")
+        trained = pipeline.loaded.run.data.language
+        for language in ("en", "zh") if trained == "both" else (trained,):
+            texts = shapes.captions(scenes, language) * seeds
+            condition, precision = Condition(len(texts), text=texts), pipeline.precision
+            exact = shown(generate(pipeline.model, condition, range(len(texts)), precision=precision), texts)[
+                1
+            ]
+            of = {"run": run, "captions": trained, "asked in": language}
+            rows.append({**of, "exact": share(exact), "n": len(exact)})
+    return rows
+
+
 COLUMNS = {
     "tokenizers": {
         "before": "exact before", "after": "exact after", "n": "n", "used": "codes used", "perplexity": "perplexity",
@@ -199,6 +221,7 @@ COLUMNS = {
         "things": "both colours and shapes", "exact": "with the relation",
         "cosine": "cosine with the picture's own embedding", "retrieval": "its own is nearest", "n": "n",
     },
+    "languages": {"captions": "captions", "asked in": "asked in", "exact": "exact", "n": "n"},
     "upsampler": {"psnr": "PSNR, dB", "kid": "KID, random features", "n": "n"},
 }  # fmt: skip
 
@@ -217,6 +240,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.table == "tokenizers":
         rows = tokenizers(given.run, given.n, given.to)
+    elif given.table == "languages":
+        rows = languages(given.run, given.n, given.seeds)
     elif given.table == "stages":
         rows = stages(given.run[0], given.n, given.seeds)
     else:

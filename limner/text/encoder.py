@@ -1,7 +1,7 @@
 """Text encoders: a tokeniser (texts -> integer pieces) and a network (pieces -> tokens) that belong together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -78,11 +78,15 @@ def short(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def length_flag(config: Any) -> str:
-    """The flag that raises the length of the texts that a model of this config reads."""
-    kinds = TextConfig, VocabularyConfig
-    names = [field.name for field in fields(config) if isinstance(getattr(config, field.name), kinds)]
-    return f"--model.{names[0].replace('_', '-')}.length" if names else ""
+def length_flag(config: Any, flag: str = "--model") -> str:
+    """The flag that raises the length of the texts that a model of this config reads; "" for none."""
+    for field in fields(config):
+        name, value = f"{flag}.{field.name.replace('_', '-')}", getattr(config, field.name)
+        if isinstance(value, (TextConfig, VocabularyConfig)):
+            return f"{name}.length"
+        if is_dataclass(value) and (inner := length_flag(value, name)):
+            return inner
+    return ""
 
 
 class Layer(nn.Module):

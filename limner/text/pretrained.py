@@ -88,9 +88,9 @@ class PretrainedEncoder(nn.Module):
         self.frozen.files.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
     def read(self, text: str) -> str:
-        tokens = self._tokenize([text], return_offsets_mapping=True)
-        whole = len(self.tokenizer(text)["input_ids"]) <= self.length
-        return text if whole else text[: max(end for _, end in tokens["offset_mapping"][0])]
+        ends = [end for _, end in self._tokenize([text], return_offsets_mapping=True)["offset_mapping"][0]]
+        whole = len(self.tokenizer(_clean(text))["input_ids"]) <= self.length
+        return text if whole else text[: max(ends, default=0)]
 
     def pieces(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, L, 2]: the token, and 1 except at padding."""
@@ -121,12 +121,16 @@ class PretrainedEncoder(nn.Module):
         return self._tokenizer
 
     def _tokenize(self, texts: list[str], **options: Any) -> Any:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return self.tokenizer(clean, truncation=True, max_length=self.length, **options)
+        return self.tokenizer(list(map(_clean, texts)), truncation=True, max_length=self.length, **options)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._tokenizer = None
+
+
+def _clean(text: str) -> str:
+    """With ? for each lone surrogate, which tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _read_settings(name: str) -> str:
