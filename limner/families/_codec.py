@@ -29,10 +29,12 @@ class CodecConfig:
     dropout: float = 0.0  # dropout probability inside the blocks
     hidden: int = 4  # channels between encoder or decoder and the 1x1 convolution at the code
     latent: int = 4  # channels of the code
-    codes: int = 512  # vq: entries of the codebook
-    commitment: float = 0.25  # vq: weight of the commitment term, which draws codes to entries
-    standardise: bool = True  # vq: scale the code to mean 0 and deviation 1, so that all entries are used
-    legacy: bool = False  # vq: the weight is on the codebook term instead, as in published VQGANs
+    codes: int = 512  # entries of the codebook, where it is learned
+    commitment: float = 0.25  # weight of the commitment term, which draws codes to entries
+    standardise: bool = (
+        True  # scale the code to mean 0 and deviation 1 before it is quantised, so that all entries are used
+    )
+    legacy: bool = False  # that weight is on the codebook term instead, as in published VQGANs
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
     # network of the perceptual distance; imagenet needs limner[imagenet], and should not judge what it trained

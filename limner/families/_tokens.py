@@ -19,12 +19,7 @@ from limner.networks.quantise import Codebook, GridCodebook, MovingCodebook, Qua
 class TokensConfig(CodecConfig):
     # vqvae: a codebook of moving averages; vqgan: a learned one, and a discriminator; dvae: DALL-E's; fsq: a fixed grid
     kind: Literal["vqvae", "vqgan", "dvae", "fsq"] = "fsq"
-    levels: tuple[int, ...] = (
-        8,
-        5,
-        5,
-        5,
-    )  # fsq: values of each channel of the code; their product is the codes
+    levels: tuple[int, ...] = (4, 4, 4, 4)  # fsq: values by channel; their product is the codes
     decay: Share = 0.99  # vqvae: of the moving averages, by step
     unused: Images = 2_000  # vqvae: images after which a code that none of them used is restarted; 0: never
     initial: int = 128  # dvae: channels of a code in the decoder
