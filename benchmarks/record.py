@@ -37,7 +37,9 @@ def commit() -> str:
 
 
 def machine(threads: int) -> str:
-    """One line: processor, threads, torch, precision."""
+    """One line: the GPU, or processor, threads and precision; and torch."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}; torch {torch.__version__}"
     name = platform.processor() or platform.machine()
     try:
         info = Path("/proc/cpuinfo").read_text("utf-8")

@@ -159,7 +159,7 @@ class Training(Checked):
     average_warmup: bool = False  # limit the average's decay to (1 + n) / (10 + n) at its n-th step
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is faster
     channels_last: bool = True  # memory format of images and convolutions
-    compile: bool = False  # compile the networks with torch.compile
+    compile: bool = False  # compile the networks with torch.compile; not where a loss penalises gradients
     device: str = "auto"  # auto, cpu, cuda
     # on a CPU; auto: measured again and again, or once where the budget is in images
     threads: ThreadCount = "auto"

@@ -152,10 +152,10 @@ class Generator(nn.Module):
             before = x
             x = pixel_norm(leaky_relu(self.up[level](x)))  # [B, maps, 2h, 2w]
             x = pixel_norm(leaky_relu(self.conv[level](x)))
-        image = self.to_rgb[grown.level](x)
+        image = self.to_rgb[grown.level](x).float()  # [B, C, h, w]
         if grown.alpha < 1:
-            image = torch.lerp(upsample(self.to_rgb[grown.level - 1](before)), image, grown.alpha)
-        image = image.float()  # [B, C, h, w]
+            coarse = upsample(self.to_rgb[grown.level - 1](before)).float()
+            image = torch.lerp(coarse, image, grown.alpha)
         return image.tanh() if self.bounded else image
 
 

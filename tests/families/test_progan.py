@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import limner as api
 from limner import checkpoint, families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.families import progan
 from limner.families.progan import (
     DownConv2d,
     Growth,
@@ -258,6 +259,17 @@ def test_losses_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
         scripted(model, critic)
         found = model.penalty(real, fake, None, grown)
         assert found.item() == pytest.approx(expected["stylegan2_r1_gamma10"], rel=1e-9)
+
+
+def test_a_level_fades_in_where_autocast_enlarges_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where convolutions beside it are in bf16."""
+    enlarge = progan.upsample
+    monkeypatch.setattr(progan, "upsample", lambda x: enlarge(x).float())
+    model = build(stable=10, fade=10)
+    model.advance(15)
+    assert model.grown.alpha < 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.generate_fakes(batch(model), model.grown).dtype == torch.float32
 
 
 def test_held_out_losses_include_the_penalty() -> None:
