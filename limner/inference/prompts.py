@@ -24,18 +24,17 @@ def warn_of_prompts(model: Model, prompts: Sequence[str], scripts: Sequence[str]
         )
         warnings.warn(f"{which}, so images are drawn without one.", stacklevel=2)
     warn_if_cut(model, prompts)
-    if scripts is not None:
-        _warn_of_scripts(prompts, scripts)
+    warn_of_scripts(prompts, scripts)
 
 
-def _warn_of_scripts(prompts: Sequence[str], known: Sequence[str]) -> None:
-    """Warn of the first prompt with letters of a script that is not ``known``."""
-    for prompt in prompts:
-        if new := sorted(scripts_of([prompt]) - {*known}):
-            trained, unknown = (join_words(list(map(in_words, some)), "and") for some in (known, new))
+def warn_of_scripts(texts: Sequence[str], known: Sequence[str] | None) -> None:
+    """Warn of the first text with letters of a script that is not ``known`` (``scripts_of``); None: all may be."""
+    for text in texts if known is not None else ():
+        if new := sorted(scripts_of([text]) - {*(known or ())}):
+            trained, unknown = (join_words(list(map(in_words, some)), "and") for some in (known or (), new))
             warnings.warn(
-                f"The prompt {short(prompt)!r} has {unknown}, which no caption of this run's training has, so it will "
-                f"not be followed: write it in {trained or 'no letters'}.",
+                f"No caption of this run's training has {unknown}, as {short(text)!r} has, so it cannot read them: "
+                f"write in {trained or 'no letters'}.",
                 stacklevel=3,
             )
             return

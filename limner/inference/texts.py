@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.core import Compares, LimnerError
 from limner.inference.networks import apply, open_run
 from limner.inference.pipeline import Pipeline
-from limner.inference.prompts import warn_if_cut
+from limner.inference.prompts import warn_if_cut, warn_of_scripts
 from limner.metrics.matches import ensemble, zero_shot_logits
 
 BATCH = 256  # texts at once
@@ -32,9 +32,10 @@ def embed_images(pipeline: Pipeline, images: Tensor) -> Tensor:
 
 
 def embed_texts(pipeline: Pipeline, texts: Sequence[str]) -> Tensor:
-    """N texts -> float32 [N, D] of length 1, on the CPU. Warns of what is not read of texts that are too long."""
+    """N texts -> float32 [N, D] of length 1, on the CPU. Warns of texts that are too long, or in another script."""
     assert isinstance(pipeline.model, Compares)
     warn_if_cut(pipeline.model, texts)
+    warn_of_scripts(texts, pipeline.scripts)
     with torch.inference_mode():
         parts = [pipeline.model.embed_texts(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)]
     return torch.cat(parts).float().cpu()

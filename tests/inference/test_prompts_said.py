@@ -73,8 +73,8 @@ def test_prompts_that_are_empty_or_in_another_script_are_said(tmp_path):
     for prompt, said in [
         ("", "The prompt is empty, so images are drawn without one"),
         (["a", " "], "1 of 2 prompts are empty"),
-        ("一只猫", r"'一只猫' has Chinese characters, which no caption .* write it in Latin letters"),
-        (["a", "кот ねこ"], "has Cyrillic letters and hiragana"),
+        ("一只猫", r"No caption .* has Chinese characters, as '一只猫' has, .* write in Latin letters"),
+        (["a", "кот ねこ"], r"has Cyrillic letters and hiragana, as 'кот ねこ'"),
     ]:
         with pytest.warns(UserWarning, match=said):
             pipeline.sample(2, prompt=prompt, steps=1)
