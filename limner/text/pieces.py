@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from limner.text.words import words
 
@@ -30,18 +31,20 @@ def to_pieces(texts: Sequence[str], length: int, how: Cut = "words") -> Tensor:
     spaces, parted after PIECE bytes, also within a character.
     """
     rows = [_pieces(cut(text, length), how) for text in texts]
-    longest = max(map(len, rows), default=0)
-    start, none = [START] + [PAD] * (PIECE - 1), [PAD] * PIECE
-    filled = [[[*word] + none[len(word) :] for word in row] + [none] * (longest - len(row)) for row in rows]
-    return torch.tensor([[start, *row] for row in filled])
+    return pad_sequence(rows, batch_first=True, padding_value=PAD).long()
 
 
-@lru_cache(maxsize=2**16)
-def _pieces(text: str, how: Cut) -> tuple[bytes, ...]:
+@lru_cache(maxsize=2**15)
+def _pieces(text: str, how: Cut) -> Tensor:
+    """The pieces of one text, int16 [L, PIECE]."""
     if how == "bytes":
         between = text.encode().split()
-        return tuple(word[i : i + PIECE] for word in between for i in range(0, len(word), PIECE))
-    return tuple(piece for start, end, _ in words(text) for piece in _parts(text[start:end]))
+        pieces = [word[i : i + PIECE] for word in between for i in range(0, len(word), PIECE)]
+    else:
+        pieces = [part for start, end, _ in words(text) for part in _parts(text[start:end])]
+    return torch.tensor(
+        [[*piece, *[PAD] * (PIECE - len(piece))] for piece in ([START], *pieces)], dtype=torch.int16
+    )
 
 
 def _parts(word: str) -> Iterator[bytes]:

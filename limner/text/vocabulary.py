@@ -60,13 +60,17 @@ class Vocabulary(nn.Module):
         return len(self._merge_ranks())
 
     @property
+    def lacks_package(self) -> bool:
+        """Whether bytes must do, for want of the package tokenizers."""
+        return self.config.kind == "auto" and importlib.util.find_spec("tokenizers") is None
+
+    @property
     def limit(self) -> str:
         return f"{self.config.length} pieces"
 
     def learn(self, captions: Sequence[str]) -> None:
         """Learn the merges from captions. Raises LimnerError for kind bpe without the package tokenizers."""
-        bytes_instead = self.config.kind == "auto" and importlib.util.find_spec("tokenizers") is None
-        if self.config.kind == "bytes" or bytes_instead:
+        if self.config.kind == "bytes" or self.lacks_package:
             return
         why = "A vocabulary of kind bpe is learnt by the package tokenizers; one of kind bytes needs none"
         found = _learn_merges(need("tokenizers", why, "text"), captions, len(self.merges))

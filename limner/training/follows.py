@@ -86,8 +86,8 @@ def notes_on_captions(model: Model, data: Data, flip: bool) -> Iterator[str]:
             "out."
         )
     vocabularies = [module for module in model.modules() if isinstance(module, Vocabulary)]
-    if any(vocabulary.config.kind == "auto" and not vocabulary.learnt for vocabulary in vocabularies):
+    if any(vocabulary.lacks_package and not vocabulary.learnt for vocabulary in vocabularies):
         yield (
-            "Texts are read as bytes, since no pairs of bytes were learnt from the captions; the package tokenizers, "
-            "which learns them, comes with pip install 'limner[text]'."
+            "Texts are read as bytes, since the package tokenizers, which learns longer pieces from the captions, is "
+            "not installed: pip install 'limner[text]'."
         )

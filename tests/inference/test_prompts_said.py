@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -89,3 +90,11 @@ def test_a_vocabulary_has_a_limit_that_prompts_meet():
     reader = encoder_of(vocabulary)
     assert reader is vocabulary and unread(reader, "a red circle here") == "here"
     assert reader.limit == "13 pieces" and not unread(reader, "a red circ")
+
+
+def test_bytes_for_want_of_a_package_are_said(tmp_path, monkeypatch):
+    captions = [f"thing {i}" for i in range(20)]
+    assert notes(tmp_path / "installed", captions, family="clip") == []
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    (said,) = notes(tmp_path / "missing", captions, family="clip")
+    assert "read as bytes" in said and "limner[text]" in said
