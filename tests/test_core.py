@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limner.core import Draws, Objective
+from limner.core import Blend, Condition, Draws, Objective
 
 
 def test_an_index_is_drawn_by_its_weight() -> None:
@@ -39,3 +39,13 @@ def test_what_is_only_shown_is_not_minimised() -> None:
     total = objective.total({"loss": 3 * x, "distance": x.square()})
     total.backward()
     assert float(total.detach()) == 6 and x.grad == pytest.approx(3)
+
+
+def test_a_blended_condition_keeps_its_rows_together() -> None:
+    other = Condition(3, text=["d", "e", "f"], image=torch.arange(3.0).view(3, 1, 1, 1))
+    whole = Condition(3, text=["a", "b", "c"], blend=Blend(other, torch.tensor([0.0, 0.5, 1.0])))
+    part = whole.to("cpu")[1:3]
+    assert part.size == 2 and part.text == ["b", "c"]
+    assert part.blend is not None and part.blend.share.tolist() == [0.5, 1.0]
+    assert part.blend.other.text == ["e", "f"] and part.blend.other.image is not None
+    assert part.blend.other.image.flatten().tolist() == [1.0, 2.0] and part[1:].blend is not None
