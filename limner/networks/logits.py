@@ -52,3 +52,13 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy of logits [..., K] with targets [...], in float32 or float64."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def remove_smoothing(logits: Tensor, smoothing: float) -> Tensor:
+    """Logits [..., K] of a network that learnt smoothed labels, without what the smoothing put on every token.
+
+    That is ``smoothing`` / K; a token that has no more than it becomes impossible (-inf).
+    """
+    if not smoothing:
+        return logits
+    return (logits.softmax(-1) - smoothing / logits.shape[-1]).clamp(min=0).log()

@@ -1,0 +1,223 @@
+"""Hidden tokens: a transformer guesses all tokens of an image at once, and an image is drawn in a few calls.
+
+Chang 2022, "MaskGIT": in each call the most confident tokens are kept, or those that Halton's sequence meets next
+(Besnier 2025). Texts are read as in Muse (Chang 2023), classes as in MaskGIT. Repaints any part of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Parent, Preset
+from limner.diffusion.sampling import shrink_mask
+from limner.families._conditioning import choose_condition
+from limner.families._presets import training
+from limner.families._token_sampling import TokenSampling
+from limner.families._tokens import (
+    BASE_TOKENS,
+    TINY_TOKENS,
+    TOKENIZER,
+    VQGAN_F16,
+    ConfiguredTokenizer,
+    TokensConfig,
+)
+from limner.families._writing import TextReader, drop_texts, texts_of
+from limner.fields import Bounds, PositiveShare, ShareBelow1
+from limner.networks.logits import choose, guide, remove_smoothing
+from limner.networks.transformers.encoder_decoder import EncodedText
+from limner.networks.transformers.masked import MaskedTransformer, halton_order, hidden_after
+from limner.networks.transformers.sequence import SequenceBlocks
+from limner.settings import Optimiser
+from limner.text.vocabulary import VocabularyConfig
+
+SMALL_BODY = SequenceBlocks(192, 6, 6, 512, mlp="glu", norms="both", bias=False)
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    tokens: str = ""  # run of tokens whose tokenizer is used; empty: one is trained first
+    tokenizer: TokensConfig = field(default_factory=TokensConfig)  # of the tokenizer that is trained
+    body: SequenceBlocks = field(
+        default_factory=lambda: SMALL_BODY
+    )  # of the transformer and the text encoder
+    encoder_depth: int = 2  # blocks of the text encoder
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # of the text
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    label_smoothing: ShareBelow1 = 0.1  # probability that is spread over all codes in the loss
+    initial_std: float = 0.02  # standard deviation of the initial weights
+
+
+@dataclass(frozen=True)
+class MaskedSampling(TokenSampling):
+    usual_guidance: ClassVar[float] = 3.0
+
+    steps: Annotated[int, Bounds(1, 2**20)] = 8  # calls of the network, each for several tokens
+    # which tokens a call keeps: the most confident, or those far apart, by Halton's sequence
+    order: Literal["confidence", "halton"] = "halton"
+    # order=confidence: noise on the confidence, which falls to 0 with the calls; 0: none
+    choice_temperature: Annotated[float, Bounds(0, 1000)] = 4.5
+    strength: PositiveShare = 0.7  # with an image and no mask: share of its tokens that are drawn anew
+
+
+class Masked(Model):
+    Config = MaskedConfig
+    Sampling = MaskedSampling
+    reads = frozenset({"label", "text", "image", "mask"})
+    averaged = ("network",)
+    parents: ClassVar[dict[str, Parent]] = {"tokens": TOKENIZER}
+    paper = "Chang 2022, MaskGIT: Masked Generative Image Transformer"
+    about = "guesses hidden tokens, all at once: an image in a few calls"
+
+    order: Tensor  # [L], the places of tokens by Halton's sequence
+
+    def __init__(self, config: MaskedConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        c, condition = config, choose_condition(self, "text", "label")
+        self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
+        self.reader = TextReader(c.vocabulary) if condition == "text" else None
+        self.classes = len(spec.classes) if condition == "label" else 0
+        text = (self.reader.rows, self.reader.places, c.encoder_depth) if self.reader else None
+        height, width = self.tokenizer.grid
+        self.hidden = self.tokenizer.codes  # the token of a place that is hidden
+        self.network = MaskedTransformer(
+            c.body, self.hidden, height * width, self.classes, text, c.initial_std
+        )
+        self.register_buffer("order", halton_order((height, width)), persistent=False)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    # ---- learning
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The cross-entropy of the hidden tokens, a share cos(pi r / 2) of an image's, r uniform (Chang 2022, 3.2)."""
+        c = self.config
+        with torch.no_grad():
+            tokens = self.tokenizer.tokenise(batch.image).flatten(1)  # [B, L]
+        share = torch.cos(math.pi / 2 * torch.rand(len(tokens), 1, device=tokens.device))  # [B, 1]
+        count = (share * tokens.shape[1]).round().clamp(min=1)  # [B, 1]
+        hidden = torch.rand(tokens.shape, device=tokens.device).argsort(1).argsort(1) < count  # [B, L]
+        rows = self.embed(batch.condition, c.condition_dropout)
+        logits = self.network(tokens.masked_fill(hidden, self.hidden), *rows)  # [B, L, codes]
+        return {"tokens": F.cross_entropy(logits[hidden], tokens[hidden], label_smoothing=c.label_smoothing)}
+
+    def embed(self, condition: Condition, dropout: float = 0.0) -> tuple[Tensor | None, EncodedText | None]:
+        """What the network reads beside the tokens; each image goes without it with probability ``dropout``."""
+        if self.reader is not None:
+            texts = drop_texts(texts_of(self, condition), dropout)
+            return None, self.network.read(*self.reader(texts, self.device))
+        if not self.classes:
+            return None, None
+        none = torch.full((condition.size,), self.classes, device=self.device)
+        label = none if condition.label is None else torch.where(condition.label < 0, none, condition.label)
+        return torch.where(torch.rand(len(label), device=self.device) < dropout, none, label), None
+
+    # ---- drawing
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: MaskedSampling, draws: Draws) -> Iterator[Canvas]:
+        """A canvas after each call. Raises LimnerError for settings that do not fit the model."""
+        s = sampling
+        s.check_top_k(self.tokenizer.codes)
+        scale = s.guidance_for(self)
+        if not self.drops_condition:
+            condition = self.with_labels(condition, draws)
+        tokens = self.given_tokens(condition, s, draws)  # [B, L], those to be drawn hidden
+        left = [hidden_after(int(count), s.steps) for count in (tokens == self.hidden).sum(1)]
+        calls = max(1, *map(len, left))
+        with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
+            rows = [self.embed(condition)]
+            if scale != 1 and (condition.text is not None or condition.label is not None):
+                rows.append(self.embed(Condition(condition.size)))
+        for call in range(calls):
+            with torch.autocast(self.device.type, enabled=False):
+                logits, *without = (self.network(tokens, *row) for row in rows)  # [B, L, codes]
+            if without:
+                logits = guide(logits, without[0], scale)
+            logits = remove_smoothing(logits, self.config.label_smoothing)
+            drawn = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B, L]
+            guess = torch.where(tokens == self.hidden, drawn, tokens)  # [B, L]
+            first = self.priority(tokens, guess, logits, 1 - (call + 1) / calls, s, draws)  # [B, L]
+            hide = torch.tensor(
+                [[call < len(row) and row[call]] for row in left], device=tokens.device
+            )  # [B, 1]
+            tokens = guess.masked_fill(first.argsort(1).argsort(1) < hide, self.hidden)
+            picture = partial(self.picture, guess, tokens == self.hidden, condition)
+            yield Canvas(call + 1, calls, picture, partial(self.picture, guess, None, condition))
+
+    def given_tokens(self, condition: Condition, sampling: MaskedSampling, draws: Draws) -> Tensor:
+        """[B, L]: those of the condition's image, and hidden ones where it is marked, or a share of them, or all."""
+        length = len(self.order)
+        if condition.image is None:
+            return torch.full((condition.size, length), self.hidden, device=self.device)
+        tokens = self.tokenizer.tokenise(condition.image).flatten(1)  # [B, L]
+        if condition.mask is not None:
+            marked = shrink_mask(condition.mask.float(), self.tokenizer.grid).flatten(1) > 0  # [B, L]
+        else:
+            count = max(1, round(sampling.strength * length))
+            marked = draws.uniform(length).argsort(1).argsort(1) < count  # [B, L]
+        return tokens.masked_fill(marked, self.hidden)
+
+    def priority(
+        self, tokens: Tensor, guess: Tensor, logits: Tensor, noise: float, sampling: MaskedSampling, draws: Draws
+    ) -> Tensor:  # fmt: skip
+        """[B, L]: of the hidden tokens, those with the largest are kept first; infinite for the known ones.
+
+        ``noise``: share of the choice temperature (Chang 2022, appendix: Gumbel noise on the log probabilities).
+        """
+        if sampling.order == "halton":
+            rank = -self.order.argsort().float().expand_as(guess)  # [B, L]
+        else:
+            rank = logits.log_softmax(-1).gather(-1, guess[..., None])[..., 0]  # [B, L]
+            gumbel = -torch.log(-torch.log(draws.uniform(guess.shape[1]).clamp(1e-7, 1 - 1e-7)))  # [B, L]
+            rank = rank + sampling.choice_temperature * noise * gumbel
+        return rank.masked_fill(tokens != self.hidden, math.inf)
+
+    def picture(self, tokens: Tensor, hidden: Tensor | None, condition: Condition) -> Tensor:
+        """[B, C, H, W] in [-1, 1], 0 where tokens are ``hidden``; outside a mask exactly the given pixels."""
+        grid = self.tokenizer.grid
+        image = self.tokenizer.detokenise(tokens.unflatten(1, grid))  # [B, C, H, W]
+        if hidden is not None and hidden.any():
+            cells = hidden.unflatten(1, grid)[:, None].float()  # [B, 1, h, w]
+            image = image.masked_fill(F.interpolate(cells, image.shape[2:]) > 0, 0)
+        if condition.image is None or condition.mask is None:
+            return image
+        return torch.where(condition.mask > 0, image, condition.image)
+
+
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.01)
+Masked.presets = {
+    "tiny": Preset(
+        MaskedConfig(
+            tokenizer=TINY_TOKENS, vocabulary=VocabularyConfig("bytes", length=16),
+            body=replace(SMALL_BODY, width=32, depth=2, heads=2, hidden=64), encoder_depth=1, initial_std=0.3,
+        ),
+        training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
+    ),
+    "small": Preset(MaskedConfig(), training(MUON, "network", batch=64, clip=1.0, average=10_000.0)),
+    "base": Preset(
+        MaskedConfig(
+            tokenizer=BASE_TOKENS, vocabulary=VocabularyConfig(merges=16_384 - 256, length=128),
+            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365), encoder_depth=6,
+        ),
+        training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, warmup=10_000, clip=1.0,
+                 average=50_000.0),
+    ),
+    # ImageNet at 256x256, on 16x16 tokens of 1,024 codes, in the form of TiTok's code (bytedance/1d-tokenizer).
+    "paper": Preset(
+        MaskedConfig(tokenizer=VQGAN_F16, body=SequenceBlocks(768, 24, 16, 3072, norms="after")),
+        training(Optimiser("adamw", lr=1e-4, betas=(0.9, 0.96), decay=0.045), "network", batch=256, warmup=5_000 * 256,
+                 schedule="constant", average=1_774_000.0, average_rampup=0.0),
+        size=(256, 256), channels=3, classes=1000,
+        parameters={"tokenizer": 72_141_699, "network": 172_652_800},
+    ),
+}  # fmt: skip
