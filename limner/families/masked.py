@@ -13,13 +13,24 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Parent, Preset
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    ConditionEmbedding,
+    Draws,
+    ImageSpec,
+    Model,
+    Objective,
+    Parent,
+    Preset,
+)
 from limner.diffusion.sampling import shrink_mask
-from limner.families._conditioning import choose_condition
-from limner.families._presets import training
+from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition
+from limner.families._presets import BASE_TEXT, TINY_TEXT, training
 from limner.families._token_sampling import TokenSampling
 from limner.families._tokens import (
     BASE_TOKENS,
@@ -29,14 +40,12 @@ from limner.families._tokens import (
     ConfiguredTokenizer,
     TokensConfig,
 )
-from limner.families._writing import TextReader, drop_texts, texts_of
 from limner.fields import Bounds, PositiveShare, ShareBelow1
 from limner.networks.logits import choose, guide, remove_smoothing
-from limner.networks.transformers.encoder_decoder import EncodedText
 from limner.networks.transformers.masked import MaskedTransformer, halton_order, hidden_after
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.settings import Optimiser
-from limner.text.vocabulary import VocabularyConfig
+from limner.text.encoder import TextConfig
 
 SMALL_BODY = SequenceBlocks(192, 6, 6, 512, mlp="glu", norms="both", bias=False)
 
@@ -45,11 +54,8 @@ SMALL_BODY = SequenceBlocks(192, 6, 6, 512, mlp="glu", norms="both", bias=False)
 class MaskedConfig:
     tokens: str = ""  # run of tokens whose tokenizer is used; empty: one is trained first
     tokenizer: TokensConfig = field(default_factory=TokensConfig)  # of the tokenizer that is trained
-    body: SequenceBlocks = field(
-        default_factory=lambda: SMALL_BODY
-    )  # of the transformer and the text encoder
-    encoder_depth: int = 2  # blocks of the text encoder
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # of the text
+    body: SequenceBlocks = field(default_factory=lambda: SMALL_BODY)  # of the transformer
+    text: TextConfig = field(default_factory=TextConfig)  # the text encoder; Muse's is a pretrained T5
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     label_smoothing: ShareBelow1 = 0.1  # probability that is spread over all codes in the loss
@@ -68,6 +74,22 @@ class MaskedSampling(TokenSampling):
     strength: PositiveShare = 0.7  # with an image and no mask: share of its tokens that are drawn anew
 
 
+class Network(nn.Module):
+    """Tokens [B, L], some of them hidden, and a condition -> logits [B, L, codes]."""
+
+    def __init__(self, config: MaskedConfig, codes: int, places: int, condition: str, classes: int):
+        super().__init__()
+        c = config
+        self.embedder = ConditionEmbedder(condition, classes, c.body.width, c.text)
+        prefix, context = condition != "none", self.embedder.context
+        self.body = MaskedTransformer(c.body, codes, places, prefix, context, c.initial_std)
+        if condition == "label":
+            nn.init.normal_(self.embedder.label.weight, std=c.initial_std)
+
+    def forward(self, tokens: Tensor, rows: ConditionEmbedding) -> Tensor:
+        return self.body(tokens, rows.embedding, rows.tokens, rows.mask)
+
+
 class Masked(Model):
     Config = MaskedConfig
     Sampling = MaskedSampling
@@ -83,14 +105,9 @@ class Masked(Model):
         super().__init__(config, spec)
         c, condition = config, choose_condition(self, "text", "label")
         self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
-        self.reader = TextReader(c.vocabulary) if condition == "text" else None
-        self.classes = len(spec.classes) if condition == "label" else 0
-        text = (self.reader.rows, self.reader.places, c.encoder_depth) if self.reader else None
         height, width = self.tokenizer.grid
         self.hidden = self.tokenizer.codes  # the token of a place that is hidden
-        self.network = MaskedTransformer(
-            c.body, self.hidden, height * width, self.classes, text, c.initial_std
-        )
+        self.network = Network(c, self.hidden, height * width, condition, len(spec.classes))
         self.register_buffer("order", halton_order((height, width)), persistent=False)
 
     def objectives(self) -> list[Objective]:
@@ -106,20 +123,11 @@ class Masked(Model):
         share = torch.cos(math.pi / 2 * torch.rand(len(tokens), 1, device=tokens.device))  # [B, 1]
         count = (share * tokens.shape[1]).round().clamp(min=1)  # [B, 1]
         hidden = torch.rand(tokens.shape, device=tokens.device).argsort(1).argsort(1) < count  # [B, L]
-        rows = self.embed(batch.condition, c.condition_dropout)
-        logits = self.network(tokens.masked_fill(hidden, self.hidden), *rows)  # [B, L, codes]
+        rows = self.network.embedder.with_dropout(batch, c.condition_dropout)
+        logits = self.network(tokens.masked_fill(hidden, self.hidden), rows)  # [B, L, codes]
         return {"tokens": F.cross_entropy(logits[hidden], tokens[hidden], label_smoothing=c.label_smoothing)}
 
-    def embed(self, condition: Condition, dropout: float = 0.0) -> tuple[Tensor | None, EncodedText | None]:
-        """What the network reads beside the tokens; each image goes without it with probability ``dropout``."""
-        if self.reader is not None:
-            texts = drop_texts(texts_of(self, condition), dropout)
-            return None, self.network.read(*self.reader(texts, self.device))
-        if not self.classes:
-            return None, None
-        none = torch.full((condition.size,), self.classes, device=self.device)
-        label = none if condition.label is None else torch.where(condition.label < 0, none, condition.label)
-        return torch.where(torch.rand(len(label), device=self.device) < dropout, none, label), None
+    embed = embed_condition
 
     # ---- drawing
 
@@ -140,7 +148,7 @@ class Masked(Model):
                 rows.append(self.embed(Condition(condition.size)))
         for call in range(calls):
             with torch.autocast(self.device.type, enabled=False):
-                logits, *without = (self.network(tokens, *row) for row in rows)  # [B, L, codes]
+                logits, *without = (self.network(tokens, row) for row in rows)  # [B, L, codes]
             if without:
                 logits = guide(logits, without[0], scale)
             logits = remove_smoothing(logits, self.config.label_smoothing)
@@ -187,8 +195,11 @@ class Masked(Model):
         grid = self.tokenizer.grid
         image = self.tokenizer.detokenise(tokens.unflatten(1, grid))  # [B, C, H, W]
         if hidden is not None and hidden.any():
-            cells = hidden.unflatten(1, grid)[:, None].float()  # [B, 1, h, w]
-            image = image.masked_fill(F.interpolate(cells, image.shape[2:]) > 0, 0)
+            height, width = (-(-side // places) for side, places in zip(image.shape[2:], grid, strict=True))
+            cells = (
+                hidden.unflatten(1, grid)[:, None].repeat_interleave(height, 2).repeat_interleave(width, 3)
+            )
+            image = image.masked_fill(cells[..., : image.shape[2], : image.shape[3]], 0)
         if condition.image is None or condition.mask is None:
             return image
         return torch.where(condition.mask > 0, image, condition.image)
@@ -198,16 +209,16 @@ MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.01)
 Masked.presets = {
     "tiny": Preset(
         MaskedConfig(
-            tokenizer=TINY_TOKENS, vocabulary=VocabularyConfig("bytes", length=16),
-            body=replace(SMALL_BODY, width=32, depth=2, heads=2, hidden=64), encoder_depth=1, initial_std=0.3,
+            tokenizer=TINY_TOKENS, text=TINY_TEXT, initial_std=0.3,
+            body=replace(SMALL_BODY, width=32, depth=2, heads=2, hidden=64),
         ),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
     "small": Preset(MaskedConfig(), training(MUON, "network", batch=64, clip=1.0, average=10_000.0)),
     "base": Preset(
         MaskedConfig(
-            tokenizer=BASE_TOKENS, vocabulary=VocabularyConfig(merges=16_384 - 256, length=128),
-            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365), encoder_depth=6,
+            tokenizer=BASE_TOKENS, text=BASE_TEXT,
+            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365),
         ),
         training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, warmup=10_000, clip=1.0,
                  average=50_000.0),

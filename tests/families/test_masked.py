@@ -38,9 +38,9 @@ class Watched:
         self.logits: list[Tensor] = []
         forward = model.network.forward
 
-        def watched(tokens: Tensor, *rows: Any) -> Tensor:
+        def watched(tokens: Tensor, rows: Any) -> Tensor:
             self.calls.append(tokens)
-            self.logits.append(forward(tokens, *rows))
+            self.logits.append(forward(tokens, rows))
             return self.logits[-1]
 
         model.network.forward = watched  # type: ignore[method-assign]
@@ -151,10 +151,15 @@ def test_strength_says_how_many_tokens_are_drawn_anew(strength: float, count: in
 
 
 def test_classes_are_a_condition_as_well_as_text() -> None:
+    """And with TiTok's settings the network has its numbers."""
     spec = ImageSpec(3, 16, 16, classes=("cat", "dog"))
     model = build(spec)
-    assert model.follows >= {"label"} and "text" not in model.follows and model.reader is None
-    label, nothing = model.embed(Condition(2, label=torch.tensor([1, -1])))
-    assert label is not None and label.tolist() == [1, 2] and nothing is None
-    always, _ = model.embed(Condition(50, label=torch.ones(50, dtype=torch.long)), dropout=1.0)
-    assert always is not None and (always == 2).all()
+    assert model.follows >= {"label"} and "text" not in model.follows
+    rows = model.embed(Condition(2, label=torch.tensor([1, 0])))
+    assert rows.tokens is None and torch.equal(rows.embedding, model.network.embedder.label.weight[[1, 0]])
+    paper = Masked.presets["paper"].model
+    titok = replace(paper, tokenizer=replace(paper.tokenizer, codes=4096))
+    with torch.device("meta"):
+        large = families.build("masked", titok, ImageSpec(3, 64, 128, classes=tuple(map(str, range(1000)))))
+    assert large.tokenizer.grid == (4, 8)
+    assert sum(p.numel() for p in large.network.parameters()) == 177_202_432

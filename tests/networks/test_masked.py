@@ -28,11 +28,11 @@ def test_it_has_the_published_numbers_of_parameters(
     codes: int, places: int, embeddings: int, head: int, total: int
 ) -> None:
     with torch.device("meta"):
-        network = MaskedTransformer(BERT, codes, places, classes=1000)
-    parts = [network.token, network.position, network.kind, network.norm_in]
-    assert sum(map(count, parts)) == embeddings and count(network.head) == head
+        network = MaskedTransformer(BERT, codes, places, prefix=True)
+    parts, classes = [network.token, network.position, network.kind, network.norm_in], 1001 * 768
+    assert sum(map(count, parts)) + classes == embeddings and count(network.head) == head
     assert count(network.transformer.blocks[0]) == 7_087_872
-    assert count(network) == total
+    assert count(network) + classes == total
 
 
 def test_the_schedule_matches_the_golden_numbers() -> None:
@@ -77,12 +77,18 @@ def test_what_smoothing_put_on_every_token_is_taken_away_again() -> None:
 
 
 @torch.no_grad()
-def test_every_place_sees_every_other_and_the_class() -> None:
+def test_every_place_sees_every_other_and_the_condition() -> None:
     torch.manual_seed(0)
-    network = MaskedTransformer(SequenceBlocks(16, 2, 2), 7, 6, classes=3, std=0.3).double()
-    tokens, label = torch.randint(7, (1, 6)), torch.tensor([1])
-    logits = network(tokens, label)
-    assert logits.shape == (1, 6, 7)
-    tokens[0, 3] = 7
-    assert (network(tokens, label) != logits).any(2).all()
-    assert (network(tokens, torch.tensor([3])) != network(tokens, label)).any(2).all()
+    network = MaskedTransformer(SequenceBlocks(16, 2, 2), 7, 6, prefix=True, context=5, std=0.3).double()
+    tokens, embedding, text = (
+        torch.randint(7, (1, 6)),
+        *(torch.randn(1, *n).double() for n in ((16,), (4, 5))),
+    )
+    mask = torch.tensor([[True, True, True, False]])
+    logits = network(tokens, embedding, text, mask)
+    assert logits.shape == (1, 6, 7) and logits.dtype == torch.float32
+    other, padding = tokens.clone(), text.clone()
+    other[0, 3], padding[0, 3] = 7, 0.0
+    for changed in ((other, embedding, text), (tokens, -embedding, text), (tokens, embedding, -text)):
+        assert (network(*changed, mask) != logits).any(2).all()
+    assert torch.equal(network(tokens, embedding, padding, mask), logits)

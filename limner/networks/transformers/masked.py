@@ -1,65 +1,53 @@
 """A transformer that guesses the hidden tokens of an image from the known ones, all at once (Chang 2022, MaskGIT).
 
-A class is a token before those of the image. A text is encoded, and attended to in each block (Chang 2023, Muse).
+A class, or the summary of a text, is a token before those of the image, and each block attends to the text (Chang 2023,
+Muse).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from limner.networks.transformers.encoder_decoder import EncodedText, Stack
 from limner.networks.transformers.sequence import SequenceBlocks, Transformer, layer_norm
 
 
 class MaskedTransformer(nn.Module):
-    """Tokens [B, L], ``codes`` where one is hidden -> logits [B, L, codes] in float32.
+    """Tokens [B, L], ``codes`` where one is hidden, and perhaps a condition -> logits [B, L, codes] in float32.
 
-    ``text``: the integers that its pieces may be, the most places of a text, and the blocks of its encoder; None: no
-    text. With blocks that norm after the sum this is BERT (Devlin 2019), as in TiTok's code (Yu 2024). Raises
-    SettingsError for widths that do not divide.
+    ``prefix``: the condition has an embedding, [B, W]; ``context``: channels of its tokens, [B, T, D], or 0. With
+    blocks that norm after the sum it is BERT (Devlin 2019), as in TiTok's code (Yu 2024). Raises SettingsError for
+    widths that do not divide.
     """
 
     def __init__(
-        self, blocks: SequenceBlocks, codes: int, places: int, classes: int = 0,
-        text: tuple[int, int, int] | None = None, std: float = 0.02,
+        self, blocks: SequenceBlocks, codes: int, places: int, prefix: bool = False, context: int = 0, std: float = 0.02
     ):  # fmt: skip
         super().__init__()
-        width, self.codes, self.classes = blocks.width, codes, classes
-        self.encoder = Stack(replace(blocks, depth=text[2]), *text[:2]) if text else None
-        labels = classes + 1 if classes else 0  # the last one: no class
-        self.token, self.position = (
-            nn.Embedding(codes + 1 + labels, width),
-            nn.Embedding(places + bool(classes), width),
-        )
-        self.kind = nn.Embedding(2, width)  # of a token: a class, or of the image
+        width = blocks.width
+        self.token, self.position = nn.Embedding(codes + 1, width), nn.Embedding(prefix + places, width)
+        self.kind = nn.Embedding(2, width)  # of a place: the condition, or a token
         self.norm_in = layer_norm(width)
-        self.transformer = Transformer(blocks, context=width if text else 0)
+        self.transformer = Transformer(blocks, context)
         self.norm_out = nn.Identity() if blocks.norms == "after" else layer_norm(width, blocks.norm_scales)
         self.head = nn.Linear(width, codes, blocks.bias)
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.normal_(part.weight, std=std)
 
-    def read(self, text: Tensor, mask: Tensor) -> EncodedText:
-        """Text ids [B, T] and their mask [B, T], True except at padding."""
-        assert self.encoder is not None
-        seen = mask[:, None, None]  # [B, 1, 1, T]
-        return EncodedText(self.encoder(text, seen), seen)
-
-    def forward(self, tokens: Tensor, label: Tensor | None = None, text: EncodedText | None = None) -> Tensor:
-        """``label`` [B] in {0, ..., classes}, the last of which is no class."""
-        kind = torch.ones_like(tokens)  # [B, L]
-        if label is not None:
-            tokens = torch.cat([self.codes + 1 + label[:, None], tokens], dim=1)  # [B, 1 + L]
-            kind = torch.cat([torch.zeros_like(kind[:, :1]), kind], dim=1)  # [B, 1 + L]
-        x = self.norm_in(self.token(tokens) + self.position.weight + self.kind(kind))  # [B, (1 +) L, W]
-        context, seen = text or (None, None)
+    def forward(
+        self, tokens: Tensor, embedding: Tensor | None = None, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """``mask`` [B, T] is False at the context's padding."""
+        x = self.token(tokens) + self.kind.weight[1]  # [B, L, W]
+        if embedding is not None:
+            x = torch.cat([(embedding + self.kind.weight[0])[:, None], x], dim=1)  # [B, 1 + L, W]
+        x = self.norm_in(x + self.position.weight)  # [B, (1 +) L, W]
+        seen = None if mask is None else mask[:, None, None]  # [B, 1, 1, T]
         x = self.norm_out(self.transformer(x, None, (), None, context, seen))  # [B, (1 +) L, W]
-        return self.head(x if label is None else x[:, 1:]).float()  # [B, L, codes]
+        return self.head(x[:, -tokens.shape[1] :]).float()  # [B, L, codes]
 
 
 def hidden_after(tokens: int, calls: int) -> list[int]:
