@@ -31,9 +31,7 @@ class CodecConfig:
     latent: int = 4  # channels of the code
     codes: int = 512  # entries of the codebook, where it is learned
     commitment: float = 0.25  # weight of the commitment term, which draws codes to entries
-    standardise: bool = (
-        True  # scale the code to mean 0 and deviation 1 before it is quantised, so that all entries are used
-    )
+    standardise: bool = True  # scale the code to mean 0 and deviation 1 first, so that all entries are used
     legacy: bool = False  # that weight is on the codebook term instead, as in published VQGANs
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned

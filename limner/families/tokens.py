@@ -43,7 +43,10 @@ FEW = 0.1  # share of the codes in use, below which a person is told
 class Tokens(Model):
     Config = TokensConfig
     averaged = ("tokenizer",)
-    paper = "van den Oord 2017 (VQ-VAE); Esser 2021 (VQGAN); Ramesh 2021 (dVAE); Mentzer 2024 (FSQ)"
+    paper = (
+        "van den Oord 2017, Neural Discrete Representation Learning; Esser 2021, Taming Transformers; "
+        "Ramesh 2021, Zero-Shot Text-to-Image Generation; Mentzer 2024, Finite Scalar Quantization"
+    )
     about = "image to a small grid of integers and back"
 
     temperature: Tensor  # dvae: of the softmax
