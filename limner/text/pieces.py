@@ -42,9 +42,8 @@ def _pieces(text: str, how: Cut) -> Tensor:
         pieces = [word[i : i + PIECE] for word in between for i in range(0, len(word), PIECE)]
     else:
         pieces = [part for start, end, _ in words(text) for part in _parts(text[start:end])]
-    return torch.tensor(
-        [[*piece, *[PAD] * (PIECE - len(piece))] for piece in ([START], *pieces)], dtype=torch.int16
-    )
+    rows = [[*piece, *[PAD] * (PIECE - len(piece))] for piece in ([START], *pieces)]
+    return torch.tensor(rows, dtype=torch.int16, device="cpu")
 
 
 def _parts(word: str) -> Iterator[bytes]:

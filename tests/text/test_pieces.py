@@ -89,3 +89,12 @@ def test_every_character_is_in_one_word():
         spans = words(text)
         assert all(a < b for a, b, _ in spans)
         assert "".join(text[a:b] for a, b, _ in spans) == "".join(text.replace("\u200b", " ").split())
+
+
+def test_pieces_read_in_inference_train_later():
+    with torch.inference_mode():
+        to_pieces(["a new text"], 64)
+    with torch.device("meta"):
+        to_pieces(["another new text"], 64)
+    pieces = to_pieces(["a new text", "another new text"], 64)
+    assert pieces.device.type == "cpu" and not pieces.is_inference()
