@@ -19,12 +19,14 @@ from limner.evaluation import probe
 from limner.evaluation.checks import check_enough, check_held_out, other_source_note
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
+from limner.evaluation.matches import measure_matches, refuse_without_prompts
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.prompts import PromptScore, measure_prompts
 from limner.evaluation.real import Real, as_saved, open_whole
 from limner.evaluation.results import Evaluation, HeldOut, Reconstruction
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
 from limner.inference.pipeline import Pipeline
+from limner.inference.texts import open_comparer
 from limner.metrics import pixels
 from limner.metrics.features import Features
 from limner.progress import bar
@@ -75,7 +77,10 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     held_out = check_held_out(pipeline, task.sources, real, task.quiet) if ranks.first else None
     per_class, seed = options.labels_per_class, options.seed
     understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
-    samples, chosen, prompts = None, None, None
+    samples, chosen, prompts, matches = None, None, None, None
+    comparer = open_comparer(options.matches) if options.matches else None
+    if comparer:
+        refuse_without_prompts(pipeline, real)
     if isinstance(pipeline.model, Generates):
         n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
@@ -83,6 +88,8 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
         prompts = measure_prompts(pipeline, task.sources, real, seed, task.quiet, ranks, opened)
         chosen = pipeline.named_sampling(sampling)
+        if comparer and ranks.first:
+            matches = measure_matches(comparer, samples, real, seed, task.quiet)
     reconstruction = None
     if isinstance(pipeline.model, Autoencodes):
         reconstruction = measure_reconstruction(pipeline, real) if ranks.first else None
@@ -93,7 +100,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         raise LimnerError(f"There is nothing to measure of {task.what}: {why}.")
     result = Evaluation(
         of=str(task.what), against=list(task.sources), run=pipeline.digest, understanding=understanding,
-        sampling=chosen, reconstruction=reconstruction, held_out=held_out,
+        sampling=chosen, matches=matches, reconstruction=reconstruction, held_out=held_out,
     )  # fmt: skip
     size = (pipeline.spec.height, pipeline.spec.width)
     data, notes = pipeline.loaded.run.data, []
@@ -109,6 +116,10 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
     if options.labels_per_class:
         raise LimnerError(
             f"--labels-per-class probes the features of a run, but {what} is not a run: leave it out."
+        )
+    if options.matches:
+        raise LimnerError(
+            f"--matches compares images with the prompts of a run, but {what} is not a run: leave it out."
         )
     if not what.exists():
         raise LimnerError(f"There is neither a run nor a folder of images at {what}.")

@@ -20,6 +20,9 @@ class EvaluateOptions(Checked):
     k: Count | None = None
     # also probe a run's features with this many labelled images per class; 0: do not
     labels_per_class: int = 0
+    matches: str = (
+        ""  # run that compares images with texts (clip): also measure how well images follow prompts
+    )
     seed: Seed = 0  # of the first image drawn
 
 

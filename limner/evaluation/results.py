@@ -86,6 +86,26 @@ class Understanding(JsonResult):
 
 
 @dataclass(frozen=True)
+class Mean(JsonResult):
+    """A mean over images, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchScore(JsonResult):
+    """How well drawn images follow their prompts: 100 times the cosine of both by a run that compares them."""
+
+    run: str  # digest of that run
+    n: int
+    score: Mean  # of drawn images with their prompts
+    floor: Mean  # of the same images with each other's prompts
+    ceiling: Mean  # of the real images that the prompts are the captions of
+
+
+@dataclass(frozen=True)
 class Reconstruction(JsonResult):
     """How well an autoencoder reconstructs held-out images: means over ``n`` of them."""
 
@@ -119,6 +139,7 @@ class Evaluation(JsonResult):
     sampling: Any = None  # the family's Sampling
     held_out: HeldOut | None = None
     fidelity: Fidelity | None = field(default=None, metadata=INLINE)
+    matches: MatchScore | None = None
     reconstruction: Reconstruction | None = None
     understanding: Understanding | None = field(default=None, metadata=INLINE)
     to: str | None = None  # folder of evaluation.json and the pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limner.evaluation.report import number
-from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Row
+from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Mean, Row
 from limner.settings import join_words
 
 FIGURES = {
@@ -52,6 +52,7 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
         rows.append(
             ("measured at, in pixels", f"{'x'.join(map(str, fidelity.size))} {colours}".strip(), "", "")
         )
+    rows += _match_rows(result)
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
         score = getattr(result.reconstruction, name, None)
         if score is not None:
@@ -88,6 +89,19 @@ def _prompt_rows(fidelity: Fidelity) -> list[Cells]:
     interval = f"{fidelity.prompts_low:.1%} to {fidelity.prompts_high:.1%}"
     floor = "" if fidelity.prompts_floor is None else f"{fidelity.prompts_floor:.1%}"
     return [(label, f"{fidelity.prompts_exact:.1%}", interval, floor)]
+
+
+def _match_rows(result: Evaluation) -> list[Cells]:
+    if not (found := result.matches):
+        return []
+
+    def cells(label: str, mean: Mean, real: str = "") -> Cells:
+        return (label, f"{mean.value:.1f}", f"{mean.low:.1f} to {mean.high:.1f}", real)
+
+    label = f"CLIP score: 100 x cosine of image and prompt, {found.n:,} drawn"
+    return [cells(label, found.score, f"{found.ceiling.value:.1f}"),
+            cells("  the same images with each other's prompts", found.floor),
+            cells("  real images with their captions", found.ceiling)]  # fmt: skip
 
 
 def compared(figures: FeatureFigures) -> str:
