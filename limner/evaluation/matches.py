@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.core import LimnerError
+from limner.data import Data
 from limner.evaluation.fidelity import Samples
 from limner.evaluation.real import Real
 from limner.evaluation.results import MatchScore, Mean
@@ -36,6 +37,7 @@ def refuse_without_prompts(pipeline: Pipeline, real: Real) -> None:
 def measure_matches(comparer: Pipeline, samples: Samples, real: Real, seed: int, quiet: bool) -> MatchScore:
     """Of images that were drawn for captions of real ones, with a 95% interval of each mean."""
     assert samples.captions is not None and real.training.captions is not None
+    assert isinstance(samples.images, Data)  # as draw_samples makes them
     n = len(samples.images)
     rows = real.training.order(0, n, seed)  # those whose captions were drawn
     with bar(f"comparing {n:,} images with their prompts", quiet) as watch:
