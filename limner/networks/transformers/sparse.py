@@ -44,3 +44,11 @@ def stream_mask(
     image = (query >= text) & (key >= text)
     distance = (query - key).clamp(min=0)
     return (query >= key) & (~image | sees(pattern, distance, width, kernel))
+
+
+@lru_cache(maxsize=64)
+def visible_keys(
+    pattern: Pattern, text: int, grid: tuple[int, int], kernel: int = 11, device: torch.device | None = None
+) -> list[Tensor]:
+    """For each place of ``stream_mask`` the indices of those that it sees, in order."""
+    return [row.nonzero()[:, 0] for row in stream_mask(pattern, text, grid, kernel, device)]

@@ -1,0 +1,157 @@
+"""Text and image as one stream of tokens under one causal transformer.
+
+Ramesh 2021, "Zero-Shot Text-to-Image Generation": row, column and convolutional attention, a padding token of its own
+for each text place, text 1/8 and image 7/8 of the loss. By config also minDALL-E's, ruDALL-E's and VQGAN's layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, LimnerError, Model, Objective, Parent, Preset
+from limner.families._presets import training
+from limner.families._token_sampling import TokenSampling
+from limner.families._tokens import TOKENIZER, ConfiguredTokenizer, TokensConfig
+from limner.fields import Share
+from limner.networks.logits import choose, guide, token_loss
+from limner.networks.transformers.sequence import SequenceBlocks
+from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, fill_places
+from limner.settings import Optimiser
+from limner.text.vocabulary import Vocabulary, VocabularyConfig
+
+
+@dataclass(frozen=True)
+class DALLEConfig:
+    tokens: str = ""  # run whose tokens are drawn; empty: a tokenizer is trained first
+    tokenizer: TokensConfig = field(default_factory=TokensConfig)  # of the tokenizer that is trained
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # of the text
+    blocks: SequenceBlocks = field(default_factory=SequenceBlocks)  # of the transformer
+    layout: StreamLayout = field(default_factory=StreamLayout)
+    all_places: bool = False  # also text places that no caption of the training reaches
+    text_weight: Share = 0.125  # of the text's loss; the image's has the rest
+    condition_dropout: Share = 0.1  # fraction of training images whose caption is blanked, for guidance
+
+
+@dataclass(frozen=True)
+class DALLESampling(TokenSampling):
+    keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
+    cache: bool = True  # keep keys and values of earlier tokens; false: compute all of them again, which is slower
+
+
+class DALLE(Model):
+    Config = DALLEConfig
+    Sampling = DALLESampling
+    reads = frozenset({"label", "text", "image"})
+    averaged = ("network",)
+    parents: ClassVar[dict[str, Parent]] = {"tokens": TOKENIZER}
+    paper = "Ramesh 2021, Zero-Shot Text-to-Image Generation"
+    about = "text and image tokens in one stream, drawn one after another"
+
+    places: Tensor  # text places in use
+
+    def __init__(self, config: DALLEConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        c = config
+        if spec.captions:
+            self.follows -= {"label"}
+        self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False)
+        self.vocabulary = Vocabulary(c.vocabulary)
+        length = c.vocabulary.length if self.follows & {"text", "label"} else 0
+        codes, grid = self.tokenizer.codes, self.tokenizer.grid
+        self.network = TextImageTransformer(c.blocks, c.layout, self.vocabulary.size, length, codes, grid)
+        self.register_buffer("places", torch.tensor(length))
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def learn_texts(self, captions: Sequence[str]) -> None:
+        """Besides, count the places that the longest caption needs; a class's name is the caption of its images."""
+        texts = captions if "text" in self.follows else 2 * self.spec.classes
+        super().learn_texts(texts)
+        if not (self.config.all_places or self.config.vocabulary.dropout) and texts:
+            longest = max(map(len, self.vocabulary.encode(sorted(set(texts)))))
+            self.places.fill_(min(max(longest, 1), self.config.vocabulary.length))
+
+    # ---- what the network reads
+
+    def texts(self, condition: Condition) -> list[str]:
+        if "text" in self.follows and condition.text is not None:
+            return condition.text
+        if "label" in self.follows and condition.label is not None:
+            return [self.spec.classes[i] for i in condition.label.tolist()]
+        return [""] * condition.size
+
+    def text_tokens(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> [B, T] pieces and pads."""
+        places = int(self.places)
+        pieces = self.vocabulary.encode(texts, places)
+        return fill_places(pieces, places, self.vocabulary.size, self.config.layout.pads).to(self.device)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of text and image, each over its own vocabulary and tokens (Ramesh 2021, section 2.2)."""
+        c = self.config
+        with torch.no_grad():
+            image = self.tokenizer.tokenise(batch.image).flatten(1)  # [B, h w]
+        kept = (torch.rand(len(image)) >= c.condition_dropout).tolist()
+        texts = [text if keep else "" for text, keep in zip(self.texts(batch.condition), kept, strict=True)]
+        text = self.text_tokens(texts)  # [B, T]
+        logits = self.network(text, image)
+        if logits.text is None:
+            return {"image": token_loss(logits.image, image)}
+        targets = text[:, text.shape[1] - logits.text.shape[1] :]
+        return {
+            "text": c.text_weight * token_loss(logits.text, targets),
+            "image": (1 - c.text_weight) * token_loss(logits.image, image),
+        }
+
+    # ---- drawing
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: DALLESampling, draws: Draws) -> Iterator[Canvas]:
+        """A canvas after each row of tokens, and what is not drawn yet is grey."""
+        s, network = sampling, self.network
+        scale = s.guidance_for(self)
+        s.check_top_k(self.tokenizer.codes)
+        image = self.given_tokens(condition, s)  # [B, n]
+        text = self.text_tokens(self.texts(self.with_labels(condition, draws)))  # [B, T]
+        if scale != 1:
+            text = torch.cat([text, self.text_tokens([""] * condition.size)])  # [2 B, T]
+        kept = network.caches(text) if s.cache else []
+        height, width = self.tokenizer.grid
+        if image.shape[1] == height * width:
+            yield Canvas(height, height, partial(self.picture, image))
+        while image.shape[1] < height * width:
+            with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
+                logits = network.next_logits(text, image.repeat(len(text) // len(image), 1), kept)
+            if scale != 1:
+                logits = guide(*logits.chunk(2), scale)
+            token = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B]
+            image = torch.cat([image, token[:, None]], dim=1)
+            if image.shape[1] % width == 0:
+                yield Canvas(image.shape[1] // width, height, partial(self.picture, image))
+
+    def given_tokens(self, condition: Condition, sampling: DALLESampling) -> Tensor:
+        """[B, n], those of the upper part of the condition's image; n is 0 without one. Raises LimnerError."""
+        if condition.image is None:
+            if sampling.keep is not None:
+                raise LimnerError("--keep says how much of an --image is kept: name that image too.")
+            return torch.zeros(condition.size, 0, dtype=torch.long, device=self.device)
+        share = 0.5 if sampling.keep is None else sampling.keep
+        tokens = self.tokenizer.tokenise(condition.image)  # [B, h, w]
+        return tokens[:, : round(share * tokens.shape[1])].flatten(1)
+
+    def picture(self, image: Tensor) -> Tensor:
+        """Whole rows of tokens [B, n] -> [B, C, H, W] in [-1, 1], 0 below them."""
+        height, width = self.tokenizer.grid
+        rows = image.unflatten(1, (-1, width))  # [B, r, w]
+        missing = height - rows.shape[1]
+        rows = torch.cat([rows, rows[:, -1:].expand(-1, missing, -1)], dim=1)  # [B, h, w]
+        picture = self.tokenizer.detokenise(rows)
+        drawn = round(picture.shape[2] * (height - missing) / height)
+        return F.pad(picture[:, :, :drawn], (0, 0, 0, picture.shape[2] - drawn))
