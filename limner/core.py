@@ -107,6 +107,7 @@ class Preset:
     size: tuple[int, int] | None = None  # (height, width) in the paper; None: as the data has it
     channels: int | None = None  # in the paper; None: as the data has it
     classes: int = 0  # in the paper, where ``parameters`` depends on them
+    captions: bool = False  # likewise
     parameters: Mapping[str, int] | None = None  # trainable, by submodule, in the public implementation
 
 

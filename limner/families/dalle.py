@@ -7,17 +7,37 @@ for each text place, text 1/8 and image 7/8 of the loss. By config also minDALL-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, LimnerError, Model, Objective, Parent, Preset
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Draws,
+    ImageSpec,
+    LimnerError,
+    Model,
+    Objective,
+    Parent,
+    Preset,
+)
 from limner.families._presets import training
 from limner.families._token_sampling import TokenSampling
-from limner.families._tokens import TOKENIZER, ConfiguredTokenizer, TokensConfig
+from limner.families._tokens import (
+    BASE_TOKENS,
+    DVAE,
+    TINY_TOKENS,
+    TOKENIZER,
+    VQGAN_F16,
+    ConfiguredTokenizer,
+    TokensConfig,
+)
 from limner.fields import Share
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -41,7 +61,9 @@ class DALLEConfig:
 @dataclass(frozen=True)
 class DALLESampling(TokenSampling):
     keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
-    cache: bool = True  # keep keys and values of earlier tokens; false: compute all of them again, which is slower
+    cache: bool = (
+        True  # keep keys and values of earlier tokens; false: compute all of them again, which is slower
+    )
 
 
 class DALLE(Model):
@@ -60,7 +82,7 @@ class DALLE(Model):
         c = config
         if spec.captions:
             self.follows -= {"label"}
-        self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False)
+        self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
         self.vocabulary = Vocabulary(c.vocabulary)
         length = c.vocabulary.length if self.follows & {"text", "label"} else 0
         codes, grid = self.tokenizer.codes, self.tokenizer.grid
@@ -130,7 +152,7 @@ class DALLE(Model):
             with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
                 logits = network.next_logits(text, image.repeat(len(text) // len(image), 1), kept)
             if scale != 1:
-                logits = guide(*logits.chunk(2), scale)
+                logits = guide(logits[: len(image)], logits[len(image) :], scale)
             token = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B]
             image = torch.cat([image, token[:, None]], dim=1)
             if image.shape[1] % width == 0:
@@ -155,3 +177,59 @@ class DALLE(Model):
         picture = self.tokenizer.detokenise(rows)
         drawn = round(picture.shape[2] * (height - missing) / height)
         return F.pad(picture[:, :, :drawn], (0, 0, 0, picture.shape[2] - drawn))
+
+
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
+PAPER = training(
+    Optimiser("adamw", lr=4.5e-4, betas=(0.9, 0.96), decay=0.045), "network", batch=1024, schedule="constant",
+    warmup=5_000 * 1024, clip=4.0, average=25 * 1024 * 69.0, average_rampup=0.0,
+)  # fmt: skip
+PUBLISHED = VocabularyConfig("bpe", 16_384 - 256, length=256, dropout=0.1)
+DALLE.presets = {
+    "tiny": Preset(
+        DALLEConfig(
+            tokenizer=TINY_TOKENS, vocabulary=VocabularyConfig("bytes", length=16),
+            blocks=SequenceBlocks(width=32, depth=2, heads=2), layout=StreamLayout(attention="sparse", kernel=3),
+        ),
+        training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
+    ),
+    "small": Preset(DALLEConfig(), training(MUON, "network", batch=64, average=2_000.0)),
+    "base": Preset(
+        DALLEConfig(
+            tokenizer=BASE_TOKENS, vocabulary=VocabularyConfig(merges=16_384 - 256, length=128),
+            blocks=SequenceBlocks(width=768, depth=16, heads=12),
+        ),
+        training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, warmup=10_000, clip=1.0,
+                 average=50_000.0),
+    ),
+    # The count of the whole network is ours; the paper gives that of its matrices, 12 depth width^2.
+    "paper": Preset(
+        DALLEConfig(
+            tokenizer=DVAE, vocabulary=PUBLISHED, blocks=SequenceBlocks(width=3968, depth=64, heads=62),
+            layout=StreamLayout(attention="sparse"), all_places=True, condition_dropout=0.0,
+        ),
+        PAPER, size=(256, 256), channels=3, captions=True,
+        parameters={"tokenizer": 97_616_006, "vocabulary": 0, "network": 12_293_832_192},
+    ),
+    "mindalle": Preset(
+        DALLEConfig(
+            tokenizer=replace(VQGAN_F16, codes=16_384),
+            vocabulary=VocabularyConfig("bpe", 16_384 - 256 - 1, length=64),
+            blocks=SequenceBlocks(width=1536, depth=42, heads=24),
+            layout=StreamLayout(starts="none", pads="one", positions="each"), all_places=True, condition_dropout=0.0,
+        ),
+        PAPER, size=(256, 256), channels=3, captions=True,
+        parameters={"tokenizer": 76_073_859, "vocabulary": 0, "network": 1_291_081_728},  # kakaobrain/minDALL-E
+    ),
+    # VQGAN's own transformer has one vocabulary of 1,024 entries and 512 places for a condition and an image.
+    "vqgan": Preset(
+        DALLEConfig(
+            tokenizer=VQGAN_F16, vocabulary=VocabularyConfig("bytes", length=256),
+            blocks=SequenceBlocks(width=1024, depth=24, heads=16),
+            layout=StreamLayout(starts="none", pads="one", positions="each", shared=True), all_places=True,
+            condition_dropout=0.0,
+        ),
+        PAPER, size=(256, 256), channels=3, captions=True,
+        parameters={"tokenizer": 72_141_699, "vocabulary": 0, "network": 304_932_864},  # CompVis/taming-transformers
+    ),
+}  # fmt: skip
