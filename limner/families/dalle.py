@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limner.core import (
     Batch,
@@ -27,6 +26,7 @@ from limner.core import (
     Parent,
     Preset,
 )
+from limner.families._conditioning import choose_condition
 from limner.families._presets import training
 from limner.families._token_sampling import TokenSampling
 from limner.families._tokens import (
@@ -38,6 +38,7 @@ from limner.families._tokens import (
     ConfiguredTokenizer,
     TokensConfig,
 )
+from limner.families._writing import drop_texts, picture_of_rows, texts_of
 from limner.fields import Share
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -54,6 +55,8 @@ class DALLEConfig:
     blocks: SequenceBlocks = field(default_factory=SequenceBlocks)  # of the transformer
     layout: StreamLayout = field(default_factory=StreamLayout)
     all_places: bool = False  # also text places that no caption of the training reaches
+    # auto: text, else label, whose name is the text
+    condition: Literal["auto", "none", "label", "text"] = "auto"
     text_weight: Share = 0.125  # of the text's loss; the image's has the rest
     condition_dropout: Share = 0.1  # fraction of training images whose caption is blanked, for guidance
 
@@ -61,9 +64,7 @@ class DALLEConfig:
 @dataclass(frozen=True)
 class DALLESampling(TokenSampling):
     keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
-    cache: bool = (
-        True  # keep keys and values of earlier tokens; false: compute all of them again, which is slower
-    )
+    cache: bool = True  # keep keys and values of earlier tokens; false: compute all of them again, more slowly
 
 
 class DALLE(Model):
@@ -80,11 +81,10 @@ class DALLE(Model):
     def __init__(self, config: DALLEConfig, spec: ImageSpec):
         super().__init__(config, spec)
         c = config
-        if spec.captions:
-            self.follows -= {"label"}
+        condition = choose_condition(self, "text", "label")
         self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
         self.vocabulary = Vocabulary(c.vocabulary)
-        length = c.vocabulary.length if self.follows & {"text", "label"} else 0
+        length = c.vocabulary.length if condition != "none" else 0
         codes, grid = self.tokenizer.codes, self.tokenizer.grid
         self.network = TextImageTransformer(c.blocks, c.layout, self.vocabulary.size, length, codes, grid)
         self.register_buffer("places", torch.tensor(length))
@@ -96,18 +96,12 @@ class DALLE(Model):
         """Besides, count the places that the longest caption needs; a class's name is the caption of its images."""
         texts = captions if "text" in self.follows else 2 * self.spec.classes
         super().learn_texts(texts)
-        if not (self.config.all_places or self.config.vocabulary.dropout) and texts:
+        fixed = self.config.all_places or self.config.vocabulary.dropout or self.places.is_meta
+        if texts and not fixed:
             longest = max(map(len, self.vocabulary.encode(sorted(set(texts)))))
             self.places.fill_(min(max(longest, 1), self.config.vocabulary.length))
 
     # ---- what the network reads
-
-    def texts(self, condition: Condition) -> list[str]:
-        if "text" in self.follows and condition.text is not None:
-            return condition.text
-        if "label" in self.follows and condition.label is not None:
-            return [self.spec.classes[i] for i in condition.label.tolist()]
-        return [""] * condition.size
 
     def text_tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, T] pieces and pads."""
@@ -120,8 +114,7 @@ class DALLE(Model):
         c = self.config
         with torch.no_grad():
             image = self.tokenizer.tokenise(batch.image).flatten(1)  # [B, h w]
-        kept = (torch.rand(len(image)) >= c.condition_dropout).tolist()
-        texts = [text if keep else "" for text, keep in zip(self.texts(batch.condition), kept, strict=True)]
+        texts = drop_texts(texts_of(self, batch.condition), c.condition_dropout)
         text = self.text_tokens(texts)  # [B, T]
         logits = self.network(text, image)
         if logits.text is None:
@@ -141,22 +134,24 @@ class DALLE(Model):
         scale = s.guidance_for(self)
         s.check_top_k(self.tokenizer.codes)
         image = self.given_tokens(condition, s)  # [B, n]
-        text = self.text_tokens(self.texts(self.with_labels(condition, draws)))  # [B, T]
-        if scale != 1:
+        texts = texts_of(self, condition if self.drops_condition else self.with_labels(condition, draws))
+        text = self.text_tokens(texts)  # [B, T]
+        guided = scale != 1 and any(texts)
+        if guided:
             text = torch.cat([text, self.text_tokens([""] * condition.size)])  # [2 B, T]
         kept = network.caches(text) if s.cache else []
         height, width = self.tokenizer.grid
         if image.shape[1] == height * width:
-            yield Canvas(height, height, partial(self.picture, image))
+            yield Canvas(height, height, partial(picture_of_rows, self.tokenizer, image))
         while image.shape[1] < height * width:
             with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
                 logits = network.next_logits(text, image.repeat(len(text) // len(image), 1), kept)
-            if scale != 1:
+            if guided:
                 logits = guide(logits[: len(image)], logits[len(image) :], scale)
             token = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B]
             image = torch.cat([image, token[:, None]], dim=1)
             if image.shape[1] % width == 0:
-                yield Canvas(image.shape[1] // width, height, partial(self.picture, image))
+                yield Canvas(image.shape[1] // width, height, partial(picture_of_rows, self.tokenizer, image))
 
     def given_tokens(self, condition: Condition, sampling: DALLESampling) -> Tensor:
         """[B, n], those of the upper part of the condition's image; n is 0 without one. Raises LimnerError."""
@@ -167,16 +162,6 @@ class DALLE(Model):
         share = 0.5 if sampling.keep is None else sampling.keep
         tokens = self.tokenizer.tokenise(condition.image)  # [B, h, w]
         return tokens[:, : round(share * tokens.shape[1])].flatten(1)
-
-    def picture(self, image: Tensor) -> Tensor:
-        """Whole rows of tokens [B, n] -> [B, C, H, W] in [-1, 1], 0 below them."""
-        height, width = self.tokenizer.grid
-        rows = image.unflatten(1, (-1, width))  # [B, r, w]
-        missing = height - rows.shape[1]
-        rows = torch.cat([rows, rows[:, -1:].expand(-1, missing, -1)], dim=1)  # [B, h, w]
-        picture = self.tokenizer.detokenise(rows)
-        drawn = round(picture.shape[2] * (height - missing) / height)
-        return F.pad(picture[:, :, :drawn], (0, 0, 0, picture.shape[2] - drawn))
 
 
 MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
@@ -191,7 +176,7 @@ DALLE.presets = {
             tokenizer=TINY_TOKENS, vocabulary=VocabularyConfig("bytes", length=16),
             blocks=SequenceBlocks(width=32, depth=2, heads=2), layout=StreamLayout(attention="sparse", kernel=3),
         ),
-        training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
+        training(Optimiser(lr=1e-2), "network", batch=16, average=100.0),
     ),
     "small": Preset(DALLEConfig(), training(MUON, "network", batch=64, average=2_000.0)),
     "base": Preset(
