@@ -64,7 +64,9 @@ class DALLEConfig:
 @dataclass(frozen=True)
 class DALLESampling(TokenSampling):
     keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
-    cache: bool = True  # keep keys and values of earlier tokens; false: compute all of them again, more slowly
+    cache: bool = (
+        True  # keep keys and values of earlier tokens; false: compute all of them again, more slowly
+    )
 
 
 class DALLE(Model):
@@ -127,31 +129,34 @@ class DALLE(Model):
 
     # ---- drawing
 
-    @torch.no_grad()
     def sample(self, condition: Condition, sampling: DALLESampling, draws: Draws) -> Iterator[Canvas]:
-        """A canvas after each row of tokens, and what is not drawn yet is grey."""
-        s, network = sampling, self.network
-        scale = s.guidance_for(self)
+        """A canvas after each row of tokens; what is not drawn yet is grey. Raises LimnerError, as ``write``."""
+        height, width = self.tokenizer.grid
+        for image in self.write(condition, sampling, draws):
+            yield Canvas(image.shape[1] // width, height, partial(picture_of_rows, self.tokenizer, image))
+
+    @torch.no_grad()
+    def write(self, condition: Condition, sampling: DALLESampling, draws: Draws) -> Iterator[Tensor]:
+        """The image's tokens so far [B, r w], after each row. Raises LimnerError for settings that do not fit."""
+        s, network, (height, width) = sampling, self.network, self.tokenizer.grid
         s.check_top_k(self.tokenizer.codes)
-        image = self.given_tokens(condition, s)  # [B, n]
+        scale, image = s.guidance_for(self), self.given_tokens(condition, s)  # [B, n]
         texts = texts_of(self, condition if self.drops_condition else self.with_labels(condition, draws))
-        text = self.text_tokens(texts)  # [B, T]
-        guided = scale != 1 and any(texts)
+        text, guided = self.text_tokens(texts), scale != 1 and any(texts)  # [B, T]
         if guided:
             text = torch.cat([text, self.text_tokens([""] * condition.size)])  # [2 B, T]
         kept = network.caches(text) if s.cache else []
-        height, width = self.tokenizer.grid
         if image.shape[1] == height * width:
-            yield Canvas(height, height, partial(picture_of_rows, self.tokenizer, image))
+            yield image
         while image.shape[1] < height * width:
             with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
-                logits = network.next_logits(text, image.repeat(len(text) // len(image), 1), kept)
+                logits = network.next_logits(text, image.repeat(1 + guided, 1), kept)
             if guided:
-                logits = guide(logits[: len(image)], logits[len(image) :], scale)
+                logits = guide(logits[: condition.size], logits[condition.size :], scale)
             token = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B]
             image = torch.cat([image, token[:, None]], dim=1)
             if image.shape[1] % width == 0:
-                yield Canvas(image.shape[1] // width, height, partial(picture_of_rows, self.tokenizer, image))
+                yield image
 
     def given_tokens(self, condition: Condition, sampling: DALLESampling) -> Tensor:
         """[B, n], those of the upper part of the condition's image; n is 0 without one. Raises LimnerError."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner import checkpoint
+from limner import checkpoint, families
 from limner.core import (
     Blend,
     Canvas,
@@ -29,7 +29,7 @@ from limner.data import Data, finder, open_picture
 from limner.data.images.formats import SUFFIXES
 from limner.device import autocast, pick_device
 from limner.diffusion.sampling import SamplingConfig
-from limner.fields import Count, Images, check, checked, from_json
+from limner.fields import Count, Images, check, checked, from_json, join_words
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
 from limner.inference.prompts import warn_of_prompts
@@ -209,15 +209,17 @@ class Pipeline:
         condition = condition_for(self.model, n, prompts, labels)
         warn_of_prompts(self.model, prompts[:n], self.scripts)
         image, mask, follows = options.image, options.mask, self.model.follows
+        for name, given in {"image": image, "mask": mask}.items():
+            if given and name not in follows and not (name == "image" and "given" in follows):
+                able = [family for family in families.names() if name in families.load(family).reads]
+                raise LimnerError(
+                    f"Runs of {self.loaded.run.family} take no --{name}, those of {join_words(able, 'and')} do: "
+                    "leave it out, or name another run."
+                )
         if not image:
             if mask:
                 raise LimnerError("A --mask says which part of an --image to repaint: name that image too.")
             return condition
-        for name in ("image", "mask") if mask else ("image",):
-            if name not in follows and not (name == "image" and "given" in follows):
-                raise LimnerError(
-                    f"Runs of {self.loaded.run.family} take no --{name}: see `limner families` for those that read one."
-                )
         data = self.loaded.run.data
         picture = open_picture(image, self.spec.given or self.spec, data).expand(n, -1, -1, -1)
         region = None

@@ -147,6 +147,7 @@ def test_guided_away_from_another_run(runs, limner, tmp_path):
         (("flow", "--image", "nowhere.png"), "no picture nowhere.png"),
         (("flow", "--image", "{runs}/images"), "no picture"),
         (("vae", "--image", "{runs}/mask.png"), "take no --image"),
+        (("vae", "--mask", "{runs}/mask.png"), "those of ddpm, "),
         (("flow", "--image", "{runs}/mask.png", "--strength", "0"), "choose above 0"),
         (("flow", "--progress-to", "film.mp4"), "name a .gif"),
         (("flow", "--autoguidance", "{runs}/nothing"), "no run"),
