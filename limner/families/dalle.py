@@ -78,36 +78,28 @@ class DALLE(Model):
     paper = "Ramesh 2021, Zero-Shot Text-to-Image Generation"
     about = "text and image tokens in one stream, drawn one after another"
 
-    places: Tensor  # text places in use
-
     def __init__(self, config: DALLEConfig, spec: ImageSpec):
         super().__init__(config, spec)
         c = config
         condition = choose_condition(self, "text", "label")
         self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
-        self.vocabulary = Vocabulary(c.vocabulary)
+        self.vocabulary = Vocabulary(c.vocabulary, trim=not c.all_places)
         length = c.vocabulary.length if condition != "none" else 0
         codes, grid = self.tokenizer.codes, self.tokenizer.grid
         self.network = TextImageTransformer(c.blocks, c.layout, self.vocabulary.size, length, codes, grid)
-        self.register_buffer("places", torch.tensor(length))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
 
     def learn_texts(self, captions: Sequence[str]) -> None:
-        """Besides, count the places that the longest caption needs; a class's name is the caption of its images."""
-        texts = captions if "text" in self.follows else 2 * self.spec.classes
-        super().learn_texts(texts)
-        fixed = self.config.all_places or self.config.vocabulary.dropout or self.places.is_meta
-        if texts and not fixed:
-            longest = max(map(len, self.vocabulary.encode(sorted(set(texts)))))
-            self.places.fill_(min(max(longest, 1), self.config.vocabulary.length))
-
-    # ---- what the network reads
+        """Where classes are the text, their names are the captions; each twice, since a merge needs two."""
+        super().learn_texts(
+            captions if "text" in self.follows or self.device.type == "meta" else 2 * self.spec.classes
+        )
 
     def text_tokens(self, texts: Sequence[str]) -> Tensor:
-        """B texts -> [B, T] pieces and pads."""
-        places = int(self.places)
+        """B texts -> [B, T] pieces and pads; T is 0 where there is no text."""
+        places = self.vocabulary.length if self.network.text_embedding is not None else 0
         pieces = self.vocabulary.encode(texts, places)
         return fill_places(pieces, places, self.vocabulary.size, self.config.layout.pads).to(self.device)
 

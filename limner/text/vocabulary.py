@@ -36,14 +36,17 @@ class Vocabulary(nn.Module):
 
     A word is the same pieces wherever it stands: words of letters begin with a space, whatever stands before them,
     and no piece reaches over the end of a word (``limner.text.words``). The merges are a buffer of a fixed shape, so
-    a run's file holds its vocabulary, and only learning needs the package tokenizers.
+    a run's file holds its vocabulary, and only learning needs the package tokenizers. ``trim``: no more pieces of a
+    text are read than the longest caption has that it learnt from.
     """
 
     merges: Tensor  # [config.merges, 2], int32: the pieces that each merge joins; -1: not learnt
+    longest: Tensor | None  # pieces that are read, with ``trim``
 
-    def __init__(self, config: VocabularyConfig):
+    def __init__(self, config: VocabularyConfig, trim: bool = False):
         super().__init__()
         self.config = config
+        self.register_buffer("longest", torch.tensor(config.length) if trim else None)
         rows = 0 if config.kind == "bytes" else config.merges
         self.register_buffer("merges", torch.full((rows, 2), -1, dtype=torch.int32))
         self._ranks: dict[tuple[int, int], int] | None = None  # of the merges, once they are needed
@@ -65,13 +68,23 @@ class Vocabulary(nn.Module):
         return self.config.kind == "auto" and importlib.util.find_spec("tokenizers") is None
 
     @property
+    def length(self) -> int:
+        """Pieces of a text that are read at most."""
+        return self.config.length if self.longest is None else int(self.longest)
+
+    @property
     def limit(self) -> str:
-        return f"{self.config.length} pieces"
+        return f"{self.length} pieces"
 
     def learn(self, captions: Sequence[str]) -> None:
-        """Learn the merges from captions. Raises LimnerError for kind bpe without the package tokenizers."""
-        if self.config.kind == "bytes" or self.lacks_package:
-            return
+        """Learn from captions. Raises LimnerError for kind bpe without the package tokenizers."""
+        if self.config.kind != "bytes" and not self.lacks_package:
+            self._learn_pieces(captions)
+        if self.longest is not None and captions and not self.config.dropout:  # which makes texts longer
+            found = max(len(self._encode(text, self.config.length, whole=True)[0]) for text in {*captions})
+            self.longest.fill_(max(found, 1))
+
+    def _learn_pieces(self, captions: Sequence[str]) -> None:
         why = "A vocabulary of kind bpe is learnt by the package tokenizers; one of kind bytes needs none"
         found = _learn_merges(need("tokenizers", why, "text"), captions, len(self.merges))
         table = found + [(-1, -1)] * (len(self.merges) - len(found))
@@ -88,7 +101,7 @@ class Vocabulary(nn.Module):
         return text[:end]
 
     def _length(self, length: int | None) -> int:
-        return self.config.length if length is None else length
+        return self.length if length is None else length
 
     def _encode(self, text: str, length: int, whole: bool = False) -> tuple[list[int], int]:
         """The pieces, and how many characters they are of; ``whole``: with all merges, also in training."""

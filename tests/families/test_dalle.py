@@ -117,14 +117,18 @@ def test_places_that_no_caption_reaches_are_left_out() -> None:
     model = build()
     model.learn_texts(captions)
     longest = max(map(len, model.vocabulary.encode(captions)))
-    assert int(model.places) == longest < TINY.vocabulary.length
+    assert model.vocabulary.length == longest < TINY.vocabulary.length
     assert model.text_tokens(["a"]).shape == (1, longest)
+    assert (
+        model.vocabulary.limit == f"{longest} pieces"
+        and model.vocabulary.read("abc def ghi jkl") != "abc def ghi jkl"
+    )
     kept = build(all_places=True)
     kept.learn_texts(captions)
-    assert int(kept.places) == TINY.vocabulary.length
+    assert kept.vocabulary.length == TINY.vocabulary.length
     labelled = build(replace(SPEC, captions=False, classes=("cat", "a very long name indeed")))
     labelled.learn_texts(())
-    assert int(labelled.places) == TINY.vocabulary.length
+    assert labelled.vocabulary.length == TINY.vocabulary.length
 
 
 # ---- counts

@@ -28,7 +28,7 @@ class SequenceBlocks:
 
     width: int = 192  # of a token
     depth: int = 6  # blocks
-    heads: int = 6  # attention heads
+    heads: int = 3  # attention heads
     hidden: int = 0  # width of the MLP's hidden layer; 0: four times the token's
     # glu: gated, with norms of its own before and inside; quick_gelu: with OpenAI's approximation of GELU
     mlp: Literal["gelu", "quick_gelu", "glu"] = "gelu"
