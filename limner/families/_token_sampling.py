@@ -16,9 +16,8 @@ class TokenSampling(Checked):
 
     # tokens are drawn with their logits divided by it; below 1: more probable ones, 0: always the most probable
     temperature: Annotated[float, Bounds(0, 1000)] = 1.0
-    top_k: Annotated[int, Bounds(1, 2**20)] | None = (
-        None  # draw among the so many most probable. Default: all
-    )
+    # draw among the so many most probable tokens, and all that equal the last of them. Default: all
+    top_k: Annotated[int, Bounds(1, 2**20)] | None = None
     top_p: PositiveShare = 1.0  # draw among the most probable tokens whose probabilities reach this sum
     # guidance scale; 1: no guidance. Default: 2, or 1 if training blanked no captions (--model.condition-dropout 0)
     guidance: Annotated[float, Bounds(0, 1000)] | None = None

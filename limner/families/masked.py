@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -47,19 +47,17 @@ from limner.networks.transformers.sequence import SequenceBlocks
 from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
 
-SMALL_BODY = SequenceBlocks(192, 6, 6, 512, mlp="glu", norms="both", bias=False)
-
 
 @dataclass(frozen=True)
 class MaskedConfig:
     tokens: str = ""  # run of tokens whose tokenizer is used; empty: one is trained first
     tokenizer: TokensConfig = field(default_factory=TokensConfig)  # of the tokenizer that is trained
-    body: SequenceBlocks = field(default_factory=lambda: SMALL_BODY)  # of the transformer
+    body: SequenceBlocks = field(default_factory=SequenceBlocks)  # of the transformer
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder; Muse's is a pretrained T5
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
     label_smoothing: ShareBelow1 = 0.1  # probability that is spread over all codes in the loss
-    initial_std: float = 0.02  # standard deviation of the initial weights
+    initial_std: float = 0.07  # standard deviation of the initial weights
 
 
 @dataclass(frozen=True)
@@ -205,12 +203,12 @@ class Masked(Model):
         return torch.where(condition.mask > 0, image, condition.image)
 
 
-MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.01)
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
 Masked.presets = {
     "tiny": Preset(
         MaskedConfig(
             tokenizer=TINY_TOKENS, text=TINY_TEXT, initial_std=0.3,
-            body=replace(SMALL_BODY, width=32, depth=2, heads=2, hidden=64),
+            body=SequenceBlocks(width=32, depth=2, heads=2),
         ),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
@@ -218,14 +216,16 @@ Masked.presets = {
     "base": Preset(
         MaskedConfig(
             tokenizer=BASE_TOKENS, text=BASE_TEXT,
-            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365),
+            body=SequenceBlocks(width=768, depth=16, heads=12), initial_std=0.02,
         ),
         training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, warmup=10_000, clip=1.0,
                  average=50_000.0),
     ),
     # ImageNet at 256x256, on 16x16 tokens of 1,024 codes, in the form of TiTok's code (bytedance/1d-tokenizer).
     "paper": Preset(
-        MaskedConfig(tokenizer=VQGAN_F16, body=SequenceBlocks(768, 24, 16, 3072, norms="after")),
+        MaskedConfig(
+            tokenizer=VQGAN_F16, body=SequenceBlocks(768, 24, 16, 3072, norms="after"), initial_std=0.02,
+        ),
         training(Optimiser("adamw", lr=1e-4, betas=(0.9, 0.96), decay=0.045), "network", batch=256, warmup=5_000 * 256,
                  schedule="constant", average=1_774_000.0, average_rampup=0.0),
         size=(256, 256), channels=3, classes=1000,
