@@ -5,6 +5,7 @@ import platform
 import pytest
 import torch
 
+from limner import files
 from limner.core import Condition, ImageSpec
 from limner.device import keep_freed_memory, pick_device
 from limner.families.flow import Flow
@@ -82,6 +83,16 @@ def test_what_was_measured_is_kept_by_network(bf16):
     later = Timer(2, 1)
     assert later.choose("one") and not later.runs
     assert not later.choose("two") and not later.runs
+
+
+def test_what_was_measured_is_read_once_while_nobody_writes(bf16, monkeypatch):
+    assert Timer(1, 2).choose()
+    reads = []
+    monkeypatch.setattr(
+        "limner.files.read_json", lambda path, read=files.read_json: reads.append(path) or read(path)
+    )
+    assert all(Timer(2, 1).choose() for _ in range(3))
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"Some, torch": 1}', "\x00"])

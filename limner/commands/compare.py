@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     if not given.sources:
         raise LimnerError("Name the images to train on: limner compare SOURCE --families flow,vae.")
     from limner.evaluation.compare import compare
-    from limner.evaluation.tables import COMPARISON_SHORT, comparison_row, ranked
+    from limner.evaluation.tables import COMPARISON_SHORT, comparison_table, ranked
 
     names = [name.strip() for name in given.families.split(",") if name.strip()]
     result = compare(given.sources, names, given.to, select(CompareOptions, given), extra)
@@ -44,8 +44,8 @@ def run(argv: list[str]) -> int:
     if given.json:
         print_json(result)
     else:
-        shown = [comparison_row(row) for row in ranked(result.rows) if not row.failed]
-        table([*COMPARISON_SHORT], [[row[at] for at in COMPARISON_SHORT.values()] for row in shown])
+        shown = [row for row in ranked(result.rows) if not row.failed]
+        table(*comparison_table(shown, COMPARISON_SHORT))
         for row in result.rows:
             if row.failed:
                 say(f"{row.family} {'did not finish' if row.unfinished else 'failed'}: {row.failed}")

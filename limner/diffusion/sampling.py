@@ -33,7 +33,7 @@ class SamplingConfig(Checked):
 
     steps: int = 32  # steps from noise to image
     solver: SolverName = "dpm2m"  # heun: two network calls a step, the others one; a mask needs ancestral
-    # guidance scale; 1: no guidance. Default: 2, or 1 if training left out no condition (--model.condition-dropout 0)
+    # guidance scale; 1: no guidance. Default: 2, or 1 without conditions or with --model.condition-dropout 0
     guidance: Guidance | None = None
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
     guidance_high: Share = 1.0  # and at most this
@@ -47,12 +47,19 @@ class SamplingConfig(Checked):
     repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
 
     def guidance_for(self, model: Any) -> float:
-        """The guidance scale to draw with; 1 where training left out no condition, unless another run guides.
+        """The guidance scale to draw with; 1 where there is nothing to guide away from, unless another run guides.
 
-        Raises LimnerError for any other scale there: the model never learned what to guide away from.
+        That is where the model follows no condition, or its training left out none. Raises LimnerError for any other
+        scale there.
         """
-        can_guide = self.autoguidance or getattr(model, "drops_condition", True)
+        follows = bool(model.follows & {"label", "text"})
+        can_guide = self.autoguidance or (follows and getattr(model, "drops_condition", True))
         scale = self.guidance if self.guidance is not None else self.usual_guidance if can_guide else 1.0
+        if scale != 1 and not follows and not can_guide:
+            raise LimnerError(
+                f"This run of {model.family} follows neither prompts nor labels, so --guidance {scale:g} has nothing "
+                "to guide by: leave --guidance out."
+            )
         if scale != 1 and not can_guide:
             raise LimnerError(
                 f"This run of {model.family} never left its condition out in training, so it cannot draw with "

@@ -20,14 +20,14 @@ from limner import checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
-from limner.evaluation.checks import refuse_few
+from limner.evaluation.checks import check_held_out, refuse_few
 from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.prompts import measure_prompts
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
-from limner.evaluation.tables import COMPARISON, advice, compared, comparison_row, measured_in, ranked
+from limner.evaluation.tables import advice, compared, comparison_table, measured_in, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
@@ -241,7 +241,8 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
         fidelity = prompts.add_to(fidelity)
     if fidelity:
         beside = measure_beside(samples, real, others, options.seed, k=options.k)
-        notes = fidelity.notes + trained_in(pipeline.loaded.run.model, [features, *others])
+        notes = [*fidelity.notes, *trained_in(pipeline.loaded.run.model, [features, *others])]
+        notes.append(str(check_held_out(pipeline, sources, real, quiet=True)))
         fidelity = replace(fidelity, other_features=beside, notes=notes)
     seen, seconds = header["seen"], header.get("seconds", 0.0)
     parameters = sum(p.numel() for p in pipeline.model.parameters())
@@ -255,7 +256,7 @@ def _write(to: Path, result: Comparison) -> None:
     pictures, copies = ([report.picture(to / name / sheet, name) for name in drawn] for sheet in SHEETS)
     sections = [
         ("Advice", f"<p>{html.escape(result.advice)}</p>"),
-        ("Figures", report.table(COMPARISON, [comparison_row(row) for row in order])),
+        ("Figures", report.table(*comparison_table(order))),
         ("Samples", report.row(pictures)),
         ("Held-out loss: each family's own, not to be compared", report.plots(losses, "seconds")),
         ("The nearest training images: copies would show here", report.row(copies)),

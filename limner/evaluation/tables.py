@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from limner.evaluation.report import number
 from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Mean, Row
@@ -159,6 +159,16 @@ def comparison_row(row: Row) -> list[str]:
         f"{cost.sampling_ms:.1f}",
         f"{row.peak_memory / 1e6:,.0f} MB" if row.peak_memory else "",
     ]
+
+
+def comparison_table(
+    rows: Sequence[Row], columns: Mapping[str, int] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a comparison; without columns in which no family has anything."""
+    cells = [comparison_row(row) for row in rows]
+    columns = columns or {head: at for at, head in enumerate(COMPARISON)}
+    shown = {head: at for head, at in columns.items() if any(row[at] for row in cells)}
+    return [*shown], [[row[at] for at in shown.values()] for row in cells]
 
 
 def _memorised_cell(figures: Fidelity) -> str:

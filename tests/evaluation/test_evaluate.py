@@ -30,7 +30,7 @@ from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, condition_like, open_real, open_whole
 from limner.evaluation.results import Cost, Evaluation, FeatureFigures, Fidelity, Figure, Row
 from limner.evaluation.spaces import trained_in
-from limner.evaluation.tables import COMPARISON, advice, comparison_row, evaluation_rows
+from limner.evaluation.tables import COMPARISON, advice, comparison_row, comparison_table, evaluation_rows
 from limner.families.flow import Flow
 from limner.inference.pipeline import Pipeline
 from limner.metrics.features import random_vgg
@@ -433,6 +433,14 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
     assert "in the features imagenet, vae is closest to your images" in advice(rows)
     assert "imagenet" not in advice([rows[1], row("dit", 0.6, 0.4)])
     assert comparison_row(rows[0])[COMPARISON.index("in other features")] == "imagenet 0.2"
+    alone = [replace(row, fidelity=replace(row.fidelity, other_features={})) for row in rows]
+    assert (
+        "in other features" in comparison_table(rows)[0]
+        and "in other features" not in comparison_table(alone)[0]
+    )
+    assert comparison_table(alone, {"family": 0, "KID": 1, "other KID": 3}) == (
+        ["family", "KID"], [["vae", "0.5"], ["flow", "0.4"]]
+    )  # fmt: skip
 
 
 def test_mistakes_are_one_sentence(limner, tmp_path):
@@ -479,6 +487,7 @@ def test_compare_ranks_reports_and_resumes(limner, tmp_path):
         assert row["parameters"] > 0 and row["sampling_ms"] > 0 and row["peak_memory"] > 1e7
         assert row["seen"] >= 64 and row["n"] == 30
     page = (tmp_path / "to" / "report.html").read_text()
+    assert "Figures of held-out images are not reliable: there are 3" in page
     assert page.count("data:image/png;base64,") == 4 and "<script" not in page and "http" not in page
     before = (tmp_path / "to" / "vae" / "model.safetensors").stat().st_mtime_ns
     said = limner(*arguments).stdout  # finished: nothing is trained again

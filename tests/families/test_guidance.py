@@ -92,6 +92,16 @@ def test_meanflow_learns_no_scale_without_dropout() -> None:
         generate(earlier, Condition(1), [0], earlier.Sampling(guidance=2.0))
 
 
+def test_a_run_without_conditions_refuses_guidance(tmp_path: Path) -> None:
+    run = keep(build("edm", 0.1, ImageSpec(1, 16, 16)), tmp_path / "run")
+    assert Pipeline(run).named_sampling({}).guidance == 1.0
+    with pytest.raises(
+        LimnerError, match=r"neither prompts nor labels, so --guidance 2 .*leave --guidance out"
+    ):
+        Pipeline(run).sample(1, steps=2, guidance=2.0)
+    Pipeline(run).sample(1, steps=2, guidance=1.0)
+
+
 def test_every_way_to_draw_refuses_it_and_records_one(tmp_path: Path) -> None:
     run = keep(build("edm", 0.0, ImageSpec(1, 16, 16, classes=tuple("0123456789"))), tmp_path / "run")
     plain = Pipeline(run).tensors(2, label="1", steps=2)
