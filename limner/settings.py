@@ -73,9 +73,8 @@ class DataOptions(Checked):
     # class of images in folders in folders: the first folder, the last, or the whole path; default: chosen and said
     classes: Literal["", "first", "last", "path"] = ""
     captions: bool = True  # use captions where there are any
-    language: Literal["en", "zh", "both"] = (
-        "en"  # of the captions of shapes and emoji; both: one for each image
-    )
+    # of the captions of shapes and emoji; both: half of them in Chinese, one for each image
+    language: Literal["en", "zh", "both"] = "en"
     pairs: str = ""  # source of given pictures with the images' names, in any format: a row gets its namesake
     side_by_side: Literal["", "left", "right"] = ""  # each file holds two images: the half that is given
     domain: str = ""  # source of another domain: a row is given any picture of it, in an order of its own

@@ -27,7 +27,7 @@ class TextConfig:
     pieces: Cut = "words"
     # frozen text encoder of transformers instead: its folder, or hf:owner/name to fetch it; the run takes its weights
     pretrained: str = ""
-    pretrained_settings: str = ""  # of that encoder, which training fills in
+    pretrained_settings: str = ""  # settings of that encoder, which training fills in: leave them empty
 
 
 class EncodedText(NamedTuple):
