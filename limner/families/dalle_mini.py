@@ -54,19 +54,14 @@ class DalleMiniConfig:
     condition_dropout: float = 0.1  # fraction of training images whose text is left empty, for guidance
     text_rows: int = 0  # rows of the text embedding; 0: as many as the vocabulary has pieces, and 3
     image_rows: int = 0  # rows of the image embedding; 0: as many as the tokenizer has codes, and 1
-    initial_std: float = 0.02  # standard deviation of the initial weights
-
-
-@dataclass(frozen=True)
-class DalleMiniSampling(TokenSampling):
-    usual_guidance: ClassVar[float] = 3.0
+    initial_std: float = 0.07  # standard deviation of the initial weights
 
 
 class DalleMini(Model):
     """The last row of the image embedding is the start of an image; no row from ``tokenizer.codes`` on is drawn."""
 
     Config = DalleMiniConfig
-    Sampling = DalleMiniSampling
+    Sampling = TokenSampling
     reads = frozenset({"label", "text"})
     averaged = ("network",)
     parents: ClassVar[dict[str, Parent]] = {"tokens": TOKENIZER}
@@ -100,7 +95,7 @@ class DalleMini(Model):
         return {"tokens": token_loss(self.network(*self.reader(texts, tokens.device), tokens), tokens)}
 
     @torch.no_grad()
-    def sample(self, condition: Condition, sampling: DalleMiniSampling, draws: Draws) -> Iterator[Canvas]:
+    def sample(self, condition: Condition, sampling: TokenSampling, draws: Draws) -> Iterator[Canvas]:
         """A canvas after each row of tokens, grey below. Raises LimnerError for settings that do not fit the model."""
         s, codes, (height, width) = sampling, self.tokenizer.codes, self.tokenizer.grid
         s.check_top_k(codes)
@@ -125,7 +120,7 @@ class DalleMini(Model):
 
 
 PUBLISHED = replace(SMALL_BODY, width=1024, depth=12, heads=16, hidden=2730, norm_scales=False)
-MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.01)
+MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
 # Distributed Shampoo with block 1024 in the original.
 PAPER = training(
     Optimiser("adamw", lr=1e-4, betas=(0.9, 0.99)), "network", batch=816, schedule="constant", warmup=2_000 * 816,
@@ -143,7 +138,7 @@ DalleMini.presets = {
     "base": Preset(
         DalleMiniConfig(
             tokenizer=BASE_TOKENS, vocabulary=VocabularyConfig(merges=16_384 - 256, length=128),
-            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365), encoder_depth=6,
+            body=replace(SMALL_BODY, width=512, depth=12, heads=8, hidden=1365), encoder_depth=6, initial_std=0.02,
         ),
         training(Optimiser("muon", lr=5e-4, matrix_lr=0.01), "network", batch=256, warmup=10_000, clip=1.0,
                  average=50_000.0),
@@ -151,7 +146,7 @@ DalleMini.presets = {
     "paper": Preset(
         DalleMiniConfig(
             tokenizer=replace(VQGAN_F16, codes=16_384), body=PUBLISHED, encoder_depth=12,
-            vocabulary=VocabularyConfig("bpe", 50_000, length=62), text_rows=50_264,
+            vocabulary=VocabularyConfig("bpe", 50_000, length=62), text_rows=50_264, initial_std=0.02,
         ),
         PAPER, size=(256, 256), channels=3,
         parameters={"tokenizer": 76_073_859, "reader": 0, "network": 437_833_712},  # borisdayma/dalle-mini

@@ -62,13 +62,11 @@ class MaskedConfig:
 
 @dataclass(frozen=True)
 class MaskedSampling(TokenSampling):
-    usual_guidance: ClassVar[float] = 3.0
-
     steps: Annotated[int, Bounds(1, 2**20)] = 8  # calls of the network, each for several tokens
     # which tokens a call keeps: the most confident, or those far apart, by Halton's sequence
-    order: Literal["confidence", "halton"] = "halton"
-    # order=confidence: noise on the confidence, which falls to 0 with the calls; 0: none
-    choice_temperature: Annotated[float, Bounds(0, 1000)] = 4.5
+    order: Literal["confidence", "halton"] = "confidence"
+    # order=confidence: noise on the confidence, which falls to 0 with the calls; 0: none, 4.5: the paper's
+    choice_temperature: Annotated[float, Bounds(0, 1000)] = 1.0
     strength: PositiveShare = 0.7  # with an image and no mask: share of its tokens that are drawn anew
 
 
@@ -208,7 +206,7 @@ Masked.presets = {
     "tiny": Preset(
         MaskedConfig(
             tokenizer=TINY_TOKENS, text=TINY_TEXT, initial_std=0.3,
-            body=SequenceBlocks(width=32, depth=2, heads=2),
+            body=SequenceBlocks(width=32, depth=2, heads=2, norms="both"),
         ),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
