@@ -24,9 +24,9 @@ class TokensConfig(CodecConfig):
     unused: Images = 2_000  # vqvae: images after which a code that none of them used is restarted; 0: never
     initial: int = 128  # dvae: channels of a code in the decoder
     kl: float = 6.6  # dvae: weight of the KL term, beside -log p, both divided by the numbers of an image
-    kl_ramp: Images = 5_000  # dvae: images over which that weight rises from 0
+    kl_ramp: Images = 300  # dvae: images over which that weight rises from 0
     coldest: PositiveShare = 1 / 16  # dvae: temperature of the softmax in the end
-    temperature_ramp: Images = 50_000  # dvae: images over which it falls from 1
+    temperature_ramp: Images = 40_000  # dvae: images over which it falls from 1
     slowest: PositiveShare = 1 / 80  # factor of the learning rate in the end
     rate_ramp: Images = 0  # images over which it falls from 1; 0: only the schedule lowers the rate
 
@@ -46,6 +46,8 @@ VQGAN_F16 = TokensConfig(
     latent=256, codes=1024, standardise=False, legacy=True, perceptual=1.0, adversarial=0.8,
     adversarial_from=250_001 * 12, discriminator_width=64, discriminator_layers=3,
 )  # fmt: skip
+# DALL-E's on a CPU: 64 tokens for 32x32 pixels. The KL's mean over places has the published weight, 6.6/192.
+SMALL_DVAE = TokensConfig(kind="dvae", patch=1, multiples=(1, 2, 4), codes=256, kl=6.6 * 48 / 192)
 # DALL-E's: 1,024 tokens for 256x256 pixels. Its ramps are in updates of 512 images.
 DVAE = TokensConfig(
     kind="dvae", patch=1, width=256, multiples=(1, 2, 4, 8), blocks=2, codes=8192, initial=128, kl_ramp=5_000 * 512,

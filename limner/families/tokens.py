@@ -24,6 +24,7 @@ from limner.families._presets import training
 from limner.families._tokens import (
     BASE_TOKENS,
     DVAE,
+    SMALL_DVAE,
     TINY_TOKENS,
     VQGAN_F16,
     ConfiguredTokenizer,
@@ -161,17 +162,16 @@ class Tokens(Model):
 ADAM = Optimiser("adam", betas=(0.5, 0.9))
 PLAYERS = "tokenizer", "discriminator"
 MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
+SMALL_TRAINING = Training(
+    batch=32, optimisers={"tokenizer": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
+    precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions
+)  # fmt: skip
 VQGAN_TRAINING = training(replace(ADAM, lr=4.5e-6 * 12), *PLAYERS, batch=12, schedule="constant", average=0.0)
 
 Tokens.presets = {
     "tiny": Preset(TINY_TOKENS, training(replace(ADAM, lr=2e-3), *PLAYERS, batch=8, average=100.0)),
-    "small": Preset(
-        TokensConfig(),
-        Training(
-            batch=32, optimisers={"tokenizer": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
-            precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions
-        ),
-    ),
+    "small": Preset(TokensConfig(), SMALL_TRAINING),
+    "small-dvae": Preset(SMALL_DVAE, replace(SMALL_TRAINING, clip=1.0)),
     "base": Preset(
         BASE_TOKENS, training(replace(ADAM, lr=1e-4), *PLAYERS, batch=32, average=50_000.0, warmup=10_000)
     ),

@@ -20,6 +20,18 @@ def conv(inputs: int, out: int, kernel: int) -> nn.Conv2d:
     return layer
 
 
+class Pointwise(nn.Module):
+    """A 1x1 convolution from or to codes. Like an embedding it is no matrix that Muon may make orthogonal."""
+
+    def __init__(self, inputs: int, out: int):
+        super().__init__()
+        layer = conv(inputs, out, 1)
+        self.weight, self.bias = layer.weight, nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias)
+
+
 class Block(nn.Module):
     """ReLU before each of four convolutions, in a quarter of the width; their sum is added times ``gain``."""
 
@@ -57,7 +69,7 @@ class Encoder(nn.Module):
             )
             for before, width in pairwise([s.widths[0], *s.widths])
         )
-        self.last = conv(s.widths[-1], codes, 1)
+        self.last = Pointwise(s.widths[-1], codes)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.first(F.pixel_unshuffle(pad_to_multiple(image, self.factor), self.patch))
@@ -75,7 +87,7 @@ class Decoder(nn.Module):
         super().__init__()
         s, kernels, gain = shape, (1, 3, 3, 3), gain_of(shape)
         self.patch = s.patch
-        self.first = conv(codes, initial, 1)
+        self.first = Pointwise(codes, initial)
         widths = [initial, *reversed(s.widths)]
         self.groups = nn.ModuleList(
             nn.Sequential(
@@ -118,10 +130,8 @@ class DiscreteAutoencoder(nn.Module):
 
     def detokenise(self, index: Tensor) -> Tensor:
         """[B, h, w] -> [B, C, H, W] in [-1, 1], of mu alone."""
-        first = self.decoder.first
-        vectors = F.embedding(index, self.vectors()).movedim(-1, 1)  # [B, initial, h, w]
-        assert first.bias is not None
-        mu, _ = self._split(self.decoder.expand(vectors + first.bias[:, None, None]))
+        vectors = F.embedding(index, self.vectors()) + self.decoder.first.bias  # [B, h, w, initial]
+        mu, _ = self._split(self.decoder.expand(vectors.movedim(-1, 1)))
         return unsqueeze(mu)
 
     def vectors(self) -> Tensor:
