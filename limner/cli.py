@@ -30,7 +30,7 @@ Train, sample and measure image generators of every family on your own images.
   evaluate RUN|DIR SOURCE...        measure the quality of images, and copying
   embed RUN SOURCE... --to FILE     write the features of every image
   classify RUN SOURCE...            the class of every image; the accuracy
-  search RUN SOURCE PICTURE         find the images most like a picture
+  search RUN SOURCE [PICTURE]       find the images most like a picture or text
   compare SOURCE... --families A,B  train several families; which one to take
   export RUN --to diffusers         write a run in another library's format
   import DIR --out RUN              make a run from a folder of diffusers

@@ -52,7 +52,13 @@ def run(argv: list[str]) -> int:
     files.check_writable(to, folder=not to.suffix)
     if film_to:
         files.check_writable(film_to)
+    if given.rank and film_to:
+        raise LimnerError(
+            "A film shows how images are drawn, not how they are chosen: leave out --progress-to."
+        )
     pipeline, options = Pipeline(given.run, given.device), select(SampleOptions, given)
+    if options.rank:
+        pipeline.ranking(n, options)  # refuses what it cannot choose, before anything is drawn
     if to.suffix:
         _sheet(pipeline, to, n, options, vars(given.sampling), film_to)
     elif stopped := _folder(pipeline, to, n, options, vars(given.sampling), film_to):
@@ -69,10 +75,18 @@ def _sheet(
     from limner.pictures.grid import save_grid, save_png
     from limner.progress import bar
 
+    asked = {**vars(options), **sampling}
     captions = captions_of(pipeline.spec, pipeline.condition(n, options))
     film = Film(captions) if film_to else None
-    with bar(f"drawing {n} images") as watch:
-        images = pipeline.tensors(n, watch=watch, on_canvas=film, **vars(options), **sampling)
+    if options.rank:
+        with bar(f"drawing {options.candidates} candidates for each prompt") as watch:
+            best = pipeline.best(n, watch=watch, **asked)
+        images, rows = best.images, zip(captions or (), best.seeds, best.scores, strict=True)
+        captions = [f"{text}, seed {seed}, {score:.1f}" for text, seed, score in rows]
+        say(f"Chosen: seeds {', '.join(map(str, best.seeds))}; each draws its image again with --seed.")
+    else:
+        with bar(f"drawing {n} images") as watch:
+            images = pipeline.tensors(n, watch=watch, on_canvas=film, **asked)
     with files.together():
         if film and film_to:
             film.save(film_to)

@@ -29,6 +29,9 @@ class SampleOptions(Checked):
     mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
     # two ends, each the name of a picture or else a prompt: draw the way between what they show, in N images
     blend: tuple[str, str] | None = None
+    # run that compares images with texts (clip): draw --candidates for each prompt, and keep those that fit it best
+    rank: str = ""
+    candidates: fields.Count = 64  # with --rank: images drawn for each prompt, of which N in all are kept
     batch: int = 64  # images drawn at once
 
     def seeds(self, n: int) -> Sequence[Seed]:

@@ -33,6 +33,7 @@ from limner.fields import Count, Images, check, checked, from_json, join_words
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
 from limner.inference.prompts import warn_of_prompts
+from limner.inference.rank import Ranker, check_candidates
 from limner.inference.threads import THREADS
 from limner.pictures.grid import grid, to_pil
 from limner.progress import Watch, ignore, part
@@ -143,6 +144,24 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
     return grid(images, captions_of(model.spec, condition))
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The best of the candidates, in the order of ``Pipeline.best``."""
+
+    images: Tensor  # [N, C, H, W] in [-1, 1]
+    seeds: list[Seed]
+    scores: list[float]  # 100 times the cosine of image and prompt
+    condition: Condition  # of the images
+    drawn: int  # candidates
+
+
+def _split(options: Mapping[str, Any]) -> tuple[SampleOptions, dict[str, Any]]:
+    """What to draw, and the fields of the family's Sampling."""
+    names = {f.name for f in dataclasses.fields(SampleOptions)}
+    wanted = SampleOptions(**{name: value for name, value in options.items() if name in names})
+    return wanted, {name: value for name, value in options.items() if name not in names}
+
+
 class Pipeline:
     """A trained model, ready to draw. ``limner.load(run)`` gives one."""
 
@@ -174,15 +193,45 @@ class Pipeline:
         on_canvas: Callable[[Canvas], None] | None = None, **options: Any,
     ) -> Iterator[Tensor]:  # fmt: skip
         """The images of ``tensors`` from number ``start`` on, at most ``batch`` of ``options`` at a time."""
-        names = [f.name for f in dataclasses.fields(SampleOptions) if f.name in options]
-        wanted = SampleOptions(**{name: options.pop(name) for name in names})
+        wanted, others = _split(options)
         start = checked(Images, start, "start")
-        condition, sampling = self.condition(n, wanted)[start:], self.sampling(options)
+        if wanted.rank:
+            yield from self.best(n, watch=watch, **options).images[start:].split(wanted.batch)
+            return
+        condition, sampling = self.condition(n, wanted)[start:], self.sampling(others)
         seeds, precision = wanted.seeds(n)[start:], self.precision
         watch = part(watch, start / n, 1 - start / n)
         yield from generate_batches(
             self.model, condition, seeds, sampling, wanted.batch, watch, precision, on_canvas
         )
+
+    def best(self, n: int = 1, *, watch: Watch = ignore, **options: Any) -> Chosen:
+        """The ``n`` images that fit their prompts best, by the run ``rank``, of ``candidates`` drawn for each prompt.
+
+        Prompts are used in turn; each gives its best ones, the best first. A chosen image is the one of its seed:
+        ``options``, which are as in ``tensors``, draw it again with that. Raises LimnerError.
+        """
+        wanted, others = _split(options)
+        ranker, texts = self.ranking(n, wanted)
+        condition = self.condition(wanted.candidates * len(texts), wanted)
+        seeds, sampling = wanted.seeds(condition.size), self.sampling(others)
+        drawn = generate_batches(self.model, condition, seeds, sampling, wanted.batch, watch, self.precision)
+        best = ranker.best(drawn, texts, n)
+        return Chosen(best.images, [seeds[i] for i in best.index], best.scores, condition[:n], condition.size)
+
+    def ranking(self, n: int, options: SampleOptions) -> tuple[Ranker, list[str]]:
+        """What chooses ``n`` images, and the texts that they are drawn for in turn. Raises LimnerError."""
+        prompts, labels = (
+            [v] if isinstance(v, str) else list(v or ()) for v in (options.prompt, options.label)
+        )
+        texts = (prompts or labels)[: checked(Count, n, "--n")]
+        if not texts or options.blend or options.between or (prompts and labels):
+            raise LimnerError(
+                "--rank chooses images by how they fit their prompts: name these with --prompt, without --between and "
+                "--blend."
+            )
+        check_candidates(options.candidates, n, len(texts))
+        return Ranker(options.rank, self.model.device), texts
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
         """The family's Sampling with these fields, and with the runs that it names. Raises LimnerError."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from limner.core import Compares, LimnerError
-from limner.inference.networks import apply, open_run
+from limner.inference.capabilities import apply_network
+from limner.inference.networks import open_run
 from limner.inference.pipeline import Pipeline
 from limner.inference.prompts import warn_if_cut, warn_of_scripts
 from limner.metrics.matches import ensemble, zero_shot_logits
@@ -28,7 +29,7 @@ def open_comparer(run: str | Path, device: str = "auto") -> Pipeline:
 def embed_images(pipeline: Pipeline, images: Tensor) -> Tensor:
     """[B, C, H, W] of any size and channels -> float32 [B, D] of length 1, on the CPU."""
     assert isinstance(pipeline.model, Compares)
-    return apply(pipeline, pipeline.model.embed_images, images)
+    return apply_network(pipeline.loaded, pipeline.model.embed_images, images)
 
 
 def embed_texts(pipeline: Pipeline, texts: Sequence[str]) -> Tensor:

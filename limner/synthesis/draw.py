@@ -17,6 +17,7 @@ from limner.core import Condition
 from limner.fields import to_json
 from limner.inference.options import SampleOptions
 from limner.inference.pipeline import Pipeline, captions_of
+from limner.inference.rank import Ranker
 from limner.pictures.film import Film
 from limner.progress import Watch, bar, ignore
 from limner.settings import __version__
@@ -44,12 +45,16 @@ class Request:
         blend = self.condition.blend
         pictures = self.condition.image, self.condition.mask, blend.other.image if blend else None
         given = [x[0].contiguous() for x in pictures if x is not None]
+        chosen_by: dict[str, Any] = {}
+        if options.rank:
+            by = Ranker(options.rank, model.device).digest
+            chosen_by = {"rank": by, "candidates": options.candidates}
         settings = to_json({
             "digest": self.pipeline.digest, "n": self.condition.size, "seed": options.seed,
             "between": options.between, "prompt": options.prompt, "label": options.label,
             "given": [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in given],
             "sampling": self.pipeline.named_sampling(self.sampling),
-        } | ({"blend": options.blend} if blend else {}))  # fmt: skip
+        } | ({"blend": options.blend} if blend else {}) | chosen_by)  # fmt: skip
         return Provenance(
             made_by=folder.SAMPLE, run=str(self.pipeline.loaded.path), family=model.family,
             images_seen=header["seen"], settings=settings,
@@ -85,6 +90,9 @@ def _fill(request: Request, place: Path, film_to: Path | None, quiet: bool) -> N
     spec, n, seed = request.pipeline.spec, request.condition.size, request.options.seed
     provenance, _ = folder.begin(place, request.provenance())
     at = provenance.drawn
+    if request.options.rank:
+        _fill_with_best(request, place, provenance, quiet)
+        return
     film = Film(captions_of(spec, request.condition)) if film_to else None
     if film and film_to and at and not film_to.exists():  # the film's images are in the folder already
         next(request.batches(0, ignore, film))
@@ -98,3 +106,17 @@ def _fill(request: Request, place: Path, film_to: Path | None, quiet: bool) -> N
             batch = ImageBatch(images, range(seed, seed + n)[rows], request.condition[rows], spec)
             provenance = replace(provenance, drawn=at, kept=at)
             folder.add(place, provenance, batch, range(len(images)))
+
+
+def _fill_with_best(request: Request, place: Path, provenance: Provenance, quiet: bool) -> None:
+    """Draw the candidates and keep the best, all at once, named by their seeds."""
+    n, spec = request.condition.size, request.pipeline.spec
+    if provenance.kept == n:
+        return
+    with bar("drawing candidates", quiet) as watch:
+        options = {**vars(request.options), **request.sampling}
+        best = request.pipeline.best(n, watch=watch, **options)
+    seeds = [int(seed) for seed in best.seeds if not isinstance(seed, tuple)]
+    batch = ImageBatch(best.images, seeds, best.condition, spec, best.scores)
+    provenance = replace(provenance, drawn=best.drawn, kept=n, refused={"rank": best.drawn - n})
+    folder.add(place, provenance, batch, range(n))

@@ -44,6 +44,7 @@ class ImageBatch:
     seeds: Sequence[int]
     condition: Condition
     spec: ImageSpec
+    scores: Sequence[float] | None = None  # how well each fits its prompt, of images that were chosen by that
 
     def name(self, i: int) -> str:
         return f"{self.seeds[i]:06d}.png"
@@ -61,6 +62,8 @@ class ImageBatch:
             line["text"] = self.condition.text[i]
         if self.labels is not None:
             line["label"] = self.labels[i]
+        if self.scores is not None:
+            line["score"] = round(self.scores[i], 4)
         text = json.dumps(line, ensure_ascii=False)
         return _SEPARATORS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
