@@ -3,6 +3,9 @@
     python benchmarks/text.py stages runs/unclip --record
     python benchmarks/text.py tokenizers runs/fsq runs/vqvae --n 1000 --to tokenizers.png --record
     python benchmarks/text.py languages runs/english runs/both --record
+    python benchmarks/text.py captions runs/clip --record
+    python benchmarks/text.py search runs/clip --source emoji --record
+    python benchmarks/text.py ranking runs/clip runs/dalle runs/masked --record
     python benchmarks/text.py upsampler runs/unclip --source emoji --record
 
 Every share has its n and its 95% interval.
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +28,13 @@ from torch.nn import functional as F
 from limner.core import Condition, Draws
 from limner.data.open import open_like
 from limner.data.sources import shapes
+from limner.data.sources.shapes import Scene
 from limner.diffusion.sampling import drive
 from limner.evaluation.real import as_bytes, as_saved
 from limner.families._tokens import TOKENIZER
+from limner.inference.networks import over_data
 from limner.inference.pipeline import Pipeline, generate
+from limner.inference.texts import embed_images, embed_texts, open_comparer
 from limner.losses.tokens import perplexity
 from limner.metrics import distances
 from limner.metrics.features import random_vgg
@@ -212,6 +219,70 @@ def languages(runs: Sequence[str], n: int, seeds: int) -> list[dict[str, Cell]]:
     return rows
 
 
+# ---- clip: captions told apart, images found by words, the best of many
+
+
+def changed(scene: Scene) -> dict[str, list[Scene]]:
+    """All scenes that differ from one in an attribute, by the attribute; and the one of both colours exchanged."""
+    found: dict[str, list[Scene]] = {"relation": [replace(scene, relation=r) for r in shapes.RELATIONS]}
+    for attribute, values in (("shape", shapes.SHAPES), ("colour", shapes.COLOURS), ("size", shapes.SIZES)):
+        found[attribute] = [
+            replace(scene, **{which: replace(getattr(scene, which), **{attribute: value})})
+            for which in ("first", "second")
+            for value in values
+        ]
+    one, two = scene.first, scene.second
+    swapped = replace(scene, first=replace(one, colour=two.colour), second=replace(two, colour=one.colour))
+    found["colours swapped"] = [swapped]
+    return {name: [other for other in others if other != scene] for name, others in found.items()}
+
+
+def captions(run: str, n: int) -> list[dict[str, Cell]]:
+    """How often the right caption fits a held-out picture better than all that differ from it in one attribute."""
+    pipeline = open_comparer(run)
+    scenes = shapes.scenes(n, 0, held_out=True)
+    pictures = shapes.draw(scenes, pipeline.spec.height, pipeline.spec.width, seed=1)
+    images = embed_images(pipeline, torch.from_numpy(pictures).movedim(-1, 1) / 127.5 - 1)  # [N, D]
+    own = (images * embed_texts(pipeline, [scene.caption for scene in scenes])).sum(1)  # [N]
+    rows: list[dict[str, Cell]] = []
+    for attribute in changed(scenes[0]):
+        right = []
+        for image, least, others in zip(images, own, (changed(s)[attribute] for s in scenes), strict=True):
+            if others:
+                cosines = embed_texts(pipeline, [other.caption for other in others]) @ image
+                right.append(bool((cosines < least).all()))
+        rows.append({"all that differ in": attribute, "right": share(right), "n": len(right)})
+    return rows
+
+
+def search(run: str, source: str, most: int = 10) -> list[dict[str, Cell]]:
+    """How often an image is among the first ones found by its caption, of held-out images among themselves."""
+    pipeline = open_comparer(run)
+    data = open_like([source], pipeline.spec, pipeline.loaded.run.data, False)
+    held_out = data.split(pipeline.loaded.run.data.holdout)[1]
+    images = over_data(held_out, partial(embed_images, pipeline))
+    cosines = embed_texts(pipeline, held_out.captions or []) @ images.T  # [N texts, N images]
+    found = [i in row.topk(min(most, len(row))).indices.tolist() for i, row in enumerate(cosines)]
+    return [{"of": f"{len(found)} held-out images", "found": share(found), "n": len(found)}]
+
+
+def ranking(comparer: str, runs: Sequence[str], n: int, seeds: int) -> list[dict[str, Cell]]:
+    """How many held-out prompts are drawn exactly, of one image each and of the best of 8 and of 32."""
+    scenes = [scene.caption for scene in shapes.scenes(n, 0, held_out=True)]
+    rows: list[dict[str, Cell]] = []
+    for run in runs:
+        pipeline = Pipeline(run)
+        for candidates in (1, 8, 32):
+            right: list[bool] = []
+            for seed in range(seeds):
+                asked = {"prompt": scenes, "seed": seed * 32 * n}
+                if candidates > 1:
+                    asked |= {"rank": comparer, "candidates": candidates}
+                right += shown(pipeline.tensors(n, **asked), scenes)[1]
+            rows.append({"run": pipeline.model.family, "best of": candidates, "exact": share(right), "n": n})
+    return rows
+
+
 COLUMNS = {
     "tokenizers": {
         "before": "exact before", "after": "exact after", "n": "n", "used": "codes used", "perplexity": "perplexity",
@@ -222,6 +293,9 @@ COLUMNS = {
         "cosine": "cosine with the picture's own embedding", "retrieval": "its own is nearest", "n": "n",
     },
     "languages": {"captions": "captions", "asked in": "asked in", "exact": "exact", "n": "n"},
+    "captions": {"right": "the right one fits best", "n": "n"},
+    "search": {"found": "among the first 10", "n": "n"},
+    "ranking": {"best of": "best of", "exact": "with the relation", "n": "n"},
     "upsampler": {"psnr": "PSNR, dB", "kid": "KID, random features", "n": "n"},
 }  # fmt: skip
 
@@ -244,6 +318,12 @@ def main() -> None:
         rows = languages(given.run, given.n, given.seeds)
     elif given.table == "stages":
         rows = stages(given.run[0], given.n, given.seeds)
+    elif given.table == "captions":
+        rows = captions(given.run[0], given.n)
+    elif given.table == "search":
+        rows = search(given.run[0], given.source)
+    elif given.table == "ranking":
+        rows = ranking(given.run[0], given.run[1:], given.n, given.seeds)
     else:
         rows = upsampler(given.run[0], given.source, given.n)
     for row in rows:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Compares, ImageSpec, Parent
-from limner.losses.contrastive import LARGEST, START
+from limner.losses.contrastive import LARGEST, START, at_least_float32
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.transformers.towers import CausalTower, ImageTower, Patches, projection
 from limner.text.encoder import EncodedText
@@ -25,7 +25,7 @@ class ClipConfig:
     embedding: int = 128  # dimension of the common space
     patches: Patches = field(default_factory=Patches)  # tokens of an image
     image: SequenceBlocks = BLOCKS  # transformer over patches
-    text: SequenceBlocks = BLOCKS  # causal transformer over pieces
+    text: SequenceBlocks = replace(BLOCKS, depth=2)  # causal transformer over pieces
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # pieces of texts
     # texts of no image for each image, each with one word of its caption changed for that of another caption
     hard_negatives: int = 0
@@ -72,7 +72,7 @@ class ConfiguredText(nn.Module):
         tokens = self.tower(pieces)  # [B, L, W]
         rows = torch.arange(len(pieces), device=pieces.device)
         mask = torch.arange(pieces.shape[1], device=pieces.device) <= place[:, None]  # [B, L]
-        pooled = F.normalize(self.projection(tokens[rows, place]).float(), dim=1)  # [B, D]
+        pooled = F.normalize(at_least_float32(self.projection(tokens[rows, place])), dim=1)  # [B, D]
         return EncodedText(tokens, mask, pooled)
 
 
@@ -100,7 +100,7 @@ class ConfiguredClip(nn.Module):
 
     def embed_images(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, D] of length 1."""
-        return F.normalize(self.image(image).float(), dim=1)
+        return F.normalize(at_least_float32(self.image(image)), dim=1)
 
     def encode_texts(self, texts: Sequence[str]) -> EncodedText:
         """Tokens [B, L, W] of the text tower, their mask, and the embeddings [B, D] of length 1."""

@@ -24,17 +24,22 @@ def symmetric_cross_entropy(
     same, so the others of them are no negatives of an image of one.
     """
     count = len(images)
-    images = gather_rows(images.float())
-    texts = _gather_pairs(texts.float(), count)
+    images, texts = at_least_float32(images), at_least_float32(texts)
+    images = gather_rows(images)
+    texts = _gather_pairs(texts, count)
     groups = None if groups is None else _gather_pairs(groups, count)
     count = len(images)
-    logits = scale.float() * images @ texts.T  # [B, B + N]
+    logits = scale * images @ texts.T  # [B, B + N]
     if groups is not None:
         same = groups[:count, None] == groups  # [B, B + N]
         same.fill_diagonal_(False)
         logits = logits.masked_fill(same, -math.inf)
     target = torch.arange(count, device=images.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :count].T, target))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _gather_pairs(rows: Tensor, count: int) -> Tensor:
