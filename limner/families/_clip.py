@@ -17,15 +17,13 @@ from limner.networks.transformers.towers import CausalTower, ImageTower, Patches
 from limner.text.encoder import EncodedText
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
-BLOCKS = SequenceBlocks(width=128, depth=4, heads=4)
-
 
 @dataclass(frozen=True)
 class ClipConfig:
     embedding: int = 128  # dimension of the common space
     patches: Patches = field(default_factory=Patches)  # tokens of an image
-    image: SequenceBlocks = BLOCKS  # transformer over patches
-    text: SequenceBlocks = replace(BLOCKS, depth=2)  # causal transformer over pieces
+    image: SequenceBlocks = SequenceBlocks(width=128, depth=4, heads=4)  # transformer over patches
+    text: SequenceBlocks = SequenceBlocks(width=128, depth=2, heads=4)  # causal transformer over pieces
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # pieces of texts
     # texts of no image for each image, each with one word of its caption changed for that of another caption
     hard_negatives: int = 0
