@@ -18,12 +18,16 @@ from limner.text.encoder import EncodedText
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
 
+IMAGE = SequenceBlocks(width=128, depth=4, heads=4)
+TEXT = SequenceBlocks(width=128, depth=2, heads=4)
+
+
 @dataclass(frozen=True)
 class ClipConfig:
     embedding: int = 128  # dimension of the common space
     patches: Patches = field(default_factory=Patches)  # tokens of an image
-    image: SequenceBlocks = SequenceBlocks(width=128, depth=4, heads=4)  # transformer over patches
-    text: SequenceBlocks = SequenceBlocks(width=128, depth=2, heads=4)  # causal transformer over pieces
+    image: SequenceBlocks = IMAGE  # transformer over patches
+    text: SequenceBlocks = TEXT  # causal transformer over pieces
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # pieces of texts
     # texts of no image for each image, each with one word of its caption changed for that of another caption
     hard_negatives: int = 0
