@@ -17,7 +17,6 @@ from limner.networks.transformers.towers import CausalTower, ImageTower, Patches
 from limner.text.encoder import EncodedText
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
-
 IMAGE = SequenceBlocks(width=128, depth=4, heads=4)
 TEXT = SequenceBlocks(width=128, depth=2, heads=4)
 

@@ -49,8 +49,9 @@ class Ranker:
                     for rows, most in zip(kept, shares, strict=True)]  # fmt: skip
             at += len(images)
         chosen = [kept[i % len(texts)][i // len(texts)] for i in range(n)]
-        scores, index, images = (list(column) for column in zip(*chosen, strict=True))
-        return Best(index, scores, torch.stack(images))
+        return Best(
+            [i for _, i, _ in chosen], [score for score, *_ in chosen], torch.stack([x for *_, x in chosen])
+        )
 
 
 def shares_of(n: int, prompts: int) -> list[int]:
