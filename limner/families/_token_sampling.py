@@ -9,18 +9,20 @@ from limner.core import Model
 from limner.fields import Bounds, Checked, PositiveShare
 from limner.settings import LimnerError
 
+Temperature = Guidance = Annotated[float, Bounds(0, 1000)]
+
 
 @dataclass(frozen=True)
 class TokenSampling(Checked):
     usual_guidance: ClassVar[float] = 2.0  # where training blanked some captions
 
     # tokens are drawn with their logits divided by it; below 1: more probable ones, 0: always the most probable
-    temperature: Annotated[float, Bounds(0, 1000)] = 1.0
+    temperature: Temperature = 1.0
     # draw among the so many most probable tokens, and all that equal the last of them. Default: all
     top_k: Annotated[int, Bounds(1, 2**20)] | None = None
     top_p: PositiveShare = 1.0  # draw among the most probable tokens whose probabilities reach this sum
     # guidance scale; 1: no guidance. Default: 2, or 1 if training blanked no captions (--model.condition-dropout 0)
-    guidance: Annotated[float, Bounds(0, 1000)] | None = None
+    guidance: Guidance | None = None
 
     def guidance_for(self, model: Model) -> float:
         """The guidance scale to draw with. Raises LimnerError where the model never learned what to guide away from."""

@@ -28,7 +28,7 @@ from limner.core import (
 )
 from limner.families._conditioning import choose_condition
 from limner.families._presets import training
-from limner.families._token_sampling import TokenSampling
+from limner.families._token_sampling import Guidance, Temperature, TokenSampling
 from limner.families._tokens import (
     BASE_TOKENS,
     DVAE,
@@ -39,7 +39,7 @@ from limner.families._tokens import (
     TokensConfig,
 )
 from limner.families._writing import drop_texts, picture_of_rows, texts_of
-from limner.fields import Share
+from limner.fields import PositiveShare, Share
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, fill_places
@@ -63,6 +63,14 @@ class DALLEConfig:
 
 @dataclass(frozen=True)
 class DALLESampling(TokenSampling):
+    usual_guidance: ClassVar[float] = 1.5
+
+    temperature: Temperature = (
+        0.85  # of the logits; below 1: more probable tokens, 0: always the most probable
+    )
+    top_p: PositiveShare = 0.95  # draw among the most probable tokens whose probabilities reach this sum
+    # guidance scale; 1: no guidance. Default: 1.5, or 1 if training blanked no captions (--model.condition-dropout 0)
+    guidance: Guidance | None = None
     keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
     cache: bool = (
         True  # keep keys and values of earlier tokens; false: compute all of them again, more slowly
@@ -175,7 +183,7 @@ DALLE.presets = {
         ),
         training(Optimiser(lr=1e-2), "network", batch=16, average=100.0),
     ),
-    "small": Preset(DALLEConfig(), training(MUON, "network", batch=64, average=2_000.0)),
+    "small": Preset(DALLEConfig(), training(MUON, "network", batch=64, clip=1.0, average=5_000.0)),
     "base": Preset(
         DALLEConfig(
             tokenizer=BASE_TOKENS, vocabulary=VocabularyConfig(merges=16_384 - 256, length=128),
