@@ -93,7 +93,7 @@ class TextImageTransformer(nn.Module):
             if "head." in name and parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
             elif "embedding" in name or "position" in name or name == "starts":
-                nn.init.normal_(parameter, std=0.5)
+                nn.init.normal_(parameter, std=0.25)
 
     # ---- the stream
 
