@@ -9,7 +9,8 @@ from limner.core import Model
 from limner.fields import Bounds, Checked, PositiveShare
 from limner.settings import LimnerError
 
-Temperature = Guidance = Annotated[float, Bounds(0, 1000)]
+Temperature = Annotated[float, Bounds(0, 1000)]
+Guidance = Annotated[float, Bounds(0, 1000)]
 
 
 @dataclass(frozen=True)
