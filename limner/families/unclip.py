@@ -328,7 +328,7 @@ Unclip.presets = {
     "tiny": Preset(
         UnclipConfig(
             comparer=TINY, prior=SequenceBlocks(32, 1, 2), decoder=TINY_STAGE, text=TINY_TEXT, context=32, scale=2,
-            upsampler=replace(TINY_STAGE, attention_resolutions=()),
+            upsampler=replace(TINY_STAGE, attention_resolutions=()), blur=2.0,  # smooth pictures would not show less
         ),
         training(Optimiser(lr=4e-3), *STAGES, batch=16, average=100.0),
     ),
