@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.networks.attention import sincos
+from limner.networks.checks import SettingsError
 from limner.networks.transformers.patch import PatchConfig, patch_size
 from limner.networks.transformers.sequence import SequenceBlocks, Transformer
 
@@ -48,6 +49,8 @@ class ImageTower(nn.Module):
         width, patch = blocks.width, patch_size(PatchConfig(patches.patch, patches.across), size)
         grid = (size[0] // patch, size[1] // patch)
         places = 1 + grid[0] * grid[1]
+        if patches.embed == "halve" and width % 4:
+            raise SettingsError(f"a width of {width} is not a multiple of 4")
         self.patch_embed = patches.convolutions(channels, width, patch)
         self.class_token = nn.Parameter(width**-0.5 * torch.randn(width))
         self.position = nn.Parameter(width**-0.5 * torch.randn(places, width))
