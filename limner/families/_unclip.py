@@ -31,7 +31,9 @@ class UnclipConfig(FlowMatching):
     clip_size: tuple[int, int] | None = None
     # of the prior and the decoder: each number less its mean and over its deviation, or one scale for all
     embeddings: Literal["standardised", "scaled"] = "standardised"
-    prior: SequenceBlocks = SequenceBlocks(128, 4, 4)  # the prior's transformer
+    prior: SequenceBlocks = field(
+        default_factory=lambda: SequenceBlocks(128, 4, 4)
+    )  # the prior's transformer
     prior_every: int = 1  # steps between updates of the prior
     condition_dropout: float = 0.1  # prior: fraction of training images whose text is left out, for guidance
     decoder: StageConfig = field(default_factory=StageConfig)  # the decoder's U-Net
