@@ -40,9 +40,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], bold: bool = Fals
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, show_header=any(heads))
+    drawn = Table(box=None, pad_edge=False, show_header=any(heads), collapse_padding=len(heads) > 6)
     for i, head in enumerate(heads):
-        drawn.add_column(head, style="bold" if bold and i == 0 else None)
+        whole = max(map(len, head.split()), default=0)  # no word of a heading is cut
+        drawn.add_column(head, style="bold" if bold and i == 0 else None, min_width=whole)
     for row in rows:
         drawn.add_row(*map(Text, row))
     Console(highlight=False).print(drawn)

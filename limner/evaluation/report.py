@@ -22,10 +22,10 @@ STYLE = """
   :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #333b48; --paper: #14181f; --card: #1b212a }
 }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 62rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
        font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif }
 h1 { font-size: 1.9rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
-p.lead { color: var(--soft); margin: 0 0 1.5rem }
+p { max-width: 62rem } p.lead { color: var(--soft); margin: 0 0 1.5rem }
 .figures { display: flex; flex-wrap: wrap; gap: .75rem }
 .figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1.1rem; min-width: 9rem }
 .figure b { display: block; font-size: 1.5rem } .figure span { color: var(--soft); font-size: .85rem }
@@ -37,7 +37,7 @@ svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(
 svg text { fill: var(--soft); font-size: 12px } svg .grid { stroke: var(--line) }
 section { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums }
-td, th { text-align: left; vertical-align: top; padding: .35rem .5rem; border-bottom: 1px solid var(--line) }
+td, th { text-align: left; vertical-align: top; padding: .35rem .4rem; border-bottom: 1px solid var(--line) }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; overflow-x: auto; font-size: .82rem }
 """
 
