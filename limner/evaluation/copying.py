@@ -88,6 +88,9 @@ def nearest_pairs(
     captions = [
         word
         for i in rows
-        for word in (f"drawn: {matches.changes[i]}", f"{copies.original}, {matches.distance[i]:.1f} levels away")
+        for word in (
+            f"drawn: {matches.changes[i]}",
+            f"{copies.original}, {matches.distance[i]:.1f} levels away",
+        )
     ]
     return torch.stack(pairs, dim=1).flatten(0, 1), captions
