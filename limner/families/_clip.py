@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,20 @@ from limner.text.encoder import EncodedText
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
 IMAGE = SequenceBlocks(width=128, depth=4, heads=4)
-TEXT = SequenceBlocks(width=128, depth=2, heads=4)
+TEXT = SequenceBlocks(width=128, depth=4, heads=4)  # with 2 blocks the order of two things is not learnt
 
 
 @dataclass(frozen=True)
 class ClipConfig:
+    may_be_zero: ClassVar[tuple[str, ...]] = ("hard_negatives",)
+
     embedding: int = 128  # dimension of the common space
     patches: Patches = field(default_factory=Patches)  # tokens of an image
     image: SequenceBlocks = IMAGE  # transformer over patches
     text: SequenceBlocks = TEXT  # causal transformer over pieces
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # pieces of texts
     # texts of no image for each image, each with one word of its caption changed for that of another caption
-    hard_negatives: int = 0
+    hard_negatives: int = 7
 
 
 def frame(pieces: Sequence[Sequence[int]], start: int, end: int, length: int) -> Tensor:
@@ -121,6 +124,7 @@ TINY = ClipConfig(
     image=SequenceBlocks(32, 2, 2),
     text=SequenceBlocks(32, 1, 2),
     vocabulary=VocabularyConfig(length=30),
+    hard_negatives=0,
 )
 BASE = ClipConfig(
     512,
@@ -128,6 +132,7 @@ BASE = ClipConfig(
     SequenceBlocks(384, 12, 6),
     SequenceBlocks(384, 8, 6),
     VocabularyConfig(length=126),
+    hard_negatives=1,
 )
 
 
@@ -138,7 +143,7 @@ def quick(width: int, depth: int, heads: int) -> SequenceBlocks:
 
 PUBLISHED = ClipConfig(
     embedding=512, patches=Patches(32, embed="fold"), image=quick(768, 12, 12), text=quick(512, 12, 8),
-    vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75),
+    vocabulary=VocabularyConfig(kind="bpe", merges=49_408 - 256 - 2, length=75), hard_negatives=0,
 )  # fmt: skip
 B16 = replace(PUBLISHED, patches=Patches(16, embed="fold"))
 L14 = replace(

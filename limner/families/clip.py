@@ -82,7 +82,7 @@ Clip.presets = {
         TINY,
         training(Optimiser("adamw", lr=2e-3), "comparer", batch=16, average=100.0),
     ),
-    "small": Preset(ClipConfig(hard_negatives=3), training(MUON, "comparer", batch=128, warmup=5_000, clip=1.0)),
+    "small": Preset(ClipConfig(), training(MUON, "comparer", batch=128, warmup=5_000, clip=1.0)),
     "base": Preset(
         BASE,
         training(replace(MUON, decay=0.05), "comparer", batch=1024, warmup=200_000, clip=1.0),
