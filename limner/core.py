@@ -392,6 +392,14 @@ class LearnsTexts(Protocol):
         """Raises LimnerError where what it needs is not here."""
 
 
+@runtime_checkable
+class FitsModel(Protocol):
+    """Settings of sampling some of whose values depend on the model."""
+
+    def fit(self, model: Any) -> Any:
+        """These settings as one model uses them. Raises LimnerError for what does not fit it."""
+
+
 # Capabilities are Protocols, never base classes: a model can do what it has methods for.
 
 

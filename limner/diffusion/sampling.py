@@ -6,9 +6,9 @@ A family says what its networks guess (`core.Denoises`) and along which path (`P
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -47,25 +47,34 @@ class SamplingConfig(Checked):
     repaints: int = 4  # with a mask: how often each step is repeated, so that old and new parts agree
 
     def guidance_for(self, model: Any) -> float:
-        """The guidance scale to draw with; 1 where there is nothing to guide away from, unless another run guides.
+        """The guidance scale to draw with. Raises LimnerError, as ``guidance_scale``."""
+        return guidance_scale(model, self.guidance, self.usual_guidance, bool(self.autoguidance))
 
-        That is where the model follows no condition, or its training left out none. Raises LimnerError for any other
-        scale there.
-        """
-        follows = bool(model.follows & {"label", "text"})
-        can_guide = self.autoguidance or (follows and getattr(model, "drops_condition", True))
-        scale = self.guidance if self.guidance is not None else self.usual_guidance if can_guide else 1.0
-        if scale != 1 and not follows and not can_guide:
-            raise LimnerError(
-                f"This run of {model.family} follows neither prompts nor labels, so --guidance {scale:g} has nothing "
-                "to guide by: leave --guidance out."
-            )
-        if scale != 1 and not can_guide:
-            raise LimnerError(
-                f"This run of {model.family} never left its condition out in training, so it cannot draw with "
-                f"--guidance {scale:g}: leave --guidance out, or train with --model.condition-dropout above 0."
-            )
-        return scale
+    def fit(self, model: Any) -> Self:
+        """These settings as one model uses them. Raises LimnerError for what does not fit it."""
+        return replace(self, guidance=self.guidance_for(model))
+
+
+def guidance_scale(model: Any, wanted: float | None, usual: float, weaker: bool = False) -> float:
+    """The guidance scale to draw with; 1 where there is nothing to guide away from, unless a weaker run guides.
+
+    That is where the model follows no condition, or its training left out none. Raises LimnerError for any other
+    scale there.
+    """
+    follows = bool(model.follows & {"label", "text"})
+    can_guide = weaker or (follows and getattr(model, "drops_condition", True))
+    scale = wanted if wanted is not None else usual if can_guide else 1.0
+    if scale != 1 and not follows and not can_guide:
+        raise LimnerError(
+            f"This run of {model.family} follows neither prompts nor labels, so --guidance {scale:g} has nothing "
+            "to guide by: leave --guidance out."
+        )
+    if scale != 1 and not can_guide:
+        raise LimnerError(
+            f"This run of {model.family} never left its condition out in training, so it cannot draw with "
+            f"--guidance {scale:g}: leave --guidance out, or train with --model.condition-dropout above 0."
+        )
+    return scale
 
 
 def identity(x: Tensor) -> Tensor:
@@ -84,6 +93,7 @@ class Plan:
     guided_channels: int = 0  # channels that guidance applies to, counted from the first; 0: all
     encode: Callable[[Tensor], Tensor] = identity  # [B, C, H, W] in [-1, 1] -> [B, *shape]
     decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
+    cell: int = 1  # pixels a side of the image for each place of x
     same_space: Callable[[Any], bool] = lambda other: True  # whether another model encodes and decodes alike
 
 
@@ -211,7 +221,7 @@ class Drawing:
         problem, s, mask = self.problem, self.sampling, self.condition.mask
         if self.condition.image is not None and mask is not None:
             known = self.plan.encode(self.condition.image)
-            mask = shrink_mask(mask.float(), known.shape[-2:]).gt(0).expand_as(known)
+            mask = shrink_mask(mask.float(), known.shape[-2:], self.plan.cell).gt(0).expand_as(known)
             return solvers.repaint(problem, known, mask, s.repaints)
         solver = {  # a generator does nothing before its first query
             "ancestral": solvers.ancestral(problem, self.plan.variance),
@@ -272,11 +282,10 @@ def drive(drawing: Drawing) -> Iterator[solvers.Step]:
     return solvers.drive(drawing.solver, denoise)
 
 
-def shrink_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, 1, H, W] -> [B, 1, h, w], the mean over the pixels of each place of a latent.
+def shrink_mask(mask: Tensor, size: Sequence[int], cell: int) -> Tensor:
+    """[B, 1, H, W] -> [B, 1, h, w], the mean over the ``cell`` x ``cell`` pixels of each place of a latent.
 
     Where the sides do not divide, latents cover the image with its last row and column repeated, and so does this.
     """
-    whole = [-(-side // places) * places for side, places in zip(mask.shape[-2:], size, strict=True)]
-    bottom, right = (to - side for to, side in zip(whole, mask.shape[-2:], strict=True))
+    bottom, right = (cell * places - side for side, places in zip(mask.shape[-2:], size, strict=True))
     return F.interpolate(F.pad(mask, (0, right, 0, bottom), mode="replicate"), list(size), mode="area")

@@ -32,7 +32,7 @@ from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
 from limner.settings import Stopped, signal_of
-from limner.training.journal import read_log
+from limner.training.journal import COUNTS, read_log
 
 LIBC = ctypes.CDLL(None)
 ABOUT = "comparison.json"  # the settings
@@ -288,6 +288,6 @@ def _held_out_losses(run: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in read_log(run):
         for name, value in line.items():
-            if "held_out/" in name and isinstance(value, float):
+            if "held_out/" in name and isinstance(value, float) and not name.endswith(COUNTS):
                 curves[name.removeprefix("held_out/")].append((float(line["seconds"]), value))
     return dict(curves)

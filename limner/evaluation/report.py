@@ -12,9 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from limner.training.journal import COUNTS
+
 COLOURS = ("#3060c9", "#c2542d", "#2f8f5b", "#8a4fb0", "#b58a00", "#5f6b7a", "#c23b7a", "#1f8a99")
 
-COUNTS = ("codes_used", "perplexity")  # terms that count codes: no loss, and on a scale of their own
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667083; --line: #d9dee7; --paper: #fbfaf7; --card: #fff }

@@ -86,7 +86,8 @@ def describe(name: str) -> FamilyInfo:
     }  # fmt: skip
     can = tuple(word for word, protocol in capabilities.items() if supports(name, protocol))
     family = load(name)
-    one_call = "generates" in can and getattr(family.Sampling(), "steps", 1) == 1
+    sampling = family.Sampling()
+    one_call = "generates" in can and getattr(sampling, "one_call", getattr(sampling, "steps", 1) == 1)
     reads = tuple(sorted(family.reads))
     return FamilyInfo(name, family.about, family.paper, reads, can, one_call, tuple(family.presets))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
 
 from limner.core import Model
+from limner.diffusion.sampling import guidance_scale
 from limner.fields import Bounds, Checked, PositiveShare
 from limner.settings import LimnerError
 
@@ -15,6 +16,8 @@ Guidance = Annotated[float, Bounds(0, 1000)]
 
 @dataclass(frozen=True)
 class TokenSampling(Checked):
+    one_call: ClassVar[bool] = False  # a network call for each token, or several
+    interpolates: ClassVar[bool] = False  # nothing lies between the tokens of two seeds
     usual_guidance: ClassVar[float] = 2.0  # where training blanked some captions
 
     # tokens are drawn with their logits divided by it; below 1: more probable ones, 0: always the most probable
@@ -26,15 +29,13 @@ class TokenSampling(Checked):
     guidance: Guidance | None = None
 
     def guidance_for(self, model: Model) -> float:
-        """The guidance scale to draw with. Raises LimnerError where the model never learned what to guide away from."""
-        can_guide = model.drops_condition and bool(model.follows & {"text", "label"})
-        scale = self.guidance if self.guidance is not None else self.usual_guidance if can_guide else 1.0
-        if scale != 1 and not can_guide:
-            raise LimnerError(
-                f"This run of {model.family} never left its condition out in training, so it cannot draw with "
-                f"--guidance {scale:g}: leave --guidance out, or train with --model.condition-dropout above 0."
-            )
-        return scale
+        """The guidance scale to draw with. Raises LimnerError, as ``guidance_scale``."""
+        return guidance_scale(model, self.guidance, self.usual_guidance)
+
+    def fit(self, model: Any) -> Self:
+        """These settings as one model uses them. Raises LimnerError for what does not fit it."""
+        self.check_top_k(model.tokenizer.codes)
+        return replace(self, guidance=self.guidance_for(model))
 
     def check_top_k(self, codes: int) -> None:
         """Raises LimnerError for a top-k above the tokens that there are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from limner.core import ImageSpec, Parent, Tokenises
@@ -69,10 +70,12 @@ class ConfiguredTokenizer(nn.Module):
         self.network = network or make_network(config, spec)
         self.codes = _book(self.network).codes
         self.grid: tuple[int, int] = self.network.shape[1:]  # (h, w) of the tokens of an image
+        self.cell = self.network.encoder.factor  # pixels a side of the image for each token
 
     def tokenise(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, h, w] integers in {0, ..., codes - 1}."""
-        return self.network.tokenise(image)
+        with torch.autocast(image.device.type, enabled=False):  # a token near a tie depends on rounding
+            return self.network.tokenise(image)
 
     def detokenise(self, tokens: Tensor) -> Tensor:
         """[B, h, w] integers -> [B, C, H, W] in [-1, 1]."""

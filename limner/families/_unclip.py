@@ -15,7 +15,7 @@ from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Draws, 
 from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.sampling import Drawing, Guidance, Plan, SamplingConfig, Shift, SolverName, drive
 from limner.families._clip import ClipConfig
-from limner.fields import Bounds, Checked
+from limner.fields import Bounds, Checked, Share
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.unets.stage import EmbeddingProjection, StageConfig, StageUNet
 from limner.text.encoder import ByteEncoder, EncodedText, TextConfig
@@ -35,7 +35,7 @@ class UnclipConfig(FlowMatching):
         default_factory=lambda: SequenceBlocks(128, 4, 4)
     )  # the prior's transformer
     prior_every: int = 1  # steps between updates of the prior
-    condition_dropout: float = 0.1  # prior: fraction of training images whose text is left out, for guidance
+    condition_dropout: Share = 0.1  # prior: fraction of training images whose text is left out, for guidance
     decoder: StageConfig = field(default_factory=StageConfig)  # the decoder's U-Net
     decoder_every: int = 1  # steps between updates of the decoder
     read_by: Literal["clip", "own"] = "own"  # decoder: text is encoded by clip, or by an encoder of its own

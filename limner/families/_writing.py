@@ -41,6 +41,13 @@ def texts_of(model: Model, condition: Condition) -> list[str]:
     return [""] * condition.size
 
 
+def texts_to_learn(model: Model, captions: Sequence[str]) -> Sequence[str]:
+    """What a vocabulary learns from: the captions, or else class names, each twice, since a merge needs two."""
+    if "text" in model.follows or model.device.type == "meta":
+        return captions
+    return 2 * model.spec.classes
+
+
 def drop_texts(texts: Sequence[str], dropout: float) -> list[str]:
     """Each text, or with probability ``dropout`` the empty one; by torch's global generator."""
     kept = (torch.rand(len(texts)) >= dropout).tolist()
@@ -53,5 +60,5 @@ def picture_of_rows(tokenizer: Any, tokens: Tensor) -> Tensor:
     rows = tokens.unflatten(1, (-1, width))  # [B, r, w]
     whole = torch.cat([rows, rows[:, -1:].expand(-1, height - rows.shape[1], -1)], dim=1)  # [B, h, w]
     picture = tokenizer.detokenise(whole)  # [B, C, H, W]
-    drawn = round(picture.shape[2] * rows.shape[1] / height)
+    drawn = min(tokenizer.cell * rows.shape[1], picture.shape[2])
     return F.pad(picture[:, :, :drawn], (0, 0, 0, picture.shape[2] - drawn))

@@ -38,7 +38,7 @@ from limner.families._tokens import (
     ConfiguredTokenizer,
     TokensConfig,
 )
-from limner.families._writing import drop_texts, picture_of_rows, texts_of
+from limner.families._writing import drop_texts, picture_of_rows, texts_of, texts_to_learn
 from limner.fields import PositiveShare, Share
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -100,10 +100,7 @@ class DALLE(Model):
         return [Objective("network", self.loss)]
 
     def learn_texts(self, captions: Sequence[str]) -> None:
-        """Where classes are the text, their names are the captions; each twice, since a merge needs two."""
-        super().learn_texts(
-            captions if "text" in self.follows or self.device.type == "meta" else 2 * self.spec.classes
-        )
+        super().learn_texts(texts_to_learn(self, captions))
 
     def text_tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, T] pieces and pads; T is 0 where there is no text."""
@@ -119,7 +116,9 @@ class DALLE(Model):
         texts = drop_texts(texts_of(self, batch.condition), c.condition_dropout)
         text = self.text_tokens(texts)  # [B, T]
         logits = self.network(text, image)
-        if logits.text is None:
+        if (
+            logits.text is None or not logits.text.shape[1]
+        ):  # without a start, the first piece is not predicted
             return {"image": token_loss(logits.image, image)}
         targets = text[:, text.shape[1] - logits.text.shape[1] :]
         return {

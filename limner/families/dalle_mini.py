@@ -6,7 +6,7 @@ frozen tokenizer. Super conditioning: guidance away from the empty text, on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -26,7 +26,8 @@ from limner.families._tokens import (
     ConfiguredTokenizer,
     TokensConfig,
 )
-from limner.families._writing import TextReader, drop_texts, picture_of_rows, texts_of
+from limner.families._writing import TextReader, drop_texts, picture_of_rows, texts_of, texts_to_learn
+from limner.fields import Share
 from limner.networks.checks import SettingsError
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.encoder_decoder import EncoderDecoder
@@ -51,7 +52,7 @@ class DalleMiniConfig:
     condition: Literal["auto", "none", "label", "text"] = (
         "auto"  # auto: text, else label (its name is the text)
     )
-    condition_dropout: float = 0.1  # fraction of training images whose text is left empty, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose text is left empty, for guidance
     text_rows: int = 0  # rows of the text embedding; 0: as many as the vocabulary has pieces, and 3
     image_rows: int = 0  # rows of the image embedding; 0: as many as the tokenizer has codes, and 1
     initial_std: float = 0.07  # standard deviation of the initial weights
@@ -86,6 +87,9 @@ class DalleMini(Model):
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]
+
+    def learn_texts(self, captions: Sequence[str]) -> None:
+        super().learn_texts(texts_to_learn(self, captions))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The cross-entropy of each token, given the text and the tokens before it."""

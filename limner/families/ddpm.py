@@ -45,7 +45,7 @@ class DDPMConfig:
     resample_blocks: bool = True  # adm: residual blocks change the resolution
     order: Literal["heads", "split"] = "heads"  # adm: layout of queries, keys and values; split: ADM at 64x64
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     steps: int = 1000  # diffusion steps from data to noise
     schedule: Schedule = "linear"  # noise schedule over the steps; cosine: Nichol 2021
     predict: Prediction = "noise"  # velocity: Salimans 2022; data: Li and He 2025

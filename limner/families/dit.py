@@ -18,6 +18,7 @@ from limner.diffusion.paths import STRAIGHT, Discrete, Path, Spacing, betas
 from limner.diffusion.sampling import Plan, SamplingConfig, Shift, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
+from limner.fields import Share
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
@@ -33,7 +34,7 @@ class DiTConfig(FlowMatching):
     predict: Prediction = "data"  # noise: diffusion; the others: flow matching
     embedding_std: float = 0.0  # initial standard deviation of time's and labels' weights; 0: by width
     learn_variance: bool = True  # predict=noise: also learn the variance of the ancestral solver's steps
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 
 

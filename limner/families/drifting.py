@@ -31,7 +31,7 @@ from limner.core import (
 from limner.diffusion.sampling import Guidance
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition
 from limner.families._presets import BASE_TEXT, TINY_TEXT, training
-from limner.fields import Checked, Truncation
+from limner.fields import Checked, Share, Truncation
 from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
@@ -63,7 +63,7 @@ class DriftingConfig:
     classes_per_step: int = 2  # classes that a step draws, at least
     samples_per_text: int = 2  # samples per text and step; with only one there is no repulsion between them
     text_temperature: float = 0.1  # how fast a pair loses weight as its texts lose similarity
-    condition_dropout: float = 0.1  # fraction of samples drawn without their text
+    condition_dropout: Share = 0.1  # fraction of samples drawn without their text
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
     temperatures: tuple[float, ...] = (0.02, 0.05, 0.2)  # of the kernel, in units of the mean distance
     guidance: float = 1.0  # largest guidance scale that is learned, for labels; 1: none

@@ -18,7 +18,7 @@ from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, SolverName, draw
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
-from limner.fields import Bounds
+from limner.fields import Bounds, Share
 from limner.networks.images import augment_conditioning
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.song import SongUNet
@@ -40,7 +40,7 @@ class EDMConfig:
     patch: int = 2  # quick: pixels a side of a patch, folded into the channels
     head_width: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     augment: float = 0.0  # probability of each augmentation, which the network gets as a condition
     sigma_data: float = 0.5  # standard deviation of the data
     noise_mean: float = -1.2  # sigma in training is exp(normal): mean of the normal (P_mean)

@@ -18,6 +18,7 @@ from limner.diffusion.paths import STRAIGHT
 from limner.diffusion.sampling import Plan, SamplingConfig, Shift, SolverName, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
+from limner.fields import Share
 from limner.networks.layers import time_features
 from limner.networks.unets.unet import UNet, UNetLevels
 from limner.settings import Optimiser
@@ -28,7 +29,7 @@ from limner.text.encoder import TextConfig
 class FlowConfig(FlowMatching, UNetLevels):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     embedding: int = 128  # width of the embedding of time and condition
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 
 

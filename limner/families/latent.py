@@ -21,6 +21,7 @@ from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, Shift, dra
 from limner.families._codec import BASE, SMALLEST, TINY, VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
+from limner.fields import Share
 from limner.networks.layers import time_features
 from limner.networks.shape import FeatureShape
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
@@ -49,7 +50,7 @@ class LatentConfig(FlowMatching):
     body: DiTBlocks = field(default_factory=lambda: DiTBlocks(patch=1))  # of the transformer
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Prediction = "data"  # noise: diffusion; the others: flow matching
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     text: TextConfig = field(default_factory=TextConfig)  # text encoder; ldm: a label is a token of its width
     time_mean: float = -0.4  # flow matching: training times are sigmoid(normal); mean of the normal
 
@@ -199,7 +200,7 @@ class LatentDiffusion(Model):
         else:
             levels = ddim_levels(s.steps) if s.solver == "ddim" else DISCRETE.levels(s.steps)
         return Plan(self.path, levels, self.shape, guided_channels=s.guided_channels, encode=self.encode,
-                    decode=self.decode, same_space=self.same_latents)  # fmt: skip
+                    decode=self.decode, cell=self.autoencoder.encoder.factor, same_space=self.same_latents)  # fmt: skip
 
     sample = draw
 

@@ -40,7 +40,7 @@ from limner.families._tokens import (
     ConfiguredTokenizer,
     TokensConfig,
 )
-from limner.fields import Bounds, PositiveShare, ShareBelow1
+from limner.fields import Bounds, PositiveShare, Share, ShareBelow1
 from limner.networks.logits import choose, guide, remove_smoothing
 from limner.networks.transformers.masked import MaskedTransformer, halton_order, hidden_after
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -55,7 +55,7 @@ class MaskedConfig:
     body: SequenceBlocks = field(default_factory=SequenceBlocks)  # of the transformer
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder; Muse's is a pretrained T5
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out, for guidance
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
     label_smoothing: ShareBelow1 = 0.1  # probability that is spread over all codes in the loss
     initial_std: float = 0.07  # standard deviation of the initial weights
 
@@ -137,7 +137,10 @@ class Masked(Model):
             condition = self.with_labels(condition, draws)
         tokens = self.given_tokens(condition, s, draws)  # [B, L], those to be drawn hidden
         left = [hidden_after(int(count), s.steps) for count in (tokens == self.hidden).sum(1)]
-        calls = max(1, *map(len, left))
+        own = torch.tensor(
+            [[max(1, len(row))] for row in left], device=tokens.device
+        )  # [B, 1], calls of each
+        calls = int(own.max())
         with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
             rows = [self.embed(condition)]
             if scale != 1 and (condition.text is not None or condition.label is not None):
@@ -150,7 +153,8 @@ class Masked(Model):
             logits = remove_smoothing(logits, self.config.label_smoothing)
             drawn = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B, L]
             guess = torch.where(tokens == self.hidden, drawn, tokens)  # [B, L]
-            first = self.priority(tokens, guess, logits, 1 - (call + 1) / calls, s, draws)  # [B, L]
+            noise = (1 - (call + 1) / own).clamp(min=0)  # [B, 1]
+            first = self.priority(tokens, guess, logits, noise, s, draws)  # [B, L]
             hide = torch.tensor(
                 [[call < len(row) and row[call]] for row in left], device=tokens.device
             )  # [B, 1]
@@ -165,18 +169,21 @@ class Masked(Model):
             return torch.full((condition.size, length), self.hidden, device=self.device)
         tokens = self.tokenizer.tokenise(condition.image).flatten(1)  # [B, L]
         if condition.mask is not None:
-            marked = shrink_mask(condition.mask.float(), self.tokenizer.grid).flatten(1) > 0  # [B, L]
+            marked = shrink_mask(
+                condition.mask.float(), self.tokenizer.grid, self.tokenizer.cell
+            )  # [B, 1, h, w]
+            marked = marked.flatten(1) > 0  # [B, L]
         else:
             count = max(1, round(sampling.strength * length))
             marked = draws.uniform(length).argsort(1).argsort(1) < count  # [B, L]
         return tokens.masked_fill(marked, self.hidden)
 
     def priority(
-        self, tokens: Tensor, guess: Tensor, logits: Tensor, noise: float, sampling: MaskedSampling, draws: Draws
+        self, tokens: Tensor, guess: Tensor, logits: Tensor, noise: Tensor, sampling: MaskedSampling, draws: Draws
     ) -> Tensor:  # fmt: skip
         """[B, L]: of the hidden tokens, those with the largest are kept first; infinite for the known ones.
 
-        ``noise``: share of the choice temperature (Chang 2022, appendix: Gumbel noise on the log probabilities).
+        ``noise`` [B, 1]: share of the choice temperature (Chang 2022, appendix: Gumbel noise on the log probabilities).
         """
         if sampling.order == "halton":
             rank = -self.order.argsort().float().expand_as(guess)  # [B, L]
@@ -188,13 +195,10 @@ class Masked(Model):
 
     def picture(self, tokens: Tensor, hidden: Tensor | None, condition: Condition) -> Tensor:
         """[B, C, H, W] in [-1, 1], 0 where tokens are ``hidden``; outside a mask exactly the given pixels."""
-        grid = self.tokenizer.grid
+        grid, cell = self.tokenizer.grid, self.tokenizer.cell
         image = self.tokenizer.detokenise(tokens.unflatten(1, grid))  # [B, C, H, W]
         if hidden is not None and hidden.any():
-            height, width = (-(-side // places) for side, places in zip(image.shape[2:], grid, strict=True))
-            cells = (
-                hidden.unflatten(1, grid)[:, None].repeat_interleave(height, 2).repeat_interleave(width, 3)
-            )
+            cells = hidden.unflatten(1, grid)[:, None].repeat_interleave(cell, 2).repeat_interleave(cell, 3)
             image = image.masked_fill(cells[..., : image.shape[2], : image.shape[3]], 0)
         if condition.image is None or condition.mask is None:
             return image

@@ -34,7 +34,7 @@ from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Guidance
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
-from limner.fields import Checked, PositiveShare
+from limner.fields import Checked, PositiveShare, Share
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
@@ -58,7 +58,7 @@ class MeanFlowConfig(FlowMatching, UNetLevels):
     to_data: float = 0.5  # fraction of the other pairs with s = 1
     average_weight: float = 1.0  # loss weight of pairs with s > t: their errors are small, without noise
     adaptive_power: float = 0.0  # p of the loss weight 1 / (squared error + 0.001)^p; 0: the mean square
-    condition_dropout: float = 0.1  # fraction of training images whose condition is left out
+    condition_dropout: Share = 0.1  # fraction of training images whose condition is left out
     guidance: float = 1.0  # largest guidance scale that is learned; 1: none
     guided_share: float = 0.5  # fraction of training images with a guidance scale above 1, if it is learned
 

@@ -136,12 +136,17 @@ class Tokens(Model):
         return discriminator_terms(self.judged, self.discriminator, batch.image, redraw)
 
     def remarks(self) -> list[str]:
-        used = int(self.use.used())
+        used = int(self.use.in_use().sum())
         if used >= FEW * self.codes:
             return []
+        advice = {
+            "fsq": "train longer, or lower --model.levels",
+            "vqvae": "train kind fsq, or lower --model.codes",
+        }
+        what_to_do = advice.get(self.config.kind, "train kind fsq or vqvae, or lower --model.codes")
         return [
             f"Only {used:,} of the {self.codes:,} codes are in use, {used / self.codes:.1%}: a codebook that has "
-            "collapsed says little of an image; train kind fsq or vqvae, or lower --model.codes."
+            f"collapsed says little of an image; {what_to_do}."
         ]
 
     def tokenise(self, image: Tensor) -> Tensor:

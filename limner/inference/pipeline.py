@@ -18,6 +18,7 @@ from limner.core import (
     Canvas,
     Condition,
     Draws,
+    FitsModel,
     Generates,
     ImageSpec,
     LimnerError,
@@ -28,7 +29,6 @@ from limner.core import (
 from limner.data import Data, finder, open_picture
 from limner.data.images.formats import SUFFIXES
 from limner.device import autocast, pick_device
-from limner.diffusion.sampling import SamplingConfig
 from limner.fields import Count, Images, check, checked, from_json, join_words
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
@@ -213,6 +213,7 @@ class Pipeline:
         """
         wanted, others = _split(options)
         ranker, texts = self.ranking(n, wanted)
+        wanted = dataclasses.replace(wanted, **{"prompt" if wanted.prompt else "label": texts})
         condition = self.condition(wanted.candidates * len(texts), wanted)
         seeds, sampling = wanted.seeds(condition.size), self.sampling(others)
         drawn = generate_batches(self.model, condition, seeds, sampling, wanted.batch, watch, self.precision)
@@ -245,13 +246,18 @@ class Pipeline:
         """As ``sampling``, with the paths of the runs that it names: what a record of the drawing holds."""
         sampling: Any = from_json(self.model.Sampling, dict(options), "sampling")
         check(sampling, "--")
-        if isinstance(sampling, SamplingConfig):
-            sampling = dataclasses.replace(sampling, guidance=sampling.guidance_for(self.model))
+        if isinstance(sampling, FitsModel):
+            sampling = sampling.fit(self.model)
         return sampling
 
     def condition(self, n: int, options: SampleOptions) -> Condition:
         """The condition of ``n`` images, with the picture to start from at the run's size. Raises LimnerError."""
         n = checked(Count, n, "--n")
+        if options.between and not getattr(self.model.Sampling, "interpolates", True):
+            raise LimnerError(
+                f"Runs of {self.loaded.run.family} draw tokens, and nothing lies between those of two seeds: leave out "
+                "--between."
+            )
         if options.blend:
             return self._blend(n, options)
         prompts, labels = ([v] if isinstance(v, str) else v or () for v in (options.prompt, options.label))

@@ -34,7 +34,7 @@ def warn_of_scripts(texts: Sequence[str], known: Sequence[str] | None) -> None:
             trained, unknown = (join_words(list(map(in_words, some)), "and") for some in (known or (), new))
             warnings.warn(
                 f"No caption of this run's training has {unknown}, as {short(text)!r} has, so it cannot read them: "
-                f"write in {trained or 'no letters'}.",
+                f"write {f'in {trained}' if trained else 'without letters'}.",
                 stacklevel=3,
             )
             return

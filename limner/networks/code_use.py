@@ -52,6 +52,10 @@ class CodeUse(nn.Module):
         self.uses.zero_()
         self.images.zero_()
 
+    def in_use(self) -> Tensor:
+        """[codes], whether the last ``window`` images used each, with those that are not taken in yet."""
+        return (self.idle < self.window) | (self.uses > 0)
+
     def used(self) -> Tensor:
         """The number of codes that the last ``window`` images used."""
         return (self.idle < self.window).sum().float()

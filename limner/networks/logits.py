@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+COLDEST = 1e-6  # a temperature below counts as 0: logits over it would overflow
+
 
 class Chooses(Protocol):
     """Draws indices by weights: ``limner.core.Draws``."""
@@ -43,7 +45,7 @@ def choose(
     logits: Tensor, draws: Chooses, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
 ) -> Tensor:
     """Logits [B, ..., K] -> indices [B, ...], one uniform number each; temperature 0: the most probable, none drawn."""
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits.argmax(-1)
     return draws.choose(filter_logits(logits, temperature, top_k, top_p).softmax(-1))
 

@@ -82,7 +82,8 @@ class Vocabulary(nn.Module):
             self._learn_pieces(captions)
         if self.longest is not None and captions and not self.config.dropout:  # which makes texts longer
             found = max(len(self._encode(text, self.config.length, whole=True)[0]) for text in {*captions})
-            self.longest.fill_(max(found, 1))
+            # With room for words that no caption has, which are more pieces.
+            self.longest.fill_(min(found + max(found // 2, 8), self.config.length))
 
     def _learn_pieces(self, captions: Sequence[str]) -> None:
         why = "A vocabulary of kind bpe is learnt by the package tokenizers; one of kind bytes needs none"

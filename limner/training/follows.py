@@ -40,15 +40,24 @@ def refuse_collapsed(model: Model, data: Data, looked_at: int = 64) -> None:
         network = model.get_submodule(parent.weights) if parent.weights in model.frozen else None
         if not isinstance(network, Tokenises) or parent.size:  # which takes images of another size
             continue
-        image = data.batch(data.order(0, min(looked_at, len(data)), 0)).image
-        with torch.inference_mode():
-            used = network.tokenise(image.to(model.device)).unique()
-        if len(used) == 1:
+        rows = data.order(0, min(looked_at, len(data)), 0)
+        if len(_codes_used(network, data, rows, model.device)) == 1:
             raise LimnerError(
                 f"{model.family} cannot learn from its tokenizer, which has collapsed: it gives all places of "
-                f"{len(image)} images the same one of its {network.codes:,} codes; train another for longer, and name "
+                f"{len(rows)} images the same one of its {network.codes:,} codes; train another for longer, and name "
                 f"it with --model.{field}."
             )
+
+
+def _codes_used(network: Tokenises, data: Data, rows: Sequence[int], device: torch.device) -> set[int]:
+    """The codes of rows of ``data``, until there are two; one image at a time, since a large one takes gigabytes."""
+    used: set[int] = set()
+    for row in rows:
+        with torch.inference_mode():
+            used |= set(network.tokenise(data.batch([row]).image.to(device)).unique().tolist())
+        if len(used) > 1:
+            break
+    return used
 
 
 def _cut(model: Model, captions: Sequence[str]) -> list[str]:
@@ -58,7 +67,10 @@ def _cut(model: Model, captions: Sequence[str]) -> list[str]:
     if not encoder or not lost:
         return []
     which = "1 caption is" if len(lost) == 1 else f"{len(lost):,} of {len(captions):,} captions are"
-    flag = length_flag(model.config)
+    trimmed = (
+        isinstance(encoder, Vocabulary) and encoder.length < encoder.config.length
+    )  # by captions, not by a setting
+    flag = "" if trimmed else length_flag(model.config)
     return [
         f"{which} longer than the {encoder.limit} that are read; what follows is ignored, such as "
         f"{short(lost[0])!r}{f': raise {flag}' if flag else ''}."

@@ -20,6 +20,8 @@ from limner.pictures.grid import save_picture
 from limner.progress import rich_progress
 from limner.settings import LimnerError, need
 
+COUNTS = ("codes_used", "perplexity")  # terms that count codes: no loss, and on a scale of their own
+
 LINE = b'{"seen": '  # what every line of a log begins with
 
 
@@ -92,7 +94,7 @@ class Journal:
         self._terms.clear()
         shown = round(rate, 1) if before else None
         self.write({"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": shown} | means)
-        losses = [v for name, v in means.items() if not name.endswith("/gradient")]
+        losses = [v for name, v in means.items() if not name.endswith(("/gradient", *COUNTS))]
         speed, loss = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
         self._bar.update(self._task, rate=speed, loss=loss)
         if not self.console.is_terminal and time.monotonic() - self._printed > 20:
@@ -159,7 +161,7 @@ class Journal:
                 self._warn_unwritable(error)
 
     def rewind(self, seen: int) -> None:
-        """Drop the lines after ``seen``, as if the run were unbroken, but not those that name skipped images.
+        """Drop the lines after ``seen`` and all remarks, as if the run were unbroken; those of skipped images stay.
 
         A damaged log is set aside, and its lines that can be read begin a new one.
         """
@@ -167,7 +169,8 @@ class Journal:
         if not self.out or not self._log:
             return
         lines, damaged = _read(self._log)
-        kept = [line for line in lines if line["seen"] <= seen or "skipped" in line]
+        # Remarks are of an end that is none any more.
+        kept = [x for x in lines if (x["seen"] <= seen or "skipped" in x) and "remark" not in x]
         try:
             if damaged:
                 aside = files.set_aside(self._log)

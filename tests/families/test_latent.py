@@ -268,10 +268,13 @@ def test_a_masked_pixel_marks_the_code_that_it_lies_in():
     """Where sides do not divide by a code's places, the last places reach beyond the image."""
     mask = torch.zeros(1, 1, 30, 30)
     mask[..., 3, 27] = 1
-    assert shrink_mask(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6]]
+    assert shrink_mask(mask, (8, 8), 4).gt(0).nonzero().tolist() == [[0, 0, 0, 6]]
     mask[..., 3, 29] = 1  # the last column, repeated
-    assert shrink_mask(mask, (8, 8)).gt(0).nonzero().tolist() == [[0, 0, 0, 6], [0, 0, 0, 7]]
-    assert torch.equal(shrink_mask(mask, (30, 30)), mask)
+    assert shrink_mask(mask, (8, 8), 4).gt(0).nonzero().tolist() == [[0, 0, 0, 6], [0, 0, 0, 7]]
+    assert torch.equal(shrink_mask(mask, (30, 30), 1), mask)
+    row = torch.zeros(1, 1, 9, 9)
+    row[..., 3, :] = 1  # of three places of 4 pixels that cover 9: the first
+    assert shrink_mask(row, (3, 3), 4)[0, 0, :, 0].gt(0).tolist() == [True, False, False]
 
 
 # ---- what it refuses

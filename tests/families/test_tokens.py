@@ -257,8 +257,11 @@ def test_few_codes_in_use_are_said_in_words():
     one.use.idle[:20] = 0
     assert one.remarks() == [
         "Only 20 of the 512 codes are in use, 3.9%: a codebook that has collapsed says little of an image; train "
-        "kind fsq or vqvae, or lower --model.codes."
+        "longer, or lower --model.levels."
     ]
+    one.use.uses[20:60] = 1  # of the last step, which the next would take in
+    assert not one.remarks()
+    one.use.uses.zero_()
     one.use.idle[:60] = 0
     assert not one.remarks()
 

@@ -58,6 +58,11 @@ def test_of_each_prompt_the_best_are_kept(flow, clip):
     again = pipeline.tensors(1, prompt=PROMPTS[1], seed=best.seeds[1], steps=1)
     torch.testing.assert_close(again[0], best.images[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(pipeline.tensors(3, rank=str(clip), **ASKED), best.images)
+    two = pipeline.best(2, rank=str(clip), **ASKED)
+    more = pipeline.best(
+        2, rank=str(clip), **ASKED | {"prompt": [*PROMPTS, "a third, which no image is left for"]}
+    )
+    assert more.seeds == two.seeds and torch.equal(more.images, two.images)
 
 
 def test_images_are_shared_out_among_prompts():

@@ -73,7 +73,8 @@ class EncoderDecoder(nn.Module):
             start
         )  # [n, start + n]
         x = self.decoder(tokens, before if n > 1 else None, text, caches)  # [B, n, W]
-        return self.head(x).float()  # [B, n, image_rows]
+        with torch.autocast(x.device.type, enabled=False):  # logits of float32, also under bf16
+            return self.head(x.to(self.head.weight.dtype))  # [B, n, image_rows]
 
     def forward(self, text: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
         """The logits of all tokens [B, L] of images."""

@@ -47,7 +47,8 @@ class MaskedTransformer(nn.Module):
         x = self.norm_in(x + self.position.weight)  # [B, (1 +) L, W]
         seen = None if mask is None else mask[:, None, None]  # [B, 1, 1, T]
         x = self.norm_out(self.transformer(x, None, (), None, context, seen))  # [B, (1 +) L, W]
-        return self.head(x[:, -tokens.shape[1] :]).float()  # [B, L, codes]
+        with torch.autocast(x.device.type, enabled=False):  # logits of float32, also under bf16
+            return self.head(x[:, -tokens.shape[1] :].to(self.head.weight.dtype))  # [B, L, codes]
 
 
 def hidden_after(tokens: int, calls: int) -> list[int]:
