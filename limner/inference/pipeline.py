@@ -213,7 +213,8 @@ class Pipeline:
         """
         wanted, others = _split(options)
         ranker, texts = self.ranking(n, wanted)
-        wanted = dataclasses.replace(wanted, **{"prompt" if wanted.prompt else "label": texts})
+        asked = {"prompt": texts} if wanted.prompt else {"label": texts}
+        wanted = dataclasses.replace(wanted, **asked)  # type: ignore[arg-type]
         condition = self.condition(wanted.candidates * len(texts), wanted)
         seeds, sampling = wanted.seeds(condition.size), self.sampling(others)
         drawn = generate_batches(self.model, condition, seeds, sampling, wanted.batch, watch, self.precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from limner.core import LimnerError, Model, Tokenises
@@ -49,12 +50,12 @@ def refuse_collapsed(model: Model, data: Data, looked_at: int = 64) -> None:
             )
 
 
-def _codes_used(network: Tokenises, data: Data, rows: Sequence[int], device: torch.device) -> set[int]:
+def _codes_used(network: Tokenises, data: Data, rows: np.ndarray, device: torch.device) -> set[int]:
     """The codes of rows of ``data``, until there are two; one image at a time, since a large one takes gigabytes."""
     used: set[int] = set()
-    for row in rows:
+    for i in range(len(rows)):
         with torch.inference_mode():
-            used |= set(network.tokenise(data.batch([row]).image.to(device)).unique().tolist())
+            used |= set(network.tokenise(data.batch(rows[i : i + 1]).image.to(device)).unique().tolist())
         if len(used) > 1:
             break
     return used
