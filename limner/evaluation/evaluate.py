@@ -76,11 +76,11 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         real = open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
     held_out = check_held_out(pipeline, task.sources, real, task.quiet) if ranks.first else None
     per_class, seed = options.labels_per_class, options.seed
-    understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
-    samples, chosen, prompts, matches = None, None, None, None
     comparer = open_comparer(options.matches) if options.matches else None
     if comparer:
         refuse_without_prompts(pipeline, real)
+    understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
+    samples, chosen, prompts, matches = None, None, None, None
     if isinstance(pipeline.model, Generates):
         n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from limner.core import LimnerError
+from limner.core import Generates, LimnerError
 from limner.data import Data
 from limner.evaluation.fidelity import Samples
 from limner.evaluation.real import Real
@@ -25,6 +25,11 @@ from limner.progress import bar
 
 def refuse_without_prompts(pipeline: Pipeline, real: Real) -> None:
     """Raises LimnerError for a run that draws from no prompts."""
+    if not isinstance(pipeline.model, Generates):
+        raise LimnerError(
+            f"--matches compares drawn images with their prompts, and runs of {pipeline.loaded.run.family} draw none: "
+            "leave it out."
+        )
     if "text" not in pipeline.model.follows or real.training.captions is None:
         what = (
             "the run follows no text"

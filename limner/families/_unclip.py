@@ -18,7 +18,8 @@ from limner.families._clip import ClipConfig
 from limner.fields import Bounds, Checked, Share
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.unets.stage import EmbeddingProjection, StageConfig, StageUNet
-from limner.text.encoder import ByteEncoder, EncodedText, TextConfig
+from limner.text.encoder import EncodedText, TextConfig
+from limner.text.pretrained import text_encoder
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Decoder(nn.Module):
         """``text``: channels of clip's tokens and of its embeddings."""
         c = config
         super().__init__()
-        self.text = ByteEncoder(c.text) if c.read_by == "own" else None
+        self.text: Any = text_encoder(c.text) if c.read_by == "own" else None
         width, pooled = text if self.text is None else (self.text.width, self.text.pooled_width)
         self.projection = EmbeddingProjection(
             text[1], pooled, width, c.decoder.embedding, c.context, c.extra_tokens

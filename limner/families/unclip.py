@@ -97,6 +97,11 @@ class Unclip(Model):
         self.upsampler = (
             StageUNet(c.upsampler, 2 * channels, channels, size) if c.scale > 1 else nn.Identity()
         )
+        if c.learn_variance and c.predict != "noise":
+            raise LimnerError(
+                "unclip learns variances beside noise alone: add --model.predict noise, or leave out "
+                "--model.learn-variance."
+            )
         self.path: Path = COSINE if c.predict == "noise" else STRAIGHT
         self.register_buffer("embedding_mean", torch.zeros(width))
         self.register_buffer("embedding_square", torch.full((width,), 1 / width))
@@ -201,7 +206,7 @@ class Unclip(Model):
 
     def time(self, t: Tensor) -> Tensor:
         """The path's times as the U-Nets get them, [B] in [0, 1]."""
-        return t / COSINE.steps if self.path is COSINE else t
+        return t / COSINE.steps if isinstance(self.path, Discrete) else t
 
     def shrink(self, image: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w], as the decoder draws."""
@@ -276,7 +281,7 @@ class Unclip(Model):
 
     def pixel_plan(self, size: tuple[int, int], steps: int, shift: float) -> Plan:
         shape = (self.spec.channels, *size)
-        if self.path is COSINE:
+        if isinstance(self.path, Discrete):
             return Plan(COSINE, COSINE.levels(steps), shape, clip=1.0)
         return Plan(STRAIGHT, STRAIGHT.levels(steps, shift), shape)
 

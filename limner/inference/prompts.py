@@ -42,7 +42,7 @@ def warn_of_scripts(texts: Sequence[str], known: Sequence[str] | None) -> None:
 
 def warn_if_cut(model: Model, texts: Sequence[str]) -> None:
     """Warn of what the model does not read of texts that are longer than it reads."""
-    encoder = encoder_of(model) if "text" in model.follows else None
+    encoder = encoder_of(model, texts) if "text" in model.follows else None
     lost = list(filter(None, (unread(encoder, text) for text in texts))) if encoder else []
     if encoder and lost:
         which = "The prompt is" if len(texts) == 1 else f"{len(lost):,} of {len(texts):,} prompts are"

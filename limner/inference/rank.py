@@ -11,6 +11,7 @@ from torch import Tensor
 from limner import checkpoint
 from limner.core import Compares, LimnerError
 from limner.inference.capabilities import apply_network, has, lacking
+from limner.inference.prompts import warn_if_cut, warn_of_scripts
 from limner.metrics.matches import fit
 
 
@@ -36,6 +37,8 @@ class Ranker:
         """The best ``n`` of all images of ``batches``, which were drawn for the texts in turn."""
         model = self.loaded.model
         assert isinstance(model, Compares)
+        warn_if_cut(self.loaded.model, texts)
+        warn_of_scripts(texts, self.loaded.header.get("scripts"))
         with torch.inference_mode():
             prompts = model.embed_texts(texts).float().cpu()  # [P, D]
         shares, kept = shares_of(n, len(texts)), [list[tuple[float, int, Tensor]]() for _ in texts]

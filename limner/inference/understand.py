@@ -313,7 +313,7 @@ def search(
         raise LimnerError("Name what to search for, and one thing only: a picture, or --text with words.")
     files.refuse_to_replace(to, [source, *([query] if query else [])])
     files.check_writable(to)
-    asked = _words(run, text, device) if text else _picture(run, Path(query), device)
+    asked = _words(run, text, device) if text.strip() else _picture(run, Path(query), device)
     data = open_for_run(asked.pipeline, [source], not quiet)
     with bar(f"describing {len(data):,} images", quiet) as watch:
         features = over_data(data, partial(asked.describe, asked.pipeline), watch)

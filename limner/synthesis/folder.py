@@ -58,7 +58,7 @@ class ImageBatch:
     def metadata(self, i: int) -> str:
         """The line of image ``i`` in metadata.jsonl."""
         line: dict[str, Any] = {"file_name": self.name(i), "seed": self.seeds[i]}
-        if self.condition.text is not None:
+        if self.condition.text is not None and self.condition.blend is None:  # two texts, in shares
             line["text"] = self.condition.text[i]
         if self.labels is not None:
             line["label"] = self.labels[i]

@@ -63,9 +63,12 @@ class TextEncoder(TextReader, Protocol):
     def __call__(self, pieces: Tensor) -> EncodedText: ...
 
 
-def encoder_of(model: nn.Module) -> TextReader | None:
-    """The text encoder of a model, or its vocabulary, if it has one."""
-    return next((module for module in model.modules() if isinstance(module, TextReader)), None)
+def encoder_of(model: nn.Module, texts: Sequence[str] = ()) -> TextReader | None:
+    """The text encoder of a model, or its vocabulary; of several the one that leaves most of the texts unread."""
+    readers = [module for module in model.modules() if isinstance(module, TextReader)]
+    if len(readers) < 2:
+        return next(iter(readers), None)
+    return max(readers, key=lambda reader: sum(len(unread(reader, text)) for text in texts))
 
 
 def unread(encoder: TextReader, text: str) -> str:

@@ -35,6 +35,7 @@ def _kind(char: str) -> _Kind:
     return _Kind.LETTER if letter else _Kind.SINGLE
 
 
+@lru_cache(maxsize=2**14)
 def words(text: str) -> tuple[tuple[int, int, bool], ...]:
     """(start, end, spelt) of each word of a text: spelt ones are runs of letters and digits.
 

@@ -63,7 +63,7 @@ def _codes_used(network: Tokenises, data: Data, rows: np.ndarray, device: torch.
 
 def _cut(model: Model, captions: Sequence[str]) -> list[str]:
     """How many captions are longer than the model reads, if it reads captions and any are."""
-    encoder = encoder_of(model) if "text" in model.follows else None
+    encoder = encoder_of(model, captions) if "text" in model.follows else None
     lost = [end for text in captions if (end := unread(encoder, text))] if encoder else []
     if not encoder or not lost:
         return []

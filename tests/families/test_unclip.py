@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from limner.core import Batch, Blend, Canvas, Condition, Draws, ImageSpec, Limne
 from limner.diffusion import objectives
 from limner.diffusion.paths import Discrete, betas, noised
 from limner.families._unclip import blur, embedding_scale, nearest_to
+from limner.inference.prompts import warn_if_cut
 from limner.networks.transformers.prior import PriorTransformer
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.unets.stage import StageConfig, StageUNet, extra_tokens
+from limner.synthesis.folder import ImageBatch
 from tests.helpers import golden, paint
 
 TEXTS = ["a red circle", "two blue squares", "", "一只猫"]
@@ -371,3 +375,37 @@ def test_faulty_blends_are_one_sentence(run: Path) -> None:
     for others in ({"prompt": "a"}, {"image": "x.png"}, {"between": (1, 2)}):
         with pytest.raises(LimnerError, match="--blend names both ends"):
             pipeline.tensors(3, blend=("a", "b"), **others)
+
+
+# ---- what a review found
+
+
+def test_a_copy_is_on_the_same_path() -> None:
+    """The moving average is a deep copy."""
+    one = make(predict="noise")
+    other = copy.deepcopy(one)
+    time = torch.tensor([500.0])
+    assert torch.equal(one.time(time), other.time(time)) and float(other.time(time)) == 0.5
+    paths = [m.pixel_plan((8, 8), 4, 1.0).path for m in (one, other)]
+    assert all(isinstance(path, Discrete) for path in paths)
+
+
+def test_variances_are_learnt_beside_noise_alone() -> None:
+    with pytest.raises(LimnerError, match=r"add --model.predict noise"):
+        make(learn_variance=True)
+    make(learn_variance=True, predict="noise")
+
+
+def test_a_folder_of_a_blend_says_no_one_text() -> None:
+    blend = Blend(Condition(2, text=["a dog", "a dog"]), torch.tensor([0.0, 1.0]))
+    condition = Condition(2, text=["a cat", "a cat"], blend=blend)
+    images = ImageBatch(torch.zeros(2, 3, 16, 16), [0, 1], condition, SPEC)
+    assert [set(json.loads(images.metadata(i))) for i in range(2)] == [{"file_name", "seed"}] * 2
+
+
+def test_a_prompt_that_any_of_its_readers_cuts_is_said() -> None:
+    config = families.load("unclip").presets["tiny"].model
+    comparer = replace(config.comparer, vocabulary=replace(config.comparer.vocabulary, length=200))
+    short_of_text = make(comparer=comparer, text=replace(config.text, length=20))
+    with pytest.warns(UserWarning, match="longer than the 20 bytes"):
+        warn_if_cut(short_of_text, ["a red circle above a small blue square"])
