@@ -41,6 +41,7 @@ from limner.core import (
     Objective,
     Training,
 )
+from limner.families._tokens import ConfiguredTokenizer
 from limner.fields import from_json, to_json
 from limner.networks.checks import SettingsError
 
@@ -72,9 +73,21 @@ def spec_for(family: type[Model], channels: int = 3, height: int = 16, width: in
 
 def build(family: type[Model], spec: ImageSpec | None = None) -> Model:
     torch.manual_seed(0)
-    return families.build(
+    model = families.build(
         family.family, family.presets["tiny"].model, spec or spec_for(family)
     ).requires_grad_(False)
+    for name in model.frozen:
+        acquaint(model.get_submodule(name), model.spec)
+    return model
+
+
+@torch.no_grad()
+def acquaint(parent: nn.Module, spec: ImageSpec) -> None:
+    """Show pictures to a tokenizer that stands for a trained one, or it has one code for all of them."""
+    if isinstance(parent, ConfiguredTokenizer):
+        for _ in range(30):
+            parent.train().network(torch.rand(8, *spec.shape) * 2 - 1)
+        parent.eval()
 
 
 def batch_for(model: Model, size: int = 8) -> Batch:
