@@ -128,6 +128,7 @@ class Parent:
     frozen: bool = True  # never trained, and shared with the average
     # (config, spec) -> (height, width) of its images; None: those of this run
     size: Callable[[Any, ImageSpec], tuple[int, int]] | None = None
+    size_flag: str = ""  # what sets that size, if a setting does
     share: float = 0.25  # of the budget, if it is trained first
 
     def is_run(self, name: str) -> bool:

@@ -55,6 +55,10 @@ class SamplingConfig(Checked):
         return replace(self, guidance=self.guidance_for(model))
 
 
+# What asks for guidance, and what training must leave out for it; a stage of a family may have others.
+GUIDANCE_FLAGS = ("--guidance", "--model.condition-dropout")
+
+
 def guidance_scale(model: Any, wanted: float | None, usual: float, weaker: bool = False) -> float:
     """The guidance scale to draw with; 1 where there is nothing to guide away from, unless a weaker run guides.
 
@@ -64,15 +68,16 @@ def guidance_scale(model: Any, wanted: float | None, usual: float, weaker: bool 
     follows = bool(model.follows & {"label", "text"})
     can_guide = weaker or (follows and getattr(model, "drops_condition", True))
     scale = wanted if wanted is not None else usual if can_guide else 1.0
+    flag, dropout = getattr(model, "guidance_flags", GUIDANCE_FLAGS)
     if scale != 1 and not follows and not can_guide:
         raise LimnerError(
-            f"This run of {model.family} follows neither prompts nor labels, so --guidance {scale:g} has nothing "
-            "to guide by: leave --guidance out."
+            f"This run of {model.family} follows neither prompts nor labels, so {flag} {scale:g} has nothing to guide "
+            f"by: leave {flag} out."
         )
     if scale != 1 and not can_guide:
         raise LimnerError(
             f"This run of {model.family} never left its condition out in training, so it cannot draw with "
-            f"--guidance {scale:g}: leave --guidance out, or train with --model.condition-dropout above 0."
+            f"{flag} {scale:g}: leave {flag} out, or train with {dropout} above 0."
         )
     return scale
 

@@ -13,7 +13,16 @@ from torch.nn import functional as F
 
 from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Draws, ImageSpec
 from limner.diffusion.objectives import FlowMatching
-from limner.diffusion.sampling import Drawing, Guidance, Plan, SamplingConfig, Shift, SolverName, drive
+from limner.diffusion.sampling import (
+    GUIDANCE_FLAGS,
+    Drawing,
+    Guidance,
+    Plan,
+    SamplingConfig,
+    Shift,
+    SolverName,
+    drive,
+)
 from limner.families._clip import ClipConfig
 from limner.fields import Bounds, Checked, Share
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -84,6 +93,7 @@ class Stage:
     drawn: Plan
     embed: Callable[[Condition], ConditionEmbedding]  # a condition without text is none at all
     denoise: Callable[[Tensor, Tensor, Tensor, Tensor, ConditionEmbedding], Denoised]
+    guidance_flags: tuple[str, str] = GUIDANCE_FLAGS
     follows: frozenset[str] = frozenset({"text"})
     family: str = "unclip"
 

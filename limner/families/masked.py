@@ -142,12 +142,14 @@ class Masked(Model):
         )  # [B, 1], calls of each
         calls = int(own.max())
         with torch.autocast(self.device.type, enabled=False):  # a token near a tie depends on rounding
-            rows = [self.embed(condition)]
+            asked = [condition]
             if scale != 1 and (condition.text is not None or condition.label is not None):
-                rows.append(self.embed(Condition(condition.size)))
+                asked.append(Condition(condition.size))
+            rows = ConditionEmbedding.cat([self.embed(one) for one in asked])
         for call in range(calls):
             with torch.autocast(self.device.type, enabled=False):
-                logits, *without = (self.network(tokens, row) for row in rows)  # [B, L, codes]
+                both = self.network(tokens.repeat(len(asked), 1), rows)  # [B or 2 B, L, codes]
+            logits, *without = both.chunk(len(asked))  # [B, L, codes]
             if without:
                 logits = guide(logits, without[0], scale)
             logits = remove_smoothing(logits, self.config.label_smoothing)

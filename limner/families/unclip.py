@@ -62,7 +62,11 @@ class Unclip(Model):
     reads = frozenset({"text", "image", "blend"})
     averaged = ("prior", "decoder", "upsampler")
     parents: ClassVar[dict[str, Parent]] = {
-        "clip": replace(CLIP, size=lambda config, spec: config.clip_size or (spec.height, spec.width))
+        "clip": replace(
+            CLIP,
+            size=lambda config, spec: config.clip_size or (spec.height, spec.width),
+            size_flag="--model.clip-size",
+        )
     }
     paper = "Ramesh 2022, Hierarchical Text-Conditional Image Generation with CLIP Latents"
     about = (
@@ -242,7 +246,8 @@ class Unclip(Model):
 
         shape = sampling.prior_samples, len(self.embedding_mean)
         plan = Plan(COSINE, COSINE.levels(sampling.prior_steps), shape, clip=LARGEST)
-        return Stage(self.spec, self.config.condition_dropout > 0, plan, embed, denoise)
+        flags = ("--prior-guidance", "--model.condition-dropout")
+        return Stage(self.spec, self.config.condition_dropout > 0, plan, embed, denoise, flags)
 
     def decoder_stage(self, embedding: Tensor, plan: Plan) -> Stage:
         """Of images with the embeddings [B, D] of length 1."""
@@ -259,7 +264,8 @@ class Unclip(Model):
                 self.config.predict, self.path, x, self.decoder(x, self.time(time), rows), alpha, sigma
             )
 
-        return Stage(self.spec, self.config.embedding_dropout > 0, plan, embed, denoise)
+        flags = ("--guidance", "--model.embedding-dropout")
+        return Stage(self.spec, self.config.embedding_dropout > 0, plan, embed, denoise, flags)
 
     def upsampler_stage(self, small: Tensor, plan: Plan) -> Stage:
         """Of images whose small ones are [B, C, h, w]."""

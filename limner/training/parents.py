@@ -173,9 +173,10 @@ def _refuse_unfit(run: Run, field: str, path: Path, other: Model, spec: ImageSpe
             f"{needed}, and {path} is one of {other.family}, which has none: name a run of {suited} with {flag}."
         )
     if other.spec.shape != spec.shape and not isinstance(network, Resizes):
+        own_size = f", or set {parent.size_flag} to its height and width" if parent.size_flag else ""
         there, here = ("x".join(map(str, s.shape)) for s in (other.spec, spec))
         raise LimnerError(
-            f"{needed} on images of {here}, and {path} was trained on {there}: name another with {flag}."
+            f"{needed} on images of {here}, and {path} was trained on {there}: name another with {flag}{own_size}."
         )
 
 

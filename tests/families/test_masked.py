@@ -67,7 +67,7 @@ def test_each_call_keeps_what_is_known_and_the_last_leaves_none_hidden(order: st
     watched = Watched(model)
     sampling = Masked.Sampling(order=order, guidance=guidance, steps=5)
     canvases = list(model.sample(Condition(3, text=["a", "b", ""]), sampling, Draws([0, 1, 2])))
-    calls = watched.calls[:: 1 if guidance == 1 else 2]
+    calls = [tokens[:3] for tokens in watched.calls]  # guidance asks for the same tokens again, without text
     assert [(c.done, c.total) for c in canvases] == [(i, 5) for i in range(1, 6)] and len(calls) == 5
     left = [(tokens == model.hidden).sum(1).tolist() for tokens in calls]
     assert left == [[24] * 3, *[[math.floor(24 * math.cos(math.pi * k / 10))] * 3 for k in range(1, 5)]]

@@ -258,8 +258,10 @@ def test_canvases_count_the_steps_of_all_stages(model: Any) -> None:
 def test_guidance_that_was_not_learnt_is_refused() -> None:
     made = make(embedding_dropout=0.0, condition_dropout=0.0).eval()
     assert draw(made, Condition(1, text=["a"]), [0]).isfinite().all()
-    for name in ("guidance", "prior_guidance"):
-        with pytest.raises(LimnerError, match="never left its condition out"):
+    flags = {"guidance": "embedding-dropout", "prior_guidance": "condition-dropout"}
+    for name, dropout in flags.items():
+        said = f"with --{name.replace('_', '-')} 2: .* train with --model.{dropout} above 0"
+        with pytest.raises(LimnerError, match=said):
             draw(made, Condition(1, text=["a"]), [0], **{name: 2.0})
 
 
@@ -409,3 +411,19 @@ def test_a_prompt_that_any_of_its_readers_cuts_is_said() -> None:
     short_of_text = make(comparer=comparer, text=replace(config.text, length=20))
     with pytest.warns(UserWarning, match="longer than the 20 bytes"):
         warn_if_cut(short_of_text, ["a red circle above a small blue square"])
+
+
+def test_a_clip_of_another_size_is_refused_with_the_setting_that_helps(tmp_path: Path) -> None:
+    images, quiet = (
+        paint(tmp_path / "images", 12, (24, 24)),
+        {"preset": "tiny", "budget": "8img", "quiet": True},
+    )
+    for path in images.glob("**/*.png"):
+        path.with_suffix(".txt").write_text(f"picture {path.stem}", "utf-8")
+    limner.train("clip", images, tmp_path / "clip", size=(24, 24), **quiet)
+    with pytest.raises(
+        LimnerError, match=r"was trained on 3x24x24: name another .* set --model\.clip-size to its"
+    ):
+        limner.train(
+            "unclip", images, tmp_path / "run", size=(16, 16), model={"clip": str(tmp_path / "clip")}, **quiet
+        )

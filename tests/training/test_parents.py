@@ -376,7 +376,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(nested, pictures, 
 
     refused("no run and no model at nowhere", tokeniser="nowhere")
     refused(
-        "one of toy_autoencoder, which has none: name a run of toy_tokeniser with",
+        "one of toy_autoencoder, which has none: name a run of tokens or toy_tokeniser with",
         tokeniser=str(ae),
     )
     refused("on images of 3x8x8, and whole was trained on 3x16x16", tokeniser=str(tokeniser))
