@@ -30,6 +30,8 @@ from limner.networks.unets.stage import EmbeddingProjection, StageConfig, StageU
 from limner.text.encoder import EncodedText, TextConfig
 from limner.text.pretrained import text_encoder
 
+PRIOR = SequenceBlocks(128, 4, 4)
+
 
 @dataclass(frozen=True)
 class UnclipConfig(FlowMatching):
@@ -41,9 +43,7 @@ class UnclipConfig(FlowMatching):
     clip_size: tuple[int, int] | None = None
     # of the prior and the decoder: each number less its mean and over its deviation, or one scale for all
     embeddings: Literal["standardised", "scaled"] = "standardised"
-    prior: SequenceBlocks = field(
-        default_factory=lambda: SequenceBlocks(128, 4, 4)
-    )  # the prior's transformer
+    prior: SequenceBlocks = PRIOR  # the prior's transformer
     prior_every: int = 1  # steps between updates of the prior
     condition_dropout: Share = 0.1  # prior: fraction of training images whose text is left out, for guidance
     decoder: StageConfig = field(default_factory=StageConfig)  # the decoder's U-Net
@@ -56,9 +56,8 @@ class UnclipConfig(FlowMatching):
     caption_dropout: float = 0.5  # decoder: fraction of training images whose text is left out
     predict: Literal["data", "noise"] = "data"  # decoder and upsampler; data: flow matching; noise: diffusion
     learn_variance: bool = False  # decoder, with noise: learn the variance of the ancestral solver's steps
-    scale: Literal[1, 2, 4] = (
-        1  # of the upsampler: the decoder draws at the size divided by it; 1: no upsampler
-    )
+    # of the upsampler: the decoder draws at the size divided by it; 1: no upsampler
+    scale: Literal[1, 2, 4] = 1
     # the upsampler's U-Net
     upsampler: StageConfig = field(
         default_factory=lambda: StageConfig(width=96, multiples=(1, 2), patch=4, attention_resolutions=())

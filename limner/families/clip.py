@@ -24,7 +24,7 @@ class Clip(Model):
     reads = frozenset({"text"})
     averaged = ("comparer",)
     paper = "Radford 2021, Learning Transferable Visual Models From Natural Language Supervision"
-    about = "images and texts in one space: classes by name, search by words, ranking"
+    about = "images and texts in one space: search by words, ranking"
 
     def __init__(self, config: ClipConfig, spec: ImageSpec):
         super().__init__(config, spec)

@@ -65,16 +65,14 @@ class DALLEConfig:
 class DALLESampling(TokenSampling):
     usual_guidance: ClassVar[float] = 1.5
 
-    temperature: Temperature = (
-        0.85  # of the logits; below 1: more probable tokens, 0: always the most probable
-    )
+    # of the logits; below 1: more probable tokens, 0: always the most probable
+    temperature: Temperature = 0.85
     top_p: PositiveShare = 0.95  # draw among the most probable tokens whose probabilities reach this sum
     # guidance scale; 1: no guidance. Default: 1.5, or 1 if training blanked no captions (--model.condition-dropout 0)
     guidance: Guidance | None = None
     keep: Share | None = None  # upper share of --image that is kept; the rest is drawn. Default: 0.5
-    cache: bool = (
-        True  # keep keys and values of earlier tokens; false: compute all of them again, more slowly
-    )
+    # keep keys and values of earlier tokens; false: compute all of them again, more slowly
+    cache: bool = True
 
 
 class DALLE(Model):
@@ -116,9 +114,8 @@ class DALLE(Model):
         texts = drop_texts(texts_of(self, batch.condition), c.condition_dropout)
         text = self.text_tokens(texts)  # [B, T]
         logits = self.network(text, image)
-        if (
-            logits.text is None or not logits.text.shape[1]
-        ):  # without a start, the first piece is not predicted
+        # Without a start, the first piece is not predicted.
+        if logits.text is None or not logits.text.shape[1]:
             return {"image": token_loss(logits.image, image)}
         targets = text[:, text.shape[1] - logits.text.shape[1] :]
         return {

@@ -44,14 +44,11 @@ class DalleMiniConfig:
 
     tokens: str = ""  # run of tokens whose tokenizer is used; empty: one is trained first
     tokenizer: TokensConfig = field(default_factory=TokensConfig)  # of the tokenizer that is trained
-    body: SequenceBlocks = field(
-        default_factory=lambda: SMALL_BODY
-    )  # blocks of the decoder, and of the encoder
+    body: SequenceBlocks = SMALL_BODY  # blocks of the decoder, and of the encoder
     encoder_depth: int = 2  # blocks of the encoder
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # of the text
-    condition: Literal["auto", "none", "label", "text"] = (
-        "auto"  # auto: text, else label (its name is the text)
-    )
+    # auto: text, else label, whose name is the text
+    condition: Literal["auto", "none", "label", "text"] = "auto"
     condition_dropout: Share = 0.1  # fraction of training images whose text is left empty, for guidance
     text_rows: int = 0  # rows of the text embedding; 0: as many as the vocabulary has pieces, and 3
     image_rows: int = 0  # rows of the image embedding; 0: as many as the tokenizer has codes, and 1

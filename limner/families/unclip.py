@@ -69,9 +69,7 @@ class Unclip(Model):
         )
     }
     paper = "Ramesh 2022, Hierarchical Text-Conditional Image Generation with CLIP Latents"
-    about = (
-        "a prior draws CLIP's embedding of an image, a decoder the image; variations and blends of pictures"
-    )
+    about = "text to CLIP's embedding to image; variations and blends"
 
     embedding_mean: Tensor
     embedding_square: Tensor

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from limner import files
 from limner.core import Frozen
 from limner.settings import LimnerError, need
 from limner.text.encoder import ByteEncoder, EncodedText, TextConfig, TextEncoder, attention_pool
@@ -113,7 +114,7 @@ class PretrainedEncoder(nn.Module):
             content, at = self.frozen.files.cpu().numpy().tobytes(), 0
             with _quietly() as transformers, tempfile.TemporaryDirectory() as folder:
                 for name, size in self.files:
-                    (Path(folder) / Path(name).name).write_bytes(content[at : at + size])
+                    files.write_bytes(Path(folder) / Path(name).name, content[at : at + size])
                     at += size
                 self._tokenizer = _load(transformers.AutoTokenizer, folder)
             if self._tokenizer.pad_token is None:

@@ -337,7 +337,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
     cases = (
         (
             ("embed", blind, source, "--to", "x.npz"),
-            "does not describe images: use a run of autoencoder, dino, mae, vae or vit",
+            "does not describe images: use a run of autoencoder, clip, dino, mae, vae or vit",
         ),
         (("search", run, source, "nowhere.png"), "no picture nowhere.png"),
         (("evaluate", blind, source, "--labels-per-class", 2), "does not describe images"),
@@ -348,7 +348,7 @@ def test_mistakes_are_one_sentence(run, blind, source, limner, tmp_path, monkeyp
     for arguments, words in (  # the same door, without a process for each
         (
             ("search", blind, source, picture),
-            "does not describe images: use a run of autoencoder, dino, mae, vae or vit",
+            "does not describe images: use a run of autoencoder, clip, dino, mae, vae or vit",
         ),
         (("classify", run, source), "does not classify images"),
         (("evaluate", run, source, "--labels-per-class", -1), "choose 0 or more"),

@@ -86,7 +86,7 @@ def test_every_place_sees_every_other_and_the_condition() -> None:
     )
     mask = torch.tensor([[True, True, True, False]])
     logits = network(tokens, embedding, text, mask)
-    assert logits.shape == (1, 6, 7) and logits.dtype == torch.float32
+    assert logits.shape == (1, 6, 7) and logits.dtype == torch.float64
     other, padding = tokens.clone(), text.clone()
     other[0, 3], padding[0, 3] = 7, 0.0
     for changed in ((other, embedding, text), (tokens, -embedding, text), (tokens, embedding, -text)):

@@ -23,7 +23,7 @@ from limner.config import Run
 from limner.core import DataOptions, ImageSpec, LimnerError, Model, Training
 from limner.data import Data, open_data
 from limner.evaluation.real import Real, as_saved, open_real
-from limner.inference import understand
+from limner.inference import networks, understand
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import class_probabilities
 from limner.synthesis import synthesize as synthesis
@@ -303,8 +303,9 @@ def brightness(monkeypatch):
         def __init__(self, run, device):
             self.model, self.loaded = Brightness(), Loaded
             self.spec, self.precision, self.digest = self.model.spec, "float32", "x"
+            Loaded.model, Loaded.spec = self.model, self.spec
 
-    monkeypatch.setattr(understand, "Pipeline", Known)
+    monkeypatch.setattr(networks, "Pipeline", Known)
 
 
 def test_classifier_goes_by_names_and_confidence(brightness):

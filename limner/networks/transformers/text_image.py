@@ -22,13 +22,11 @@ from limner.networks.transformers.sparse import Pattern, published_patterns, str
 class StreamLayout:
     """What the places of a stream are, and what each sees."""
 
-    attention: Literal["full", "sparse"] = (
-        "full"  # sparse: row, column and convolutional, in the published order
-    )
+    # sparse: row, column and convolutional, in the published order
+    attention: Literal["full", "sparse"] = "full"
     kernel: int = 11  # sparse: side of the convolutional window, odd
-    starts: Literal["both", "text", "none"] = (
-        "both"  # places before text and image, before text alone, or none
-    )
+    # places before text and image, before text alone, or none
+    starts: Literal["both", "text", "none"] = "both"
     pads: Literal["each", "one"] = "each"  # each: a padding token of its own for each text place
     positions: Literal["grid", "each"] = "grid"  # of image places: row plus column, or a vector for each
     shared: bool = False  # one table of embeddings and one head for text and image tokens, as in VQGAN's code

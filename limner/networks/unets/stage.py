@@ -17,9 +17,8 @@ from limner.networks.unets.unet import UNet, UNetLevels
 class StageConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("attention_resolutions", "cross_attention_resolutions")
 
-    network: Literal["quick", "adm"] = (
-        "quick"  # quick: for a CPU; adm: Dhariwal 2021, which reads text as GLIDE does
-    )
+    # quick: for a CPU; adm: Dhariwal 2021, which reads text as GLIDE does
+    network: Literal["quick", "adm"] = "quick"
     width: int = 48  # channels of the first level
     multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
     blocks: int = 1  # residual blocks by level, on the way down
