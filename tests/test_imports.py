@@ -38,7 +38,7 @@ WEIGHTS = PACKAGE / "networks" / "imagenet.py"
 # Rooms that see less than lies below them.
 ONLY: dict[str, set[str]] = {
     "networks": set(),
-    "text": {"core", "fields", "settings", "networks"},
+    "text": {"core", "fields", "settings", "files", "networks"},
     "losses": {"core", "settings", "distributed", "networks"},
     "diffusion": {"core", "fields", "settings"},
     "data": {"core", "fields", "settings", "files", "progress"},
