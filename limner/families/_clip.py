@@ -43,7 +43,7 @@ def frame(pieces: Sequence[Sequence[int]], start: int, end: int, length: int) ->
 
 
 def end_of(ids: Tensor) -> Tensor:
-    """[B, L] ids -> [B] the place of end-of-text, the largest id."""
+    """[B, L] ids -> [B] the position of end-of-text, the largest id."""
     return ids.argmax(1)
 
 
@@ -72,11 +72,11 @@ class ConfiguredText(nn.Module):
         return frame(self.vocabulary.encode(texts), self.start, self.end, self.length)
 
     def forward(self, pieces: Tensor) -> EncodedText:
-        place = end_of(pieces)  # [B]
+        position = end_of(pieces)  # [B]
         tokens = self.tower(pieces)  # [B, L, W]
         rows = torch.arange(len(pieces), device=pieces.device)
-        mask = torch.arange(pieces.shape[1], device=pieces.device) <= place[:, None]  # [B, L]
-        pooled = F.normalize(at_least_float32(self.projection(tokens[rows, place])), dim=1)  # [B, D]
+        mask = torch.arange(pieces.shape[1], device=pieces.device) <= position[:, None]  # [B, L]
+        pooled = F.normalize(at_least_float32(self.projection(tokens[rows, position])), dim=1)  # [B, D]
         return EncodedText(tokens, mask, pooled)
 
 

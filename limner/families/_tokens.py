@@ -47,7 +47,7 @@ VQGAN_F16 = TokensConfig(
     latent=256, codes=1024, standardise=False, legacy=True, perceptual=1.0, adversarial=0.8,
     adversarial_from=250_001 * 12, discriminator_width=64, discriminator_layers=3,
 )  # fmt: skip
-# DALL-E's on a CPU: 64 tokens for 32x32 pixels. The KL's mean over places has the published weight, 6.6/192.
+# DALL-E's on a CPU: 64 tokens for 32x32 pixels. The KL's mean over positions has the published weight, 6.6/192.
 SMALL_DVAE = TokensConfig(kind="dvae", patch=1, multiples=(1, 2, 4), codes=256, kl=6.6 * 48 / 192)
 # DALL-E's: 1,024 tokens for 256x256 pixels. Its ramps are in updates of 512 images.
 DVAE = TokensConfig(

@@ -20,7 +20,7 @@ class TextReader(nn.Module):
         super().__init__()
         self.vocabulary = Vocabulary(config)
         self.pad, self.start, self.end = (self.vocabulary.size + i for i in range(3))
-        self.rows, self.places = (
+        self.rows, self.positions = (
             self.vocabulary.size + 3,
             config.length + 2,
         )  # integers there are, and most of a text

@@ -38,9 +38,6 @@ class Clip(Model):
     def objectives(self) -> list[Objective]:
         return [Objective("comparer", self.loss)]
 
-    def learn_texts(self, captions: Sequence[str]) -> None:
-        self.comparer.text.vocabulary.learn(captions)
-
     @torch.no_grad()
     def advance(self, seen: int) -> None:
         """Keep the scale that the last step made between 1 and 100 (2.4)."""

@@ -1,7 +1,7 @@
 """Text and image as one stream of tokens under one causal transformer.
 
 Ramesh 2021, "Zero-Shot Text-to-Image Generation": row, column and convolutional attention, a padding token of its own
-for each text place, text 1/8 and image 7/8 of the loss. By config also minDALL-E's, ruDALL-E's and VQGAN's layouts.
+for each text position, text 1/8 and image 7/8 of the loss. By config also minDALL-E's, ruDALL-E's and VQGAN's layouts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from limner.families._writing import drop_texts, picture_of_rows, texts_of, text
 from limner.fields import PositiveShare, Share
 from limner.networks.logits import choose, guide, token_loss
 from limner.networks.transformers.sequence import SequenceBlocks
-from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, fill_places
+from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, pad_texts
 from limner.settings import Optimiser
 from limner.text.vocabulary import Vocabulary, VocabularyConfig
 
@@ -54,7 +54,7 @@ class DALLEConfig:
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)  # of the text
     blocks: SequenceBlocks = field(default_factory=SequenceBlocks)  # of the transformer
     layout: StreamLayout = field(default_factory=StreamLayout)
-    all_places: bool = False  # also text places that no caption of the training reaches
+    all_positions: bool = False  # also text positions that no caption of the training reaches
     # auto: text, else label, whose name is the text
     condition: Literal["auto", "none", "label", "text"] = "auto"
     text_weight: Share = 0.125  # of the text's loss; the image's has the rest
@@ -89,7 +89,7 @@ class DALLE(Model):
         c = config
         condition = choose_condition(self, "text", "label")
         self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
-        self.vocabulary = Vocabulary(c.vocabulary, trim=not c.all_places)
+        self.vocabulary = Vocabulary(c.vocabulary, trim=not c.all_positions)
         length = c.vocabulary.length if condition != "none" else 0
         codes, grid = self.tokenizer.codes, self.tokenizer.grid
         self.network = TextImageTransformer(c.blocks, c.layout, self.vocabulary.size, length, codes, grid)
@@ -102,9 +102,9 @@ class DALLE(Model):
 
     def text_tokens(self, texts: Sequence[str]) -> Tensor:
         """B texts -> [B, T] pieces and pads; T is 0 where there is no text."""
-        places = self.vocabulary.length if self.network.text_embedding is not None else 0
-        pieces = self.vocabulary.encode(texts, places)
-        return fill_places(pieces, places, self.vocabulary.size, self.config.layout.pads).to(self.device)
+        positions = self.vocabulary.length if self.network.text_embedding is not None else 0
+        pieces = self.vocabulary.encode(texts, positions)
+        return pad_texts(pieces, positions, self.vocabulary.size, self.config.layout.pads).to(self.device)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of text and image, each over its own vocabulary and tokens (Ramesh 2021, section 2.2)."""
@@ -192,7 +192,7 @@ DALLE.presets = {
     "paper": Preset(
         DALLEConfig(
             tokenizer=DVAE, vocabulary=PUBLISHED, blocks=SequenceBlocks(width=3968, depth=64, heads=62),
-            layout=StreamLayout(attention="sparse"), all_places=True, condition_dropout=0.0,
+            layout=StreamLayout(attention="sparse"), all_positions=True, condition_dropout=0.0,
         ),
         PAPER, size=(256, 256), channels=3, captions=True,
         parameters={"tokenizer": 97_616_006, "vocabulary": 0, "network": 12_293_832_192},
@@ -202,17 +202,17 @@ DALLE.presets = {
             tokenizer=replace(VQGAN_F16, codes=16_384),
             vocabulary=VocabularyConfig("bpe", 16_384 - 256 - 1, length=64),
             blocks=SequenceBlocks(width=1536, depth=42, heads=24),
-            layout=StreamLayout(starts="none", pads="one", positions="each"), all_places=True, condition_dropout=0.0,
+            layout=StreamLayout(starts="none", pads="one", positions="each"), all_positions=True, condition_dropout=0.0,
         ),
         PAPER, size=(256, 256), channels=3, captions=True,
         parameters={"tokenizer": 76_073_859, "vocabulary": 0, "network": 1_291_081_728},  # kakaobrain/minDALL-E
     ),
-    # VQGAN's own transformer has one vocabulary of 1,024 entries and 512 places for a condition and an image.
+    # VQGAN's own transformer has one vocabulary of 1,024 entries and 512 positions for a condition and an image.
     "vqgan": Preset(
         DALLEConfig(
             tokenizer=VQGAN_F16, vocabulary=VocabularyConfig("bytes", length=256),
             blocks=SequenceBlocks(width=1024, depth=24, heads=16),
-            layout=StreamLayout(starts="none", pads="one", positions="each", shared=True), all_places=True,
+            layout=StreamLayout(starts="none", pads="one", positions="each", shared=True), all_positions=True,
             condition_dropout=0.0,
         ),
         PAPER, size=(256, 256), channels=3, captions=True,

@@ -77,9 +77,9 @@ class DalleMini(Model):
             if 0 < getattr(c, name) < rows:
                 raise SettingsError(f"{getattr(c, name)} {name} are fewer than the {rows} that there must be")
         text_rows, image_rows = (getattr(c, name) or rows for name, rows in least.items())
-        places = self.tokenizer.grid[0] * self.tokenizer.grid[1]
+        positions = self.tokenizer.grid[0] * self.tokenizer.grid[1]
         self.network = EncoderDecoder(
-            c.body, c.encoder_depth, text_rows, self.reader.places, image_rows, places, c.initial_std
+            c.body, c.encoder_depth, text_rows, self.reader.positions, image_rows, positions, c.initial_std
         )
 
     def objectives(self) -> list[Objective]:
@@ -107,7 +107,7 @@ class DalleMini(Model):
             text = self.network.read(*self.reader(texts + (copies - 1) * [""] * len(texts), self.device))
         caches = self.network.caches()
         tokens = torch.full((len(texts), 1), self.network.start, device=self.device)  # [B, 1 + n]
-        for place in range(height * width):
+        for position in range(height * width):
             with torch.autocast(self.device.type, enabled=False):
                 logits = self.network.write(tokens[:, -1:].repeat(copies, 1), text, caches)[:, 0, :codes]
             if copies > 1:
@@ -115,8 +115,8 @@ class DalleMini(Model):
                 logits = guide(conditional, unconditional, scale)  # [B, codes]
             token = choose(logits, draws, s.temperature, s.top_k, s.top_p)  # [B]
             tokens = torch.cat([tokens, token[:, None]], dim=1)
-            if (place + 1) % width == 0:
-                done = (place + 1) // width
+            if (position + 1) % width == 0:
+                done = (position + 1) // width
                 yield Canvas(done, height, partial(picture_of_rows, self.tokenizer, tokens[:, 1:]))
 
 

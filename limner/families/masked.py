@@ -73,12 +73,12 @@ class MaskedSampling(TokenSampling):
 class Network(nn.Module):
     """Tokens [B, L], some of them hidden, and a condition -> logits [B, L, codes]."""
 
-    def __init__(self, config: MaskedConfig, codes: int, places: int, condition: str, classes: int):
+    def __init__(self, config: MaskedConfig, codes: int, positions: int, condition: str, classes: int):
         super().__init__()
         c = config
         self.embedder = ConditionEmbedder(condition, classes, c.body.width, c.text)
         prefix, context = condition != "none", self.embedder.context
-        self.body = MaskedTransformer(c.body, codes, places, prefix, context, c.initial_std)
+        self.body = MaskedTransformer(c.body, codes, positions, prefix, context, c.initial_std)
         if condition == "label":
             nn.init.normal_(self.embedder.label.weight, std=c.initial_std)
 
@@ -95,14 +95,14 @@ class Masked(Model):
     paper = "Chang 2022, MaskGIT: Masked Generative Image Transformer"
     about = "guesses hidden tokens, all at once: an image in a few calls"
 
-    order: Tensor  # [L], the places of tokens by Halton's sequence
+    order: Tensor  # [L], the positions of tokens by Halton's sequence
 
     def __init__(self, config: MaskedConfig, spec: ImageSpec):
         super().__init__(config, spec)
         c, condition = config, choose_condition(self, "text", "label")
         self.tokenizer = ConfiguredTokenizer(c.tokenizer, spec).requires_grad_(False).eval()
         height, width = self.tokenizer.grid
-        self.hidden = self.tokenizer.codes  # the token of a place that is hidden
+        self.hidden = self.tokenizer.codes  # the token of a position that is hidden
         self.network = Network(c, self.hidden, height * width, condition, len(spec.classes))
         self.register_buffer("order", halton_order((height, width)), persistent=False)
 

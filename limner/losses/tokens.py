@@ -22,7 +22,7 @@ def kl_uniform(logits: Tensor) -> Tensor:
 def dvae_loss(pixels: Tensor, kl: Tensor, weight: float | Tensor) -> dict[str, Tensor]:
     """The terms of -log p [B, C, H, W] and of the KL [B, h, w], both divided by C H W, means over the batch.
 
-    At 256 x 256 x 3 and 32 x 32 places, ``weight`` is 192 times that of the KL's mean over places (Ramesh 2021, A.2).
+    At 256 x 256 x 3 and 32 x 32 positions, ``weight`` is 192 times that of the KL's mean over them (Ramesh 2021, A.2).
     """
     size = pixels[0].numel()
     return {

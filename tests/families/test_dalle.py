@@ -13,7 +13,7 @@ from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
 from limner.families.dalle import DALLE, PUBLISHED
 from limner.networks.transformers.sequence import SequenceBlocks
-from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, fill_places
+from limner.networks.transformers.text_image import StreamLayout, TextImageTransformer, pad_texts
 from limner.text.vocabulary import VocabularyConfig
 from tests.helpers import GOLDENS, golden
 
@@ -48,7 +48,7 @@ def tokens_of(
 def test_text_places_and_their_padding_tokens() -> None:
     given, expected = GOLDENS["dalle_layout"]["inputs"], GOLDENS["dalle_layout"]["expected"]
     places, pieces = given["text_length"], given["text_vocabulary"]
-    text = fill_places(given["texts"], places, pieces)
+    text = pad_texts(given["texts"], places, pieces)
     assert text.tolist() == expected["text_tokens"] == expected["text_targets"]
     blocks = SequenceBlocks(width=8, depth=1, heads=2)
     network = TextImageTransformer(blocks, StreamLayout(), pieces, places, given["image_vocabulary"], (2, 2))
@@ -123,7 +123,7 @@ def test_places_that_no_caption_reaches_are_left_out() -> None:
         model.vocabulary.limit == f"{longest} pieces"
         and model.vocabulary.read("abc def ghi jkl mno") != "abc def ghi jkl mno"
     )
-    kept = build(all_places=True)
+    kept = build(all_positions=True)
     kept.learn_texts(captions)
     assert kept.vocabulary.length == TINY.vocabulary.length
     labelled = build(replace(SPEC, captions=False, classes=("cat", "a very long name indeed")))

@@ -51,7 +51,7 @@ def test_the_empty_text_is_its_start_and_end() -> None:
     assert ids[0].tolist() == [257, 258, 256, 256, 256, 256] and mask[0].sum() == 2
     assert ids[1, 0] == 257 and mask.sum(1).tolist() == [2, 2 + len(reader.vocabulary.encode(["ab"])[0]), 6]
     assert ids[2, -1] == 258, "a text that is cut keeps its end"
-    assert ids.max() < reader.rows and ids.shape[1] <= reader.places
+    assert ids.max() < reader.rows and ids.shape[1] <= reader.positions
 
 
 def test_the_start_of_an_image_and_rows_of_no_code_are_never_drawn() -> None:

@@ -19,12 +19,12 @@ class EncodedText(NamedTuple):
 
 
 class Stack(nn.Module):
-    """Tokens [B, n] at places of their own -> [B, n, W]: embeddings and their norm, blocks, a last norm."""
+    """Tokens [B, n] at positions of their own -> [B, n, W]: embeddings and their norm, blocks, a last norm."""
 
-    def __init__(self, blocks: SequenceBlocks, rows: int, places: int, context: int = 0):
+    def __init__(self, blocks: SequenceBlocks, rows: int, positions: int, context: int = 0):
         super().__init__()
         width = blocks.width
-        self.token, self.position = nn.Embedding(rows, width), nn.Embedding(places, width)
+        self.token, self.position = nn.Embedding(rows, width), nn.Embedding(positions, width)
         self.norm_in, self.norm_out = layer_norm(width), layer_norm(width, blocks.norm_scales)
         self.transformer = Transformer(blocks, context)
 
@@ -32,7 +32,7 @@ class Stack(nn.Module):
         self, tokens: Tensor, mask: Tensor | None = None, text: EncodedText | None = None,
         caches: Sequence[Cache] = (),
     ) -> Tensor:  # fmt: skip
-        """``mask`` as in ``Attention``; with ``caches``, the tokens are those that follow the places in them."""
+        """``mask`` as in ``Attention``; with ``caches``, the tokens are those that follow the positions in them."""
         start = caches[0].length if caches else 0
         x = self.token(tokens) + self.position.weight[start : start + tokens.shape[1]]  # [B, n, W]
         context, seen = text or (None, None)
@@ -49,13 +49,13 @@ class EncoderDecoder(nn.Module):
     """
 
     def __init__(
-        self, blocks: SequenceBlocks, encoder_depth: int, text_rows: int, text_places: int, image_rows: int,
-        image_places: int, std: float = 0.02,
+        self, blocks: SequenceBlocks, encoder_depth: int, text_rows: int, text_positions: int, image_rows: int,
+        image_positions: int, std: float = 0.02,
     ):  # fmt: skip
         super().__init__()
-        self.start, self.places, self.blocks = image_rows - 1, image_places, blocks
-        self.encoder = Stack(replace(blocks, depth=encoder_depth), text_rows, text_places)
-        self.decoder = Stack(blocks, image_rows, image_places, context=blocks.width)
+        self.start, self.positions, self.blocks = image_rows - 1, image_positions, blocks
+        self.encoder = Stack(replace(blocks, depth=encoder_depth), text_rows, text_positions)
+        self.decoder = Stack(blocks, image_rows, image_positions, context=blocks.width)
         self.head = nn.Linear(blocks.width, image_rows, bias=False)
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
@@ -84,4 +84,4 @@ class EncoderDecoder(nn.Module):
         )  # [B, L, image_rows]
 
     def caches(self) -> list[Cache]:
-        return caches(self.blocks, self.places)
+        return caches(self.blocks, self.positions)

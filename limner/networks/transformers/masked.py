@@ -23,12 +23,13 @@ class MaskedTransformer(nn.Module):
     """
 
     def __init__(
-        self, blocks: SequenceBlocks, codes: int, places: int, prefix: bool = False, context: int = 0, std: float = 0.02
+        self, blocks: SequenceBlocks, codes: int, positions: int, prefix: bool = False, context: int = 0,
+        std: float = 0.02,
     ):  # fmt: skip
         super().__init__()
         width = blocks.width
-        self.token, self.position = nn.Embedding(codes + 1, width), nn.Embedding(prefix + places, width)
-        self.kind = nn.Embedding(2, width)  # of a place: the condition, or a token
+        self.token, self.position = nn.Embedding(codes + 1, width), nn.Embedding(prefix + positions, width)
+        self.kind = nn.Embedding(2, width)  # of a position: the condition, or a token
         self.norm_in = layer_norm(width)
         self.transformer = Transformer(blocks, context)
         self.norm_out = nn.Identity() if blocks.norms == "after" else layer_norm(width, blocks.norm_scales)
@@ -63,7 +64,7 @@ def hidden_after(tokens: int, calls: int) -> list[int]:
 
 
 def halton_order(grid: tuple[int, int]) -> Tensor:
-    """The places [h w] of a grid, in the order in which Halton's sequence of bases 2 and 3 meets them (Besnier 2025).
+    """The positions [h w] of a grid, in the order of Halton's sequence of bases 2 and 3 (Besnier 2025).
 
     Tokens that are drawn at once then lie far apart, so that they depend little on one another.
     """

@@ -7,14 +7,14 @@ from torch.nn import functional as F
 from limner.networks.transformers.dit import TimeEmbedder
 from limner.networks.transformers.sequence import SequenceBlocks, Transformer
 
-AFTER_TEXT = 4  # places: the text's embedding, the time, the noisy embedding, and the one that is read
+AFTER_TEXT = 4  # positions: the text's embedding, the time, the noisy embedding, and the one that is read
 
 
 class PriorTransformer(nn.Module):
     """Noisy embedding [B, D] at times [B], in steps of a thousand, and an encoded text -> the clean one [B, D].
 
     The sequence (Ramesh 2022, 2.2): tokens of the text [B, L, context], at most ``length``; its embedding [B, D]; the
-    time; the noisy embedding; a learnt token, whose output is the answer. Every place sees those before it, less the
+    time; the noisy embedding; a learnt token, whose output is the answer. Every position sees those before it, less the
     text's padding. The last four have positions of their own, so that a text may be padded to any length.
     """
 

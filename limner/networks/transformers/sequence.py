@@ -1,4 +1,4 @@
-"""Transformer blocks over a sequence of tokens, with masks, and with a cache that extends a sequence place by place.
+"""Transformer blocks over a sequence of tokens, with masks, and with a cache that extends a sequence token by token.
 
 GPT's blocks (Radford 2019), with sandwich norms (Ding 2021, CogView), NormFormer's (Shleifer 2021) or BERT's, with
 attention to a context, and with gated GELU (Shazeer 2020). Shared by all families that predict tokens.
@@ -48,7 +48,7 @@ class Cache:
         self.context: tuple[Tensor, Tensor] | None = None  # keys and values of the context, once
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of the next places, [B, heads, n, D] -> all so far, [B, heads, length, D], without a copy."""
+        """Add those of the next positions, [B, heads, n, D] -> all so far, [B, heads, length, D], without a copy."""
         if self.kept is None:
             batch, heads, _, width = keys.shape
             self.kept = (
@@ -63,7 +63,7 @@ class Cache:
 
 
 def caches(blocks: SequenceBlocks, room: int) -> list[Cache]:
-    """An empty cache for each block, for sequences of at most ``room`` places."""
+    """An empty cache for each block, for sequences of at most ``room`` positions."""
     return [Cache(room) for _ in range(blocks.depth)]
 
 
@@ -94,14 +94,14 @@ class Attention(nn.Module):
         self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None, angles: Angles | None = None,
         context: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """x [B, n, W], the next places of the sequence where there is a cache.
+        """x [B, n, W], the next positions of the sequence where there is a cache.
 
-        ``mask`` is True to attend: [n, keys], or [B, 1, 1, keys]; or, for a single place, the indices [m] of the
+        ``mask`` is True to attend: [n, keys], or [B, 1, 1, keys]; or, for a single position, the indices [m] of the
         keys that it sees, of which alone the cache is read.
         """
         if self.key_value is None:
             q, k, v = self._heads(self.qkv(x), 3)
-            q, k = self._placed(self.norm_q(q), angles), self._placed(self.norm_k(k), angles)
+            q, k = self._rotated(self.norm_q(q), angles), self._rotated(self.norm_k(k), angles)
             if cache is not None:
                 k, v = cache.append(k, v)
         else:
@@ -111,7 +111,7 @@ class Attention(nn.Module):
             k, v, mask = k.index_select(2, mask), v.index_select(2, mask), None
         if (
             q.shape[2] == 1 and mask is None and not q.requires_grad
-        ):  # one place: the fused kernel has fewer calls
+        ):  # one position: the fused kernel has fewer calls
             h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, 1, D]
         else:
             h = attend(q, k, v, mask)  # [B, heads, n, D]
@@ -132,8 +132,8 @@ class Attention(nn.Module):
         """[B, n, parts W] -> ``parts`` of [B, heads, n, D]."""
         return x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _placed(self, x: Tensor, angles: Angles | None) -> Tensor:
-        """x [B, heads, n, D] rotated by its places: each pair (i, i + D/2) by its angle (Su 2021)."""
+    def _rotated(self, x: Tensor, angles: Angles | None) -> Tensor:
+        """x [B, heads, n, D] rotated by its positions: each pair (i, i + D/2) by its angle (Su 2021)."""
         if angles is None:
             return x
         (cos, sin), (a, b) = angles, x.chunk(2, dim=-1)
@@ -236,7 +236,7 @@ class Transformer(nn.Module):
         self, x: Tensor, masks: Sequence[Tensor | None] | Tensor | None = None, caches: Sequence[Cache] = (),
         angles: Angles | None = None, context: Tensor | None = None, context_mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """``masks``: as in ``Attention``, one for all blocks or one each; with ``caches``, x are the next places."""
+        """``masks``: as in ``Attention``, one for all blocks or one each; with ``caches``, x are the next positions."""
         each = masks if isinstance(masks, Sequence) else [masks] * len(self.blocks)
         kept: Sequence[Cache | None] = caches or [None] * len(self.blocks)
         for block, mask, cache in zip(self.blocks, each, kept, strict=True):

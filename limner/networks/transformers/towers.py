@@ -48,12 +48,12 @@ class ImageTower(nn.Module):
         super().__init__()
         width, patch = blocks.width, patch_size(PatchConfig(patches.patch, patches.across), size)
         grid = (size[0] // patch, size[1] // patch)
-        places = 1 + grid[0] * grid[1]
+        positions = 1 + grid[0] * grid[1]
         if patches.embed == "halve" and width % 4:
             raise SettingsError(f"a width of {width} is not a multiple of 4")
         self.patch_embed = patches.convolutions(channels, width, patch)
         self.class_token = nn.Parameter(width**-0.5 * torch.randn(width))
-        self.position = nn.Parameter(width**-0.5 * torch.randn(places, width))
+        self.position = nn.Parameter(width**-0.5 * torch.randn(positions, width))
         if patches.embed == "halve":  # from noise a small network takes long to learn where things are
             self.position.data[1:] = sincos(width, grid, self.position.device)
         self.norm_before, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
