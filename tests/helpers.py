@@ -61,3 +61,13 @@ def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             return value
 
     return tensors(GOLDENS[name]["inputs"]), tensors(GOLDENS[name]["expected"])
+
+
+def train_beside(source: Path, family: str, budget: str) -> Path:
+    """A run of the tiny preset beside its images, by its family's name."""
+    import limner
+
+    out = source.parent / family
+    quiet = {"samples": 0, "precision": "float32"}
+    limner.train(family, source, out, preset="tiny", budget=budget, quiet=True, training=quiet)
+    return out

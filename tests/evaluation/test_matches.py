@@ -15,6 +15,7 @@ from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.results import Evaluation
 from limner.evaluation.tables import evaluation_rows
+from tests.helpers import train_beside
 from tests.inference.test_texts import captioned
 
 QUIET = {"samples": 0}
@@ -27,18 +28,12 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(source) -> Path:
-    package.train(
-        "clip", source, source.parent / "clip", preset="tiny", budget="960img", quiet=True, training=QUIET
-    )
-    return source.parent / "clip"
+    return train_beside(source, "clip", "960img")
 
 
 @pytest.fixture(scope="module")
 def flow(source) -> Path:
-    package.train(
-        "flow", source, source.parent / "flow", preset="tiny", budget="32img", quiet=True, training=QUIET
-    )
-    return source.parent / "flow"
+    return train_beside(source, "flow", "32img")
 
 
 def test_a_run_is_measured_between_a_floor_and_a_ceiling(source, clip, flow, tmp_path):

@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import limner as package
 from limner import cli
 from limner.core import LimnerError
 from limner.inference.pipeline import Pipeline
 from limner.inference.rank import shares_of
 from limner.inference.texts import embed_images, embed_texts
 from limner.metrics.matches import fit
+from tests.helpers import train_beside
 from tests.inference.test_texts import captioned
 
 PROMPTS = ["a red picture", "a blue picture"]
 ASKED = {"prompt": PROMPTS, "candidates": 6, "seed": 3, "steps": 1, "batch": 5}
-QUIET = {"samples": 0, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +28,12 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(source) -> Path:
-    package.train(
-        "clip", source, source.parent / "clip", preset="tiny", budget="320img", quiet=True, training=QUIET
-    )
-    return source.parent / "clip"
+    return train_beside(source, "clip", "320img")
 
 
 @pytest.fixture(scope="module")
 def flow(source) -> Path:
-    package.train(
-        "flow", source, source.parent / "flow", preset="tiny", budget="32img", quiet=True, training=QUIET
-    )
-    return source.parent / "flow"
+    return train_beside(source, "flow", "32img")
 
 
 def test_of_each_prompt_the_best_are_kept(flow, clip):
