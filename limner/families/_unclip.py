@@ -52,8 +52,8 @@ class UnclipConfig(FlowMatching):
     text: TextConfig = field(default_factory=TextConfig)  # the decoder's own text encoder
     context: int = 128  # decoder: channels of the tokens that it attends to
     extra_tokens: int = 4  # decoder: tokens made of the embedding, before those of the text
-    embedding_dropout: float = 0.1  # decoder: fraction of training images whose embedding is left out
-    caption_dropout: float = 0.5  # decoder: fraction of training images whose text is left out
+    embedding_dropout: Share = 0.1  # decoder: fraction of training images whose embedding is left out
+    caption_dropout: Share = 0.5  # decoder: fraction of training images whose text is left out
     predict: Literal["data", "noise"] = "data"  # decoder and upsampler; data: flow matching; noise: diffusion
     learn_variance: bool = False  # decoder, with noise: learn the variance of the ancestral solver's steps
     # of the upsampler: the decoder draws at the size divided by it; 1: no upsampler

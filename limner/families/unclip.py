@@ -42,6 +42,7 @@ from limner.families._unclip import (
     embedding_scale,
     nearest_to,
 )
+from limner.families._writing import drop_texts, texts_of
 from limner.networks.interpolation import slerp
 from limner.networks.transformers.prior import PriorTransformer
 from limner.networks.transformers.sequence import SequenceBlocks
@@ -162,17 +163,13 @@ class Unclip(Model):
 
     # ---- training
 
-    def texts(self, condition: Condition, dropout: float) -> list[str]:
-        """The captions of a batch, each left out with probability ``dropout``."""
-        keep = torch.rand(condition.size) >= dropout
-        texts = condition.text or [""] * condition.size
-        return [text if kept else "" for text, kept in zip(texts, keep.tolist(), strict=True)]
-
     def prior_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the clean embedding (2.2)."""
         embedding = self.embed_images(batch.image)
         self.measure(embedding)
-        rows = self.embed_for_prior(self.texts(batch.condition, self.config.condition_dropout))
+        rows = self.embed_for_prior(
+            drop_texts(texts_of(self, batch.condition), self.config.condition_dropout)
+        )
         t = COSINE.random_times(len(embedding), embedding.device)
         return clean_loss(lambda x, t: self.call_prior(x, t, rows), self.standardise(embedding), COSINE, t)
 
@@ -182,7 +179,7 @@ class Unclip(Model):
         keep = torch.rand(len(embedding), 1, device=embedding.device) >= c.embedding_dropout
         embedding = torch.where(keep, embedding, self.decoder.projection.absent)
         rows = self.decoder.embed(
-            embedding, self.texts(batch.condition, c.caption_dropout), self.encode_texts
+            embedding, drop_texts(texts_of(self, batch.condition), c.caption_dropout), self.encode_texts
         )
         return denoising_loss(lambda x, t: self.decoder(x, self.time(t), rows), self.shrink(batch.image), self.path,
                               c.predict, c)  # fmt: skip
