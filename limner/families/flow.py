@@ -36,7 +36,7 @@ class FlowConfig(FlowMatching, UNetLevels):
 @dataclass(frozen=True)
 class FlowSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
-    solver: SolverName = "unipc"  # as good in 16 calls as heun in 31 (docs/results.md)
+    solver: SolverName = "unipc"  # as good in 16 calls as heun in 31 (docs/generators.md)
     shift: Shift = 1.5  # above 1: more of the steps near the noise
 
 
