@@ -19,7 +19,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("docs/results.md", "docs/generators.md", "docs/measures.md", "docs/gpu.md", "README.md", "README.zh-CN.md")
+DOCUMENTS = (
+    "docs/results.md",
+    "docs/generators.md",
+    "docs/measures.md",
+    "docs/gpu.md",
+    "README.md",
+    "README.zh-CN.md",
+)
 PART = re.compile(r"<!-- (?P<what>[^\n]+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 Table = Mapping[str, Any]
