@@ -10,13 +10,17 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.settings import DataOptions, LimnerError, NoSampling, Optimiser, Training, nearest  # noqa: F401
+
+# How the picture that a row is given comes about: made from the wanted one by the family itself (``Degrades``), its
+# partner in a second source, or any picture of a second source that nothing pairs with the first.
+Way = Literal["degraded", "pairs", "domains"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,11 @@ class Draws:
         ends = [seed[:2] if isinstance(seed, tuple) else (seed,) for seed in self.seeds]
         self.streams = [[torch.Generator().manual_seed(mix(int(s))) for s in both] for both in ends]
 
+    @classmethod
+    def of_step(cls, n: int, device: torch.device | str = "cpu") -> Draws:
+        """The streams of ``n`` images of a training step, from torch's global generator, which the loop seeds."""
+        return cls(torch.randint(2**62, (n,)).tolist(), device)
+
     def __len__(self) -> int:
         return len(self.seeds)
 
@@ -298,6 +307,8 @@ class Model(nn.Module):
     family: ClassVar[str]  # the name of its file
     # Condition fields that the class can use; "given" in place of "image" where it trains on given pictures
     reads: ClassVar[frozenset[str]] = frozenset()
+    # Of a family that makes pictures from given ones: the ways in which it can be given them, the default first
+    given_by: ClassVar[tuple[Way, ...]] = ()
     follows: frozenset[str]  # those of them that this model uses, by its settings and its data
     video: ClassVar[bool] = False  # whether it takes more than one frame
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
@@ -309,11 +320,17 @@ class Model(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.family = cls.__module__.rpartition(".")[2]
+        if cls.given_by:
+            cls.reads |= {"given"}
 
     def __init__(self, config: Any, spec: ImageSpec):
         super().__init__()
         self.config, self.spec = config, spec
-        has = {"label": bool(spec.classes), "text": spec.captions, "given": spec.given is not None}
+        has = {
+            "label": bool(spec.classes),
+            "text": spec.captions,
+            "given": spec.given or "degraded" in self.given_by,
+        }
         self.follows = frozenset(field for field in self.reads if has.get(field, True))
         if spec.frames > 1 and not self.video:
             raise LimnerError(f"{self.family} takes still images, not video: set --data.frames to 1.")
@@ -497,6 +514,29 @@ class Translates(Protocol):
 
     def translate(self, image: Tensor, condition: Condition, draws: Draws) -> Tensor:
         """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
+
+
+@runtime_checkable
+class Degrades(Protocol):
+    """Makes the picture that it is given from the wanted one: in training, for sheets and for evaluation alike."""
+
+    def degrade(self, image: Tensor, draws: Draws) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> [B, C', h, w] in [-1, 1]."""
+
+
+def given_pictures(model: Model, batch: Batch, draws: Draws | None = None) -> Tensor:
+    """The pictures [B, C', h, w] that the images of a batch are made from: the data's, else those that it degrades.
+
+    In training without ``draws``. Raises LimnerError for a model that is given none.
+    """
+    if batch.condition.image is not None:
+        return batch.condition.image
+    if not isinstance(model, Degrades):
+        raise LimnerError(
+            f"{model.family} makes its images from given pictures, and the data gives none: name two sources, the "
+            "given pictures first."
+        )
+    return model.degrade(batch.image, draws or Draws.of_step(len(batch.image), batch.image.device))
 
 
 @runtime_checkable

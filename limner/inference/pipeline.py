@@ -24,6 +24,7 @@ from limner.core import (
     LimnerError,
     Model,
     Seed,
+    given_pictures,
     nearest,
 )
 from limner.data import Data, finder, open_picture
@@ -135,9 +136,10 @@ def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") ->
     """A sheet of ``n`` samples under the conditions of random images of ``data``, seeds 0 to n - 1; None for none."""
     if not isinstance(model, Generates) or n < 1:
         return None
-    like = data.batch(data.order(0, n, 0)).condition
-    used = {name: getattr(like, name) for name in ("label", "text") if name in model.follows}
-    condition = Condition(n, **used, image=like.image if "given" in model.follows else None)
+    batch = data.batch(data.order(0, n, 0))
+    used = {name: getattr(batch.condition, name) for name in ("label", "text") if name in model.follows}
+    image = given_pictures(model, batch, Draws(range(n))) if "given" in model.follows else None
+    condition = Condition(n, **used, image=image)
     training = model.training
     images = generate(model.eval(), condition, range(n), precision=precision)
     model.train(training)

@@ -40,6 +40,8 @@ from limner.core import (
     Model,
     Objective,
     Training,
+    Translates,
+    given_pictures,
 )
 from limner.families._tokens import ConfiguredTokenizer
 from limner.fields import from_json, to_json
@@ -62,14 +64,21 @@ def few_threads() -> Iterator[None]:
 
 
 def spec_for(family: type[Model], channels: int = 3, height: int = 16, width: int = 16) -> ImageSpec:
-    """Small images, with the labels and captions that the family can use."""
+    """Small images, with the labels, captions and given pictures that the family can use."""
     return ImageSpec(
         channels,
         height,
         width,
         classes=CLASSES if "label" in family.reads else (),
         captions="text" in family.reads,
+        given=given_spec(family, channels, height, width),
     )
+
+
+def given_spec(family: type[Model], channels: int, height: int, width: int) -> ImageSpec | None:
+    """Of pictures that the data gives, unless the family makes them from its images."""
+    from_data = {*family.given_by[:1]} - {"degraded"}
+    return ImageSpec(channels, height, width) if from_data else None
 
 
 def build(family: type[Model], spec: ImageSpec | None = None) -> Model:
@@ -93,16 +102,21 @@ def acquaint(parent: nn.Module, spec: ImageSpec) -> None:
 
 def batch_for(model: Model, size: int = 8) -> Batch:
     """Smooth random pictures with labels and captions."""
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.rand(size, model.spec.channels, 4, 4, generator=generator) * 2 - 1
-    image = nn.functional.interpolate(coarse, (model.spec.height, model.spec.width), mode="bilinear")
-    return Batch(image, condition_for(model, size))
+    return Batch(smooth(model.spec, [1], size), condition_for(model, size))
+
+
+def smooth(spec: ImageSpec, seeds: list[int], each: int = 1) -> Tensor:
+    """[N, C, H, W] in [-1, 1]: ``each`` random pictures of every seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    coarse = torch.cat([torch.rand(each, spec.channels, 4, 4, generator=g) for g in generators]) * 2 - 1
+    return nn.functional.interpolate(coarse, (spec.height, spec.width), mode="bilinear")
 
 
 def condition_for(model: Model, size: int) -> Condition:
     spec = model.spec
     return Condition(
         size,
+        image=smooth(spec.given, [2], size) if spec.given else None,
         label=torch.arange(size) % len(spec.classes) if spec.classes else None,
         text=[CAPTIONS[i % len(CAPTIONS)] for i in range(size)] if spec.captions else None,
     )
@@ -145,6 +159,12 @@ def trained(family: type[Model], spec: ImageSpec | None = None, steps: int = 10)
 
 
 def paint(model: Model, condition: Condition, seeds: list[int], **knobs: Any) -> Tensor:
+    """Images of the seeds; from pictures that the seeds decide, where the model makes them from given ones."""
+    if "given" in model.follows and condition.image is None:
+        given = smooth(model.spec.given or model.spec, seeds)
+        if not model.spec.given:
+            given = given_pictures(model, Batch(given, condition), Draws(seeds))
+        condition = dataclasses.replace(condition, image=given)
     return list(model.sample(condition, model.Sampling(**knobs), Draws(seeds)))[-1].picture()
 
 
@@ -168,6 +188,8 @@ def test_declares_itself(family: type[Model]) -> None:
     assert importlib.import_module(family.__module__).__doc__, "the file says what the family is"
     assert family.paper and family.about
     assert {"tiny", "small", "base", "paper"} <= family.presets.keys()
+    assert ("given" in family.reads) == bool(family.given_by)
+    assert ("degraded" in family.given_by) == hasattr(family, "degrade")
     assert family.reads <= {"given", *(f.name for f in dataclasses.fields(Condition))} - {"size"}
     assert dataclasses.is_dataclass(family.Config) and family.Config.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert dataclasses.is_dataclass(family.Sampling)
@@ -198,7 +220,7 @@ def test_a_model_follows_what_its_class_reads_and_its_data_has(family: type[Mode
     if spec.classes and spec.captions:
         spec = dataclasses.replace(spec, captions=False)
         assert "text" not in build(family, spec).follows and "label" in build(family, spec).follows
-    with contextlib.suppress(LimnerError):  # a classifier needs classes
+    with contextlib.suppress(LimnerError):  # a classifier needs classes, a translator given pictures
         assert not build(family, ImageSpec(3, 16, 16)).follows & {"label", "text"}
 
 
@@ -244,7 +266,7 @@ def test_a_paper_preset_has_the_papers_size(name: str, preset: str) -> None:
     ids="{0[0]}x{0[1]}x{0[2]}x{0[3]}".format,
 )
 def test_takes_an_odd_spec_or_says_why_not(family: type[Model], shape: tuple[int, int, int, int]) -> None:
-    spec = ImageSpec(*shape)
+    spec = ImageSpec(*shape, given=given_spec(family, *shape[:3]))
     try:
         model = build(family, spec)
     except LimnerError as refusal:
@@ -406,7 +428,8 @@ def test_exactly_what_it_reads_changes_the_image(family: type[Model], name: str)
 def test_capabilities(family: type[Model]) -> None:
     model = trained(family, steps=1)
     image = batch_for(model, 4).image
-    assert isinstance(model, Generates | Autoencodes | Describes | Classifies), "it can do something"
+    abilities = Generates | Autoencodes | Describes | Classifies | Translates
+    assert isinstance(model, abilities), "it can do something"
     with torch.no_grad():
         if isinstance(model, Autoencodes):
             code = model.encode(image)
@@ -473,9 +496,10 @@ def train(name: str, folder: Path, out: Path, resume: bool = False) -> Any:
         "evaluate_every": "1h",
     }
     data = {"cache": str(folder.parent / "cache"), "holdout": 0.0}
+    needs_two = given_spec(families.load(name), 3, 16, 16)
     return limner.train(
         name,
-        folder,
+        [folder, folder] if needs_two else folder,
         out,
         preset="tiny",
         budget="80img",
@@ -495,9 +519,10 @@ def test_saved_and_loaded_it_draws_the_same_images(name: str, folder: Path, tmp_
     assert not one.model.training
     assert same(state(one.model), state(other.model))
     if isinstance(one.model, Generates):
-        pictures = one.tensors(3, seed=4)
-        assert torch.equal(pictures, other.tensors(3, seed=4))
-        torch.testing.assert_close(one.tensors(1, seed=5)[0], pictures[1], atol=1e-5, rtol=0)
+        asked = {"image": folder / "00.png"} if "given" in one.model.follows else {}
+        pictures = one.tensors(3, seed=4, **asked)
+        assert torch.equal(pictures, other.tensors(3, seed=4, **asked))
+        torch.testing.assert_close(one.tensors(1, seed=5, **asked)[0], pictures[1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -539,7 +564,8 @@ def counters(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_settings_that_make_no_network_are_one_sentence(name: str) -> None:
     """Each number of the settings, and of those inside them, too small or not finite: refused by its name, or built."""
-    spec = ImageSpec(3, 32, 32, classes=("a", "b"))
+    given = given_spec(families.load(name), 3, 32, 32)
+    spec = ImageSpec(3, 32, 32, classes=("a", "b"), given=given)
     for field, config in odd_settings(families.load(name).presets["tiny"].model):
         with torch.device("meta"):
             try:

@@ -21,14 +21,14 @@ class Config:
 
 class Translator(Model):
     Config = Config
-    reads = frozenset({"given"})
+    given_by = ("pairs", "domains")
     averaged = ("network",)
     paper, about = "none", "a convolution of the given picture"
 
     def __init__(self, config: Config, spec: ImageSpec):
         super().__init__(config, spec)
         if spec.given is None:
-            raise LimnerError("translator needs given pictures: name them with --data.pairs.")
+            raise LimnerError("translator needs given pictures: name two sources, the given pictures first.")
         self.network = nn.Conv2d(spec.given.channels, spec.channels, config.kernel, padding="same")
 
     def objectives(self) -> list[Objective]:
