@@ -311,6 +311,9 @@ class Model(nn.Module):
     given_by: ClassVar[tuple[Way, ...]] = ()
     follows: frozenset[str]  # those of them that this model uses, by its settings and its data
     video: ClassVar[bool] = False  # whether it takes more than one frame
+    # of one that Translates: whether the result shows the given picture itself, larger or repaired; then grey stays
+    # grey, and alpha takes the same way as grey (a property, where the settings say)
+    restores: bool = False
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     parents: ClassVar[dict[str, Parent]] = {}  # runs that it builds on, by the config field that names one
     presets: ClassVar[dict[str, Preset]] = {}
@@ -507,13 +510,23 @@ class Tokenises(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """Turns a picture of any size into another, ``scale`` times as large."""
+    """Turns a picture of any size into another, ``scale`` times as large.
+
+    ``limner apply`` pads sides to multiples of ``factor`` (networks/images/padding.py) and cuts the result. Norms that
+    see the whole picture are those of networks/instance.py: they can be given its statistics in a tile.
+    """
 
     scale: int  # output pixels a side for each input pixel
-    margin: int | None  # input pixels of surroundings that an output pixel depends on; None: on all of them
+    factor: int  # input sides are multiples of it, at least two of them: 2 to the number of halvings
+    # input pixels of surroundings that an output pixel depends on, given the statistics of those norms; None: on all
+    margin: int | None
 
-    def translate(self, image: Tensor, condition: Condition, draws: Draws) -> Tensor:
-        """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1]."""
+    def translate(self, image: Tensor, condition: Condition, sampling: Any, draws: Draws) -> Tensor:
+        """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1].
+
+        ``sampling`` is the family's Sampling: a direction, a style, steps. A field of it with the metadata
+        ``picture=True`` names a file, and holds [1, C, h', w'] when it comes here.
+        """
 
 
 @runtime_checkable

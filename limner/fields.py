@@ -90,7 +90,7 @@ class Checked:
         hints = _hints(type(self))
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
-            if not f.metadata.get("run"):  # it may hold the run itself, once that is loaded
+            if not {"run", "picture"} & set(f.metadata):  # it may hold what it names, once that is loaded
                 kind = hints[f.name] if value is None else _without_none(hints[f.name])
                 value = _read(kind, value, self.flags + f.name.replace("_", "-"))
                 object.__setattr__(self, f.name, value)

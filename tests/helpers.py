@@ -42,7 +42,7 @@ def toy_run(toy: Any, **changes: Any) -> Run:
 
 GOLDENS = {
     name: entry
-    for file in ("goldens.json", "text.goldens.json")
+    for file in ("goldens.json", "text.goldens.json", "pictures.goldens.json")
     for name, entry in json.loads((Path(__file__).parent / file).read_text()).items()
 }
 

@@ -29,6 +29,7 @@ from limner.core import (
 )
 from limner.data import Data, finder, open_picture
 from limner.data.images.formats import SUFFIXES
+from limner.data.own_size import open_at_own_size
 from limner.device import autocast, pick_device
 from limner.fields import Count, Images, check, checked, from_json, join_words
 from limner.inference.options import SampleOptions
@@ -238,11 +239,17 @@ class Pipeline:
         return Ranker(options.rank, self.model.device), texts
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
-        """The family's Sampling with these fields, and with the runs that it names. Raises LimnerError."""
+        """The family's Sampling with these fields, and with the runs and pictures that it names. Raises LimnerError."""
         sampling = self.named_sampling(options)
-        named = [f.name for f in dataclasses.fields(sampling) if f.metadata.get("run")]
-        runs = {name: getattr(sampling, name) for name in named if getattr(sampling, name)}
-        loaded = {name: checkpoint.load(run, self.model.device).model for name, run in runs.items()}
+        loaded: dict[str, Any] = {}
+        for f in dataclasses.fields(sampling):
+            if not (named := getattr(sampling, f.name)):
+                continue
+            if f.metadata.get("run"):
+                loaded[f.name] = checkpoint.load(named, self.model.device).model
+            elif f.metadata.get("picture"):
+                picture = open_at_own_size(named, self.spec.given or self.spec, self.loaded.run.data)
+                loaded[f.name] = picture.to(self.model.device)
         return dataclasses.replace(sampling, **loaded)
 
     def named_sampling(self, options: Mapping[str, Any]) -> Any:

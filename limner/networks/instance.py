@@ -1,0 +1,69 @@
+"""Norms over a whole picture, which can be given their statistics, so that a picture may be computed tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Moments = tuple[Tensor, Tensor]  # mean and variance (by 1/N) [B, G] of each group of channels
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm (Wu 2018) whose statistics can come from elsewhere (``statistics_from``); equal in train and eval."""
+
+    source: Callable[[Tensor, int], Moments] | None = None  # (x, groups) -> its statistics; None: of x itself
+
+    def forward(self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] normalised; then times ``gain`` plus ``shift``, [B, C], where a condition gives those."""
+        if self.source is None:
+            y = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)  # [B, C, H, W]
+            if gain is None:
+                return y
+            return y * gain[:, :, None, None] + (0 if shift is None else shift[:, :, None, None])
+        mean, variance = self.source(x, self.num_groups)  # [B, G]
+        factor = (variance + self.eps).rsqrt()
+        each = self.num_channels // self.num_groups
+        factor, offset = (v.repeat_interleave(each, 1) for v in (factor, -mean * factor))  # [B, C]
+        for times, plus in ((self.weight, self.bias), (gain, shift)):
+            if times is not None:
+                factor, offset = factor * times, offset * times
+            if plus is not None:
+                offset = offset + plus
+        return torch.addcmul(offset[:, :, None, None].to(x.dtype), x, factor[:, :, None, None].to(x.dtype))
+
+
+class InstanceNorm(GroupNorm):
+    """Instance norm (Ulyanov 2016): each channel of each picture by itself; one pixel becomes 0.
+
+    ``affine``: with a weight and a bias for each channel, as fast style transfer has it and CycleGAN does not.
+    """
+
+    def __init__(self, channels: int, affine: bool = False, eps: float = 1e-5):
+        super().__init__(channels, channels, eps, affine)
+
+
+def moments(x: Tensor, groups: int) -> Moments:
+    """The statistics of [B, C, H, W] that a norm takes itself."""
+    variance, mean = torch.var_mean(x.float().reshape(len(x), groups, -1), 2, correction=0)
+    return mean, variance
+
+
+def picture_norms(network: nn.Module) -> list[GroupNorm]:
+    """The norms of a network that see the whole picture."""
+    return [module for module in network.modules() if isinstance(module, GroupNorm)]
+
+
+@contextmanager
+def statistics_from(network: nn.Module, source: Callable[[Tensor, int], Moments]) -> Iterator[None]:
+    """Each norm asks ``source`` for its statistics, in the order in which the network calls them."""
+    norms = picture_norms(network)
+    try:
+        for norm in norms:
+            norm.source = source
+        yield
+    finally:
+        for norm in norms:
+            norm.source = None
