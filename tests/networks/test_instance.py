@@ -54,4 +54,4 @@ def test_padding_reflects_whatever_the_size(side: int, multiple: int, wanted: in
     up_and_down = [*range(side), *range(side - 2, 0, -1)] or [0]
     assert y[0, 0, 0].tolist() == [up_and_down[i % len(up_and_down)] for i in range(wanted)]
     if side > wanted - side:
-        assert torch.equal(y, torch.nn.functional.pad(x, (0, wanted - side), mode="reflect"))
+        assert torch.equal(y, torch.nn.functional.pad(x, (0, wanted - side, 0, 0), mode="reflect"))
