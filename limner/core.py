@@ -518,8 +518,12 @@ class Translates(Protocol):
 
     scale: int  # output pixels a side for each input pixel
     factor: int  # input sides are multiples of it, at least two of them: 2 to the number of halvings
-    # input pixels of surroundings that an output pixel depends on, given the statistics of those norms; None: on all
-    margin: int | None
+
+    def margin(self, sampling: Any) -> int | None:
+        """Input pixels of surroundings that an output pixel depends on, given the statistics of those norms.
+
+        None: on the whole picture. Several calls of a network reach several times as far.
+        """
 
     def translate(self, image: Tensor, condition: Condition, sampling: Any, draws: Draws) -> Tensor:
         """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1].
