@@ -5,7 +5,6 @@ Esser 2021, "Taming Transformers" (VQGAN).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -14,11 +13,8 @@ from torch import Tensor, nn
 from limner.core import ImageSpec
 from limner.families._codec import CodecConfig
 from limner.losses.adversarial import hinge_d, hinge_g
-from limner.losses.autoencoding import perceptual_distance
+from limner.losses.perceptual import check_network, feature_maps, perceptual_distance
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
-from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
-from limner.networks.images.channels import with_channels
-from limner.networks.random_vgg import RandomVGG, dead_leaves
 
 
 class Discriminator(nn.Module):
@@ -37,35 +33,16 @@ class Discriminator(nn.Module):
 
 
 def check_perceptual(config: CodecConfig) -> None:
-    """Raises LimnerError, before training, where the network of the perceptual distance is not installed."""
-    if config.perceptual and config.perceptual_network == IMAGENET:
-        imagenet_network(torch.device("cpu"))
-
-
-def perceptual_maps(network: str, image: Tensor) -> list[Tensor]:
-    """The feature maps of the perceptual distance, of images [B, C, H, W] in [-1, 1]."""
-    if network == IMAGENET:
-        return imagenet_maps(image)
-    return perceptual_network(image.device)(with_channels(image, 3))
-
-
-@functools.cache
-def perceptual_network(device: torch.device) -> RandomVGG:
-    """The network of the perceptual distance by default: fixed random weights, as nothing is downloaded.
-
-    They differ from those of limner.metrics' default features, which would otherwise measure what was trained on.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Raises LimnerError, before training, where the network of the perceptual distance is not here."""
+    if config.perceptual:
+        check_network(config.perceptual_network)
 
 
 def picture_errors(config: CodecConfig, output: Tensor, image: Tensor, scale: int = 1) -> dict[str, Tensor]:
     """The mean absolute error and the perceptual distance of pictures [B, C, H, W], times ``scale``."""
     terms = {"pixels": scale * (output - image).abs().mean()}
     if config.perceptual:
-        drawn, shown = (perceptual_maps(config.perceptual_network, x) for x in (output, image))
+        drawn, shown = (feature_maps(config.perceptual_network, x) for x in (output, image))
         terms["perceptual"] = config.perceptual * scale * perceptual_distance(drawn, shown).mean()
     return terms
 

@@ -1,9 +1,7 @@
-"""Losses of autoencoders: terms of the evidence lower bound, [B] in nats an image, a codebook's, a perceptual one."""
+"""Losses of autoencoders: terms of the evidence lower bound, [B] in nats an image, a codebook's."""
 
 import math
-from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,16 +38,3 @@ def vq_loss(code: Tensor, entry: Tensor, commitment: float = 0.25, legacy: bool 
     code, entry = code.float(), entry.float()
     to_code, to_entry = (entry - code.detach()).square().mean(), (code - entry.detach()).square().mean()
     return commitment * to_code + to_entry if legacy else to_code + commitment * to_entry
-
-
-def perceptual_distance(one: Sequence[Tensor], other: Sequence[Tensor], eps: float = 1e-8) -> Tensor:
-    """Feature maps [B, C, H, W] of several layers, of two images each -> distances [B].
-
-    The squared difference of vectors normalised to length 1, summed over channels, averaged over positions, summed
-    over layers (Zhang 2018, LPIPS, eq. 1, with all channel weights 1).
-    """
-    total = one[0].new_zeros(len(one[0]), dtype=torch.float32)
-    for a, b in zip(one, other, strict=True):
-        a, b = (x.float() / (x.float().square().sum(1, keepdim=True) + eps).sqrt() for x in (a, b))
-        total = total + (a - b).square().sum(1).mean((1, 2))
-    return total

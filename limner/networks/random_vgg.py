@@ -1,5 +1,6 @@
 """A VGG-like network with fixed random weights, for image features without a download."""
 
+import functools
 from collections.abc import Sequence
 from typing import Self
 
@@ -52,6 +53,18 @@ class RandomVGG(nn.Module):
     def calibrate(self, pictures: Tensor) -> Self:
         self(pictures, calibrate=True)
         return self
+
+
+@functools.cache
+def random_network(device: torch.device) -> RandomVGG:
+    """The network of perceptual losses by default: fixed random weights, as nothing is downloaded.
+
+    They differ from those of limner.metrics' default features, which would otherwise measure what was trained on.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def dead_leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:

@@ -9,15 +9,16 @@ from torch import nn
 from torch.testing import assert_close
 
 from limner.core import Batch, Condition, ImageSpec, LimnerError
-from limner.families._autoencoding import adaptive_weight, perceptual_network
+from limner.families._autoencoding import adaptive_weight
 from limner.families._codec import VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families.autoencoder import Autoencoder
-from limner.losses.autoencoding import kl_gaussian, perceptual_distance, vq_loss
+from limner.losses.autoencoding import kl_gaussian, vq_loss
+from limner.losses.perceptual import perceptual_distance
 from limner.metrics.features import random_vgg
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.layers import Down
 from limner.networks.quantise import Codebook, straight_through
-from limner.networks.random_vgg import dead_leaves
+from limner.networks.random_vgg import dead_leaves, random_network
 from tests.helpers import golden
 
 TINY = Autoencoder.presets["tiny"].model
@@ -193,7 +194,7 @@ def test_errors_are_summed_beside_the_kl_term_and_averaged_beside_the_codebook()
         drawn, mean, logvar, entry, _ = one.autoencoder(shown.image)
         assert_close(terms["pixels"], times * (drawn - shown.image).abs().mean())
         far = perceptual_distance(
-            perceptual_network(drawn.device)(drawn), perceptual_network(drawn.device)(shown.image)
+            random_network(drawn.device)(drawn), random_network(drawn.device)(shown.image)
         )
         assert_close(terms["perceptual"], 2 * times * far.mean())
         if kind == "kl":
@@ -253,7 +254,7 @@ def test_the_adaptive_weight_balances_both_gradients():
 
 
 def test_the_perceptual_distance_is_zero_for_equal_images_and_larger_for_blur_than_brightness():
-    see = perceptual_network(torch.device("cpu"))
+    see = random_network(torch.device("cpu"))
     image = dead_leaves(32, torch.Generator().manual_seed(4))
     assert perceptual_distance(see(image), see(image)).abs().max() == 0
     blurred = nn.functional.avg_pool2d(image, 3, 1, 1)
@@ -266,8 +267,8 @@ def test_the_perceptual_distance_is_zero_for_equal_images_and_larger_for_blur_th
 
 def test_the_perceptual_network_leaves_the_generator_alone_and_differs_from_the_metric():
     torch.manual_seed(3)
-    perceptual_network.cache_clear()
-    perceptual_network(torch.device("cpu"))
+    random_network.cache_clear()
+    random_network(torch.device("cpu"))
     after = torch.rand(4)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(4), after)

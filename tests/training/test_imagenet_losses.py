@@ -12,10 +12,9 @@ from limner import config
 from limner.core import Batch, Condition, ImageSpec, LimnerError
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
-from limner.families._autoencoding import perceptual_maps
 from limner.families.autoencoder import Autoencoder
 from limner.families.drifting import Drifting
-from limner.losses.autoencoding import perceptual_distance
+from limner.losses.perceptual import feature_maps, perceptual_distance
 from limner.networks import imagenet
 from limner.networks.random_vgg import dead_leaves
 from tests.helpers import paint
@@ -49,11 +48,9 @@ def test_the_perceptual_distance_sees_blur_more_than_brightness():
     image = dead_leaves(16, torch.Generator().manual_seed(4), side=64)
     blurred = nn.functional.avg_pool2d(image, 3, 1, 1)
     shifted = image + (blurred - image).abs().mean() * torch.where(image > 0, -1.0, 1.0)
-    real = perceptual_maps("imagenet", image)
+    real = feature_maps("imagenet", image)
     assert perceptual_distance(real, real).abs().max() == 0
-    blur, shift = (
-        perceptual_distance(perceptual_maps("imagenet", x), real).mean() for x in (blurred, shifted)
-    )
+    blur, shift = (perceptual_distance(feature_maps("imagenet", x), real).mean() for x in (blurred, shifted))
     assert blur > 1.2 * shift
 
 
