@@ -129,6 +129,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     return rows if _JOINED.get().world == 1 else _GatherRows.apply(rows, _JOINED.get())
 
 
+def own_rows(rows: Tensor) -> Tensor:
+    """The rows [B, ...] of this process among those [W B, ...] that ``gather_rows`` joined."""
+    ranks = _JOINED.get()
+    return rows.chunk(ranks.world)[ranks.rank]
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:

@@ -1,6 +1,7 @@
 """A residual and an attention block that are quick on a CPU, for `unets.unet` and `decoder`."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,17 @@ def norm(width: int) -> GroupNorm:
     return GroupNorm(math.gcd(8, width), width)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """[B, C, H, W], each position by its own channels, so that nothing depends on the size of the picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions around a modulation by the embedding, added to their input."""
 
-    def __init__(self, width: int, embedding: int, dropout: float):
+    def __init__(self, width: int, embedding: int, dropout: float, norm: Callable[[int], nn.Module] = norm):
         super().__init__()
         self.modulation = nn.Linear(embedding, 2 * width)
         self.norm1, self.conv1 = norm(width), nn.Conv2d(width, width, 3, padding=1)

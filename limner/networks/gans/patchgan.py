@@ -12,6 +12,20 @@ def fit_layers(layers: int, size: tuple[int, int]) -> int:
     return max(n for n in range(1, layers + 1) if n == 1 or min(size) >> n >= 3)
 
 
+class PixelGAN(nn.Module):
+    """[B, C, H, W] -> scores [B, 1, H, W] of each pixel by itself (Isola 2017, 3.2.2)."""
+
+    def __init__(self, channels: int, width: int = 64):
+        super().__init__()
+        middle = nn.Conv2d(width, 2 * width, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)
+        first, last = nn.Conv2d(channels, width, 1), nn.Conv2d(2 * width, 1, 1, bias=False)
+        self.layers = nn.Sequential(first, nn.LeakyReLU(0.2), *middle, last)
+        init_normal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image).float()  # [B, 1, H, W]
+
+
 class PatchGAN(nn.Module):
     """[B, C, H, W] -> scores [B, 1, h, w]; three ``layers``, each a halving, see 70 x 70 pixels.
 

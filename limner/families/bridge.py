@@ -1,0 +1,176 @@
+"""Bridges from a given picture to the wanted one: translation by pairs, colouring, deblurring, filling holes.
+
+A path leads from the given picture at t = 0 to the wanted one at t = 1, with noise between the ends (Liu 2023, I2SB;
+Chadebec 2025, LBM). The network sees a point of it and the given picture, and predicts the wanted one: in one call
+from the given picture itself, which is the expected answer, or in several, which draw one of those that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    Denoised,
+    Draws,
+    ImageSpec,
+    Model,
+    Objective,
+    Preset,
+    given_pictures,
+)
+from limner.diffusion import solvers
+from limner.diffusion.bridges import BridgePath, SchrodingerBridge, StraightBridge, bridge_point, brownian
+from limner.diffusion.paths import STRAIGHT, NoiseLevel, expand_dims, stratified
+from limner.diffusion.solvers import Problem, Solver
+from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
+from limner.fields import Bounds, Checked, Share
+from limner.networks.images.bicubic import bicubic_to
+from limner.networks.images.channels import with_channels
+from limner.networks.layers import time_features
+from limner.networks.unets.local import LocalLevels, LocalUNet
+from limner.settings import LimnerError, Optimiser
+
+LEFT_FLOOR = 0.05  # the loss divides by the share of the path that is left, or by this
+
+
+@dataclass(frozen=True)
+class BridgeConfig(LocalLevels):
+    # straight: as wide as sigma says; i2sb: the 1,000 steps of Liu 2023, widest in the middle
+    path: Literal["straight", "i2sb"] = "straight"
+    # straight: deviation of the noise from end to end; 0: none, and one answer for each given picture
+    sigma: float = 0.3
+    start: Share = 0.5  # fraction of training pictures at the given end, where drawing begins
+    embedding: int = 128  # width of the embedding of time
+
+
+@dataclass(frozen=True)
+class BridgeSampling(Checked):
+    steps: Annotated[int, Bounds(1, 1000)] = 1  # network calls from the given picture to the wanted one
+    # bridge: draws noise as the path has it; the others follow the path's mean, and heun makes two calls a step
+    solver: Literal["bridge", "euler", "heun", "dpm2m", "unipc"] = "bridge"
+    eta: Share = 1.0  # bridge: noise drawn in each step; 0: none
+
+
+class Network(nn.Module):
+    """Point of the path x [B, C, H, W], given picture [B, C', H, W] and time [B] -> wanted picture [B, C, H, W]."""
+
+    def __init__(self, config: BridgeConfig, channels: int, given: int):
+        super().__init__()
+        width = config.embedding
+        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.unet = LocalUNet(channels + given, channels, width, config)
+
+    def forward(self, x: Tensor, given: Tensor, t: Tensor) -> Tensor:
+        embedding = F.silu(self.time(time_features(t, 64)))  # [B, E]
+        return x + self.unet(torch.cat([x, given], dim=1), embedding).float()  # [B, C, H, W]
+
+
+class Bridge(Model):
+    Config = BridgeConfig
+    Sampling = BridgeSampling
+    given_by = ("pairs",)
+    averaged = ("network",)
+    paper = "Liu 2023, I2SB: Image-to-Image Schrödinger Bridge; Chadebec 2025, LBM: Latent Bridge Matching"
+    about = "a straight path from the given picture to the wanted one; the default of translation by pairs"
+
+    def __init__(self, config: BridgeConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        given = spec.given
+        if given is None:
+            raise LimnerError(
+                "bridge makes its images from given pictures, and the data gives none: name two sources, the given "
+                "pictures first."
+            )
+        self.scale = spec.height // given.height
+        if (given.height * self.scale, given.width * self.scale) != (spec.height, spec.width):
+            raise LimnerError(
+                f"bridge needs images a whole number of times as large as the given pictures, and {spec.height}x"
+                f"{spec.width} is not for {given.height}x{given.width}: set --data.given-size or --size."
+            )
+        self.network = Network(config, spec.channels, given.channels)
+        self.factor, self.margin = self.network.unet.multiple, self.network.unet.margin
+
+    @property
+    def bridge(self) -> BridgePath:
+        c = self.config
+        return StraightBridge(c.sigma) if c.path == "straight" else SchrodingerBridge.symmetric()
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error of the wanted picture over the share of the path that is left (Liu 2023, I2SB, eq. 12)."""
+        wanted, given = batch.image, self.enlarge(given_pictures(self, batch))
+        n, device = len(wanted), wanted.device
+        t = stratified(n, device) * (torch.rand(n, device=device) >= self.config.start)  # [B]
+        start = with_channels(given, self.spec.channels)
+        x = bridge_point(self.bridge, wanted, start, torch.randn_like(wanted), t)
+        error = self.network(x, given, t) - wanted  # [B, C, H, W]
+        left = expand_dims(self.bridge.left(t), error).to(error.dtype).clamp(min=LEFT_FLOOR)
+        return {"wanted": (error.square() / left).mean()}
+
+    def enlarge(self, given: Tensor) -> Tensor:
+        """[B, C', h, w] -> [B, C', scale h, scale w]"""
+        height, width = given.shape[-2:]
+        return given if self.scale == 1 else bicubic_to(given, (self.scale * height, self.scale * width))
+
+    def steps(self, given: Tensor, sampling: BridgeSampling, draws: Draws) -> Iterator[solvers.Step]:
+        """From the given picture [B, C', H, W] to the wanted one."""
+        x, bridge = with_channels(given, self.spec.channels), self.bridge
+        problem = Problem(x, bridge.levels(sampling.steps), STRAIGHT, partial(draws.normal, *x.shape[1:]))
+        solver: dict[str, Solver] = {  # a generator does nothing before its first query
+            "bridge": brownian(problem, bridge, sampling.eta),
+            "euler": solvers.euler(problem),
+            "heun": solvers.heun(problem),
+            "dpm2m": solvers.dpm_2m(problem),
+            "unipc": solvers.unipc(problem),
+        }
+
+        def denoise(x: Tensor, level: NoiseLevel) -> Denoised:
+            return Denoised(self.network(x, given, torch.full((len(x),), level.time, device=x.device)))
+
+        return solvers.drive(solver[sampling.solver], denoise)
+
+    def translate(
+        self, image: Tensor, condition: Condition, sampling: BridgeSampling, draws: Draws
+    ) -> Tensor:
+        """[B, C', h, w] in [-1, 1] -> [B, C, scale h, scale w] in [-1, 1]."""
+        *_, last = self.steps(self.enlarge(image), sampling, draws)
+        return last.x.clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: BridgeSampling, draws: Draws) -> Iterator[Canvas]:
+        assert condition.image is not None, "it draws from a given picture"
+        given, total = self.enlarge(condition.image), len(self.bridge.levels(sampling.steps)) - 1
+        for step in self.steps(given, sampling, draws):
+            picture, guess = (partial(x.clamp, -1, 1) for x in (step.x, step.denoised))
+            yield Canvas(step.done, total, picture, guess)
+
+
+TINY = BridgeConfig(widths=(16, 32), blocks=(1, 1), embedding=32)
+Bridge.presets = {
+    "tiny": Preset(TINY, TINY_UNET),
+    "small": Preset(BridgeConfig(), SMALL_UNET),
+    "base": Preset(
+        BridgeConfig(widths=(64, 128, 256, 384), blocks=(2, 2, 2, 4), embedding=256), replace(BASE_MUON, batch=64)
+    ),
+    # Liu 2023's path, optimiser and batch, with this U-Net and from the beginning rather than from ADM's weights.
+    "paper": Preset(
+        BridgeConfig(path="i2sb", start=0.0, widths=(128, 256, 384, 512), blocks=(2, 2, 2, 2), embedding=512),
+        training(
+            Optimiser("adamw", lr=5e-5, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
+            average=17_700.0,
+        ),
+        size=(256, 256), channels=3,
+    ),
+}  # fmt: skip
