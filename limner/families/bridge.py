@@ -7,6 +7,7 @@ from the given picture itself, which is the expected answer, or in several, whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +35,6 @@ from limner.diffusion.paths import STRAIGHT, NoiseLevel, expand_dims, stratified
 from limner.diffusion.solvers import Problem, Solver
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.fields import Bounds, Checked, Share
-from limner.networks.images.bicubic import bicubic_to
 from limner.networks.images.channels import with_channels
 from limner.networks.layers import time_features
 from limner.networks.unets.local import LocalLevels, LocalUNet
@@ -98,7 +98,13 @@ class Bridge(Model):
                 f"{spec.width} is not for {given.height}x{given.width}: set --data.given-size or --size."
             )
         self.network = Network(config, spec.channels, given.channels)
-        self.factor, self.margin = self.network.unet.multiple, self.network.unet.margin
+        multiple = self.network.unet.multiple
+        self.factor = multiple // math.gcd(multiple, self.scale)
+
+    def margin(self, sampling: BridgeSampling) -> int:
+        """Pixels of the given picture; those of each call add up."""
+        calls = sampling.steps * (1 + (sampling.solver == "heun"))
+        return -(-calls * self.network.unet.margin // self.scale) + 2 * (self.scale > 1)
 
     @property
     def bridge(self) -> BridgePath:
@@ -122,7 +128,10 @@ class Bridge(Model):
     def enlarge(self, given: Tensor) -> Tensor:
         """[B, C', h, w] -> [B, C', scale h, scale w]"""
         height, width = given.shape[-2:]
-        return given if self.scale == 1 else bicubic_to(given, (self.scale * height, self.scale * width))
+        if self.scale == 1:
+            return given
+        size = [self.scale * height, self.scale * width]
+        return F.interpolate(given, size, mode="bicubic", antialias=True)
 
     def steps(self, given: Tensor, sampling: BridgeSampling, draws: Draws) -> Iterator[solvers.Step]:
         """From the given picture [B, C', H, W] to the wanted one."""
