@@ -20,7 +20,9 @@ from limner.diffusion.solvers import Problem, Query, Solver
 class BridgePath(Protocol):
     """Times are in [0, 1]: 0 is the given picture, 1 the wanted one."""
 
-    variance: float  # of the noise from one end to the other
+    @property
+    def variance(self) -> float:
+        """Of the noise from one end to the other."""
 
     def weights(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For times [B]: the weight of the wanted picture, that of the given one, and the noise's deviation."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.checks import check_dropout
+from limner.networks.convnets import init_normal
 from limner.networks.images.padding import pad_reflected
 from limner.networks.instance import InstanceNorm
 
@@ -64,9 +65,7 @@ class SkipUNet(nn.Module):
             self.up.append(nn.ConvTranspose2d(wide if last else 2 * wide, above, 4, 2, 1, bias=i == 0))
             self.up_norm.append(BatchNorm(above) if i else nn.Identity())
             self.dropout.append(Dropout(dropout if 4 <= i < halvings - 1 else 0.0))
-        for layer in (*self.down, *self.up):
-            nn.init.normal_(layer.weight, 0.0, 0.02)
-        nn.init.zeros_(self.up[0].bias)
+        init_normal(self)
 
     def forward(self, image: Tensor, uniform: Uniform | None = None) -> Tensor:
         """``uniform`` draws the numbers of the dropout; None: torch's generator does."""
