@@ -279,7 +279,7 @@ def ranking(comparer: str, runs: Sequence[str], n: int, seeds: int) -> list[dict
                 if candidates > 1:
                     asked |= {"rank": comparer, "candidates": candidates}
                 right += shown(pipeline.tensors(n, **asked), scenes)[1]
-            rows.append({"run": pipeline.model.family, "best of": candidates, "exact": share(right), "n": n})
+            rows.append({"run": pipeline.model.family, "best of": candidates, "exact": share(right), "n": len(right)})
     return rows
 
 
@@ -295,7 +295,7 @@ COLUMNS = {
     "languages": {"captions": "captions", "asked in": "asked in", "exact": "exact", "n": "n"},
     "captions": {"right": "the right one fits best", "n": "n"},
     "search": {"found": "among the first 10", "n": "n"},
-    "ranking": {"best of": "best of", "exact": "with the relation", "n": "n"},
+    "ranking": {"run": "family", "best of": "best of", "exact": "with the relation", "n": "n"},
     "upsampler": {"psnr": "PSNR, dB", "kid": "KID, random features", "n": "n"},
 }  # fmt: skip
 
