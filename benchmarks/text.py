@@ -279,7 +279,9 @@ def ranking(comparer: str, runs: Sequence[str], n: int, seeds: int) -> list[dict
                 if candidates > 1:
                     asked |= {"rank": comparer, "candidates": candidates}
                 right += shown(pipeline.tensors(n, **asked), scenes)[1]
-            rows.append({"run": pipeline.model.family, "best of": candidates, "exact": share(right), "n": len(right)})
+            rows.append(
+                {"run": pipeline.model.family, "best of": candidates, "exact": share(right), "n": len(right)}
+            )
     return rows
 
 
