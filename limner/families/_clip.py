@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Compares, ImageSpec, Parent
-from limner.losses.contrastive import LARGEST, START, at_least_float32
+from limner.losses.contrastive import LARGEST, START
+from limner.networks.layers import at_least_float32
 from limner.networks.transformers.sequence import SequenceBlocks
 from limner.networks.transformers.towers import CausalTower, ImageTower, Patches, projection
 from limner.text.encoder import EncodedText

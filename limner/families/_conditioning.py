@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Condition, ConditionEmbedding, LimnerError, Model
+from limner.networks.layers import at_least_float32
 from limner.text.encoder import TextConfig
 from limner.text.pretrained import text_encoder
 
@@ -89,7 +90,7 @@ def embed_condition(model: Any, condition: Condition) -> ConditionEmbedding:
 def run_body(body: nn.Module, x: Tensor, time: Tensor, condition: ConditionEmbedding) -> Tensor:
     """Noisy x [B, C, H, W] and the embedding of its time [B, E] -> the body's output under a condition, in float32."""
     embedding = time if condition.embedding is None else time + condition.embedding  # [B, E]
-    return body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, out, H, W]
+    return at_least_float32(body(x, F.silu(embedding), condition.tokens, condition.mask))  # [B, out, H, W]
 
 
 def embed_labels(model: Model, condition: Condition) -> ConditionEmbedding:

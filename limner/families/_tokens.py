@@ -75,7 +75,7 @@ class ConfiguredTokenizer(nn.Module):
     def tokenise(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, h, w] integers in {0, ..., codes - 1}."""
         with torch.autocast(image.device.type, enabled=False):  # a token near a tie depends on rounding
-            return self.network.tokenise(image)
+            return self.network.tokenise(image.to(next(self.network.parameters()).dtype))
 
     def detokenise(self, tokens: Tensor) -> Tensor:
         """[B, h, w] integers -> [B, C, H, W] in [-1, 1]."""

@@ -24,6 +24,7 @@ from limner.losses.adversarial import hinge_d, hinge_g
 from limner.networks.convnets import base_size
 from limner.networks.gans.residual import Attention, DeepDown, DeepUp, Down, Up
 from limner.networks.gans.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
+from limner.networks.layers import at_least_float32
 from limner.networks.shape import attention_levels, level_sizes
 from limner.settings import LimnerError, Optimiser, Training
 
@@ -120,7 +121,7 @@ class Generator(nn.Module):
         x = self.start(self.linear(first))  # [B, maps, h, w]
         for block in self.blocks:
             x = block(x) if isinstance(block, Attention) else block(x, next(each))
-        return self.out(F.relu(self.norm(x))).tanh().float()  # [B, C, H, W]
+        return at_least_float32(self.out(F.relu(self.norm(x))).tanh())  # [B, C, H, W]
 
 
 class Discriminator(nn.Module):
@@ -153,7 +154,7 @@ class Discriminator(nn.Module):
         score = self.head(features).squeeze(1)  # [B]
         if self.embed is not None:
             score = score + (self.embed(label) * features).sum(1)  # [B]
-        return score.float()
+        return at_least_float32(score)
 
 
 class BigGAN(Model):

@@ -22,6 +22,7 @@ from limner.families._presets import gan_training
 from limner.fields import Checked, Truncation
 from limner.losses import adversarial
 from limner.networks.convnets import Crop, activation, ceil_sizes, halvings, init_normal, mlp, widths
+from limner.networks.layers import at_least_float32
 from limner.settings import LimnerError
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid"]
@@ -92,7 +93,7 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         if self.embed is not None:
             latent = torch.cat([latent, self.embed(label)], dim=1)  # [B, latent + embedding]
-        return self.layers(latent).float()  # [B, C, H, W]
+        return at_least_float32(self.layers(latent))  # [B, C, H, W]
 
 
 class Discriminator(nn.Module):
@@ -132,7 +133,7 @@ class Discriminator(nn.Module):
         if self.embed is not None:
             pooled = features.reshape(*features.shape[:2], -1).sum(2)  # [B, maps]
             score = score + (self.embed(label) * pooled).sum(1)  # [B]
-        return score.float()
+        return at_least_float32(score)
 
 
 _training = partial(gan_training, betas=(0.5, 0.999))  # Radford 2016, section 4

@@ -21,7 +21,7 @@ from limner.families._presets import IMAGENET, training
 from limner.fields import Images
 from limner.losses.distillation import centre_and_sharpen, self_distillation, sinkhorn
 from limner.networks.images import views
-from limner.networks.layers import init_xavier
+from limner.networks.layers import at_least_float32, init_xavier
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 from limner.settings import Optimiser
 
@@ -68,12 +68,12 @@ class Network(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        z = self.head(self.body(x)[:, 0]).float()  # [B, bottleneck]
+        z = at_least_float32(self.head(self.body(x)[:, 0]))  # [B, bottleneck]
         if self.standardise:
             z = (z - z.mean(0)) * (z.var(0, correction=0) + 1e-6).rsqrt()
         z = F.normalize(z, dim=1)
         prototypes = self.prototypes.detach() if frozen else self.prototypes
-        return (z @ F.normalize(prototypes, dim=1).T).float()
+        return at_least_float32(z @ F.normalize(prototypes, dim=1).T)
 
 
 def as_buffers(module: nn.Module) -> nn.Module:
@@ -166,7 +166,7 @@ class DINO(Model):
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, width], the teacher's class token; other sizes too."""
-        return self.body(image)[:, 0].float()
+        return at_least_float32(self.body(image)[:, 0])
 
 
 _training = partial(training, schedule="cosine", clip=3.0, average=0.0)

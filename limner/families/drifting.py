@@ -35,6 +35,7 @@ from limner.fields import Checked, Share, Truncation
 from limner.losses import drift as losses
 from limner.networks.decoder import Decoder, DecoderConfig
 from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network
+from limner.networks.layers import at_least_float32
 from limner.networks.random_features import RandomFeatures
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
@@ -123,7 +124,9 @@ class Generator(nn.Module):
             embedding = embedding + condition.embedding  # [B, E]
         if self.guidance is not None and guidance is not None:
             embedding = embedding + self.guidance(guidance.log()[:, None])  # [B, E]
-        x = self.body(x, F.silu(embedding), condition.tokens, condition.mask).float()  # [B, C, H, W]
+        x = at_least_float32(
+            self.body(x, F.silu(embedding), condition.tokens, condition.mask)
+        )  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 

@@ -22,7 +22,7 @@ from limner.families._codec import BASE, SMALLEST, TINY, VQ_F4, AutoencoderConfi
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
 from limner.fields import Share
-from limner.networks.layers import time_features
+from limner.networks.layers import at_least_float32, time_features
 from limner.networks.shape import FeatureShape
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.networks.unets.diffusion import DiffusionUNet
@@ -98,7 +98,7 @@ class Network(nn.Module):
                 first = condition.embedding[:, None]  # [B, 1, D]
                 tokens = first if tokens is None else torch.cat([first, tokens], dim=1)  # [B, 1 + L, D]
                 mask = None if mask is None else F.pad(mask, (1, 0), value=True)  # [B, 1 + L]
-            return self.body(x, 1000 * t, tokens=tokens, mask=mask).float()  # [B, C, h, w]
+            return at_least_float32(self.body(x, 1000 * t, tokens=tokens, mask=mask))  # [B, C, h, w]
         embedding = self.time(1000 * t if self.kind == "dit" else time_features(t, 64))  # [B, E]
         return run_body(self.body, x, embedding, condition)  # [B, C, h, w]
 

@@ -18,7 +18,7 @@ from limner.families._presets import IMAGENET, training
 from limner.networks.attention import sincos
 from limner.networks.checks import SettingsError
 from limner.networks.images import views
-from limner.networks.layers import init_xavier
+from limner.networks.layers import at_least_float32, init_xavier
 from limner.networks.transformers.patch import Layer, PatchConfig, PatchTransformer
 from limner.settings import LimnerError, Optimiser
 
@@ -66,7 +66,7 @@ class Network(nn.Module):
         x = torch.cat([visible[:, :1], x], dim=1)  # [B, 1 + L, D]
         for layer in self.layers:
             x = layer(x)
-        return self.decoder_pred(self.norm(x))[:, 1:].float()
+        return at_least_float32(self.decoder_pred(self.norm(x))[:, 1:])
 
 
 def to_patches(image: Tensor, patch: int) -> Tensor:
@@ -120,7 +120,7 @@ class MAE(Model):
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, width], the mean over the patches; other sizes too."""
-        return self.body(image)[:, 1:].mean(1).float()
+        return at_least_float32(self.body(image)[:, 1:].mean(1))
 
 
 _training = partial(training, schedule="cosine")

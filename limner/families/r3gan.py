@@ -25,6 +25,7 @@ from limner.networks.convnets import base_size, widths
 from limner.networks.gans.convolve import Conv2d, conv2d, no_weight_gradients
 from limner.networks.images.augment import augment
 from limner.networks.images.resample import kernel
+from limner.networks.layers import at_least_float32
 from limner.settings import LimnerError
 
 LONGEST = 16  # pixels: limit on the longer side of the base size
@@ -152,7 +153,7 @@ class Generator(nn.Module):
         if self.embed is not None:
             latent = torch.cat([latent, self.embed(label)], dim=1)  # [B, 2 latent]
         x = self.basis * self.weigh(latent)[:, :, None, None]  # [B, maps, h, w]
-        x = self.layers(x).float()  # [B, C, H, W]
+        x = at_least_float32(self.layers(x))  # [B, C, H, W]
         return x.tanh() if self.bounded else x
 
 

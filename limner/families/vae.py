@@ -17,6 +17,7 @@ from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objec
 from limner.fields import Checked, Truncation
 from limner.losses.autoencoding import kl_gaussian, nll_bernoulli, nll_gaussian
 from limner.networks.convnets import mlp, residual_decoder, residual_encoder
+from limner.networks.layers import at_least_float32
 from limner.settings import LimnerError, Optimiser, Training
 
 
@@ -96,7 +97,7 @@ class VAE(Model):
         """Negative evidence lower bound in nats an image (Kingma 2014, eq. 10 with one sample)."""
         mean, logvar = self.autoencoder.posterior(batch.image)
         code = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)  # [B, latent]
-        output = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        output = at_least_float32(self.autoencoder.decoder(code))  # [B, C, H, W]
         if self.config.likelihood == "bernoulli":
             nll = nll_bernoulli(output, batch.image)
         else:
@@ -109,7 +110,7 @@ class VAE(Model):
 
     def decode(self, code: Tensor) -> Tensor:
         """[B, latent] -> [B, C, H, W] in [-1, 1], the mean of the pixels."""
-        output = self.autoencoder.decoder(code).float()  # [B, C, H, W]
+        output = at_least_float32(self.autoencoder.decoder(code))  # [B, C, H, W]
         return 2 * output.sigmoid() - 1 if self.config.likelihood == "bernoulli" else output.clamp(-1, 1)
 
     def features(self, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from limner.core import Batch, ImageSpec, Model, Objective, Parent, Preset
 from limner.families._presets import training
 from limner.networks.images import views
-from limner.networks.layers import zero_init
+from limner.networks.layers import at_least_float32, zero_init
 from limner.networks.transformers.patch import PatchConfig, PatchTransformer
 from limner.settings import LimnerError, Optimiser
 
@@ -41,7 +41,7 @@ class Network(nn.Module):
         self.head = zero_init(nn.Linear(config.body.width, len(spec.classes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x)[:, 0]).float()  # [B, K]
+        return at_least_float32(self.head(self.body(x)[:, 0]))  # [B, K]
 
 
 class ViT(Model):
@@ -99,7 +99,7 @@ class ViT(Model):
 
     def features(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, width], the class token; other sizes too."""
-        return self.body(image)[:, 0].float()
+        return at_least_float32(self.body(image)[:, 0])
 
     def classify(self, image: Tensor) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> [B, K] logits."""

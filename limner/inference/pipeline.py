@@ -176,6 +176,7 @@ class Pipeline:
         self.digest = str(self.loaded.header.get("digest", ""))
         scripts = self.loaded.header.get("scripts")  # of its captions; None: not known
         self.scripts = list(map(str, scripts)) if isinstance(scripts, list) else None
+        self.rankers: dict[str, Ranker] = {}  # by the run that --rank names: each is read once
 
     def sample(self, n: int = 1, **options: Any) -> list[Image.Image]:
         """``n`` PIL images; ``options`` as in ``tensors``."""
@@ -236,7 +237,9 @@ class Pipeline:
                 "--blend."
             )
         check_candidates(options.candidates, n, len(texts))
-        return Ranker(options.rank, self.model.device), texts
+        if options.rank not in self.rankers:
+            self.rankers[options.rank] = Ranker(options.rank, self.model.device)
+        return self.rankers[options.rank], texts
 
     def sampling(self, options: Mapping[str, Any]) -> Any:
         """The family's Sampling with these fields, and with the runs and pictures that it names. Raises LimnerError."""

@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from limner.networks.layers import at_least_float32
+
 
 def kl_gaussian(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)), summed over all but the batch (Kingma 2014, appendix B)."""
@@ -35,6 +37,6 @@ def vq_loss(code: Tensor, entry: Tensor, commitment: float = 0.25, legacy: bool 
     ``legacy`` puts the weight on the codebook term instead, as published VQGANs were trained: the value is the same,
     the gradients are not.
     """
-    code, entry = code.float(), entry.float()
+    code, entry = at_least_float32(code), at_least_float32(entry)
     to_code, to_entry = (entry - code.detach()).square().mean(), (code - entry.detach()).square().mean()
     return commitment * to_code + to_entry if legacy else to_code + commitment * to_entry

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limner.distributed import gather_rows
+from limner.networks.layers import at_least_float32
 
 START = math.log(1 / 0.07)  # of the logarithm of the scale
 LARGEST = math.log(100)  # of it, after any step
@@ -36,10 +37,6 @@ def symmetric_cross_entropy(
         logits = logits.masked_fill(same, -math.inf)
     target = torch.arange(count, device=images.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :count].T, target))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _gather_pairs(rows: Tensor, count: int) -> Tensor:

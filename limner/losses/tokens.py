@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limner.networks.layers import at_least_float32
+
 
 def logit_laplace(mu: Tensor, log_scale: Tensor, target: Tensor) -> Tensor:
     """Minus the log-density of the logit-Laplace distribution at ``target`` in (0, 1) (Ramesh 2021, A.3)."""
@@ -15,7 +17,7 @@ def logit_laplace(mu: Tensor, log_scale: Tensor, target: Tensor) -> Tensor:
 
 def kl_uniform(logits: Tensor) -> Tensor:
     """[B, codes, h, w] -> [B, h, w]: KL(q || uniform) in nats, of q = softmax(logits)."""
-    log_q = F.log_softmax(logits.float() if logits.dtype != torch.float64 else logits, 1)
+    log_q = F.log_softmax(at_least_float32(logits), 1)
     return (log_q.exp() * log_q).sum(1) + math.log(logits.shape[1])
 
 

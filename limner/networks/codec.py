@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from limner.networks.attention import attend
 from limner.networks.checks import check_dropout
-from limner.networks.layers import Down, Up, pad_to_multiple
+from limner.networks.layers import Down, Up, at_least_float32, pad_to_multiple
 from limner.networks.quantise import Quantiser
 from limner.networks.shape import FeatureShape
 
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return F.silu(self.norm(self.layers(x)))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.last(self.features(image)).float()  # [B, out, h, w]
+        return at_least_float32(self.last(self.features(image)))  # [B, out, h, w]
 
 
 class Decoder(nn.Module):
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         x = self.last(F.silu(self.norm(self.layers(code))))  # [B, channels patch^2, H/patch, W/patch]
-        return F.pixel_shuffle(x, self.patch).float()  # [B, channels, H, W]
+        return at_least_float32(F.pixel_shuffle(x, self.patch))  # [B, channels, H, W]
 
 
 class Reconstruction(NamedTuple):
@@ -148,7 +148,7 @@ class Codec(nn.Module):
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and log-variance of the code, [B, latent, h, w] each; with a codebook the code and None."""
-        code = self.quant_conv(self.encoder(image)).float()  # [B, (2) latent, h, w]
+        code = at_least_float32(self.quant_conv(self.encoder(image)))  # [B, (2) latent, h, w]
         if self.codebook is not None:
             return code if self.code_norm is None else self.code_norm(code), None
         mean, logvar = code.chunk(2, dim=1)  # [B, latent, h, w] each

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.layers import pad_to_multiple, resample
+from limner.networks.layers import at_least_float32, pad_to_multiple, resample
 from limner.networks.shape import FeatureShape
 
 
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
             x = group(
                 F.max_pool2d(x, 2) if level else x
             )  # [B, width, H, W], by level half of the side before
-        return self.last(F.relu(x)).float()  # [B, codes, h, w]
+        return at_least_float32(self.last(F.relu(x)))  # [B, codes, h, w]
 
 
 class Decoder(nn.Module):
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         """Vectors of the codes [B, initial, h, w] -> [B, out, H, W]."""
         for level, group in enumerate(self.groups):
             x = group(resample(x, "up") if level else x)  # [B, width, h, w], by level twice the side before
-        return F.pixel_shuffle(self.last(F.relu(x)), self.patch).float()
+        return at_least_float32(F.pixel_shuffle(self.last(F.relu(x)), self.patch))
 
 
 class SoftReconstruction(NamedTuple):

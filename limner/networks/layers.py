@@ -79,11 +79,17 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 stays, whatever is narrower becomes float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def time_features(t: Tensor, width: int, longest: float = 1.0, shortest: float = 0.03) -> Tensor:
     """[B] times in [0, 1] -> [B, width]: cosines, then sines, of geometrically spaced wavelengths."""
-    steps = torch.linspace(0, 1, width // 2, device=t.device)
+    t = at_least_float32(t)
+    steps = torch.linspace(0, 1, width // 2, device=t.device, dtype=t.dtype)
     frequency = 2 * math.pi / (longest * (shortest / longest) ** steps) / 4
-    angle = t.float()[:, None] * frequency  # [B, width/2]
+    angle = t[:, None] * frequency  # [B, width/2]
     return torch.cat([angle.cos(), angle.sin()], dim=1)  # [B, width]
 
 
@@ -92,8 +98,8 @@ def sinusoids(t: Tensor, width: int, original: bool = False) -> Tensor:
 
     ``original``: sines first, and the last wavelength is exactly 20,000 pi (Ho 2020; Karras 2022).
     """
-    half = width // 2
-    exponent = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - original, 1)
-    angle = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)  # [B, width/2]
+    t, half = at_least_float32(t), width // 2
+    exponent = torch.arange(half, device=t.device, dtype=t.dtype) / max(half - original, 1)
+    angle = t[:, None] * torch.exp(-math.log(10_000) * exponent)  # [B, width/2]
     parts = [angle.sin(), angle.cos()] if original else [angle.cos(), angle.sin()]
     return torch.cat(parts, dim=1)  # [B, width]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from limner.networks.layers import at_least_float32
+
 COLDEST = 1e-6  # a temperature below counts as 0: logits over it would overflow
 
 
@@ -29,7 +31,7 @@ def filter_logits(
     ``top_k`` keeps the k largest and all that equal the k-th; None, or k above K, keeps all. ``top_p`` keeps the
     most probable of these until their sum reaches p, the token that crosses p included (Holtzman 2020).
     """
-    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+    logits = at_least_float32(logits) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[..., -1:]  # [..., 1]
         logits = logits.masked_fill(logits < least, -math.inf)
@@ -52,7 +54,7 @@ def choose(
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean cross-entropy of logits [..., K] with targets [...], in float32 or float64."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = at_least_float32(logits)
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limner.networks.checks import SettingsError
+from limner.networks.layers import at_least_float32
 
 
 class Quantiser(nn.Module):
@@ -125,7 +126,7 @@ class GridCodebook(Quantiser):
 
 def nearest_entry(x: Tensor, entries: Tensor) -> Tensor:
     """[B, width, H, W] and [codes, width] -> index [B, H, W] of the entry nearest to each position's vector."""
-    flat, entries = x.float().movedim(1, -1), entries.float()  # [B, H, W, width]
+    flat, entries = at_least_float32(x).movedim(1, -1), at_least_float32(entries)  # [B, H, W, width]
     with torch.autocast(x.device.type, enabled=False):  # float32, or rounding would choose another entry
         distance = entries.square().sum(1) - 2 * flat @ entries.T  # [B, H, W, codes], without |x|^2
     return distance.argmin(-1)

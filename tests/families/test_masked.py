@@ -111,6 +111,12 @@ def test_an_image_has_the_same_tokens_alone_and_beside_others(order: str) -> Non
         assert torch.equal(tokens(slice(i, i + 1))[0], together[i])
 
 
+def test_in_double_precision_an_image_may_be_given() -> None:
+    model, image = build().double(), images(1).double()
+    condition = Condition(1, text=["one"], image=image, mask=torch.ones(1, 1, 16, 24))
+    assert list(model.sample(condition, Masked.Sampling(), Draws([0])))[-1].picture().shape == image.shape
+
+
 def test_outside_the_mask_a_repainted_image_keeps_its_pixels_and_tokens() -> None:
     model = build()
     watched, image = Watched(model), images(2)

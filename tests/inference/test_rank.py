@@ -56,6 +56,7 @@ def test_of_each_prompt_the_best_are_kept(flow, clip):
         2, rank=str(clip), **ASKED | {"prompt": [*PROMPTS, "a third, which no image is left for"]}
     )
     assert more.seeds == two.seeds and torch.equal(more.images, two.images)
+    assert len(pipeline.rankers) == 1
 
 
 def test_images_are_shared_out_among_prompts():

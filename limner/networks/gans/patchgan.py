@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from limner.networks.convnets import init_normal
+from limner.networks.layers import at_least_float32
 
 
 def fit_layers(layers: int, size: tuple[int, int]) -> int:
@@ -23,7 +24,7 @@ class PixelGAN(nn.Module):
         init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.layers(image).float()  # [B, 1, H, W]
+        return at_least_float32(self.layers(image))  # [B, 1, H, W]
 
 
 class PatchGAN(nn.Module):
@@ -49,4 +50,4 @@ class PatchGAN(nn.Module):
         init_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.layers(image).float()  # [B, 1, h, w]
+        return at_least_float32(self.layers(image))  # [B, 1, h, w]

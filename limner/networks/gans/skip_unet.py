@@ -10,6 +10,7 @@ from limner.networks.checks import check_dropout
 from limner.networks.convnets import init_normal
 from limner.networks.images.padding import pad_reflected
 from limner.networks.instance import InstanceNorm
+from limner.networks.layers import at_least_float32
 
 Uniform = Callable[..., Tensor]  # of shape (C, h, w) -> [B, C, h, w] in [0, 1)
 
@@ -79,4 +80,4 @@ class SkipUNet(nn.Module):
             x = self.up_norm[i](self.up[i](F.relu(x)))  # [B, W(i-1), H/2^i, W/2^i]
             if self.dropout[i].probability:
                 x = self.dropout[i](x, uniform)
-        return torch.tanh(x.float())[..., :height, :width]  # [B, out, H, W]
+        return torch.tanh(at_least_float32(x))[..., :height, :width]  # [B, out, H, W]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.layers import at_least_float32
 from limner.networks.transformers.dit import TimeEmbedder
 from limner.networks.transformers.sequence import SequenceBlocks, Transformer
 
@@ -46,4 +47,4 @@ class PriorTransformer(nn.Module):
         visible = F.pad(mask, (0, AFTER_TEXT), value=True)[:, None, None]  # [B, 1, 1, L + 4]
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         h = self.transformer(h, visible & causal)  # [B, L + 4, W]
-        return self.head(self.norm(h[:, -1])).float()  # [B, D]
+        return at_least_float32(self.head(self.norm(h[:, -1])))  # [B, D]

@@ -10,6 +10,7 @@ from limner.networks.layers import (
     Down,
     Resample,
     Up,
+    at_least_float32,
     group_norm,
     init_xavier_all,
     pad_to_multiple,
@@ -255,4 +256,4 @@ class DiffusionUNet(nn.Module):
         for level in self.up.children():
             x = level(x, embedding, tokens, mask, skips)
         x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]
-        return x[..., :height, :width].float()
+        return at_least_float32(x[..., :height, :width])

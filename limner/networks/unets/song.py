@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from limner.networks.attention import attend, split_heads
 from limner.networks.checks import check_dropout
 from limner.networks.images.resample import downsample2d, kernel, resample2d, upsample2d
-from limner.networks.layers import Resample, group_norm, init_xavier_all, pad_to_multiple, resample, sinusoids
+from limner.networks.layers import (
+    Resample,
+    at_least_float32,
+    group_norm,
+    init_xavier_all,
+    pad_to_multiple,
+    resample,
+    sinusoids,
+)
 from limner.networks.shape import FeatureShape
 
 EPS = 1e-6
@@ -161,7 +169,7 @@ class SongUNet(nn.Module):
                     x = torch.cat([x, skips.pop()], dim=1)
                 x = block(x, embedding)  # [B, Wl, H/2^l, W/2^l]
         x = self.head(F.silu(self.norm(x)))  # [B, out, H, W]
-        return x[..., :height, :width].float()
+        return at_least_float32(x[..., :height, :width])
 
     def noise_features(self, noise: Tensor) -> Tensor:
         """[B] -> [B, F]: sines, then cosines, of fixed wavelengths, or of random frequencies (Tancik 2020)."""

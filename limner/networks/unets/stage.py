@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.layers import time_features
+from limner.networks.layers import at_least_float32, time_features
 from limner.networks.shape import FeatureShape, Size
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import UNet, UNetLevels
@@ -67,7 +67,7 @@ class StageUNet(nn.Module):
             return self.unet(x, 1000 * t, None, tokens, mask, added)  # [B, out, H, W]
         embedding = self.time(time_features(t, 64))  # [B, E]
         embedding = embedding if added is None else embedding + added
-        return self.unet(x, F.silu(embedding), tokens, mask).float()  # [B, out, H, W]
+        return at_least_float32(self.unet(x, F.silu(embedding), tokens, mask))  # [B, out, H, W]
 
 
 class EmbeddingProjection(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.blocks import Attention, Block, norm
-from limner.networks.layers import pad_to_multiple, time_features, zero_init
+from limner.networks.layers import at_least_float32, pad_to_multiple, time_features, zero_init
 from limner.networks.shape import FeatureShape, Size, attention_levels, check_levels, level_sizes
 
 
@@ -127,4 +127,4 @@ class QuickUNet(nn.Module):
             embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]  # [B, E]
         if self.augment is not None and augment is not None:
             embedding = embedding + self.augment(augment)  # [B, E]
-        return self.unet(x, F.silu(embedding)).float()  # [B, out, H, W]
+        return at_least_float32(self.unet(x, F.silu(embedding)))  # [B, out, H, W]
