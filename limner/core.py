@@ -406,6 +406,26 @@ class Resizes(Protocol):
 
 
 @runtime_checkable
+class Merges(Protocol):
+    """A network that trains with more weights than it amounts to. Its average, and what is saved, are ``merged``."""
+
+    def merged(self) -> nn.Module:
+        """The same function in as few weights, which are copies; itself where there is nothing to merge."""
+
+
+def merge(model: Model) -> Model:
+    """The model, whose submodules that ``Merges`` are replaced by what they amount to: as it is kept and used."""
+    for name, part in model.named_children():
+        setattr(model, name, merged(part))
+    return model
+
+
+def merged(part: nn.Module) -> nn.Module:
+    """What a submodule amounts to."""
+    return part.merged() if isinstance(part, Merges) else part
+
+
+@runtime_checkable
 class LearnsTexts(Protocol):
     """A network that takes what it reads texts with before a new run begins, into weights of fixed shapes."""
 

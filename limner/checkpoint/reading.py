@@ -19,7 +19,7 @@ from limner.checkpoint.saving import state_digest
 from limner.checkpoint.tensors import read_tensors
 from limner.checkpoint.weights import check_weights, not_finite, some
 from limner.config import Run
-from limner.core import ImageSpec, Model
+from limner.core import ImageSpec, Model, merge
 from limner.fields import from_json
 from limner.files import Damaged
 from limner.settings import LimnerError, nearest
@@ -63,9 +63,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise LimnerError(f"This version of Limner cannot use the header of {file}: {reason}") from error
     with torch.device("meta"):  # uses no memory, whatever sizes the header claims
-        check_weights(families.build(run.family, run.model, spec), tensors, str(file))
+        check_weights(merge(families.build(run.family, run.model, spec)), tensors, str(file))
     with torch.random.fork_rng(devices=[]):  # loading must not change the global random state
-        model = families.build(run.family, run.model, spec)
+        model = merge(families.build(run.family, run.model, spec))
     model.load_state_dict(tensors)
     return Loaded(model.to(device).eval(), header, run, spec, file)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limner import checkpoint
 from limner.config import Run
-from limner.core import Batch, Model, mix
+from limner.core import Batch, Model, merge, merged, mix
 from limner.data import Data, Selection
 from limner.device import autocast, keep_freed_memory
 from limner.distributed import ALONE, Ranks, joined, microbatch_size
@@ -74,7 +74,10 @@ class Loop:
 
         # Frozen parents are shared with the averaged model, not copied: they never change.
         shared: dict[int, Any] = {id(parent): parent for parent in parents}
-        self.average = copy.deepcopy(self.model, shared).eval() if t.average else self.model
+        merges = any(merged(part) is not part for part in model.children())
+        self.average = self.model
+        if t.average or merges:
+            self.average = merge(copy.deepcopy(self.model, shared)).eval()
 
     def decide_precision(self) -> None:
         """Decide once whether this run is trained in bf16, for auto by measuring it. The first process decides."""
@@ -190,16 +193,16 @@ class Loop:
     def _update_average(self) -> None:
         """One step of the moving average, whose half-life ramps up (Karras 2022), or whose decay does."""
         t = self.run.training
-        if not t.average or not self.ranks.first:  # only the first process uses it
+        if self.average is self.model or not self.ranks.first:  # only the first process uses it
             return
         half = min(t.average, self.seen * t.average_rampup) if t.average_rampup else t.average
         keep = 0.5 ** (t.batch / max(half, 1e-9))
         if t.average_warmup:
             keep = min(keep, (1 + self.step) / (10 + self.step))
-        if self.seen < t.average_from:
+        if self.seen < t.average_from or not t.average:
             keep = 0.0
         for name in self.model.averaged:
-            slow, live = self.average.get_submodule(name), self.model.get_submodule(name)
+            slow, live = self.average.get_submodule(name), merged(self.model.get_submodule(name))
             pairs = zip(slow.parameters(), live.parameters(), strict=True)
             both = [(old, new) for old, new in pairs if old is not new]  # frozen ones are shared
             if both:  # a stage that the settings leave out has none

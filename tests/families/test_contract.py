@@ -158,13 +158,19 @@ def trained(family: type[Model], spec: ImageSpec | None = None, steps: int = 10)
     return model.eval()
 
 
+def asked(model: Model, condition: Condition, seeds: list[int]) -> Condition:
+    """The condition with the given pictures of the seeds, where the model makes its images from given ones."""
+    if "given" not in model.follows or condition.image is not None:
+        return condition
+    given = smooth(model.spec.given or model.spec, seeds)
+    if not model.spec.given:
+        given = given_pictures(model, Batch(given, condition), Draws(seeds))
+    return dataclasses.replace(condition, image=given)
+
+
 def paint(model: Model, condition: Condition, seeds: list[int], **knobs: Any) -> Tensor:
-    """Images of the seeds; from pictures that the seeds decide, where the model makes them from given ones."""
-    if "given" in model.follows and condition.image is None:
-        given = smooth(model.spec.given or model.spec, seeds)
-        if not model.spec.given:
-            given = given_pictures(model, Batch(given, condition), Draws(seeds))
-        condition = dataclasses.replace(condition, image=given)
+    """Images of the seeds."""
+    condition = asked(model, condition, seeds)
     return list(model.sample(condition, model.Sampling(**knobs), Draws(seeds)))[-1].picture()
 
 
@@ -398,7 +404,9 @@ def test_an_image_can_be_sampled_without_a_condition(family: type[Model]) -> Non
 def test_canvases_count_up_to_the_result(family: type[Model]) -> None:
     model = trained(family, steps=1)
     canvases: list[Canvas] = []
-    for canvas in model.sample(condition_for(model, 2), model.Sampling(), Draws([0, 1])):
+    for canvas in model.sample(
+        asked(model, condition_for(model, 2), [0, 1]), model.Sampling(), Draws([0, 1])
+    ):
         assert canvas.picture().shape == (2, *model.spec.shape)
         canvases.append(canvas)
     done = [c.done for c in canvases]

@@ -1,0 +1,1 @@
+"""Networks that enlarge a picture of any size."""
