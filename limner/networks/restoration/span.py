@@ -26,12 +26,12 @@ class BranchedConvolution(nn.Module):
 
     def kernel(self) -> tuple[Tensor, Tensor]:
         """The weight [outputs, inputs, 3, 3] and the bias [outputs] of the one convolution."""
-        widen, narrow, beside = (layer.weight[:, :, 0, 0] for layer in (self.widen, self.narrow, self.beside))
-        middle = self.middle.weight  # [g outputs, g inputs, 3, 3]
-        weight = torch.einsum("om,mnhw,ni->oihw", narrow, middle, widen)
-        weight = weight + F.pad(beside[:, :, None, None], (1, 1, 1, 1))
-        inner = middle.sum((2, 3)) @ self.widen.bias + self.middle.bias
-        return weight, narrow @ inner + self.narrow.bias + self.beside.bias
+        (widen, first), (middle, second), (narrow, third), (beside, fourth) = (
+            layer.parameters() for layer in (self.widen, self.middle, self.narrow, self.beside)
+        )
+        weight = torch.einsum("om,mnhw,ni->oihw", narrow[..., 0, 0], middle, widen[..., 0, 0])
+        bias = narrow[..., 0, 0] @ (middle.sum((2, 3)) @ first + second) + third + fourth
+        return weight + F.pad(beside, (1, 1, 1, 1)), bias
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
