@@ -33,12 +33,13 @@ from limner.diffusion import solvers
 from limner.diffusion.bridges import BridgePath, SchrodingerBridge, StraightBridge, bridge_point, brownian
 from limner.diffusion.paths import STRAIGHT, NoiseLevel, expand_dims, stratified
 from limner.diffusion.solvers import Problem, Solver
+from limner.families._given import enlarge, given_spec, whole_scale
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.fields import Bounds, Checked, Share
 from limner.networks.images.channels import with_channels
 from limner.networks.layers import time_features
 from limner.networks.unets.local import LocalLevels, LocalUNet
-from limner.settings import LimnerError, Optimiser
+from limner.settings import Optimiser
 
 LEFT_FLOOR = 0.05  # the loss divides by the share of the path that is left, or by this
 
@@ -85,18 +86,7 @@ class Bridge(Model):
 
     def __init__(self, config: BridgeConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        given = spec.given
-        if given is None:
-            raise LimnerError(
-                "bridge makes its images from given pictures, and the data gives none: name two sources, the given "
-                "pictures first."
-            )
-        self.scale = spec.height // given.height
-        if (given.height * self.scale, given.width * self.scale) != (spec.height, spec.width):
-            raise LimnerError(
-                f"bridge needs images a whole number of times as large as the given pictures, and {spec.height}x"
-                f"{spec.width} is not for {given.height}x{given.width}: set --data.given-size or --size."
-            )
+        given, self.scale = given_spec(self), whole_scale(self)
         self.network = Network(config, spec.channels, given.channels)
         multiple = self.network.unet.multiple
         self.factor = multiple // math.gcd(multiple, self.scale)
@@ -116,7 +106,7 @@ class Bridge(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the wanted picture over the share of the path that is left (Liu 2023, I2SB, eq. 12)."""
-        wanted, given = batch.image, self.enlarge(given_pictures(self, batch))
+        wanted, given = batch.image, enlarge(given_pictures(self, batch), self.scale)
         n, device = len(wanted), wanted.device
         t = stratified(n, device) * (torch.rand(n, device=device) >= self.config.start)  # [B]
         start = with_channels(given, self.spec.channels)
@@ -124,14 +114,6 @@ class Bridge(Model):
         error = self.network(x, given, t) - wanted  # [B, C, H, W]
         left = expand_dims(self.bridge.left(t), error).to(error.dtype).clamp(min=LEFT_FLOOR)
         return {"wanted": (error.square() / left).mean()}
-
-    def enlarge(self, given: Tensor) -> Tensor:
-        """[B, C', h, w] -> [B, C', scale h, scale w]"""
-        height, width = given.shape[-2:]
-        if self.scale == 1:
-            return given
-        size = [self.scale * height, self.scale * width]
-        return F.interpolate(given, size, mode="bicubic", antialias=True)
 
     def steps(self, given: Tensor, sampling: BridgeSampling, draws: Draws) -> Iterator[solvers.Step]:
         """From the given picture [B, C', H, W] to the wanted one."""
@@ -154,13 +136,13 @@ class Bridge(Model):
         self, image: Tensor, condition: Condition, sampling: BridgeSampling, draws: Draws
     ) -> Tensor:
         """[B, C', h, w] in [-1, 1] -> [B, C, scale h, scale w] in [-1, 1]."""
-        *_, last = self.steps(self.enlarge(image), sampling, draws)
+        *_, last = self.steps(enlarge(image, self.scale), sampling, draws)
         return last.x.clamp(-1, 1)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: BridgeSampling, draws: Draws) -> Iterator[Canvas]:
         assert condition.image is not None, "it draws from a given picture"
-        given, total = self.enlarge(condition.image), len(self.bridge.levels(sampling.steps)) - 1
+        given, total = enlarge(condition.image, self.scale), len(self.bridge.levels(sampling.steps)) - 1
         for step in self.steps(given, sampling, draws):
             picture, guess = (partial(x.clamp, -1, 1) for x in (step.x, step.denoised))
             yield Canvas(step.done, total, picture, guess)

@@ -1,4 +1,4 @@
-"""The loss of images and texts in one space (Radford 2021, figure 3)."""
+"""Losses of finding what belongs together: images and texts (Radford 2021), places of two pictures (Park 2020)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def symmetric_cross_entropy(
         logits = logits.masked_fill(same, -math.inf)
     target = torch.arange(count, device=images.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :count].T, target))
+
+
+def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
+    """[B, N]: the cross-entropy of finding each place's key among the keys of its own picture (Park 2020, eq. 3).
+
+    ``query`` and ``key`` [B, N, D], of length 1; keys carry no gradient.
+    """
+    logits = at_least_float32(query) @ at_least_float32(key).detach().mT / temperature  # [B, N, N]
+    target = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)  # [B, N]
+    return F.cross_entropy(logits.mT, target, reduction="none")
 
 
 def _gather_pairs(rows: Tensor, count: int) -> Tensor:

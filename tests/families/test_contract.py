@@ -260,7 +260,8 @@ def test_a_paper_preset_has_the_papers_size(name: str, preset: str) -> None:
     assert paper.size and paper.channels
     classes = tuple(f"class {i}" for i in range(paper.classes))
     with torch.device("meta"):
-        spec = ImageSpec(paper.channels, *paper.size, classes=classes, captions=paper.captions)
+        given = given_spec(families.load(name), paper.channels, *paper.size)
+        spec = ImageSpec(paper.channels, *paper.size, classes=classes, captions=paper.captions, given=given)
         model = families.build(name, paper.model, spec)
     assert counts(model) == paper.parameters
 
