@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from limner.core import ImageSpec, Model
+from limner.networks.images.bicubic import bicubic_to
 from limner.settings import LimnerError
 
 
@@ -35,5 +35,5 @@ def enlarge(given: Tensor, scale: int) -> Tensor:
     """[B, C, h, w] -> [B, C, scale h, scale w]"""
     if scale == 1:
         return given
-    size = [scale * side for side in given.shape[-2:]]
-    return F.interpolate(given, size, mode="bicubic", antialias=True)
+    height, width = given.shape[-2:]
+    return bicubic_to(given, (scale * height, scale * width))

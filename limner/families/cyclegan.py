@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
 from limner.families._given import given_spec
 from limner.families._presets import training
-from limner.fields import Checked, Positive
+from limner.fields import Checked, Positive, Share
 from limner.losses.adversarial import least_squares_d, least_squares_g
 from limner.losses.contrastive import patch_nce
 from limner.losses.image_pool import ImagePool
@@ -43,9 +43,8 @@ class CycleGANConfig:
     discriminator_width: int = 64  # feature maps of the discriminators' first layer
     discriminator_layers: int = 3  # halvings of the discriminators; 3 see 70x70 pixels
     cycle: float = 10.0  # cyclegan: weight of the way there and back
-    identity: float = (
-        0.5  # weight of leaving the other domain's pictures as they are, times that of cycle or nce
-    )
+    # weight of leaving the other domain's pictures as they are, times that of cycle or nce
+    identity: Share = 0.5
     pool: int = 50  # cyclegan: earlier pictures that the discriminators are shown again; 0: none
     nce: float = 1.0  # cut: weight of finding each place of the given picture again
     places: int = 256  # cut: places that are compared, of a picture and a layer

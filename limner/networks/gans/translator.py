@@ -75,13 +75,9 @@ class ResNetTranslator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(maps[-1]) for _ in range(blocks))
         up = (doubling(maps[i + 1], maps[i], antialias) for i in reversed(range(2)))
         self.up = nn.Sequential(*up, ReflectedConv(width, out, 7))
-        self.feature_widths = [
-            channels,
-            maps[1],
-            maps[2],
-            maps[2],
-            maps[2],
-        ]  # channels of what `features` gives
+        # The blocks whose output `features` gives, and the channels of all that it gives.
+        self.feature_blocks = sorted({0, min(4, blocks - 1)}) if blocks else []
+        self.feature_widths = [channels, *maps[1:], *[maps[2] for _ in self.feature_blocks]]
         # Pixels to a side that an output pixel depends on, beside the statistics of the norms: ends, halvings, blocks.
         self.margin = (21 if antialias else 12) + 8 * blocks
         init_normal(self)
@@ -104,9 +100,7 @@ class ResNetTranslator(nn.Module):
             for part in rest:
                 x = part(x)
         for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in (0, min(4, len(self.blocks) - 1)):
-                found.append(x)
-            if i == min(4, len(self.blocks) - 1):
-                break
+            if self.feature_blocks and i <= self.feature_blocks[-1]:
+                x = block(x)
+                found += [x] if i in self.feature_blocks else []
         return found
