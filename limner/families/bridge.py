@@ -33,6 +33,7 @@ from limner.diffusion import solvers
 from limner.diffusion.bridges import BridgePath, SchrodingerBridge, StraightBridge, bridge_point, brownian
 from limner.diffusion.paths import STRAIGHT, NoiseLevel, expand_dims, stratified
 from limner.diffusion.solvers import Problem, Solver
+from limner.families._degrade import degrade, given_channels
 from limner.families._given import enlarge, given_spec, whole_scale
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.fields import Bounds, Checked, Share
@@ -46,6 +47,8 @@ LEFT_FLOOR = 0.05  # the loss divides by the share of the path that is left, or 
 
 @dataclass(frozen=True)
 class BridgeConfig(LocalLevels):
+    # what the given pictures are made of the images by, where no second source gives them; grey: colouring
+    degrade: Literal["", "grey", "blur", "jpeg", "holes", "bicubic4", "real"] = ""
     # straight: as wide as sigma says; i2sb: the 1,000 steps of Liu 2023, widest in the middle
     path: Literal["straight", "i2sb"] = "straight"
     # straight: deviation of the noise from end to end; 0: none, and one answer for each given picture
@@ -79,17 +82,48 @@ class Network(nn.Module):
 class Bridge(Model):
     Config = BridgeConfig
     Sampling = BridgeSampling
-    given_by = ("pairs",)
+    given_by = ("pairs", "degraded")
     averaged = ("network",)
     paper = "Liu 2023, I2SB: Image-to-Image Schrödinger Bridge; Chadebec 2025, LBM: Latent Bridge Matching"
     about = "a straight path from the given picture to the wanted one; the default of translation by pairs"
 
     def __init__(self, config: BridgeConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        given, self.scale = given_spec(self), whole_scale(self)
-        self.network = Network(config, spec.channels, given.channels)
+        self.degrades = bool(config.degrade) and spec.given is None
+        self.scale = 1 if self.degrades else whole_scale(self)
+        self.given = (
+            given_channels(config.degrade, spec.channels)
+            if config.degrade and self.degrades
+            else given_spec(self).channels
+        )
+        self.network = Network(config, spec.channels, self.given)
         multiple = self.network.unet.multiple
         self.factor = multiple // math.gcd(multiple, self.scale)
+
+    @property
+    def colours(self) -> bool:
+        """Whether the given pictures are grey ones of the same scene."""
+        return self.degrades and self.config.degrade == "grey"
+
+    @property
+    def restores(self) -> bool:  # type: ignore[override]
+        return self.degrades and not self.colours
+
+    def degrade(self, image: Tensor, draws: Draws) -> Tensor:
+        """[B, C, H, W] in [-1, 1] -> what is given, as --model.degrade says. Raises LimnerError without it."""
+        if not self.config.degrade:
+            given_spec(self)  # which says what to name
+        return degrade(image, self.config.degrade, draws)
+
+    def receive(self, image: Tensor) -> Tensor:
+        """A given picture [B, ., h, w] in the channels and the size that the network takes; to be coloured: grey."""
+        if self.colours:
+            image = degrade(with_channels(image, self.spec.channels), "grey", Draws([]))
+        return enlarge(with_channels(image, self.given), self.scale)
+
+    def finish(self, picture: Tensor, given: Tensor) -> Tensor:
+        """The result of drawing, in range; what is coloured keeps its grey."""
+        return colour(given, picture) if self.colours else picture.clamp(-1, 1)
 
     def margin(self, sampling: BridgeSampling) -> int:
         """Pixels of the given picture; those of each call add up."""
@@ -106,7 +140,7 @@ class Bridge(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Squared error of the wanted picture over the share of the path that is left (Liu 2023, I2SB, eq. 12)."""
-        wanted, given = batch.image, enlarge(given_pictures(self, batch), self.scale)
+        wanted, given = batch.image, self.receive(given_pictures(self, batch))
         n, device = len(wanted), wanted.device
         t = stratified(n, device) * (torch.rand(n, device=device) >= self.config.start)  # [B]
         start = with_channels(given, self.spec.channels)
@@ -136,16 +170,31 @@ class Bridge(Model):
         self, image: Tensor, condition: Condition, sampling: BridgeSampling, draws: Draws
     ) -> Tensor:
         """[B, C', h, w] in [-1, 1] -> [B, C, scale h, scale w] in [-1, 1]."""
-        *_, last = self.steps(enlarge(image, self.scale), sampling, draws)
-        return last.x.clamp(-1, 1)
+        given = self.receive(image)
+        *_, last = self.steps(given, sampling, draws)
+        return self.finish(last.x, given)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: BridgeSampling, draws: Draws) -> Iterator[Canvas]:
         assert condition.image is not None, "it draws from a given picture"
-        given, total = enlarge(condition.image, self.scale), len(self.bridge.levels(sampling.steps)) - 1
+        given, total = self.receive(condition.image), len(self.bridge.levels(sampling.steps)) - 1
         for step in self.steps(given, sampling, draws):
-            picture, guess = (partial(x.clamp, -1, 1) for x in (step.x, step.denoised))
+            picture, guess = (partial(self.finish, x, given) for x in (step.x, step.denoised))
             yield Canvas(step.done, total, picture, guess)
+
+
+def colour(given: Tensor, picture: Tensor) -> Tensor:
+    """[B, C, H, W]: the colours of ``picture``, as strong as they can be at the grey (and alpha) of ``given``.
+
+    Colours of one grey lie on a plane; on the way from the grey itself to the picture's, it is the last in range.
+    """
+    if picture.shape[1] == 1:
+        return given
+    grey, most = given[:, :1], given[:, 3:] if given.shape[1] == 4 else torch.ones_like(given[:, :1])
+    strength = picture[:, :3] - with_channels(picture[:, :3], 1)  # [B, 3, H, W], of no luminance
+    room = torch.where(strength > 0, most - grey, grey + 1)  # [B, 3, H, W]
+    share = (room / strength.abs().clamp(min=1e-6)).amin(1, keepdim=True).clamp(0, 1)  # [B, 1, H, W]
+    return torch.cat([grey + share * strength, given[:, 3:]], dim=1)
 
 
 TINY = BridgeConfig(widths=(16, 32), blocks=(1, 1), embedding=32)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from limner import families
-from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError
+from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError, given_pictures
 from limner.families.bridge import TINY, Bridge, BridgeConfig, BridgeSampling
 
 SPEC = ImageSpec(3, 16, 16, given=ImageSpec(3, 16, 16))
@@ -96,3 +96,59 @@ def test_calls_reach_one_after_another():
 def test_without_given_pictures_it_says_what_to_name():
     with pytest.raises(LimnerError, match="name two sources, the given pictures first"):
         families.build("bridge", TINY, ImageSpec(3, 16, 16))
+
+
+# ---- made of the wanted picture
+
+KINDS = ("grey", "blur", "jpeg", "holes", "bicubic4", "real")
+ALONE = ImageSpec(3, 32, 32)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_pictures_that_it_makes_itself(kind: str, channels: int):
+    spec = dataclasses.replace(ALONE, channels=channels)
+    model, image = build(spec, degrade=kind), torch.rand(2, channels, 32, 32) * 2 - 1
+    if channels == 4:  # premultiplied
+        image[:, :3] = torch.minimum(image[:, :3], image[:, 3:])
+    given = model.degrade(image, Draws([1, 2]))
+    assert given.shape[-2:] == (32, 32) and given.abs().max() <= 1
+    assert_close(model.degrade(image[1:], Draws([2])), given[1:])
+    assert model.loss(Batch(image, Condition(2)))["wanted"].isfinite()
+    made = translate(model, given, (1, 2))
+    assert made.shape == image.shape
+    assert "given" in model.follows and model.restores == (kind != "grey")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_keep_their_grey_exactly(channels: int):
+    """To a rounding of 8 bits, wherever the network wants to go."""
+    model = build(dataclasses.replace(ALONE, channels=channels), degrade="grey")
+    image = (torch.rand(4, channels, 32, 32) * 255).round() * 2 / 255 - 1
+    image[:, :3] = torch.minimum(image[:, :3], image[:, 3:]) if channels == 4 else image
+    given = model.degrade(image, Draws(range(4)))
+    for wild in (torch.randn_like(image) * 3, image, torch.zeros_like(image)):
+        made = model.finish(wild, given)
+        assert made.min() >= -1 - 1e-6 and made.max() <= 1 + 1e-6
+        assert_close(model.degrade(made, Draws(range(4))), given, atol=1e-5, rtol=0)
+        saved = ((made + 1) * 127.5).round() / 127.5 - 1
+        assert (model.degrade(saved, Draws(range(4))) - given).abs().max() <= 2 / 255
+    assert_close(model.finish(image, given), image, atol=1e-5, rtol=0)  # colours in range stay
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_coloured_picture_is_coloured_again_from_its_grey(channels: int):
+    model = build(dataclasses.replace(ALONE, channels=channels), degrade="grey")
+    image = torch.rand(1, channels, 32, 32) * 2 - 1
+    image[:, :3] = torch.minimum(image[:, :3], image[:, 3:]) if channels == 4 else image
+    grey = model.degrade(image, Draws([0]))
+    assert_close(translate(model, image), translate(model, grey))
+
+
+def test_pairs_come_before_what_it_would_make():
+    model = build(degrade="blur")
+    assert not model.restores and model.scale == 1
+    given = torch.rand(1, 3, 16, 16)
+    assert given_pictures(model, Batch(given + 1, Condition(1, image=given))) is given
+    with pytest.raises(LimnerError, match="name two sources, the given pictures first"):
+        families.build("bridge", TINY, ALONE)
