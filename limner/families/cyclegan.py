@@ -95,6 +95,9 @@ class CycleGAN(Model):
         "Contrastive Learning for Unpaired Image-to-Image Translation (CUT)"
     )
     about = "translation between two folders that nothing pairs, both ways"
+    generators: Any  # ResNetTranslator by where it leads; of kind cut also the Heads
+    discriminators: Any  # PatchGAN by domain
+    pools: Any  # ImagePool by domain
 
     def __init__(self, config: CycleGANConfig, spec: ImageSpec):
         super().__init__(config, spec)
@@ -160,8 +163,8 @@ class CycleGAN(Model):
         for layer, (query, key) in enumerate(zip(*map(generator.features, (made, source)), strict=True)):
             count = query.shape[-2] * query.shape[-1]
             places = torch.randperm(count, device=query.device)[: c.places]
-            described = (heads.describe(layer, maps, places) for maps in (query, key))
-            losses.append(patch_nce(*described, c.temperature).mean())
+            found, wanted = (heads.describe(layer, maps, places) for maps in (query, key))
+            losses.append(patch_nce(found, wanted, c.temperature).mean())
         return torch.stack(losses).mean()
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
