@@ -64,7 +64,9 @@ class _Live(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self._storages = {key: (ref, size) for key, (ref, size) in self._storages.items() if not ref.expired()}
+        self._storages = {
+            key: (ref, size) for key, (ref, size) in self._storages.items() if not ref.expired()
+        }
         self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
         return result
 

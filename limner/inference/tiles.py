@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from limner.core import Condition, Draws, LimnerError, Model, Translates, mix
+from limner.data.images.whole import resized
 from limner.inference.footprint import Footprint, footprint, in_use
 from limner.inference.threads import THREADS
 from limner.networks.images.padding import pad_reflected, reflected
@@ -71,7 +72,9 @@ def plan(height: int, width: int, factor: int, margin: int, most: float) -> list
         if core < factor:
             continue
         across = cut(width, -(-width // core), factor, margin)
-        area = sum(d.seen_stop - d.seen_start for d in downs) * sum(a.seen_stop - a.seen_start for a in across)
+        area = sum(d.seen_stop - d.seen_start for d in downs) * sum(
+            a.seen_stop - a.seen_start for a in across
+        )
         if not best[1] or area < best[0]:
             best = area, [(d, a) for d in downs for a in across]
         elif area > 2 * best[0]:
@@ -125,7 +128,9 @@ class Translator:
 
         Raises LimnerError where the memory is too little, and for a result that holds NaN.
         """
-        height, width = (max(2, -(-side // self.network.factor)) * self.network.factor for side in pixels.shape[:2])
+        height, width = (
+            max(2, -(-side // self.network.factor)) * self.network.factor for side in pixels.shape[:2]
+        )
         tiles = self._plan(pixels, height, width)
         source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, watch)
         with source, THREADS.at_work(self.model.device):
@@ -143,8 +148,8 @@ class Translator:
         least = self.footprint.of(height * width if margin is None else side**2) + self.memory - memory
         whole = "has to see the picture as a whole, which" if margin is None else "in its smallest tiles"
         raise LimnerError(
-            f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit --memory {self.memory / 2**30:.2g}GB: this network "
-            f"{whole} takes {least / 2**30:.2g}GB; allow that, or scale the picture down."
+            f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit --memory {self.memory / 1e9:.2g}GB: this network "
+            f"{whole} takes {least / 1e9:.2g}GB; allow that, or scale the picture down."
         )
 
     @property
@@ -172,7 +177,9 @@ class Translator:
         out: np.ndarray | None = None
         for done, tile in enumerate(tiles):
             down, across = tile
-            seen = pixels[np.ix_(rows[down.seen_start : down.seen_stop], columns[across.seen_start : across.seen_stop])]
+            seen = pixels[
+                np.ix_(rows[down.seen_start : down.seen_stop], columns[across.seen_start : across.seen_stop])
+            ]
             result = self._run(as_tensor(seen), tile)[0]  # [C', scale h, scale w]
             if out is None:
                 out = np.empty((scale * height, scale * width, len(result)), pixels.dtype)
@@ -223,14 +230,8 @@ def thumbnail(pixels: np.ndarray, most: float, factor: int) -> np.ndarray:
     """[H, W, C] scaled down to at most ``most`` pixels once it is padded."""
     height, width = pixels.shape[:2]
     share = min(1.0, (most / (height * width)) ** 0.5)
-    size = [max(1, int(share * side) // factor * factor) for side in (width, height)]
-    kind = "F" if pixels.dtype == np.uint16 else "L"
-    planes = [
-        np.asarray(Image.fromarray(pixels[..., c]).convert(kind).resize(size, Image.Resampling.BICUBIC))
-        for c in range(pixels.shape[2])
-    ]
-    full = np.iinfo(pixels.dtype).max
-    return np.stack(planes, -1).clip(0, full).astype(pixels.dtype)
+    across, down = (max(1, int(share * side) // factor * factor) for side in (width, height))
+    return resized(pixels, (across, down), Image.Resampling.BICUBIC)
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
@@ -239,6 +240,7 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return values.permute(2, 0, 1)[None]
 
 
+@torch.inference_mode()
 def as_pixels(image: Tensor, dtype: np.dtype) -> np.ndarray:
     """[C, H, W] in [-1, 1], which is changed in place -> uint8 or uint16 [H, W, C]. Raises LimnerError for NaN."""
     if bool(image.isnan().any()):

@@ -39,19 +39,19 @@ class WholePicture:
         return self.pixels.shape[2] in (2, 4)
 
 
-def open_whole(path: Path, metadata: bool = True) -> WholePicture:
-    """A file's first frame. Without ``metadata`` its colours are converted to sRGB, else they stay in their profile.
+def open_whole(path: Path, metadata: bool = True, profile: bool = True) -> WholePicture:
+    """A file's first frame. Without ``metadata`` or ``profile`` its colours are converted to sRGB.
 
     Raises LimnerError for a file that is no picture, is damaged, too large, or holds NaN.
     """
     try:
         with open(path, "rb") as source:
-            return reading(partial(_read, metadata=metadata), source)
+            return reading(partial(_read, metadata=metadata, profile=metadata and profile), source)
     except Exception as error:  # on damaged files Pillow raises nearly anything
         raise LimnerError(f"{path} cannot be used: {reason(error)}.") from None
 
 
-def _read(opened: Opened, metadata: bool) -> WholePicture:
+def _read(opened: Opened, metadata: bool, profile: bool) -> WholePicture:
     image, notes = opened.image, []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"of its {frames} frames the first is used")
@@ -61,16 +61,15 @@ def _read(opened: Opened, metadata: bool) -> WholePicture:
         notes.append("its colours of 16 bits become 8")
     if image.mode in _PRINTS:
         notes.append(f"{image.mode} becomes RGB")
-    keeps = metadata and image.mode not in _PRINTS
-    profile = image.info.get("icc_profile") if keeps else None
+    embedded = image.info.get("icc_profile") if profile and image.mode not in _PRINTS else None
     exif = _exif(image) if metadata else b""
     grey_alpha = image.mode in ("LA", "La") or (image.mode in ("1", "L") and image.has_transparency_data)
-    kept = dataclasses.replace(opened, deep=None, profile=None if keeps and profile else opened.profile)
+    kept = dataclasses.replace(opened, deep=None, profile=None if embedded else opened.profile)
     with UNDER_WAY.hold(cost(image)):
         pixels = whole(kept, _scale(image))
     if grey_alpha and pixels.shape[2] == 4:
         pixels = pixels[..., [0, 3]]
-    return WholePicture(pixels, exif, profile if isinstance(profile, bytes) else b"", tuple(notes))
+    return WholePicture(pixels, exif, embedded if isinstance(embedded, bytes) else b"", tuple(notes))
 
 
 def _scale(image: Image.Image) -> deep.Scale:
@@ -108,6 +107,20 @@ def straight(pixels: np.ndarray) -> np.ndarray:
         alpha = np.maximum(rows[..., -1:].astype(np.float32), 1)
         rows[..., :-1] = np.rint(np.minimum(rows[..., :-1] * (full / alpha), full))
     return out
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    """[H, W, C] at the size (width, height); no colour is brighter than its alpha."""
+    if size == pixels.shape[1::-1]:
+        return pixels
+    kind = "F" if pixels.dtype == np.uint16 else "L"
+    planes = [
+        np.asarray(Image.fromarray(pixels[..., c]).convert(kind).resize(size, how))
+        for c in range(pixels.shape[2])
+    ]
+    full = np.iinfo(pixels.dtype).max
+    out = np.rint(np.stack(planes, -1)).clip(0, full).astype(pixels.dtype)
+    return np.minimum(out, out[..., -1:]) if pixels.shape[2] in (2, 4) else out
 
 
 def as_image(pixels: np.ndarray) -> Any:
