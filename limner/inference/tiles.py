@@ -24,6 +24,7 @@ from limner.networks.images.padding import pad_reflected, reflected
 from limner.networks.instance import Moments, moments, picture_norms, statistics_from
 from limner.progress import Watch, ignore
 
+KEPT = 0.9  # of the memory that tiles may fill: what is freed between them is not all returned
 BLOCK = 64  # pixels a side of the blocks that the noise of a picture is drawn in
 
 
@@ -139,13 +140,14 @@ class Translator:
     def _plan(self, pixels: np.ndarray, height: int, width: int) -> list[Tile]:
         """The tiles of a picture padded to (height, width)."""
         scale, margin = self.network.scale, self.network.margin(self.sampling)
+        taken = self.footprint  # measured first, since libraries keep memory once they have run
         result = pixels.itemsize * self.model.spec.channels * scale**2 * pixels.shape[0] * pixels.shape[1]
-        memory = self.memory - in_use(self.model.device) - result
-        tiles = plan(height, width, self.network.factor, margin or 0, self.footprint.most(memory))
+        memory = KEPT * self.memory - in_use(self.model.device) - result
+        tiles = plan(height, width, self.network.factor, margin or 0, taken.most(memory))
         if tiles and (len(tiles) == 1 or margin is not None):
             return tiles
         side = 2 * self.network.factor + 2 * (margin or 0)
-        least = self.footprint.of(height * width if margin is None else side**2) + self.memory - memory
+        least = (taken.of(height * width if margin is None else side**2) + KEPT * self.memory - memory) / KEPT
         whole = "has to see the picture as a whole, which" if margin is None else "in its smallest tiles"
         raise LimnerError(
             f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit --memory {self.memory / 1e9:.2g}GB: this network "
@@ -172,32 +174,37 @@ class Translator:
     def in_tiles(self, pixels: np.ndarray, tiles: list[Tile], watch: Watch = ignore) -> np.ndarray:
         """As ``__call__``, in these tiles."""
         scale, (height, width) = self.network.scale, pixels.shape[:2]
-        rows, columns = (reflected(side, max(t[axis].stop for t in tiles)).numpy()
-                         for axis, side in enumerate((height, width)))  # fmt: skip
         out: np.ndarray | None = None
         for done, tile in enumerate(tiles):
             down, across = tile
-            seen = pixels[
-                np.ix_(rows[down.seen_start : down.seen_stop], columns[across.seen_start : across.seen_stop])
-            ]
-            result = self._run(as_tensor(seen), tile)[0]  # [C', scale h, scale w]
+            part = self._core(pixels, tile)
             if out is None:
-                out = np.empty((scale * height, scale * width, len(result)), pixels.dtype)
-            bottom, right = min(down.stop, height), min(across.stop, width)
-            core = result[:, scale * (down.start - down.seen_start) : scale * (bottom - down.seen_start),
-                          scale * (across.start - across.seen_start) : scale * (right - across.seen_start)]  # fmt: skip
-            out[scale * down.start : scale * bottom, scale * across.start : scale * right] = as_pixels(
-                core, pixels.dtype
+                out = np.empty((scale * height, scale * width, part.shape[2]), pixels.dtype)
+            place = (
+                slice(scale * down.start, scale * down.stop),
+                slice(scale * across.start, scale * across.stop),
             )
+            out[place] = part
             watch((done + 1) / len(tiles))
         assert out is not None
         return out
+
+    def _core(self, pixels: np.ndarray, tile: Tile) -> np.ndarray:
+        """What a tile is for, of the result, without what the picture was padded by."""
+        scale = self.network.scale
+        index = [reflected(side, span.seen_stop)[span.seen_start :] for side, span in zip(pixels.shape, tile)]
+        result = self._run(as_tensor(pixels[np.ix_(*(places.numpy() for places in index))]), tile)
+        down, across = (
+            slice(scale * (span.start - span.seen_start), scale * (min(span.stop, side) - span.seen_start))
+            for side, span in zip(pixels.shape, tile)
+        )
+        return as_pixels(result[0, :, down, across], pixels.dtype)
 
     def _statistics(self, pixels: np.ndarray, watch: Watch) -> Any:
         """The context in which norms have the statistics of the largest thumbnail that fits the memory."""
         if not picture_norms(self.model):
             return nullcontext()
-        most = self.footprint.most(self.memory - in_use(self.model.device))
+        most = self.footprint.most(KEPT * self.memory - in_use(self.model.device))
         return self.statistics_of(thumbnail(pixels, most, self.network.factor))
 
     def statistics_of(self, pixels: np.ndarray) -> Any:

@@ -34,8 +34,7 @@ def translate_picture(
     result = translator(given, part(watch, 0.0, share))  # [scale H, scale W, C']
     if alpha is not None and apart:
         opacity = _alpha(translator, alpha, part(watch, share, 1 - share))
-        result = as_channels(result, 3, background, pixels.dtype) if result.shape[2] == 1 else result[..., :3]
-        result = np.concatenate([np.minimum(result, opacity), opacity], -1)
+        result = np.concatenate([np.minimum(result[..., :3], opacity), opacity], -1)
     elif restores and alpha is None and result.shape[2] == 4:
         result = as_channels(result, 3, background, pixels.dtype)
     if picture.grey and restores:

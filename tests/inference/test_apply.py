@@ -325,7 +325,7 @@ def command(*arguments: object) -> subprocess.Popen[str]:
         "COLUMNS": "100",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    call = [sys.executable, str(TOY / "command.py"), "apply", *map(str, arguments)]
+    call = [sys.executable, str(TOY.parent / "toy_command.py"), "apply", *map(str, arguments)]
     return subprocess.Popen(call, text=True, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -62,11 +62,11 @@ def _read(opened: Opened, metadata: bool, profile: bool) -> WholePicture:
     if image.mode in _PRINTS:
         notes.append(f"{image.mode} becomes RGB")
     embedded = image.info.get("icc_profile") if profile and image.mode not in _PRINTS else None
-    exif = _exif(image) if metadata else b""
     grey_alpha = image.mode in ("LA", "La") or (image.mode in ("1", "L") and image.has_transparency_data)
     kept = dataclasses.replace(opened, deep=None, profile=None if embedded else opened.profile)
     with UNDER_WAY.hold(cost(image)):
         pixels = whole(kept, _scale(image))
+    exif = _exif(image) if metadata else b""  # changes what says which way is up
     if grey_alpha and pixels.shape[2] == 4:
         pixels = pixels[..., [0, 3]]
     return WholePicture(pixels, exif, embedded if isinstance(embedded, bytes) else b"", tuple(notes))
@@ -91,8 +91,7 @@ def _exif(image: Image.Image) -> bytes:
                 del exif[tag]
         if not len(exif):
             return b""
-        if _ORIENTATION in exif:
-            exif[_ORIENTATION] = 1
+        exif[_ORIENTATION] = 1
         return exif.tobytes()
     except Exception:  # on damaged EXIF Pillow raises nearly anything
         return b""
