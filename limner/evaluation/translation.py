@@ -78,7 +78,7 @@ def translate_rows(
         for at in range(0, len(rows), BATCH):
             batch = data.batch(rows[at : at + BATCH])
             draws = Draws(range(seed + at, seed + at + len(batch.image)))
-            given = given_pictures(model, batch, draws).to(model.device)  # [B, C', h, w]
+            given = as_saved(given_pictures(model, batch, draws)).to(model.device)  # [B, C', h, w]
             padded, (height, width) = pad_reflected(given, model.factor), given.shape[-2:]
             condition = replace(batch.condition, image=padded).to(model.device)
             made = (

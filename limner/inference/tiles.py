@@ -192,11 +192,14 @@ class Translator:
     def _core(self, pixels: np.ndarray, tile: Tile) -> np.ndarray:
         """What a tile is for, of the result, without what the picture was padded by."""
         scale = self.network.scale
-        index = [reflected(side, span.seen_stop)[span.seen_start :] for side, span in zip(pixels.shape, tile)]
+        index = [
+            reflected(side, span.seen_stop)[span.seen_start :]
+            for side, span in zip(pixels.shape[:2], tile, strict=True)
+        ]
         result = self._run(as_tensor(pixels[np.ix_(*(places.numpy() for places in index))]), tile)
         down, across = (
             slice(scale * (span.start - span.seen_start), scale * (min(span.stop, side) - span.seen_start))
-            for side, span in zip(pixels.shape, tile)
+            for side, span in zip(pixels.shape[:2], tile, strict=True)
         )
         return as_pixels(result[0, :, down, across], pixels.dtype)
 
