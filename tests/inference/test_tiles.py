@@ -12,6 +12,7 @@ import torch
 
 from limner import families
 from limner.core import ImageSpec, LimnerError, Model
+from limner.inference import tiles
 from limner.inference.footprint import Footprint, footprint, peak
 from limner.inference.tiles import Translator, cut, plan, thumbnail, whole
 
@@ -46,9 +47,9 @@ def tiled(translator: Translator, pixels: np.ndarray, side: int) -> np.ndarray:
     """In tiles whose networks see at most ``side`` x ``side`` pixels."""
     factor = translator.network.factor
     height, width = (max(2, -(-s // factor)) * factor for s in pixels.shape[:2])
-    tiles = plan(height, width, factor, translator.network.margin(translator.sampling), side**2)
-    assert len(tiles) > 1
-    return translator.in_tiles(pixels, tiles)
+    parts = plan(height, width, factor, translator.network.margin(translator.sampling), side**2)
+    assert len(parts) > 1
+    return translator.in_tiles(pixels, parts)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> int:
@@ -65,8 +66,8 @@ def test_tiles_equal_the_untiled_result(restorer, size: tuple[int, int]):
 
 def test_a_margin_that_is_too_small_would_be_noticed(restorer):
     translator, pixels = restorer(), picture(61, 87)
-    tiles = plan(62, 88, 2, 2, 36**2)
-    assert difference(translator.in_tiles(pixels, tiles), translator(pixels)) > 1
+    parts = plan(62, 88, 2, 2, 36**2)
+    assert difference(translator.in_tiles(pixels, parts), translator(pixels)) > 1
 
 
 def test_norms_have_the_statistics_of_the_whole_picture(restorer):
@@ -84,31 +85,29 @@ def test_a_thumbnail_gives_no_seams(restorer):
     untiled = translator(pixels).astype(float)
     small = thumbnail(pixels, 120**2, 2)
     assert small.shape[0] * small.shape[1] <= 120**2
-    tiles = plan(300, 400, 2, 10, 120**2)
+    parts = plan(300, 400, 2, 10, 120**2)
     with translator.statistics_of(small):
-        error = np.abs(translator.in_tiles(pixels, tiles) - untiled).mean(-1)
-    rows = sorted({2 * down.start for down, _ in tiles} - {0})
-    columns = sorted({2 * across.start for _, across in tiles} - {0})
+        error = np.abs(translator.in_tiles(pixels, parts) - untiled).mean(-1)
+    rows = sorted({2 * down.start for down, _ in parts} - {0})
+    columns = sorted({2 * across.start for _, across in parts} - {0})
     assert rows and columns
     steps_down, steps_across = np.abs(np.diff(error, axis=0)), np.abs(np.diff(error, axis=1))
     at = [steps_down[r - 1].mean() for r in rows] + [steps_across[:, c - 1].mean() for c in columns]
     assert max(at) <= 1.2 * (steps_down.mean() + steps_across.mean()) / 2
 
 
-def test_a_memory_bound_makes_tiles_and_is_named_when_it_is_too_small(restorer):
+def test_a_memory_bound_makes_tiles_and_is_named_when_it_is_too_small(
+    restorer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tiles, "in_use", lambda device: 10**8)
     translator, pixels = restorer(width=64), picture(400, 300)
     untiled = translator(pixels)
-    resident = translator.memory = 2**33
-    from limner.inference.footprint import in_use
-
-    used = in_use(torch.device("cpu"))
-    needed = translator.footprint.of(400 * 300)
-    translator.memory = int(used + 4 * untiled.nbytes + translator.footprint.fixed + needed / 8)
+    translator.memory = int((10**8 + untiled.nbytes + translator.footprint.of(400 * 300 / 3)) / tiles.KEPT)
     seen: list[float] = []
     assert difference(translator(pixels, seen.append), untiled) <= 1
-    assert len(seen) > 2 and seen == sorted(seen) and seen[-1] == 1 and resident
-    translator.memory = used // 2
-    with pytest.raises(LimnerError, match=r"do not fit --memory .* takes .*GB"):
+    assert len(seen) > 2 and seen == sorted(seen) and seen[-1] == 1
+    translator.memory = 10**8
+    with pytest.raises(LimnerError, match=r"do not fit --memory 0.1GB.* takes 0.[12]"):
         translator(pixels)
 
 
@@ -162,9 +161,9 @@ def test_every_pixel_is_in_one_tile_and_every_tile_sees_its_margin():
             assert s.seen_start <= max(0, s.start - margin) and s.seen_stop >= min(length, s.stop + margin)
             assert not any(v % factor for v in dataclasses.astuple(s))
     for most in (3000, 900, 700):
-        tiles = plan(100, 60, 2, 10, most)
-        assert max((d.seen_stop - d.seen_start) * (a.seen_stop - a.seen_start) for d, a in tiles) <= most
-        assert sum((d.stop - d.start) * (a.stop - a.start) for d, a in tiles) == 6000
+        parts = plan(100, 60, 2, 10, most)
+        assert max((d.seen_stop - d.seen_start) * (a.seen_stop - a.seen_start) for d, a in parts) <= most
+        assert sum((d.stop - d.start) * (a.stop - a.start) for d, a in parts) == 6000
     assert plan(100, 60, 2, 10, 10) == [] and plan(100, 60, 2, 10, 6000) == [whole(100, 60)]
 
 
