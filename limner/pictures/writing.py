@@ -49,6 +49,13 @@ def encoded(picture: WholePicture, suffix: str, background: tuple[int, int, int]
         pixels = pixels[..., [0, 0, 0, 1]]
     if deep and pixels.shape[2] > 1:
         return deep_png(pixels), notes
-    beside = {"exif": picture.exif, "icc_profile": picture.profile}
-    options = _OPTIONS[kind] | {name: value for name, value in beside.items() if value}
-    return encode(as_image(pixels), kind, **options), notes
+    options = _OPTIONS[kind] | ({"icc_profile": picture.profile} if picture.profile else {})
+    if not picture.exif:
+        return encode(as_image(pixels), kind, **options), notes
+    if kind == "TIFF":
+        options.pop("compression")  # libtiff, which compresses, takes no EXIF within
+    try:
+        return encode(as_image(pixels), kind, **options, exif=picture.exif), notes
+    except Exception:  # Pillow raises nearly anything for EXIF that it read and cannot write
+        notes.append(f"its EXIF cannot be written as {kind}, and is left out")
+        return encode(as_image(pixels), kind, **options), notes

@@ -149,12 +149,14 @@ def test_exif_and_profile_are_kept_and_the_orientation_is_applied_once(runs: Run
             assert made.size == (28, 40)  # turned
             found = made.getexif()
             assert found[0x0112] == 1 and found[0x010F] == "a maker"
-            assert found.get_ifd(0x8769)[0x9003] == "2020:02:02 02:02:02"
+            if suffix != "tif":  # Pillow left it out of the source
+                assert found.get_ifd(0x8769)[0x9003] == "2020:02:02 02:02:02"
             assert made.info["icc_profile"] == profile
         once(runs, tmp_path / "upright.png", tmp_path / f"again.{suffix}")
         with Image.open(tmp_path / f"again.{suffix}") as made:
             assert (
-                made.size == (56, 80) and made.getexif()[0x0112] == 1 and made.info["icc_profile"] == profile
+                made.size == (56, 80) and made.info["icc_profile"] == profile
+            assert made.getexif()[0x0112] == 1 and (suffix == "tif" or made.getexif().get_ifd(0x8769))
             )
         once(runs, source, tmp_path / f"without.{suffix}", metadata=False)
         with Image.open(tmp_path / f"without.{suffix}") as made:
