@@ -175,7 +175,8 @@ class CycleGAN(Model):
                 fake = self.generators[f"to_{name}"](ends[other_end(name)])
             if name in self.pools:
                 fake = self.pools[name](fake)
-            terms[f"adversarial_{name}"] = least_squares_d(discriminator(ends[name]), discriminator(fake))
+            real, drawn = discriminator(torch.cat([ends[name], fake])).chunk(2)  # its norms are each picture's own
+            terms[f"adversarial_{name}"] = least_squares_d(real, drawn)
         return terms
 
     def margin(self, sampling: CycleGANSampling) -> int:
