@@ -220,7 +220,9 @@ CycleGAN.presets = {
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
         CycleGANConfig(width=16, blocks=4, discriminator_width=16, discriminator_layers=2),
-        Training(batch=4, optimisers=dict(zip(PLAYERS, (MUON, FASTER), strict=True)), samples=16, flat=0.5, average=2_000.0),
+        Training(
+            batch=4, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0
+        ),
     ),
     "base": Preset(CycleGANConfig(blocks=6), training(ADAM, *PLAYERS, batch=4, samples=16, flat=0.5)),
     "paper": Preset(
