@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from limner import families, files
-from limner.families import _format1, _format2, _format3, _format4
+from limner.families import _format1, _format2, _format3, _format4, _format5
 from limner.fields import Checked, Seed, from_json, nearest, to_json
 from limner.settings import DataOptions, LimnerError, Training
 
@@ -50,12 +50,13 @@ class Migration(NamedTuple):
     weight: Callable[[str, str], str]  # (family, name of a weight) -> name
 
 
-FORMAT = 5  # of config.json and of the header of every model file
+FORMAT = 6  # of config.json and of the header of every model file
 MIGRATIONS = {
     1: Migration(_format1.settings, _format1.weight),
     2: Migration(_format2.settings, _format2.weight),
     3: Migration(_format3.settings, _format3.weight),
     4: Migration(_format4.settings, _format4.weight),
+    5: Migration(_format5.settings, _format5.weight),
 }
 
 

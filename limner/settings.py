@@ -53,9 +53,12 @@ BUILT_IN = {
     "digits": "handwritten digits, with labels",
     "emoji": "the emoji of a colour font, with names and groups",
 }
-
-
-CAPTIONED = "shapes", "emoji"  # built-in sets that have captions, in English and in Chinese
+# Likewise, sets that hold given and wanted pictures.
+BUILT_IN_TWO = {
+    "pairs:shapes": "shapes filled on paper, and the same outlined on dark",
+    "domains:shapes": "shapes filled on paper, and other ones outlined on dark",
+}
+CAPTIONED = "shapes", "emoji", *BUILT_IN_TWO  # that have captions, in English and in Chinese
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ class DataOptions(Checked):
     flags: ClassVar[str] = "--data."
 
     channels: Literal[1, 3, 4] | None = None  # 1 grey, 3 RGB, 4 RGBA; default: what the images have
-    fit: Literal["crop", "pad", "squash"] = "crop"  # how an image of another aspect meets the size
+    # how an image meets the size; tiles: large pictures are cut into tiles of the size, at their own scale. Default:
+    # tiles for a family that makes its given pictures from its images, else crop
+    fit: Literal["crop", "pad", "squash", "tiles"] | None = None
     # how images shrink; quick: as before Limner's format 4, which moved them by parts of a pixel
     filter: Literal["exact", "quick"] = "exact"
     background: str = "white"  # what shows through transparency when the model has no alpha
@@ -75,12 +80,15 @@ class DataOptions(Checked):
     captions: bool = True  # use captions where there are any
     # of the captions of shapes and emoji; both: half of them in Chinese, one for each image
     language: Literal["en", "zh", "both"] = "en"
-    pairs: str = ""  # source of given pictures with the images' names, in any format: a row gets its namesake
-    side_by_side: Literal["", "left", "right"] = ""  # each file holds two images: the half that is given
-    domain: str = ""  # source of another domain: a row is given any picture of it, in an order of its own
+    # what two sources are: pairs of given and wanted pictures, which have the same names; or two domains, in which
+    # nothing is a pair. Default: as the family trains
+    given: Literal["", "pairs", "domains"] = ""
+    halves: bool = False  # each file holds a pair side by side: the left half is given, the right one wanted
+    reverse: bool = False  # the other way round: give what would be wanted, and want what would be given
     given_channels: Literal[1, 3, 4] | None = None  # of given pictures; default: what they have
-    given_size: tuple[int, int] | None = None  # height and width of given pictures; default: as the images
-    flip: bool = False  # also show every training image mirrored, with what it is given
+    # height and width of given pictures; default: as the wanted ones, or their whole part where pairs differ by a scale
+    given_size: tuple[int, int] | None = None
+    flip: bool = False  # also show every training image mirrored, with its partner
     # share kept out of training, to measure on; of a source with val or test folders, those are
     holdout: ShareBelow1 = 0.05
     per_class: int = 0  # train on so many images of each class only; 0: on all
@@ -91,22 +99,27 @@ class DataOptions(Checked):
     def __post_init__(self) -> None:
         """Raises LimnerError for settings of given pictures that contradict one another."""
         super().__post_init__()
-        if sum(map(bool, (self.pairs, self.side_by_side, self.domain))) > 1:
-            raise LimnerError("Use one of --data.pairs, --data.side-by-side and --data.domain, not several.")
-        if not self.gives and (self.given_channels or self.given_size):
+        if self.halves and self.given == "domains":
             raise LimnerError(
-                "--data.given-channels and --data.given-size are for given pictures, and there are none: "
-                "add --data.pairs, --data.side-by-side or --data.domain."
+                "--data.halves makes pairs of each file's halves: leave out --data.given domains."
             )
 
     @property
     def gives(self) -> bool:
         """Whether each row is given a picture."""
-        return bool(self.pairs or self.side_by_side or self.domain)
+        return bool(self.given or self.halves)
 
     def without_given(self) -> DataOptions:
         """The same options with no pictures given."""
-        return replace(self, pairs="", side_by_side="", domain="", given_channels=None, given_size=None)
+        return replace(
+            self,
+            given="",
+            halves=False,
+            reverse=False,
+            given_channels=None,
+            given_size=None,
+            fit=self.fit or "crop",
+        )
 
 
 @dataclass(frozen=True)

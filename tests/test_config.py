@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from limner import families
 from limner.config import Budget, Run, parse_budget, parse_size, preset_run, read_run
 from limner.fields import INLINE, JsonResult, from_json, to_json
-from limner.settings import LimnerError, Optimiser, Training
+from limner.settings import DataOptions, LimnerError, Optimiser, Training
 from tests.helpers import toy_run
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -215,3 +215,32 @@ def test_settings_of_format_3(tmp_path):
     assert model.mapping == model.discriminator_mapping == 2 and model.mean_decay == 0.998 and model.residual
     today = preset_run("stylegan2", "base").model
     assert today.discriminator_mapping == 8 and today.mean_decay == 0.995
+
+
+@pytest.mark.parametrize(
+    ("old", "sources", "now"),
+    [
+        ({"pairs": "sketches"}, ["sketches", "images"], {"given": "pairs"}),
+        ({"domain": "zebras"}, ["zebras", "images"], {"given": "domains"}),
+        ({"side_by_side": "left"}, ["images"], {"halves": True}),
+        ({"side_by_side": "right"}, ["images"], {"halves": True, "reverse": True}),
+        ({}, ["images"], {}),
+    ],
+)
+def test_settings_of_format_5(old, sources, now, tmp_path):
+    """Given pictures had settings of their own; since format 6 they are the first of two sources."""
+    saved = {"format": 5, **preset_run("vae", "tiny").to_json(), "sources": ["images"]}
+    for name in ("given", "halves", "reverse"):
+        del saved["data"][name]
+    saved["data"] |= {"pairs": "", "domain": "", "side_by_side": "", "given_size": [8, 8], **old}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    run = read_run(tmp_path)
+    assert list(run.sources) == sources and run.data == DataOptions(
+        given_size=(8, 8), fit=run.data.fit, **now
+    )
+    if "given" in now:
+        (tmp_path / "config.json").write_text(json.dumps({**saved, "sources": ["images", "more"]}))
+        with pytest.raises(
+            LimnerError, match=r"on 2 sources of images, and today's Limner takes one: train it again"
+        ):
+            read_run(tmp_path)

@@ -63,7 +63,7 @@ def _show(argv: list[str]) -> None:
     given = parse(ShowOptions, argv, "data show")
     from limner.data import open_data
     from limner.inference.pipeline import captions_of
-    from limner.pictures.grid import SUFFIXES, save_grid
+    from limner.pictures.grid import SUFFIXES, in_rows, save_grid, save_picture
 
     to = Path(given.to)
     if to.suffix.lower() not in SUFFIXES:
@@ -74,7 +74,12 @@ def _show(argv: list[str]) -> None:
     data = open_data(given.sources, size=size, options=given.data)
     rows = data.order(0, min(given.n, len(data)), given.seed)
     batch = data.batch(rows)
-    save_grid(to, batch.image, captions_of(data.spec, batch.condition))
+    if batch.condition.image is None:
+        save_grid(to, batch.image, captions_of(data.spec, batch.condition))
+    else:
+        save_picture(
+            in_rows([batch.condition.image, batch.image], "given, wanted" if data.paired else ""), to
+        )
     say(f"{len(rows)} of {len(data):,} images in {to}; to follow: {data.follows or 'nothing'}")
     if note := data.split(given.data.holdout)[1].twins_note:
         say(note)

@@ -22,7 +22,9 @@ from limner.settings import DataOptions, LimnerError, Training
 class Options:
     """Train a family on images. To see the settings of a family too: limner train FAMILY --help"""
 
-    sources: Sources = ()  # folders, zips, tars, parquet files, hf:owner/name, or built-in sets
+    # folders, zips, tars, parquet files, hf:owner/name, or built-in sets; where a family is given pictures two: first
+    # those of given pictures, then those of wanted ones
+    sources: Sources = ()
     out: str = ""  # folder for the run
     preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     budget: str = "10m"  # length of training: 90s, 20m, 1.5h, 200kimg, 50epochs

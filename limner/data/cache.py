@@ -87,6 +87,7 @@ def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
         source=np.repeat(np.arange(len(counts)), counts),
         notes=_texts(index.get("notes", [])),
         splits=None if index.get("splits") is None else _texts(index["splits"], n),
+        sizes=_sizes(index["sizes"], n) if "sizes" in index else None,
     )
 
 
@@ -104,6 +105,14 @@ def _numbers(values: Any, below: int, count: int | None = None, least: int = 0) 
     if not all(type(value) is int and least <= value < below for value in values):
         raise ValueError
     return values
+
+
+def _sizes(values: Any, count: int) -> np.ndarray:
+    """[count, 2] heights and widths."""
+    sizes = np.array(values)
+    if sizes.shape != (count, 2) or sizes.dtype.kind != "i" or sizes.min() < 1:
+        raise ValueError
+    return sizes
 
 
 def _damaged(folder: Path, reason: str) -> Damaged:

@@ -13,18 +13,20 @@ from typing import Any
 
 from PIL import Image
 
+from limner.data import tiles
 from limner.data.annotations.labels import Classes
+from limner.data.given import alike, partners_of, way_of
 from limner.data.images import decode, formats
 from limner.data.images.header import Header, colour_notes
-from limner.data.items import NOTHING, Item, Problem, printable, to_follow
-from limner.data.open import Sources, named, partners_of
+from limner.data.items import NOTHING, Item, Problem, Source, printable, to_follow
+from limner.data.open import Sources, named
 from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
 from limner.data.sizes import common_size, form_notes, size_notes
-from limner.data.sources.find import find
+from limner.data.sources.find import find, find_two
 from limner.files import cache_folder
 from limner.progress import bar
-from limner.settings import DataOptions
+from limner.settings import BUILT_IN_TWO, DataOptions
 
 _FEW_IMAGES = 100
 _SHOWN = 10  # lines of each list in the printed report
@@ -95,9 +97,9 @@ class _Tally:
     unused: int = 0  # of the problems, texts and rows of metadata, whose images are used
     first: dict[bytes, str] = field(default_factory=dict)  # digest of a file -> the first such file
     same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
-    names: list[str] = field(default_factory=list)  # of all images, where they have pairs
+    own: list[dict[str, tuple[int, int]]] = field(default_factory=list)  # sizes of images by name, by source
 
-    def add(self, item: Item, found: tuple[Header, bytes] | Problem, drawn: bool, pairs: bool) -> None:
+    def add(self, item: Item, found: tuple[Header, bytes] | Problem, drawn: bool) -> None:
         if isinstance(found, Problem):
             self.problems.append(found)
             self.unreadable += 1
@@ -106,10 +108,9 @@ class _Tally:
         self.headers[header] += 1
         self.captions += bool(item.caption)
         self.classes.add(item)
-        if pairs:
-            self.names.append(item.name)
         if drawn:
             return
+        self.own[-1][item.name] = header.height, header.width
         self.files[header] += 1
         if (name := self.first.setdefault(digest, item.name)) is not item.name:
             self.same.setdefault(digest, [name]).append(item.name)
@@ -118,20 +119,18 @@ class _Tally:
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
-    for source in [
-        find(text, cache_folder(options.cache), options.classes, options.language) for text in texts
-    ]:
+    for source in _sources(texts, options):
         listing = source.listing()
+        tally.own.append({})
         with bar(f"checking {printable(source.name)}", not progress) as watch:
-            for item, found in in_parallel(partial(_look, options.fit), listing.items, watch):
-                tally.add(item, found, source.drawn, bool(options.pairs))
+            for item, found in in_parallel(partial(_look, options.fit or "crop"), listing.items, watch):
+                tally.add(item, found, source.drawn)
         tally.problems += listing.skipped + listing.unused
         tally.unused += len(listing.unused)
         kinds.update(listing.kinds)
         notes += listing.notes
-    if options.pairs:
-        partners = find(options.pairs, cache_folder(options.cache)).listing().items
-        tally.problems += partners_of(tally.names, [item.name for item in partners], options.pairs)[2]
+    if way_of(texts, options) == "pairs" and len(texts) == 2:
+        tally.problems += _pairs(tally, texts, options)
 
     def counted(name: str) -> dict[str, int]:
         counts = Counter[str]()
@@ -162,6 +161,24 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
     )
     advice = list(_advice(report, tally, options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
+
+
+def _sources(texts: Sequence[str], options: DataOptions) -> Iterator[Source]:
+    for text in texts:
+        if text in BUILT_IN_TWO:
+            yield from find_two(text, options.language)
+        else:
+            yield find(text, cache_folder(options.cache), options.classes, options.language)
+
+
+def _pairs(tally: _Tally, texts: Sequence[str], options: DataOptions) -> list[Problem]:
+    """What of two sources is no pair."""
+    order = (1, 0) if options.reverse else (0, 1)
+    given, wanted = (tally.own[i] for i in order)
+    rows, partners, problems = partners_of(list(wanted), list(given), texts[order[0]])
+    names = [list(wanted)[i] for i in rows]
+    sizes, of_given = list(wanted.values()), list(given.values())
+    return problems + alike(names, [sizes[i] for i in rows], [of_given[i] for i in partners])[1]
 
 
 def _look(fit: str, item: Item) -> tuple[Header, bytes]:
@@ -209,7 +226,8 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
         yield f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred."
     if thin := among(lambda h: max(h.height, h.width) > 3 * min(h.height, h.width)):
         yield f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
-    yield from size_notes(headers, common_size(headers) or (32, 32), options.fit)
+    size = common_size(headers) or (tiles.DEFAULT if options.fit == "tiles" else (32, 32))
+    yield from size_notes(headers, size, options.fit, tiles.count(headers, size))
     yield from form_notes(headers, 0, options.channels)
     if 0 < (grey := among(lambda h: h.channels == 1)) < n:
         yield f"{grey:,} of {n:,} images are grey, the others coloured; --data.channels 1 makes all grey."

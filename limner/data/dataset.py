@@ -16,6 +16,7 @@ from limner.data.annotations.folder_names import HELD_OUT
 from limner.data.items import Oracle, Problem, to_follow
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
+from limner.data.tiles import picture_of
 from limner.data.twins import find_twins
 from limner.settings import LimnerError
 
@@ -25,11 +26,13 @@ class Selection:
     """The images of a batch."""
 
     index: np.ndarray  # [B] into the data
-    flip: np.ndarray | None = None  # [B] True: mirrored, with the picture that it is given
-    given: np.ndarray | None = None  # [B] into given pictures that are not paired; None: by index, cyclically
+    flip: np.ndarray | None = None  # [B] True: mirrored, with its partner
+    given: np.ndarray | None = None  # [B] into the other domain; None: by index, cyclically
+    given_flip: np.ndarray | None = None  # [B] True: the picture of the other domain is mirrored
 
     def __getitem__(self, rows: slice) -> Selection:
-        return Selection(*(None if x is None else x[rows] for x in (self.index, self.flip, self.given)))  # type: ignore[arg-type]
+        fields = (self.index, self.flip, self.given, self.given_flip)
+        return Selection(*(None if x is None else x[rows] for x in fields))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,16 @@ class Data:
     sources: tuple[str, ...] = ()
     source: np.ndarray | None = None  # [N] index into `sources`
     given: Data | None = None  # the pictures that rows are given
-    paired: bool = True  # row i is given picture i; False: a picture drawn in an order of its own
+    paired: bool = (
+        True  # row i is given picture i; False: any picture of another domain, in an order of its own
+    )
+    alone: str = ""  # of one of two domains: its fingerprint without the other
     splits: list[str] | None = None  # N; train, val, test or '', where a source says so
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
+    sizes: np.ndarray | None = (
+        None  # [N, 2] own height and width of each row's picture, where they were asked for
+    )
+    tiled: bool = False  # rows are tiles of pictures: see ``limner.data.tiles``
     twins: int = 0  # of a held-out part: images that are left out, since the training part has their twins
 
     def __len__(self) -> int:
@@ -71,6 +81,11 @@ class Data:
         return f"{were} left out: the same pictures are among the training images." if self.twins else ""
 
     @property
+    def epoch(self) -> int:
+        """How many images an epoch has: of two domains those of the larger one."""
+        return max(len(self), 0 if self.given is None else len(self.given))
+
+    @property
     def array(self) -> np.ndarray:
         """[N, H, W, C]; video [N, T, H, W, C]: a copy of this view's rows."""
         return self.pixels[self.rows]
@@ -85,6 +100,7 @@ class Data:
             captions=None if self.captions is None else [self.captions[i] for i in indices],
             source=None if self.source is None else self.source[indices],
             splits=None if self.splits is None else [self.splits[i] for i in indices],
+            sizes=None if self.sizes is None else self.sizes[indices],
             given=self.given.part(indices) if self.given is not None and self.paired else self.given,
         )
 
@@ -95,7 +111,8 @@ class Data:
 
         The held-out part is the images of the sources' val and test splits, whatever `holdout` is, or else that share,
         the same of each class: at least one of 20 or more images unless it is 0, none of fewer. `per_class` limits
-        the training part to that many images of each class. Given pictures of another domain are split too.
+        the training part to that many images of each class. Tiles of one picture, and pairs, stay together; each of two
+        domains is split as if it were alone.
         """
         if not 0 <= holdout < 1:
             raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
@@ -111,21 +128,35 @@ class Data:
         return training, held_out if twins else held_out.without_twins(training)
 
     def without_twins(self, training: Data) -> Data:
-        """The images of this held-out part that have no twin in the training part."""
+        """The images of this held-out part that have no twin in the training part; of two domains, in each."""
         has_twin = find_twins(self.pixels, self.rows, training.rows)
-        return dataclasses.replace(self.part(np.flatnonzero(~has_twin)), twins=int(has_twin.sum()))
+        kept, twins = self.part(np.flatnonzero(~has_twin)), int(has_twin.sum())
+        if not self.paired and kept.given is not None and training.given is not None:
+            given = kept.given.without_twins(training.given)
+            if len(given):
+                kept, twins = dataclasses.replace(kept, given=given), twins + given.twins
+        return dataclasses.replace(kept, twins=twins)
 
     def _held_out(self, holdout: float) -> np.ndarray:
         """The indices of the held-out images, in order."""
-        n = len(self)
         said = np.array([split in HELD_OUT for split in self.splits or ()], bool)
         if said.any() and not said.all():
             return np.flatnonzero(said)
-        held = max(1, round(n * holdout)) if n >= 20 and holdout > 0 else 0
-        keys = np.random.PCG64(mix("split", self.fingerprint)).random_raw(n)
-        order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels))
+        if not self.tiled:
+            return self._share(np.arange(len(self)), holdout, least=20)
+        pictures = list(map(picture_of, self.names))
+        _, first, which = np.unique(pictures, return_index=True, return_inverse=True)
+        chosen = self._share(first, holdout, least=5)  # pictures have many tiles, so a few are enough
+        return np.flatnonzero(np.isin(first[which], chosen))
+
+    def _share(self, rows: np.ndarray, share: float, least: int) -> np.ndarray:
+        """Some of these rows [K], the same share of each class: at least one of ``least`` or more, else none."""
+        n = len(rows)
+        held = max(1, round(n * share)) if n >= least and share > 0 else 0
+        keys = np.random.PCG64(mix("split", self.alone or self.fingerprint)).random_raw(n)
+        order = np.lexsort((keys, np.zeros(n) if self.labels is None else self.labels[rows]))
         # Classes lie one after another in `order`: even steps through it take the same share of each.
-        return np.sort(order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)])
+        return np.sort(rows[order[((np.arange(held) + 0.5) * n / max(held, 1)).astype(np.int64)]])
 
     def _few(self, per_class: int) -> Data:
         """``per_class`` random images of each class, always the same."""
@@ -149,12 +180,15 @@ class Data:
 
     def select(self, seen: int, count: int, seed: int, flip: bool = False) -> Selection:
         """The images of a training batch: a function of the seed and the images seen before it alone."""
-        index, mirrored, given = self.order(seen, count, seed), None, None
-        if flip:
-            mirrored = np.random.default_rng(mix(seed, seen, "flip")).random(count) < 0.5
-        if self.given is not None and not self.paired:
-            given = self.given.order(seen, count, mix(seed, "given"))
-        return Selection(index, mirrored, given)
+
+        def mirrored(*keys: str) -> np.ndarray | None:
+            return np.random.default_rng(mix(seed, seen, *keys)).random(count) < 0.5 if flip else None
+
+        index = self.order(seen, count, seed)
+        if self.given is None or self.paired:
+            return Selection(index, mirrored("flip"))
+        given = self.given.order(seen, count, mix(seed, "given"))
+        return Selection(index, mirrored("flip"), given, mirrored("flip", "given"))
 
     def batch(self, selection: Selection | np.ndarray) -> Batch:
         """The selected images, or those at the indices [B], with their conditions."""
@@ -162,7 +196,7 @@ class Data:
         index, image = chosen.index, None
         if self.given is not None:  # as many as the images if paired
             other = index % len(self.given) if chosen.given is None else chosen.given
-            image = self.given._images(other, chosen.flip)
+            image = self.given._images(other, chosen.flip if self.paired else chosen.given_flip)
         label = None if self.labels is None else torch.from_numpy(self.labels[index])
         text = None if self.captions is None else [self.captions[i] for i in index]
         return Batch(self._images(index, chosen.flip), Condition(len(index), label, text, image))

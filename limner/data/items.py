@@ -49,6 +49,10 @@ class Oracle(Protocol):
         """uint8 [N, H, W, 3] and N captions -> shares in [0, 1]; ``exact``: everything that a caption says."""
         ...
 
+    def compare(self, images: np.ndarray, others: np.ndarray) -> dict[str, float]:
+        """uint8 [N, H, W, 3] twice -> shares in [0, 1]; ``exact``: all that is seen of an image is as in its other."""
+        ...
+
     def unseen(self, n: int, seed: int, known: Sequence[str], language: str = "en") -> list[str]:
         """Up to ``n`` captions of what neither the set's images nor the captions ``known`` show.
 

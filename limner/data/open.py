@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,25 @@ from torch import Tensor
 
 from limner.core import ImageSpec
 from limner.data.dataset import Data
-from limner.data.items import Problem, same_form
+from limner.data.given import (
+    add_pairs,
+    joined,
+    most_common,
+    partners_of,
+    size_of_given,
+    times_as_large,
+    two_of,
+    way_of,
+)
+from limner.data.items import Source
 from limner.data.pack import DEFAULTS, Request, examples, header_of, packed
 from limner.data.parallel import attempt_each
-from limner.data.sources.find import find
+from limner.data.sources.find import find, find_two
 from limner.fields import checked
 from limner.files import cache_folder
-from limner.settings import BUILT_IN, DataOptions, LimnerError
+from limner.settings import BUILT_IN, BUILT_IN_TWO, DataOptions, LimnerError
 
 Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-OTHER_HALF = {"": "", "left": "right", "right": "left"}
 OF_GIVEN = {"--size": "--data.given-size", "--data.channels": "--data.given-channels"}  # flags
 
 
@@ -38,28 +47,76 @@ def open_data(
 
     A source is a folder, image, zip, tar, webdataset shards ('a-{000..031}.tar'), parquet, 'hf:owner/name',
     or a name of `BUILT_IN`. Without a size: the images' own, if all share one of 16 to 64 pixels a side, else
-    32x32. With `options.pairs`, `side_by_side` or `domain` each row is given a picture. Raises LimnerError.
+    32x32, and tiles of 128x128. With `options.given` there are two sources, and each row is given a picture of the
+    first; likewise with `options.halves` and of `BUILT_IN_TWO`. Raises LimnerError.
     """
     size = checked(tuple[int, int] | None, size, "size")
     options = checked(DataOptions, options, "options")
-    cache = cache_folder(options.cache)
-    found = tuple(find(s, cache, options.classes, options.language) for s in named(sources))
-    say = Console(stderr=True, quiet=not progress)
-    plain, half = options.without_given(), options.side_by_side
-    data = packed(Request(found, size, plain, OTHER_HALF[half]), say)
-    if not options.gives:
-        return data
-    others = found if half else (find(options.pairs or options.domain, cache),)
-    size = options.given_size or (data.spec.height, data.spec.width)
-    channels = options.given_channels
-    plain = dataclasses.replace(plain, channels=channels, labels=False, captions=False, frames=1)
-    given = packed(Request(others, size, plain, half), say, OF_GIVEN)
-    if options.domain:
-        return _joined(data, given, paired=False)
-    pairs = _add_pairs(data, given)
+    texts, say = named(sources), Console(stderr=True, quiet=not progress)
+    way, plain = way_of(texts, options), options.without_given()
+    if not way:
+        if options.given_channels or options.given_size or options.reverse:
+            raise LimnerError(
+                "--data.given-channels, --data.given-size and --data.reverse are for given pictures, and there are "
+                "none: name two sources and --data.given pairs or domains, or use --data.halves."
+            )
+        return packed(Request(_find(texts, options), size, plain), say)
+    others, wanted = _given_and_wanted(texts, way, options)
+    data = packed(dataclasses.replace(wanted, size=size, options=plain), say)
+    size = data.spec.height, data.spec.width
+    same_source = others.sources == wanted.sources  # of halves, or each picture its own partner
+    checks = way == "pairs" and options.given_size is None and not same_source
+    if checks:
+        size = size_of_given(size, _times_as_large(wanted, others))
+    plain = dataclasses.replace(
+        plain, channels=options.given_channels, labels=False, captions=False, frames=1
+    )
+    others = dataclasses.replace(others, size=options.given_size or size, options=plain)
+    given = packed(others, say, OF_GIVEN)
+    if way == "domains":
+        return joined(data, given, paired=False)
+    pairs = add_pairs(data, given, checks)
     if alone := pairs.problems[len(data.problems) :]:
-        say.print(f"left out {len(alone):,} without a partner, such as {examples(alone, 1)}", markup=False)
+        say.print(
+            f"left out {len(alone):,} without a partner that fits, such as {examples(alone, 1)}", markup=False
+        )
     return pairs
+
+
+def _find(texts: Sequence[str], options: DataOptions) -> tuple[Source, ...]:
+    return tuple(find(s, cache_folder(options.cache), options.classes, options.language) for s in texts)
+
+
+def _given_and_wanted(texts: Sequence[str], way: str, options: DataOptions) -> tuple[Request, Request]:
+    """What is to be packed of given and of wanted pictures; their sizes and options are still to be set."""
+    request = Request((), None, DEFAULTS, sized=way == "pairs")
+    if options.halves:
+        both = dataclasses.replace(request, sources=_find(texts, options), sized=False)
+        two = [dataclasses.replace(both, half=half) for half in ("left", "right")]
+    elif len(texts) == 1 and texts[0] in BUILT_IN_TWO:
+        two = [
+            dataclasses.replace(request, sources=(source,), sized=False)
+            for source in find_two(texts[0], options.language)
+        ]
+    else:
+        two = [dataclasses.replace(request, sources=_find([text], options)) for text in two_of(texts, way)]
+    return (two[1], two[0]) if options.reverse else (two[0], two[1])
+
+
+def _times_as_large(wanted: Request, given: Request, looked_at: int = 64) -> Fraction | None:
+    """How many times as large wanted pictures are as given ones in most of some pairs; None if no size is known."""
+    if any(source.drawn for source in (*wanted.sources, *given.sources)):
+        return None
+    items, others = (request.sources[0].listing().items for request in (wanted, given))
+    rows, partners, _ = partners_of([item.name for item in items], [item.name for item in others], "")
+    step = -(-len(rows) // looked_at) or 1
+    chosen = zip(rows[::step], partners[::step], strict=True)
+    sizes = []
+    for i, j in chosen:
+        headers, bad = attempt_each(header_of, [items[i], others[j]])
+        if not bad:
+            sizes.append([(header.height, header.width) for _, header in headers])
+    return most_common([times_as_large(*pair) for pair in sizes])
 
 
 def open_like(
@@ -69,7 +126,7 @@ def open_like(
 
     ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
     """
-    if spec.given and options.gives:
+    if spec.given and way_of(named(sources), options):
         size = spec.given.height, spec.given.width
         changes = {"given_channels": spec.given.channels, "given_size": size, **changes}
     options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
@@ -83,7 +140,7 @@ def image_sizes(
     found = find(os.fspath(source), cache_folder(options.cache))
     items = [] if found.drawn else found.listing().items
     step = -(-len(items) // limit) if limit and items else 1
-    headers, _ = attempt_each(partial(header_of, half=options.side_by_side), items[::step])
+    headers, _ = attempt_each(partial(header_of, half="left" if options.halves else ""), items[::step])
     return [(header.height, header.width) for _, header in headers]
 
 
@@ -97,6 +154,7 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
     if not Path(path).is_file():
         raise LimnerError(f"There is no picture {path}.")
     options = options.without_given()
+    options = dataclasses.replace(options, fit="crop") if options.fit == "tiles" else options
     with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
         data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)
         if len(data) != 1:
@@ -110,50 +168,3 @@ def named(sources: Sources) -> list[str]:
     if not names:
         raise LimnerError(f"No source is given: name a folder of images, or one of {', '.join(BUILT_IN)}.")
     return list(names)
-
-
-def _add_pairs(data: Data, given: Data) -> Data:
-    """Each row is given the picture of its name, whatever the extension.
-
-    Rows and pictures without a partner are left out and become problems. Raises LimnerError if no row is left.
-    """
-    origin = " ".join(given.sources)
-    rows, partners, problems = partners_of(data.names, given.names, origin)
-    if not len(rows):
-        raise LimnerError(
-            f"None of the {len(data):,} images, such as {data.names[0]!r}, has a partner of the same name in "
-            f"{origin}: give --data.pairs a source with the same file names in the same subfolders."
-        )
-    if given.sources != data.sources:
-        problems += [Problem(f"{origin}: {p.path}", p.reason) for p in given.problems]
-    data = dataclasses.replace(data, problems=data.problems + problems).part(rows)
-    return _joined(data, given.part(partners), paired=True)
-
-
-def partners_of(
-    names: Sequence[str], given: Sequence[str], origin: str
-) -> tuple[np.ndarray, np.ndarray, list[Problem]]:
-    """Indices [n] of names and [n] of given names that are equal without their extensions; the others as problems."""
-    if list(names) == list(given):  # such as two halves of the same files
-        return np.arange(len(names)), np.arange(len(names)), []
-    stems, given_stems = ([same_form(os.path.splitext(name)[0]) for name in each] for each in (names, given))
-    place = {stem: i for i, stem in reversed(list(enumerate(given_stems)))}  # the first of several
-    alone = [name for name, stem in zip(names, stems, strict=True) if stem not in place]
-    problems = [Problem(name, f"has no partner of the same name in {origin}") for name in alone]
-    known = set(stems)
-    for i, (name, stem) in enumerate(zip(given, given_stems, strict=True)):
-        if place[stem] != i:
-            problems.append(Problem(f"{origin}: {name}", f"has the name of {given[place[stem]]!r}"))
-        elif stem not in known:
-            problems.append(Problem(f"{origin}: {name}", "has no partner among the images"))
-    rows = [i for i, stem in enumerate(stems) if stem in place]
-    return np.array(rows, np.int64), np.array([place[stems[i]] for i in rows], np.int64), problems
-
-
-def _joined(data: Data, given: Data, paired: bool) -> Data:
-    """Row i is given picture i if they are ``paired``, else any picture, in an order of its own."""
-    digest = hashlib.blake2b(f"{data.fingerprint} {given.fingerprint} {paired}".encode(), digest_size=16)
-    if paired:
-        digest.update(np.stack([data.rows, given.rows]).astype("<i8").tobytes())
-    spec = dataclasses.replace(data.spec, given=given.spec)
-    return dataclasses.replace(data, spec=spec, fingerprint=digest.hexdigest(), given=given, paired=paired)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from limner.data import sizes
+from limner.data import sizes, tiles
 from limner.data.annotations.labels import classes_of
 from limner.data.cache import fingerprint_of, load, publish, sealed, unfinished
 from limner.data.dataset import Data
@@ -44,8 +44,8 @@ VERSIONS = {"exact": 3, "quick": 2}
 
 # Options that do not change what is packed from one source, or that the source's key has.
 _NOT_PACKED = (
-    "flip", "holdout", "per_class", "classes", "cache", "pairs", "side_by_side", "domain",
-    "given_channels", "given_size", "filter", "language",
+    "flip", "holdout", "per_class", "classes", "cache", "given", "halves", "reverse", "given_channels", "given_size",
+    "filter", "language",
 )  # fmt: skip
 
 
@@ -57,11 +57,20 @@ class Request:
     size: tuple[int, int] | None  # None: the images' own
     options: DataOptions  # with no given pictures
     half: str = ""  # left or right: of files that hold two images
+    sized: bool = False  # also keep the pictures' own sizes
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the rows are tiles. What Limner draws has no size of its own."""
+        return self.options.fit == "tiles" and not all(source.drawn for source in self.sources)
 
     @property
     def folder(self) -> Path:
         """Where it is kept in the cache."""
         kept = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _NOT_PACKED}
+        kept["fit"] = (
+            "tiles" if self.tiled else "crop" if self.options.fit == "tiles" else self.options.fit or "crop"
+        )
         parts = [
             VERSIONS[self.options.filter],
             [(s.name if s.drawn else "", s.key) for s in self.sources],
@@ -70,6 +79,8 @@ class Request:
         ]
         if self.half or len(self.sources) > 1:  # older packings of several do not say which image is whose
             parts.append(self.half)
+        if self.sized:
+            parts.append("sizes")
         key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
         return cache_folder(self.options.cache) / "packed" / key
 
@@ -79,6 +90,12 @@ def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Dat
     if request.size is not None:
         sizes.refuse_size(request.size)
     decode.colour(request.options.background)
+    if request.tiled and any(source.drawn for source in request.sources):
+        drawn = next(source.name for source in request.sources if source.drawn)
+        raise LimnerError(
+            f"{drawn} is drawn at the size that is asked for, so it has no tiles and cannot be trained on beside other "
+            "sources at their own scale: name one kind of source, or choose --data.fit crop."
+        )
     folder = request.folder
     try:
         data = load(folder)
@@ -99,6 +116,7 @@ def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Dat
         data,
         sources=tuple(source.name for source in request.sources),
         oracle=oracles.pop() if len(oracles) == 1 and data.spec.channels == 3 else None,
+        tiled=request.tiled,
     )
 
 
@@ -124,6 +142,10 @@ class _Plan:
     def row(self) -> tuple[int, int, int, int]:
         return self.frames, self.height, self.width, self.channels
 
+    @property
+    def form(self) -> decode.Form:
+        return decode.Form(self.height, self.width, self.fit, self.frames, self.half, self.scale, self.filter)
+
 
 def _pack(request: Request, folder: Path, say: Console) -> None:
     """Writes what the request names into the folder of the cache. Raises LimnerError."""
@@ -134,13 +156,14 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
         raise LimnerError(_nothing(request.sources, listings))
     items, headers, bad = _scan(request, listings, say)
     plan = _plan(request, headers)
-    need = 2 * sum(map(len, items)) * math.prod(plan.row) * plan.dtype.itemsize  # the rows, and array.npy
+    rows = tiles.count(headers, plan.row[1:3]) if request.tiled else sum(map(len, items))
+    need = 2 * rows * math.prod(plan.row) * plan.dtype.itemsize  # the rows, and array.npy
     sizes.refuse_beyond_disk(need, folder)
     try:
         with unfinished(folder.parent) as scratch:
             written, channels, undecodable = _write_rows(scratch, items, plan, say)
-            kept, bad = list(chain.from_iterable(written)), bad + undecodable
-            _refuse_too_many(bad, len(kept) + len(bad), options)
+            kept, bad = [row.item for row in chain.from_iterable(written)], bad + undecodable
+            _refuse_too_many(bad, sum(map(len, items)) + len(bad) - len(undecodable), options)
             skipped = [p for listing in listings for p in listing.skipped]
             unused = [p for listing in listings for p in listing.unused]
             index = _index(kept, skipped + unused + bad, plan, options.channels or max(channels), options)
@@ -148,11 +171,12 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             if unused:
                 of = "texts and rows of metadata"
                 index["notes"].append(f"{len(unused):,} {of} are not used, such as {examples(unused, 1)}.")
-            index["notes"] += colour_notes(headers) + sizes.size_notes(
-                headers, (plan.height, plan.width), plan.fit
-            )
+            index["notes"] += colour_notes(headers)
+            index["notes"] += sizes.size_notes(headers, (plan.height, plan.width), plan.fit, len(kept))
             index["notes"] += sizes.form_notes(headers, channels[4], options.channels)
             index["sources"] = list(map(len, written))
+            if request.sized:
+                index["sizes"] = [row.size for row in chain.from_iterable(written)]
             index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
             publish(scratch, folder)
@@ -161,7 +185,8 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             f"Packing into {folder.parent} failed ({error.strerror or error}): it needs about {need:,} bytes"
             " there. Make room, or name another folder with --data.cache or LIMNER_CACHE."
         ) from None
-    say.print(f"packed {len(kept):,} images, {len(kept) / (time.perf_counter() - started):,.0f} images/s")
+    what = "tiles" if request.tiled else "images"
+    say.print(f"packed {len(kept):,} {what}, {len(kept) / (time.perf_counter() - started):,.0f} {what}/s")
     if bad:
         say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
 
@@ -169,14 +194,14 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
 def _plan(request: Request, headers: Counter[Header]) -> _Plan:
     """The form of the rows: large enough in channels and bits for every image."""
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
-    options = request.options
+    options, default = request.options, tiles.DEFAULT if request.tiled else (32, 32)
     return _Plan(
-        *(request.size or (None if drawn else sizes.common_size(headers)) or (32, 32)),
+        *(request.size or (None if drawn else sizes.common_size(headers)) or default),
         max(1, options.frames),
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
         np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
         decode.colour(options.background),
-        options.fit,
+        "tiles" if request.tiled else "crop" if options.fit == "tiles" else options.fit or "crop",
         request.half,
         scale_of((h.mode, *h.span) for h in headers.elements() if h.span),
         options.filter,
@@ -211,38 +236,49 @@ def header_of(item: Item, half: str = "") -> Header:
         return read_header(source, half)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """What is known of a row that was written."""
+
+    item: Item  # of a tile with the tile's name
+    size: tuple[int, int]  # own height and width of its picture
+
+
 def _write_rows(
     scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console
-) -> tuple[list[list[Item]], Counter[int], list[Problem]]:
-    """Writes each source's images that can be decoded; returns these, their channels in use, and the other images."""
-    kept: list[list[Item]] = [[] for _ in items]
+) -> tuple[list[list[_Row]], Counter[int], list[Problem]]:
+    """Writes the images of each source; returns their rows, the channels in use, and the images that are damaged."""
+    kept: list[list[_Row]] = [[] for _ in items]
     bad, used = [], Counter({1: 0})
     every = list(chain.from_iterable(items))
     origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
     with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
-        for origin, (item, row) in zip(origins, in_parallel(partial(_row, plan), every, watch), strict=True):
-            if isinstance(row, Problem):
-                bad.append(row)
+        # Whole pictures take memory: few of them are under way.
+        done = in_parallel(partial(_decoded, plan), every, watch, group=1 if plan.fit == "tiles" else 16)
+        for origin, (item, decoded) in zip(origins, done, strict=True):
+            if isinstance(decoded, Problem):
+                bad.append(decoded)
                 continue
-            pixels, channels = row
+            pixels, names, channels, size = decoded
             file.write(pixels.data)
-            kept[origin].append(item)
+            kept[origin] += [_Row(dataclasses.replace(item, name=name), size) for name in names]
             used[channels] += 1
     return kept, used, bad
 
 
-def _row(plan: _Plan, item: Item) -> tuple[np.ndarray, int]:
-    """The pixels [T, H, W, C] of an image as planned, and how many of their channels are in use."""
+def _decoded(plan: _Plan, item: Item) -> tuple[np.ndarray, list[str], int, tuple[int, int]]:
+    """The rows [K, T, H, W, C] of an image as planned, their names, how many channels are in use, and its own size."""
     with item.image(plan.height, plan.width) as source:
-        pixels = decode.decode(
-            source, plan.height, plan.width, plan.fit, plan.frames, plan.half, plan.scale, plan.filter
-        )
+        pixels, size = decode.decode_with_size(source, plan.form)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
-    pixels = decode.padded(pixels, plan.height, plan.width, plan.background)
     channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
-    return np.ascontiguousarray(pixels), channels
+    if plan.fit != "tiles":
+        row = decode.padded(pixels, plan.height, plan.width, plan.background)
+        return np.ascontiguousarray(row[None]), [item.name], channels, size
+    cut = tiles.cut(pixels, plan.height, plan.width)
+    return np.stack(list(cut.values())), [tiles.name_of(item.name, *place) for place in cut], channels, size
 
 
 def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> tuple[str, list[str]]:

@@ -15,16 +15,16 @@ from limner.data.items import Item, Problem
 from limner.progress import Watch, ignore
 from limner.settings import LimnerError
 
-_GROUP = 16  # images that a thread takes at a time
 R = TypeVar("R")
 
 
 def in_parallel(
-    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = ignore
+    work: Callable[[Item], R], items: Sequence[Item], watch: Watch = ignore, group: int = 16
 ) -> Iterator[tuple[Item, R | Problem]]:
     """Each item in turn with work(item), or why it failed; ``watch`` is called with the share done.
 
-    In threads, as Pillow decodes and resizes without holding Python's lock; a bounded number is under way.
+    In threads, as Pillow decodes and resizes without holding Python's lock; a bounded number is under way. A thread
+    takes ``group`` items at a time.
     """
     workers = cores()
 
@@ -41,9 +41,9 @@ def in_parallel(
 
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of bombs, palettes and EXIF: what matters becomes a Problem
-        groups = (items[start : start + _GROUP] for start in range(0, len(items), _GROUP))
+        groups = (items[start : start + group] for start in range(0, len(items), group))
         submitted = (pool.submit(several, group) for group in groups)
-        under_way = deque(islice(submitted, 4 * workers))
+        under_way = deque(islice(submitted, 4 * workers if group > 1 else workers))
         done = 0
         while under_way:
             finished = under_way.popleft().result()

@@ -25,18 +25,26 @@ def common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
     return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
 
 
-def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str) -> list[str]:
-    """The images' own sizes, the size (height, width) they are packed at, and what the fit does; [] if all is kept."""
+def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str | None, rows: int) -> list[str]:
+    """The images' own sizes, the size (height, width) they are packed at, and what the fit does; [] if all is kept.
+
+    ``rows`` is the number of tiles, where the fit is that.
+    """
     own = np.array([(h.height, h.width) for h in headers], np.int64).reshape(-1, 2)
     own = np.repeat(own, list(headers.values()), 0)
     if not len(own) or (own == size).all():
         return []
+    if fit == "tiles":
+        tiles = f"{rows:,} tiles of {_by(size)}"
+        return [
+            f"{_own(own)}: they are cut into {tiles} at their own scale (--size and --data.fit change this)."
+        ]
     change = "--size changes this"
     to = _by(size)
     scale = (np.array(size) / own).max(1, keepdims=True)
     kept = (np.array(size) / (scale * own)).prod(1)  # share of each image's area
     cut = kept < 1 - _SMALL_SHARE
-    if fit == "crop" and cut.any():
+    if fit in (None, "crop") and cut.any():
         whose = "their area" if cut.all() else f"the area of {cut.sum():,} of them"
         median = "" if np.ptp(kept[cut]) < 0.01 else " in the median"
         to += f" and cropped, which keeps {np.median(kept[cut]):.0%} of {whose}{median}"

@@ -91,17 +91,18 @@ FITTED = {
     "crop": "cropped and resized",
     "pad": "resized and padded",
     "squash": "squashed",
+    "tiles": "cut into tiles",
 }  # to another aspect
 
 
-def resized_note(whose: str, sizes: Iterable[Size], size: Size, fit: str) -> list[str]:
+def resized_note(whose: str, sizes: Iterable[Size], size: Size, fit: str | None) -> list[str]:
     """A sentence that says which images are not compared at their own size, if there are any."""
     others = sorted({s for s in sizes if s != size}, key=lambda s: (s[0] * s[1], s))
     if not others:
         return []
     ends = [_spell(others[0]), *([_spell(others[-1])] if len(others) > 1 else [])]
     fits = all(abs(h * size[1] - w * size[0]) <= max(h, w) for h, w in others)
-    how = "resized" if fits else FITTED[fit]
+    how = "resized" if fits else FITTED[fit or "crop"]
     return [f"{whose} of {' to '.join(ends)} pixels were {how} to {_spell(size)}."]
 
 

@@ -24,10 +24,9 @@ from limner.core import (
     LimnerError,
     Model,
     Seed,
-    given_pictures,
     nearest,
 )
-from limner.data import Data, finder, open_picture
+from limner.data import finder, open_picture
 from limner.data.images.formats import SUFFIXES
 from limner.data.own_size import open_at_own_size
 from limner.device import autocast, pick_device
@@ -37,7 +36,7 @@ from limner.inference.precision import choose_bf16, network_name
 from limner.inference.prompts import warn_of_prompts
 from limner.inference.rank import Ranker, check_candidates
 from limner.inference.threads import THREADS
-from limner.pictures.grid import grid, to_pil
+from limner.pictures.grid import to_pil
 from limner.progress import Watch, ignore, part
 
 
@@ -131,20 +130,6 @@ def captions_of(spec: ImageSpec, condition: Condition) -> list[str] | None:
     if condition.label is not None:
         return [spec.classes[i] if i >= 0 else "" for i in condition.label.tolist()]
     return None
-
-
-def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
-    """A sheet of ``n`` samples under the conditions of random images of ``data``, seeds 0 to n - 1; None for none."""
-    if not isinstance(model, Generates) or n < 1:
-        return None
-    batch = data.batch(data.order(0, n, 0))
-    used = {name: getattr(batch.condition, name) for name in ("label", "text") if name in model.follows}
-    image = given_pictures(model, batch, Draws(range(n))) if "given" in model.follows else None
-    condition = Condition(n, **used, image=image)
-    training = model.training
-    images = generate(model.eval(), condition, range(n), precision=precision)
-    model.train(training)
-    return grid(images, captions_of(model.spec, condition))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,6 +134,25 @@ def grid(
     return sheet
 
 
+def in_rows(columns: Sequence[Tensor], order: str = "") -> Image.Image:
+    """A sheet in which pictures [N, C, h, w] in [-1, 1] of the same place in each column stand beside each other.
+
+    Small ones are enlarged to the size of the largest by repeating pixels; ``order`` names the columns, once.
+    """
+    height, width = (max(x.shape[axis] for x in columns) for axis in (-2, -1))
+    scale = max(1, _TILE // max(height, width))
+    height, width = scale * height, scale * width
+    gap = _GUTTER // 3
+    rows = []
+    for pictures in zip(*columns, strict=True):
+        row = Image.new("RGB", (len(columns) * (width + gap) - gap, height), _PAPER)
+        for i, picture in enumerate(pictures):
+            enlarged = to_pil(picture).resize((width, height), Image.Resampling.NEAREST)
+            row.paste(_opaque(enlarged), (i * (width + gap), 0))
+        rows.append(row)
+    return grid(rows, [order, *[""] * (len(rows) - 1)] if order else None, scale=1)
+
+
 def save_grid(
     path: Path, images: Tensor | np.ndarray | Sequence[Picture], captions: Sequence[str] | None = None,
     columns: int | None = None, marked: Sequence[bool] = (),

@@ -18,13 +18,20 @@ from limner.text.vocabulary import Vocabulary
 SIDES = re.compile(r"\b(?:left|right)(?:most|wards?)?\b|[左右]", re.IGNORECASE)
 
 
+_DEGRADED = "pictures that it makes of its images"
+
+
 def follows(model: Model, data: Data) -> list[str]:
     """What the model follows; and how many captions are longer than it reads, if any are."""
     captions = [text for text in data.captions or () if text]
     has = {
         "text": to_follow(len(data), len(captions)),
         "label": to_follow(len(data), 0, len(data.spec.classes)),
-        "given": "given pictures" if data.given is not None else "",
+        "given": "given pictures"
+        if data.given is not None
+        else _DEGRADED
+        if "given" in model.follows
+        else "",
     }
     used = [what for field, what in has.items() if what and field in model.follows]
     left = [what for field, what in has.items() if what and field not in model.follows]

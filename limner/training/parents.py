@@ -19,6 +19,7 @@ import torch
 from limner import checkpoint, config, families
 from limner.config import Budget, Run, parse_budget
 from limner.core import ImageSpec, Model, Parent, Resizes
+from limner.data.given import wanted_alone
 from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
 from limner.networks.checks import SettingsError
@@ -87,7 +88,7 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
     amount *= shares(run)[field]
     family = families.load(parent.family)
     training = config.find_preset(family, run.preset).training
-    keeps_given = "given" in family.reads or run.data.side_by_side  # whose files must be cut all the same
+    sources, data = (run.sources, run.data) if family.given_by else wanted_alone(run.sources, run.data)
     return replace(
         run,
         family=parent.family,
@@ -95,7 +96,8 @@ def first_run(run: Run, field: str, out: Path, spec: ImageSpec, epoch: int, resu
         budget=f"{max(amount, 0.001):.3f}s" if unit == "seconds" else f"{max(math.ceil(amount), 1)}img",
         model=getattr(run.model, parent.config),
         training=replace(training, **{name: getattr(run.training, name) for name in INHERITED}),
-        data=run.data if keeps_given else run.data.without_given(),
+        sources=sources,
+        data=data,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from limner import checkpoint, config, families, files
 from limner.config import Run, parse_budget
 from limner.data import open_data
+from limner.data.given import settle as settle_given
 from limner.device import pick_device
 from limner.distributed import join
 from limner.inference.threads import THREADS
@@ -37,12 +38,10 @@ def train(run: Run, out: str | Path, *, resume: bool = False, quiet: bool = Fals
     and KeyboardInterrupt if a signal asks to stop before the first step, which leaves no new folder behind.
     """
     run = replace(run, model=settle(run.model))
+    run = replace(
+        run, data=settle_given(run.sources, run.data, families.load(run.family).given_by, run.family)
+    )
     out, t = Path(out), run.training
-    if run.data.gives and "given" not in families.load(run.family).reads:
-        raise LimnerError(
-            f"{run.family} does not train on given pictures: leave out --data.pairs, --data.side-by-side and "
-            "--data.domain, or choose a family that reads them (see `limner families`)."
-        )
     if run.data.language != "en" and not {*run.sources} & {*CAPTIONED}:
         raise LimnerError(
             f"--data.language is for the captions of {join_words(CAPTIONED, 'and')}, which Limner writes: leave it "
@@ -118,7 +117,7 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
         data = open_data(run.sources, size=run.size, options=run.data, progress=not context.quiet)
     context.refuse_lost()
     if not resume_run:
-        epoch = len(data.split(run.data.holdout, run.data.per_class, twins=True)[0])
+        epoch = data.split(run.data.holdout, run.data.per_class, twins=True)[0].epoch
         parents.check(run, out, data.spec, epoch, resume, context.ranks)
         for name in parents.trained_first(run):
             first, folder = parents.first_run(run, name, out, data.spec, epoch, resume), out / name

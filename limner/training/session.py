@@ -16,7 +16,7 @@ from limner.config import Budget, Run, parse_budget
 from limner.core import Model, mix
 from limner.data import Data
 from limner.distributed import Ranks
-from limner.inference.pipeline import sample_grid
+from limner.inference.sheets import sample_grid
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
 from limner.text.scripts import scripts_of
@@ -156,7 +156,7 @@ class Session:
 
         At least one step, unless a signal comes first: then a new run raises KeyboardInterrupt.
         """
-        budget = parents.own_budget(self.run, len(self.training), self.seconds_before)
+        budget = parents.own_budget(self.run, self.training.epoch, self.seconds_before)
         with self._threads(budget):
             return self._train(budget)
 
@@ -179,7 +179,7 @@ class Session:
 
     def _train(self, budget: Budget) -> Result:
         run, loop, journal = self.run, self.loop, self.journal
-        t, epoch = run.training, len(self.training)
+        t, epoch = run.training, self.training.epoch
         self.threads = torch.get_num_threads()
         self.context.refuse_lost()
         if self.ranks.first:

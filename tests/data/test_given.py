@@ -53,7 +53,7 @@ def values(images: torch.Tensor, column: int = -1) -> list[int]:
 
 def test_pairs_go_by_name_whatever_the_order_size_and_channels(folders):
     images, given = folders
-    data = read(images, pairs=str(given), given_size=(4, 12))
+    data = read([given, images], given="pairs", given_size=(4, 12))
     assert data.spec.shape == (3, 16, 16) or data.spec.shape == (1, 16, 16)
     assert data.spec.given == ImageSpec(1, 4, 12)
     order = np.array([7, 0, 29])
@@ -69,14 +69,14 @@ def test_pairs_go_by_name_whatever_the_order_size_and_channels(folders):
 
 def test_notes_on_given_pictures_name_their_flags(folders, capsys):
     images, given = folders
-    open_data(images, size=(8, 8), options=DataOptions(pairs=str(given)))
+    open_data([given, images], size=(8, 8), options=DataOptions(given="pairs", given_size=(8, 8)))
     own, of_given = (line for line in capsys.readouterr().err.splitlines() if "resized" in line)
     assert "--size" in own and "--data.given-size" in of_given and "--size" not in of_given
 
 
 def test_a_flip_flips_both(folders):
     images, given = folders
-    data = read(images, pairs=str(given), given_size=(4, 12))
+    data = read([given, images], given="pairs", given_size=(4, 12))
     batch = data.batch(Selection(np.array([3, 3]), np.array([True, False])))
     assert values(batch.image) == [103, 3] and values(batch.condition.image) == [153, 103]
     assert torch.equal(batch.condition.image[0], batch.condition.image[1].flip(-1))
@@ -90,7 +90,7 @@ def test_an_image_is_its_own_partner_for_colouring_and_upscaling(tmp_path):
     for name, colour in (("a/red", (255, 0, 0)), ("b/blue", (0, 0, 255))):
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), colour).save(images / f"{name}.png")
-    data = read(images, pairs=str(images), given_channels=1, given_size=(8, 8))
+    data = read([images, images], given="pairs", given_channels=1, given_size=(8, 8))
     assert data.spec.given == ImageSpec(1, 8, 8) and data.spec.classes == ("a", "b")
     grey = [round(v * 127.5 + 127.5) for v in data.batch(np.arange(2)).condition.image[:, 0, 0, 0].tolist()]
     assert grey == [76, 29] and data.spec.shape == (3, 32, 32)
@@ -104,7 +104,7 @@ def test_side_by_side_is_cut_in_two(tmp_path, half):
         pixels[:, 21:, 1] = 0
         (tmp_path / "maps").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "maps" / f"{v}.png")
-    data = read(tmp_path / "maps", side_by_side=half)
+    data = read(tmp_path / "maps", halves=True, reverse=half == "right")
     left = dataclasses.replace(data.spec, given=None) if half == "right" else data.spec.given
     right = data.spec.given if half == "right" else dataclasses.replace(data.spec, given=None)
     assert left.shape == (1, 20, 20) and right.shape == (3, 20, 20), "each half's own size and channels"
@@ -124,7 +124,7 @@ def test_a_jpeg_is_cut_exactly_and_a_sliver_is_a_problem(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a" / "0.jpg", quality=100)
     Image.new("L", (1, 9)).save(tmp_path / "a" / "1.png")
-    data = read(tmp_path / "a", size=(16, 16), side_by_side="left", max_bad=0.6)
+    data = read(tmp_path / "a", size=(16, 16), halves=True, max_bad=0.6)
     assert len(data) == 1 and [p.reason for p in data.problems] == ["it is too narrow to be cut in two"]
     batch = data.batch(np.arange(1))
     assert batch.image.min() > 0.97 and batch.condition.image.max() < -0.97
@@ -132,7 +132,7 @@ def test_a_jpeg_is_cut_exactly_and_a_sliver_is_a_problem(tmp_path):
 
 def test_domains_have_orders_of_their_own_that_depend_on_the_images_seen_alone(tmp_path):
     a, b = flat(tmp_path / "a", list(range(25))), flat(tmp_path / "b", list(range(100, 140)))
-    data = read(a, domain=str(b), given_channels=1)
+    data = read([b, a], given="domains", given_channels=1)
     assert len(data) == 25 and len(data.given) == 40 and not data.paired
     drawn = data.select(0, 400, 3)
     assert sorted(drawn.given[:40]) == list(range(40)), "an epoch shows each once"
@@ -145,7 +145,7 @@ def test_domains_have_orders_of_their_own_that_depend_on_the_images_seen_alone(t
         assert np.array_equal(later.given, drawn.given[seen : seen + 50])
         assert np.array_equal(later.index, drawn.index[seen : seen + 50])
     assert data.select(0, 40, 4).given.tolist() != drawn.given[:40].tolist()
-    same = read(a, domain=str(a))
+    same = read([a, a], given="domains")
     chosen = same.select(0, 25, 3)
     assert chosen.index.tolist() != chosen.given.tolist(), "the two orders are keyed apart"
     batch = data.batch(drawn[:64])
@@ -156,6 +156,31 @@ def test_domains_have_orders_of_their_own_that_depend_on_the_images_seen_alone(t
     train_on, held_out = data.split(0.2)
     assert len(train_on.given) == 32 and len(held_out.given) == 8
     assert not set(train_on.given.names) & set(held_out.given.names)
+    assert train_on.epoch == 32 and data.epoch == 40, "an epoch is the larger domain"
+    flips = data.select(0, 64, 3, flip=True)
+    assert flips.flip.any() and (flips.flip != flips.given_flip).any(), "each domain is mirrored by itself"
+    batch = data.batch(flips)
+    assert np.array_equal(flips.given_flip, [v > 170 for v in values(batch.condition.image)])
+    assert np.array_equal(flips.flip, [v > 60 for v in values(batch.image)])
+
+
+def test_a_domain_is_split_as_if_it_were_alone(tmp_path):
+    folders = [
+        flat(tmp_path / name, list(range(start, start + 25)))
+        for name, start in zip("abc", (0, 50, 100), strict=True)
+    ]
+    a, b, c = folders
+    held = {
+        (one.name, other.name): read([one, other], given="domains").split(0.2, twins=True)[1]
+        for one, other in ((a, b), (c, b), (b, a))
+    }
+    assert (
+        held["a", "b"].names
+        == held["c", "b"].names
+        == held["b", "a"].given.names
+        == read(b).split(0.2, twins=True)[1].names
+    )
+    assert held["a", "b"].given.names == held["b", "a"].names
 
 
 def test_names_without_a_partner_are_named_counted_and_skipped(folders, capsys):
@@ -164,16 +189,17 @@ def test_names_without_a_partner_are_named_counted_and_skipped(folders, capsys):
     (given / "009.bmp").write_bytes(b"BM nothing")
     shutil.copy(given / "005.bmp", given / "lonely.bmp")
     Image.open(given / "006.bmp").save(given / "006.png")
-    data = open_data(images, size=(8, 8), options=DataOptions(pairs=str(given)))
+    both, options = [given, images], DataOptions(given="pairs", given_size=(8, 8))
+    data = open_data(both, size=(8, 8), options=options)
     assert len(data) == 28 and {"004.png", "009.png"}.isdisjoint(data.names)
     batch = data.batch(np.arange(28))
     assert [v + 100 for v in values(batch.image)] == values(batch.condition.image)
     told = {p.path: p.reason for p in data.problems}
     assert "no partner" in told["004.png"] and "no partner" in told["009.png"]
     assert f"{given}: lonely.bmp" in told and f"{given}: 009.bmp" in told
-    assert "006.bmp" in told[f"{given}: 006.png"]
     assert "without a partner" in (said := " ".join(capsys.readouterr().err.split())) and "left out 5" in said
-    found = check(images, DataOptions(pairs=str(given)), progress=False)
+    assert "006.bmp" in told[f"{given}: 006.png"]
+    found = check(both, options, progress=False)
     assert {"004.png", f"{given}: lonely.bmp"} <= {p.path for p in found.problems}
 
 
@@ -181,32 +207,131 @@ def test_no_partner_at_all_and_settings_that_contradict_are_one_sentence(folders
     images, _ = folders
     others = flat(tmp_path / "others", [200])
     with pytest.raises(
-        LimnerError, match=r"None of the 30 images, such as '000.png', has a partner .*others"
+        LimnerError,
+        match=r"None of the 30 images, such as '000.png', has a partner .*others.*same subfolders\.$",
     ):
-        read(images, pairs=str(others))
+        read([others, images], given="pairs")
     with pytest.raises(LimnerError, match="There is no source"):
-        read(images, pairs=str(tmp_path / "nowhere"))
-    with pytest.raises(LimnerError, match="not several"):
-        DataOptions(pairs="a", domain="b")
+        read([tmp_path / "nowhere", images], given="pairs")
+    with pytest.raises(LimnerError, match=r"leave out --data\.given domains"):
+        DataOptions(given="domains", halves=True)
     with pytest.raises(LimnerError, match="there are none"):
-        DataOptions(given_channels=1)
+        read(images, given_channels=1)
     with pytest.raises(LimnerError, match="given-size 0 is out of range"):
-        read(images, pairs=str(images), given_size=(0, 4))
+        read([images, images], given="pairs", given_size=(0, 4))
+    for sources in ([images], [images, images, images]):
+        with pytest.raises(
+            LimnerError, match=rf"pairs of pictures from two sources, not {len(sources)}: name"
+        ):
+            read(sources, given="pairs")
+        with pytest.raises(
+            LimnerError, match=rf"two domains, and there are {len(sources)} sources: name two"
+        ):
+            read(sources, given="domains")
+
+
+def test_names_are_equal_but_for_case_and_extension(tmp_path):
+    """Exactly equal ones first: on some disks A.png and a.png are two pictures."""
+    given, images = tmp_path / "given", tmp_path / "images"
+    for folder, suffix in ((given, ".bmp"), (images, ".PNG")):
+        flat(folder / "cats", [1, 2], suffix)
+        flat(folder / "dogs", [1, 2], suffix)
+    (given / "dogs" / "002.bmp").rename(given / "dogs" / "Max.bmp")
+    (images / "dogs" / "002.PNG").rename(images / "dogs" / "max.PNG")
+    shutil.copy(given / "cats" / "001.bmp", given / "dogs" / "MAX.bmp")
+    shutil.copy(images / "cats" / "002.PNG", images / "dogs" / "MAX.PNG")
+    data = read([given, images], given="pairs", labels=False)
+    batch = data.batch(np.arange(5))
+    named = list(zip(data.names, data.given.names, strict=True))
+    assert ("dogs/MAX.PNG", "dogs/MAX.bmp") in named and ("dogs/max.PNG", "dogs/Max.bmp") in named
+    assert ("cats/001.PNG", "cats/001.bmp") in named and len(data) == 5 and not data.problems
+    assert values(batch.image)[:2] == values(batch.condition.image)[:2] == [1, 2]
+
+
+def test_names_nearest_to_a_match_are_told(tmp_path):
+    """Where folders have other structures, the same file in other folders; else similar names."""
+    given, images = tmp_path / "sketches", tmp_path / "drawings"
+    flat(given / "one", [1, 2]), flat(given / "two", [1, 2]), flat(images, [1, 2])
+    with pytest.raises(
+        LimnerError, match=r"'001.png', .* where 'one/001.png' and 'two/001.png' come nearest: both"
+    ):
+        read([given, images], given="pairs")
+    others = flat(tmp_path / "others", [5])
+    (others / "005.png").rename(others / "sketch_001.png")
+    with pytest.raises(LimnerError, match=r"in .*others, where 'sketch_001.png' come nearest"):
+        read([others, images], given="pairs")
+
+
+def test_a_name_that_comes_twice_is_a_problem(tmp_path):
+    given, images = flat(tmp_path / "given", [1, 2]), flat(tmp_path / "images", [1, 2])
+    shutil.copy(images / "001.png", images / "001.bmp")
+    shutil.copy(given / "002.png", given / "002.bmp")
+    data = read([given, images], given="pairs")
+    told = {p.path: p.reason for p in data.problems}
+    assert data.names == ["001.bmp", "002.png"] and told["001.png"] == "has the name of '001.bmp'"
+    assert told[f"{given}: 002.png"] == "has the name of '002.bmp'"
+
+
+def test_pairs_of_unequal_sizes_are_left_out_by_name(tmp_path, capsys):
+    given, images = flat(tmp_path / "given", list(range(6))), flat(tmp_path / "images", list(range(6)))
+    for name, size in {"001": (16, 18), "002": (24, 24), "003": (32, 32), "004": (32, 48)}.items():
+        Image.new("RGB", size[::-1]).save(images / f"{name}.png")
+    data = open_data([given, images], size=(8, 8), options=DataOptions(given="pairs"))
+    assert data.names == ["000.png", "005.png"]
+    told = {p.path: p.reason for p in data.problems}
+    assert told["001.png"] == "has 16x18 pixels and its partner 16x16, neither equal nor one a whole multiple"
+    assert told["003.png"] == "has 32x32 pixels and its partner 16x16, another scale than other pairs"
+    assert "left out 4 without a partner that fits" in " ".join(capsys.readouterr().err.split())
+    assert (
+        told.items()
+        <= {p.path: p.reason for p in check([given, images], DataOptions(given="pairs")).problems}.items()
+    )
+    with pytest.raises(LimnerError, match=r"All 2 pairs are of unequal sizes: '001.png' has 16x18 pixels"):
+        for name in ("000", "002", "003", "005"):
+            (images / f"{name}.png").unlink()
+        read([given, images], size=(8, 8), given="pairs")
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_pairs_may_differ_by_a_whole_scale(tmp_path, turn):
+    """The given pictures take their part of the size, whichever is larger, however both are turned."""
+    given, images = tmp_path / "given", tmp_path / "images"
+    given.mkdir(), images.mkdir()
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for i in range(4):
+        small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        small.save(given / f"{i}.png", exif=exif)
+        small.resize((48, 36), Image.Resampling.NEAREST).save(images / f"{i}.tif")
+        turned = small.transpose(Image.Transpose.ROTATE_270) if turn == 6 else small
+        turned.resize((3 * turned.width, 3 * turned.height), 0).save(images / f"{i}.tif")
+    size = (48, 36) if turn == 6 else (36, 48)
+    data = read([given, images], size, given="pairs")
+    assert data.spec.given == ImageSpec(3, size[0] // 3, size[1] // 3)
+    batch = data.batch(np.arange(4))
+    assert torch.equal(batch.image[:, :, ::3, ::3], batch.condition.image)
+    back = read([images, given], (12, 12), given="pairs")
+    assert back.spec.shape == (3, 12, 12) and back.spec.given.shape == (3, 36, 36)
+    with pytest.raises(
+        LimnerError, match=r"3 times as large .* cannot be 32x32: choose a --size that 3 divides"
+    ):
+        read([given, images], (32, 32), given="pairs")
 
 
 def test_the_fingerprint_depends_on_what_is_given_and_on_nothing_without_it(folders, tmp_path):
     images, given = folders
-    alone, pairs = read(images), read(images, pairs=str(given))
+    sized = {"given_size": (8, 8)}
+    alone, pairs = read(images), read([given, images], given="pairs", **sized)
     assert alone.spec.given is None and alone.batch(np.arange(2)).condition.image is None
     moved = shutil.copytree(given, tmp_path / "moved")
-    assert read(images, pairs=str(moved)).fingerprint == pairs.fingerprint
+    assert read([moved, images], given="pairs", **sized).fingerprint == pairs.fingerprint
     (moved / "000.bmp").rename(moved / "x.bmp")
     (moved / "001.bmp").rename(moved / "000.bmp")
     (moved / "x.bmp").rename(moved / "001.bmp")
-    swapped = read(images, pairs=str(moved)).fingerprint
-    assert (
-        len({alone.fingerprint, pairs.fingerprint, swapped, read(images, domain=str(given)).fingerprint}) == 4
-    )
+    swapped = read([moved, images], given="pairs", **sized).fingerprint
+    domains = read([given, images], given="domains", **sized).fingerprint
+    assert len({alone.fingerprint, pairs.fingerprint, swapped, domains}) == 4
 
 
 def test_an_old_packing_is_still_found(tmp_path, monkeypatch):
@@ -235,9 +360,10 @@ def test_rows_know_their_source(folders, tmp_path):
 
 def test_open_like_and_open_picture(folders):
     images, given = folders
-    options = DataOptions(pairs=str(given), given_size=(4, 12), given_channels=3)
-    data = open_data(images, size=(8, 8), options=options, progress=False)
-    again = open_like([str(images)], data.spec, DataOptions(pairs=str(given)), progress=False)
+    options = DataOptions(given="pairs", given_size=(4, 12), given_channels=3)
+    both = [str(given), str(images)]
+    data = open_data(both, size=(8, 8), options=options, progress=False)
+    again = open_like(both, data.spec, DataOptions(given="pairs"), progress=False)
     assert again.spec == data.spec and again.fingerprint == data.fingerprint
     picture = open_picture(given / "007.bmp", data.spec.given, options)
     assert torch.equal(picture, data.batch(np.array([7])).condition.image)
@@ -250,16 +376,16 @@ QUICK = {"samples": 4, "save_every": "1h", "sample_every": "1h", "evaluate_every
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize("way", ["pairs", "domain"])
+@pytest.mark.parametrize("way", ["pairs", "domains"])
 def test_a_family_trains_on_given_pictures_and_resumes_bit_for_bit(folders, tmp_path, way):
     images, given = folders
     for path in images.iterdir():  # no two alike, so that some are held out
         noise = np.random.default_rng(int(path.stem)).integers(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(noise).save(path)
-    data = {way: str(given), "given_size": (4, 12), "flip": True}
+    data = {"given": way, "given_size": (4, 12), "flip": True}
 
     def train(out: str, budget: str, **how):
-        return toolkit.train("translator", images, tmp_path / out, preset="tiny", budget=budget, size=16,
+        return toolkit.train("translator", [given, images], tmp_path / out, preset="tiny", budget=budget, size=16,
                              quiet=True, training=QUICK, data=data, **how)  # fmt: skip
 
     whole = train("whole", "160img")
@@ -286,7 +412,11 @@ def test_a_family_trains_on_given_pictures_and_resumes_bit_for_bit(folders, tmp_
 def test_a_family_that_reads_no_given_pictures_gets_none(folders, tmp_path):
     images, given = folders
     with pytest.raises(LimnerError, match="flow does not train on given pictures"):
-        toolkit.train("flow", images, tmp_path / "run", preset="tiny", data={"pairs": str(given)}, quiet=True)
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(LimnerError, match="translator needs given pictures"):
+        toolkit.train(
+            "flow", [given, images], tmp_path / "run", preset="tiny", data={"given": "pairs"}, quiet=True
+        )
+    with pytest.raises(LimnerError, match="flow does not train on given pictures"):
+        toolkit.train("flow", "pairs:shapes", tmp_path / "run", preset="tiny", quiet=True)
+    with pytest.raises(LimnerError, match="translator trains on pairs of pictures from two sources, not 1"):
         toolkit.train("translator", images, tmp_path / "run", preset="tiny", quiet=True)
+    assert not (tmp_path / "run").exists()

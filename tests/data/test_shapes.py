@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from limner.data import open_data
 from limner.data.sources import shapes
-from limner.settings import LimnerError
+from limner.settings import DataOptions, LimnerError
 
 
 def test_captions_are_read_back_and_cover_the_world():
@@ -42,6 +43,83 @@ def test_the_oracle_reads_real_pictures(height, width):
     scenes = shapes.scenes(400, seed=2, held_out=True)
     score = shapes.score(shapes.draw(scenes, height, width, seed=3), [s.caption for s in scenes])
     assert score["exact"] >= 0.995 and score["exact_with_size"] >= 0.995
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (32, 32), (64, 64), (48, 32), (32, 80)])
+def test_the_oracle_reads_outlines_on_dark_too(height, width):
+    scenes = shapes.scenes(400, seed=2, held_out=True)
+    filled, outlined = (shapes.draw(scenes, height, width, 3, style) for style in ("filled", "outlined"))
+    assert shapes.score(outlined, [s.caption for s in scenes])["exact_with_size"] >= 0.995
+    assert shapes.compare(outlined, outlined)["exact"] >= 0.995
+    across = shapes.compare(filled, outlined)
+    assert across["exact"] == across["style"] == 0, "a picture that is left as it was has the wrong style"
+    assert min(across["shape"], across["colour"], across["size"], across["place"]) >= 0.995
+    moved = shapes.compare(np.roll(outlined, min(height, width) // 12, 2), outlined)
+    assert moved["place"] < 0.05 and moved["exact"] < 0.05 and moved["shape"] > 0.5
+    other = shapes.compare(np.roll(outlined, 1, 0), outlined)
+    assert other["readable"] >= 0.995 and other["exact"] < 0.03
+
+
+def test_the_oracle_is_not_fooled_by_half_a_style():
+    scenes = shapes.scenes(100, seed=2)
+    filled, outlined = (shapes.draw(scenes, 32, 32, 3, style).astype(int) for style in ("filled", "outlined"))
+    paper, dark = filled[:, :1, :1], outlined[:, :1, :1]
+    drawn = np.abs(filled - paper).max(-1, keepdims=True) > 20
+    line = np.abs(outlined - dark).max(-1, keepdims=True) > 20
+    wrong = {
+        "filled on dark": np.where(drawn, filled, dark),
+        "outlined on paper": np.where(line, outlined, paper),
+        "inverted": 255 - filled,
+        "dark alone": np.broadcast_to(dark, filled.shape),
+        "noise": np.random.default_rng(0).integers(0, 256, filled.shape),
+        "blurred": (outlined + np.roll(outlined, 2, 1) + np.roll(outlined, 2, 2)) // 3,
+        "half": np.where(np.arange(32)[:, None] < 16, outlined, dark),
+    }
+    for name, images in wrong.items():
+        assert shapes.compare(images.astype(np.uint8), filled.astype(np.uint8))["shape"] < 0.1, name
+    with pytest.raises(LimnerError, match="Picture 0 to compare with is not a scene"):
+        shapes.compare(filled.astype(np.uint8), wrong["noise"].astype(np.uint8))
+
+
+def test_pairs_of_shapes_show_the_same_scenes_in_two_styles():
+    data = open_data("pairs:shapes", size=(32, 32), progress=False)
+    assert len(data) == 20_000 and data.paired and data.spec.given.shape == data.spec.shape == (3, 32, 32)
+    rows = np.arange(0, 20_000, 97)
+    shown = open_data("shapes", size=(32, 32), progress=False)
+    assert np.array_equal(data.given.array[rows], shown.array[rows]) and data.captions == shown.captions
+    given, wanted, texts = data.given.array[rows], data.array[rows], [data.captions[i] for i in rows]
+    assert (
+        data.oracle.score(given, texts)["exact_with_size"]
+        == data.oracle.score(wanted, texts)["exact_with_size"]
+        == 1
+    )
+    same = data.oracle.compare(given, wanted)
+    assert same["shape"] == same["colour"] == same["size"] == same["place"] == 1 and same["style"] == 0
+    back = open_data("pairs:shapes", size=(32, 32), options=DataOptions(reverse=True), progress=False)
+    assert np.array_equal(back.array[rows], given) and np.array_equal(back.given.array[rows], wanted)
+
+
+def test_domains_of_shapes_share_no_scene_and_their_truth_is_known():
+    data = open_data("domains:shapes", size=(32, 32), progress=False)
+    assert (
+        not data.paired and min(len(data), len(data.given)) > 9_000 and len(data) + len(data.given) == 20_000
+    )
+    scenes = [
+        {shapes.parse(text).combination for text in part}
+        for part in (data.captions, _texts(data.given.names))
+    ]
+    assert not scenes[0] & scenes[1]
+    truth = open_data("pairs:shapes", size=(32, 32), progress=False)
+    place = {name: i for i, name in enumerate(truth.names)}
+    rows = [place[name] for name in data.given.names[:100]]
+    assert np.array_equal(truth.given.array[rows], data.given.array[:100]), "of the same name in pairs:shapes"
+    with pytest.raises(LimnerError, match="domains:shapes holds given and wanted pictures: name"):
+        open_data(["domains:shapes", "shapes"], size=(32, 32), progress=False)
+
+
+def _texts(names):
+    texts = [scene.caption for scene in shapes.scenes(20_000, seed=0)]
+    return [texts[int(name.removeprefix("shapes/"))] for name in names]
 
 
 def test_the_oracle_reads_noisy_but_not_wrong_pictures():

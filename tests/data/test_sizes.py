@@ -124,10 +124,11 @@ def test_commands_say_it_every_time(tmp_path):
 @pytest.mark.parametrize("size", [(20_000, 20_000), (0, 5), (-1, 8), (99_999, 99_999)])
 def test_sizes_that_no_image_can_have(tmp_path, size):
     source = save(tmp_path / "a", *[blank(20, 20, 3)] * 2)
-    given = [DataOptions(pairs=str(source), given_size=size)] if min(size) > 0 else []
+    given = [DataOptions(given="pairs", given_size=size)] if min(size) > 0 else []
     for options in (DataOptions(), *given):
+        sources = [source, source] if options.gives else source
         with pytest.raises(LimnerError, match=rf"{size[0]}x{size[1]} pixels cannot be made"):
-            open_data(source, size=None if options.gives else size, options=options, progress=False)
+            open_data(sources, size=None if options.gives else size, options=options, progress=False)
 
 
 def test_sizes_for_which_there_is_no_room(tmp_path, cache, monkeypatch):

@@ -30,7 +30,7 @@ from limner.core import (
 )
 from limner.data import Data, open_data
 from limner.distributed import Ranks, microbatch_size
-from limner.inference.pipeline import sample_grid
+from limner.inference.sheets import sample_grid
 from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop, learning_rate_factor
 from limner.training.run import train

@@ -412,18 +412,20 @@ def test_a_resumed_run_keeps_its_parents(nested, pictures, tmp_path):
 
 
 def test_a_parent_is_given_no_pictures_that_it_does_not_read(nested, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(families.load("toy_prior"), "reads", frozenset({"given"}))
-    monkeypatch.setattr(families.load("toy_autoencoder"), "reads", frozenset({"given"}))
+    for name in ("toy_prior", "toy_autoencoder"):
+        monkeypatch.setattr(families.load(name), "given_by", ("pairs", "domains"))
+        monkeypatch.setattr(families.load(name), "reads", frozenset({"given"}))
     paint(tmp_path / "others", 5)
-    for way in ("pairs", "domain"):
+    for way in ("pairs", "domains"):
         out = tmp_path / way
-        train_toy(pictures, out, data={way: str(tmp_path / "others"), "given_channels": 1})
+        train_toy([tmp_path / "others", pictures], out, data={"given": way, "given_channels": 1})
         assert toolkit.load(out).spec.given.channels == 1
         for path in (out / "tokeniser", out / "tokeniser" / "autoencoder"):
             assert not read_run(path).data.gives and toolkit.load(path).spec.given is None
-    halves = {"size": 16, "data": {"side_by_side": "left"}}
+            assert read_run(path).sources == (str(pictures),)
+    halves = {"size": 16, "data": {"halves": True}}
     train_toy(paint(tmp_path / "two", 20, (16, 32)), tmp_path / "cut", **halves)
-    assert read_run(tmp_path / "cut" / "tokeniser").data.side_by_side == "left", "its files must be cut too"
+    assert read_run(tmp_path / "cut" / "tokeniser").data.halves, "its files must be cut too"
     assert toolkit.load(tmp_path / "cut" / "tokeniser").spec.shape == (3, 8, 8)
 
 

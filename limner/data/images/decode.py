@@ -43,7 +43,7 @@ class Form:
 
     height: int
     width: int
-    fit: str = "crop"  # crop, pad or squash
+    fit: str = "crop"  # crop, pad or squash; tiles: at its own size, to be cut
     frames: int = 1  # the first ones, the last repeated where there are too few
     half: str = ""  # left or right: that half of the image alone
     scale: deep.Scale = _PLAIN  # of floats and integers of any range
@@ -63,6 +63,19 @@ def decode(
     return reading(partial(_pixels, form=Form(height, width, fit, frames, half, scale, filter)), source)
 
 
+def decode_with_size(source: IO[bytes] | Image.Image, form: Form) -> tuple[np.ndarray, tuple[int, int]]:
+    """As ``decode``, and the picture's own height and width: upright, of its half if the form has one."""
+
+    def act(opened: Opened) -> tuple[np.ndarray, tuple[int, int]]:
+        width, height = opened.image.size  # before the decoder shrinks it
+        pixels = _pixels(opened, form)
+        if opened.orientation >= 5:
+            width, height = height, width
+        return pixels, (height, width // 2 if form.half else width)
+
+    return reading(act, source)
+
+
 def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
     """The header of an image that can be decoded: opened once, decoded at 64x64. Raises as `decode`."""
 
@@ -74,16 +87,6 @@ def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
     return reading(act, source)
 
 
-def whole(opened: Opened, scale: deep.Scale = _PLAIN) -> np.ndarray:
-    """uint8 or uint16 [H, W, C] of an opened image at its own size, upright."""
-    planes = [
-        np.asarray(plane.transpose(TURNS[opened.orientation]) if opened.orientation in TURNS else plane)
-        for plane in _planes(opened, scale)
-    ]
-    pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
-    return np.clip(np.rint(pixels), 0, 65535).astype(np.uint16) if pixels.dtype == np.float32 else pixels
-
-
 def _pixels(opened: Opened, form: Form) -> np.ndarray:
     """[T, h, w, C]"""
     image = opened.image
@@ -91,7 +94,7 @@ def _pixels(opened: Opened, form: Form) -> np.ndarray:
     extent = None
     if image.format in ("JPEG", "MPO") and opened.source is not None:
         check_scans(image, opened.source)
-        if not form.half and not several:
+        if not form.half and not several and form.fit != "tiles":
             extent = _draft(image, form, opened.orientation)
     with UNDER_WAY.hold(cost(image, opened.deep)):
         if not several:
@@ -183,6 +186,8 @@ def _resized(image: Image.Image, orientation: int, form: Form, extent: Extent | 
         side = image.width // 2
         start = 0 if form.half == "left" else image.width - side
         image = image.crop((start, 0, start + side, image.height))
+    if form.fit == "tiles":
+        return np.asarray(image)
     across, down = image.width - beyond[0], image.height - beyond[1]
     height, width = form.height, form.width
     if form.fit == "pad":

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from limner.data.items import Item, Listing, Source
 from limner.data.sources import emoji_zh
 from limner.data.sources import shapes as scenes
+from limner.data.sources.drawing import Style
 from limner.settings import LimnerError, need
 
 SHAPES = 20_000  # images in the built-in `shapes`
@@ -34,8 +35,13 @@ _NAMES = ("/usr/share/unicode/emoji/emoji-test.txt", "/usr/share/unicode/emoji-t
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.+)")
 
 
-def shapes(language: str = "en") -> Source:
-    """20,000 drawn scenes with captions; the class is the first object's shape. ``language``: see ``DataOptions``."""
+def shapes(
+    language: str = "en", name: str = "shapes", style: Style = "filled", half: int | None = None
+) -> Source:
+    """20,000 drawn scenes with captions; the class is the first object's shape. ``language``: see ``DataOptions``.
+
+    ``half``: 0 or 1, only that half of the scenes (`Scene.half`). Numbers and places are the same in all styles.
+    """
     lock = threading.Lock()
 
     def listing() -> Listing:
@@ -43,24 +49,37 @@ def shapes(language: str = "en") -> Source:
 
         @lru_cache(maxsize=2)
         def block(number: int, height: int, width: int) -> np.ndarray:
-            return scenes.draw(every[number * _BLOCK : (number + 1) * _BLOCK], height, width, seed=number)
+            some = every[number * _BLOCK : (number + 1) * _BLOCK]
+            return scenes.draw(some, height, width, seed=number, style=style)
 
         def picture(i: int, height: int, width: int) -> Image.Image:
             with lock:
                 return Image.fromarray(block(i // _BLOCK, height, width)[i % _BLOCK])
 
         captioned = enumerate(zip(every, scenes.captions(every, language), strict=True))
-        items = [
-            Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, text) for i, (s, text) in captioned
-        ]
-        return Listing(items)
+        return Listing(
+            [
+                Item(f"shapes/{i:05d}", partial(picture, i), s.first.shape, text)
+                for i, (s, text) in captioned
+                if half in (None, s.half)
+            ]
+        )
 
     # Another drawing must not find the old pictures in the cache.
-    files = [Path(__file__).with_name(name).read_bytes() for name in ("shapes.py", "scenes_zh.py")]
+    files = [
+        Path(__file__).with_name(file).read_bytes() for file in ("scenes.py", "drawing.py", "scenes_zh.py")
+    ]
     version = hashlib.sha256(b"".join(files)).hexdigest()[:16]
-    return Source(
-        "shapes", ["shapes", version, SHAPES, language], listing, drawn=True, channels=3, oracle=scenes
-    )
+    key = ["shapes", version, SHAPES, language]
+    if style != "filled" or half is not None:
+        key += [style, half]
+    return Source(name, key, listing, drawn=True, channels=3, oracle=scenes)
+
+
+def two_of_shapes(text: str, language: str = "en") -> tuple[Source, Source]:
+    """The given and the wanted pictures of a name of ``BUILT_IN_TWO``: filled ones, and outlined ones."""
+    halves = (0, 1) if text.startswith("domains:") else (None, None)
+    return shapes(language, text, "filled", halves[0]), shapes(language, text, "outlined", halves[1])
 
 
 def digits() -> Source:

@@ -17,10 +17,10 @@ from limner.data.annotations.metadata import TABLES
 from limner.data.images.formats import SUFFIXES, not_read
 from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
-from limner.data.sources.builtin import digits, emoji, shapes
+from limner.data.sources.builtin import digits, emoji, shapes, two_of_shapes
 from limner.data.sources.folder import Folder
 from limner.data.sources.table import hub, parquet
-from limner.settings import BUILT_IN, LimnerError, nearest
+from limner.settings import BUILT_IN, BUILT_IN_TWO, LimnerError, nearest
 
 _TABLES = *(f"metadata{suffix}" for suffix in sorted(TABLES)), "dataset.json"
 MOST_SHARDS = 100_000  # that a range such as {000..031} may name
@@ -37,6 +37,10 @@ def find(text: str, scratch: Path, classes: str = "", language: str = "en") -> S
     """
     if text in _OPENERS:
         return _OPENERS[text](language)
+    if text in BUILT_IN_TWO:
+        raise LimnerError(
+            f"{text} holds given and wanted pictures: name it alone, for a family that is given some."
+        )
     if text.startswith("hf:"):
         return hub(text)
     if not text:
@@ -66,6 +70,11 @@ def find(text: str, scratch: Path, classes: str = "", language: str = "en") -> S
     if within := [file for file in files if is_archive(file)]:
         return archives(text, within, scratch, classes)
     raise LimnerError(f"{text!r} is not a folder, image, archive or parquet file: {_what(files)}.")
+
+
+def find_two(text: str, language: str = "en") -> tuple[Source, Source]:
+    """The sources of given and of wanted pictures that a name of ``BUILT_IN_TWO`` stands for."""
+    return two_of_shapes(text, language)
 
 
 def _what(files: Sequence[Path]) -> str:
@@ -116,7 +125,7 @@ def _hint(text: str) -> str:
     beside: list[Path] = []
     with suppress(OSError):
         beside = [p for p in parent.iterdir() if not p.name.startswith(".")]
-    hint = nearest(text, [*BUILT_IN, *(printable(str(p)) for p in beside)])
+    hint = nearest(text, [*BUILT_IN, *BUILT_IN_TWO, *(printable(str(p)) for p in beside)])
     return hint or f" Name a folder, an archive, hf:owner/name, or one of {', '.join(BUILT_IN)}."
 
 

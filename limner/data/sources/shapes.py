@@ -1,257 +1,83 @@
 """Scenes of two objects with shape, colour, size and relation: their captions, their pictures, and an oracle.
 
-`scenes` chooses scenes, `draw` draws them at any height and width, `recognise` reads them back from the
-pixels by analysis alone (nothing is trained), and `score` says how well pictures follow their captions.
+`scenes` chooses scenes, `draw` draws them at any height and width, `read` reads them back from the pixels of either
+style by analysis alone (nothing is trained), `score` says how well pictures follow their captions, and `compare` how
+well they show what others show.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
-import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from limner.data.sources import scenes_zh
-from limner.settings import LimnerError, nearest
+from limner.data.sources.drawing import Style, coverage, draw, line_width, pixel_grid
+from limner.data.sources.scenes import (
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    captions,
+    parse,
+    scenes,
+    unseen,
+)  # fmt: skip
+from limner.settings import LimnerError
 
-SHAPES = ("circle", "square", "triangle", "star")
-COLOURS = {
-    "red": (222, 56, 52),
-    "yellow": (247, 192, 30),
-    "green": (46, 160, 84),
-    "blue": (44, 104, 226),
-    "purple": (164, 62, 178),
-    "black": (46, 44, 56),
-}
-SIZES = {"small": 0.145, "large": 0.188}  # radius of the circle, as a share of the picture's shorter side
-RELATIONS = ("above", "below", "left of", "right of")
-OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
+__all__ = [
+    "COLOURS", "RELATIONS", "SHAPES", "SIZES", "Reading", "Scene", "Thing", "captions", "compare", "draw", "parse",
+    "read", "recognise", "scenes", "score", "unseen",
+]  # fmt: skip
 
-_REACH = 1.17  # no object reaches further from its centre than this many radii
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
-_CAPTION = re.compile(r"an? (\w+) (\w+) (\w+) (above|below|left of|right of) an? (\w+) (\w+) (\w+)")
+_NEAR = 0.04  # of the shorter side: how far an object may be from where it should be
 
 
 @dataclass(frozen=True)
-class Thing:
-    shape: str  # of SHAPES
-    colour: str  # of COLOURS
-    size: str  # of SIZES
+class Reading:
+    """What a picture shows."""
 
-
-@dataclass(frozen=True)
-class Scene:
-    """Two things, the first of which is `relation` the second."""
-
-    first: Thing
-    relation: str  # of RELATIONS
-    second: Thing
-
-    @property
-    def caption(self) -> str:
-        one, two = (f"a {t.size} {t.colour} {t.shape}" for t in (self.first, self.second))
-        return f"{one} {self.relation} {two}"
-
-    @property
-    def chinese(self) -> str:
-        """The caption in Chinese."""
-        one, two = ((t.size, t.colour, t.shape) for t in (self.first, self.second))
-        return scenes_zh.write(one, self.relation, two)
-
-    @property
-    def canonical(self) -> Scene:
-        """The same picture, described from its upper or left thing: 'a above b' for 'b below a'."""
-        if self.relation in ("above", "left of"):
-            return self
-        return Scene(self.second, OPPOSITE[self.relation], self.first)
-
-    @property
-    def held_out(self) -> bool:
-        """Whether this combination, sizes aside, is in no training set (about one in ten)."""
-        return hashlib.blake2b(self.combination.encode(), digest_size=8).digest()[0] < 26
-
-    @property
-    def combination(self) -> str:
-        """What the scene shows, sizes aside; the same of 'b below a' and 'a above b'."""
-        s = self.canonical
-        return f"{s.first.shape} {s.first.colour} {s.relation} {s.second.shape} {s.second.colour}"
-
-
-def parse(caption: str) -> Scene:
-    """The scene that a caption describes, in English or Chinese. Raises LimnerError for any other text."""
-    match = _CAPTION.fullmatch(" ".join(caption.lower().split()).rstrip("."))
-    words = match.groups() if match else scenes_zh.read(caption)
-    if not words:
-        raise LimnerError(
-            f"cannot read {caption!r} as a scene; write it like 'a large red circle above a small blue square'"
-            f" or '{scenes_zh.EXAMPLE}'"
-        )
-    known: tuple[Iterable[str], ...] = (SIZES, COLOURS, SHAPES, RELATIONS, SIZES, COLOURS, SHAPES)
-    for word, names in zip(words, known, strict=True):
-        if word not in names:
-            hint = nearest(word, names)
-            raise LimnerError(f"{word!r} in {caption!r} is not one of {', '.join(names)}.{hint}")
-    first, second = (Thing(shape, colour, size) for size, colour, shape in (words[:3], words[4:]))
-    return Scene(first, words[3], second)
-
-
-def captions(scenes: Sequence[Scene], language: str = "en") -> list[str]:
-    """The captions of scenes in the language of --data.language; of both, every second one is in Chinese."""
-    chinese = [language == "zh" or (language == "both" and i % 2 == 1) for i in range(len(scenes))]
-    return [scene.chinese if zh else scene.caption for scene, zh in zip(scenes, chinese, strict=True)]
-
-
-@cache
-def _every(held_out: bool) -> tuple[Scene, ...]:
-    """All scenes on one side of the split; two things of one scene differ in shape or colour."""
-    things = [Thing(shape, colour, size) for shape in SHAPES for colour in COLOURS for size in SIZES]
-    pairs = [(a, b) for a in things for b in things if (a.shape, a.colour) != (b.shape, b.colour)]
-    every = (Scene(a, relation, b) for a, b in pairs for relation in RELATIONS)
-    return tuple(scene for scene in every if scene.held_out == held_out)
-
-
-def scenes(n: int, seed: int, held_out: bool = False) -> list[Scene]:
-    """n random scenes, without repetition up to all there are. `held_out` ones appear in no training set."""
-    every, rng = _every(held_out), random.Random(seed)
-    drawn: list[Scene] = []
-    while len(drawn) < n:
-        drawn += rng.sample(every, min(n - len(drawn), len(every)))
-    return drawn
-
-
-def unseen(n: int, seed: int, known: Sequence[str] = (), language: str = "en") -> list[str]:
-    """Captions of up to n random scenes whose combinations are in no training set, nor in the captions ``known``.
-
-    Those of ``scenes`` come first, which the demo draws; ``language`` as in ``captions``.
-    """
-    shown: set[str] = set()
-    for caption in known:
-        with suppress(LimnerError):  # a person's own caption may be of anything
-            shown.add(parse(caption).combination)
-    every = (*scenes(n, seed, held_out=True)[: len(_every(True))], *_every(True))
-    new = dict.fromkeys(scene for scene in every if scene.combination not in shown)
-    return captions(list(new)[:n], language)
-
-
-# Drawing ----------------------------------------------------------------------------------------------------
-
-
-def _outline(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance, negative inside, of a shape of radius 1 at the origin; y points down."""
-    if shape == "circle":
-        return np.hypot(x, y) - 1
-    x = np.abs(x)
-    if shape == "square":
-        return np.maximum(x, np.abs(y)) - np.float32(0.88)
-    if shape == "triangle":
-        y = y - np.float32(0.34)
-        return np.maximum(y, x * np.float32(0.75**0.5) - y / 2) - np.float32(0.675)
-    # A star is one edge, from a tip to a notch, in each of ten mirrored sectors.
-    sector = np.float32(np.pi / 5)
-    angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
-    radius = np.hypot(x, y)
-    tip, notch = np.float32(1.17), 0.6 * np.exp(1j * sector)
-    normal = (notch - tip) / abs(notch - tip) * -1j
-    return (radius * np.cos(angle) - tip) * normal.real + radius * np.sin(angle) * normal.imag
-
-
-def _coverage(
-    shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, side: int, grid: tuple
-) -> np.ndarray:
-    """[n, H, W] share of each pixel that n objects of one shape cover; units of the shorter side."""
-    x, y, radius = (np.asarray(v, np.float32)[:, None, None] for v in (x, y, radius))
-    across, down = grid
-    distance = _outline(shape, (across - x) / radius, (down - y) / radius) * radius
-    return np.clip(0.5 - distance * side, 0, 1)
-
-
-def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres across [1, W] and down [H, 1], in units of the shorter side."""
-    side = np.float32(min(height, width))
-    return (np.arange(width, dtype=np.float32)[None] + 0.5) / side, (
-        np.arange(height, dtype=np.float32)[:, None] + 0.5
-    ) / side
-
-
-def _place(
-    scenes: Sequence[Scene], height: int, width: int, rng: np.random.Generator
-) -> tuple[np.ndarray, ...]:
-    """Centres [N, 2 objects, 2 axes (x, y)] and radii [N, 2]: each object moves freely in its own half."""
-    side = min(height, width)
-    extent = np.array([width / side, height / side])
-    radius = np.array([[SIZES[s.first.size], SIZES[s.second.size]] for s in scenes])
-    reach = _REACH * radius
-    halves = np.array([s.relation in ("below", "right of") for s in scenes])[:, None] ^ np.array(
-        [[False, True]]
-    )
-    axis = np.array([s.relation in ("above", "below") for s in scenes]).astype(int)  # 1: they differ along y
-    length = extent[axis][:, None]
-    low, high = reach + 0.012, length / 2 - 0.01 - reach
-    along = low + rng.random(radius.shape) * (high - low)
-    along = np.where(halves, length - along, along)
-    across = extent[1 - axis][:, None] / 2 + rng.uniform(-0.06, 0.06, radius.shape)
-    centre = np.stack(
-        [np.where(axis[:, None] == 0, along, across), np.where(axis[:, None] == 1, along, across)], -1
-    )
-    return centre, radius
-
-
-def draw(scenes: Sequence[Scene], height: int, width: int, seed: int) -> np.ndarray:
-    """The scenes as pictures, uint8 [N, H, W, 3], from 24 pixels a side; the seed decides their places."""
-    if min(height, width) < 24:
-        raise LimnerError(f"shapes cannot be distinguished at {height}x{width}: choose 24x24 or larger")
-    rng = np.random.default_rng(seed)
-    grid, side = _grid(height, width), min(height, width)
-    pictures = np.empty((len(scenes), height, width, 3), np.uint8)
-    chunk = max(1, 2**20 // (height * width))
-    for start in range(0, len(scenes), chunk):
-        some = scenes[start : start + chunk]
-        centre, radius = _place(some, height, width, rng)
-        canvas = _background(len(some), height, width, rng)
-        for k in (0, 1):
-            things = [s.second if k else s.first for s in some]
-            for shape in SHAPES:
-                rows = np.array([i for i, t in enumerate(things) if t.shape == shape], int)
-                x, y, r = centre[rows, k, 0], centre[rows, k, 1], radius[rows, k]
-                cover = _coverage(shape, x, y, r, side, grid)[..., None]
-                colour = np.array([COLOURS[things[i].colour] for i in rows], np.float32).reshape(-1, 1, 1, 3)
-                canvas[rows] += cover * (colour - canvas[rows])
-        pictures[start : start + chunk] = np.clip(canvas + 0.5, 0, 255)
-    return pictures
-
-
-def _background(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """[n, H, W, 3] soft paper: a pale tint that fades a little from top to bottom."""
-    tint = rng.uniform(226, 246, (n, 1, 1, 3)).astype(np.float32)
-    fade = rng.uniform(-5, 5, (n, 1, 1, 1)).astype(np.float32)
-    ramp = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(tint + fade * ramp, (n, height, width, 3)).copy()
-
-
-# Recognising ----------------------------------------------------------------------------------------------------
+    scene: Scene  # canonical
+    style: Style
+    places: np.ndarray  # [2 objects, 2 axes (x, y)] their centroids, in units of the shorter side
 
 
 def recognise(images: np.ndarray) -> list[Scene | None]:
-    """The canonical scene of each picture (uint8 [N, H, W, 3]); None where it is not two clean objects.
+    """The canonical scene of each picture (uint8 [N, H, W, 3]) in either style; None where `read` cannot read it."""
+    return [None if shown is None else shown.scene for shown in read(images)]
+
+
+def read(images: np.ndarray) -> list[Reading | None]:
+    """What each picture (uint8 [N, H, W, 3]) shows; None where it is not two clean objects.
 
     Exactly two connected objects must stand out from the background, each of one palette colour throughout
-    and each overlapping a drawing of a known shape; the picture may hold nothing else.
+    and each overlapping a drawing of a known shape; the picture may hold nothing else. On a light background they must
+    be filled, on a dark one outlines around nothing.
     """
     return [
-        scene
-        for start in range(0, len(images), 256)
-        for scene in _recognise_batch(images[start : start + 256])
+        shown for start in range(0, len(images), 256) for shown in _read_batch(images[start : start + 256])
     ]
 
 
-def _recognise_batch(images: np.ndarray) -> list[Scene | None]:
+@dataclass(frozen=True)
+class _Marks:
+    """What stands out from the background in one picture."""
+
+    pixels: np.ndarray  # [H, W, 3], 0 to 255
+    paper: np.ndarray  # [3] the background
+    amount: np.ndarray  # [H, W] share of each pixel that is coloured
+    colours: np.ndarray  # [H, W] index of that colour
+    cover: np.ndarray  # [H, W] share of each pixel that objects cover, with the inside of outlines
+    parts: np.ndarray  # [H, W] labels of connected parts, 0 outside
+    style: Style
+
+
+def _read_batch(images: np.ndarray) -> list[Reading | None]:
     pixels = images.astype(np.float32)
     border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
     paper = np.median(border, 1)[:, None, None]  # [N, 1, 1, 3]
@@ -264,9 +90,42 @@ def _recognise_batch(images: np.ndarray) -> list[Scene | None]:
         [np.square(stain - amount[..., c, None] * ink[:, :, :, c]).sum(-1) for c in range(len(COLOURS))], -1
     )
     best = error.argmin(-1)  # [N, H, W]
-    cover = np.take_along_axis(amount, best[..., None], -1)[..., 0]
+    amount = np.take_along_axis(amount, best[..., None], -1)[..., 0]
+    dark = paper.mean(-1)[:, 0, 0] < 128  # [N]
+    cover = np.where(dark[:, None, None], _filled(amount), amount)
     parts = _connected(cover > 0.5)
-    return [_read(*each) for each in zip(pixels, paper[:, 0, 0], cover, best, parts, strict=True)]
+    styles: list[Style] = ["outlined" if is_dark else "filled" for is_dark in dark]
+    each = zip(pixels, paper[:, 0, 0], amount, best, cover, parts, styles, strict=True)
+    return [_reading(_Marks(*one)) for one in each]
+
+
+def _filled(amount: np.ndarray) -> np.ndarray:
+    """Share of each pixel [N, H, W] that objects cover of whose outlines ``amount`` [N, H, W] is covered."""
+    line = amount > 0.5
+    outside = np.zeros_like(line)
+    outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
+    outside &= ~line
+    while True:  # not through corners, where alone the pixels of a thin line may touch
+        grown = _along_rows(outside, line)
+        grown = _along_rows(grown.swapaxes(1, 2), line.swapaxes(1, 2)).swapaxes(1, 2)
+        if np.array_equal(grown, outside):
+            break
+        outside = grown
+    padded = np.pad(outside, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    edge = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:] | outside
+    return np.where(edge, amount, 1).astype(np.float32)  # an outline's inner edge is covered by its object
+
+
+def _along_rows(outside: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """All pixels [N, H, W] from which an outside one is reached along a row without crossing a line."""
+    begins = line.copy()
+    begins[:, :, 0] = True
+    stretch = (
+        begins.reshape(-1).cumsum().reshape(line.shape)
+    )  # a line pixel and what follows it up to the next
+    reached = np.zeros(stretch.max() + 1, bool)
+    reached[stretch[outside]] = True
+    return reached[stretch] & ~line
 
 
 def _connected(mask: np.ndarray) -> np.ndarray:
@@ -281,62 +140,85 @@ def _connected(mask: np.ndarray) -> np.ndarray:
         label = flooded
 
 
-def _read(
-    pixels: np.ndarray, paper: np.ndarray, cover: np.ndarray, colours: np.ndarray, parts: np.ndarray
-) -> Scene | None:
-    """One picture's scene from its pixels [H, W, 3], their share and index of colour, and its parts."""
-    height, width = parts.shape
-    labels, areas = np.unique(parts[parts > 0], return_counts=True)
+def _reading(marks: _Marks) -> Reading | None:
+    height, width = marks.parts.shape
+    labels, areas = np.unique(marks.parts[marks.parts > 0], return_counts=True)
     labels = labels[areas >= max(3, 0.003 * min(height, width) ** 2)]  # specks smaller than that do not count
-    if len(labels) != 2 or (np.linalg.norm(_PALETTE - paper, axis=1) < 60).any():
+    if len(labels) != 2 or (np.linalg.norm(_PALETTE - marks.paper, axis=1) < 60).any():
         return None
-    one, two = (_thing(pixels, cover, colours, parts == label) for label in labels)
+    one, two = (_thing(marks, marks.parts == label) for label in labels)
     if one is None or two is None:
         return None
     (a, ax, ay), (b, bx, by) = one, two
-    if abs(ax - bx) > abs(ay - by):
-        return Scene(a, "left of", b) if ax < bx else Scene(b, "left of", a)
-    return Scene(a, "above", b) if ay < by else Scene(b, "above", a)
+    relation, in_order = ("left of", ax < bx) if abs(ax - bx) > abs(ay - by) else ("above", ay < by)
+    if in_order:
+        return Reading(Scene(a, relation, b), marks.style, np.array([[ax, ay], [bx, by]]))
+    return Reading(Scene(b, relation, a), marks.style, np.array([[bx, by], [ax, ay]]))
 
 
-def _thing(
-    pixels: np.ndarray, cover: np.ndarray, colours: np.ndarray, part: np.ndarray
-) -> tuple[Thing, float, float] | None:
+def _thing(marks: _Marks, part: np.ndarray) -> tuple[Thing, float, float] | None:
     """The thing that a connected part [H, W] is, with its centroid; None if it is not a clean one."""
     height, width = part.shape
-    core = part & (cover > 0.9)
-    if not core.any():
+    colour = _colour(marks, part)
+    if colour is None:
         return None
-    colour = int(np.bincount(colours[core]).argmax())
-    faithful = (colours[core] == colour) & (np.linalg.norm(pixels[core] - _PALETTE[colour], axis=1) < 70)
-    if faithful.mean() < 0.85 or core.sum() < 0.4 * part.sum():
-        return None
-
     near = F.max_pool2d(torch.from_numpy(part)[None, None].float(), 3, 1, 1)[0, 0].numpy()
-    mask = cover * near  # with the soft edge
-    grid = _grid(height, width)
+    mask = marks.cover * near  # with the soft edge
+    grid = pixel_grid(height, width)
     x, y = float((mask * grid[0]).sum() / mask.sum()), float((mask * grid[1]).sum() / mask.sum())
     shapes, radii, drawings = _templates(height, width, x, y)
-    overlap = np.minimum(drawings, mask).sum((1, 2)) / np.maximum(drawings, mask).sum((1, 2))
+    overlap = _overlap(drawings, mask)
     which = int(overlap.argmax())
     if overlap[which] < 0.85:
         return None
+    if marks.style == "outlined":
+        inner = _drawn(
+            shapes[which], radii[which : which + 1], x, y, (height, width), line_width((height, width))
+        )[0]
+        of_line, of_whole = (
+            _overlap(drawn, marks.amount * near) for drawn in (drawings[which] - inner, drawings[which])
+        )
+        if of_line < max(0.7, of_whole):
+            return None
     size = min(SIZES, key=lambda name: abs(np.log(radii[which] / SIZES[name])))
     return Thing(shapes[which], list(COLOURS)[colour], size), x, y
+
+
+def _overlap(drawings: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[...] the area that drawings [..., H, W] and a mask [H, W] share, as a share of what either covers."""
+    return np.minimum(drawings, mask).sum((-2, -1)) / np.maximum(drawings, mask).sum((-2, -1))
+
+
+def _colour(marks: _Marks, part: np.ndarray) -> int | None:
+    """The index of the one colour of a part [H, W]; None where it has several, or is not filled as its style is."""
+    core = part & (marks.amount > (0.9 if marks.style == "filled" else 0.6))
+    if not core.any():
+        return None
+    colour = int(np.bincount(marks.colours[core]).argmax())
+    # Between the colour and the background, as far as the pixel is covered.
+    share = np.where(marks.style == "filled", 1, marks.amount[core])[:, None]
+    off = np.linalg.norm(
+        marks.pixels[core] - (marks.paper + share * (_PALETTE[colour] - marks.paper)), axis=1
+    )
+    if ((marks.colours[core] == colour) & (off < 70)).mean() < 0.85:
+        return None
+    return None if marks.style == "filled" and core.sum() < 0.4 * part.sum() else colour
 
 
 def _templates(height: int, width: int, x: float, y: float) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Shapes, radii and drawings [n, H, W] of what could have its centroid at (x, y)."""
     small, large = SIZES.values()
     radii = np.geomspace(small * 0.85, large * 1.15, 12)
-    shapes, drawings = [], []
-    for shape in SHAPES:
-        lower = 0.34 if shape == "triangle" else 0.0  # its centroid lies below its centre
-        grid = _grid(height, width)
-        cover = _coverage(shape, np.full_like(radii, x), y - lower * radii, radii, min(height, width), grid)
-        shapes += [shape] * len(radii)
-        drawings.append(cover)
-    return shapes, np.tile(radii, len(SHAPES)), np.concatenate(drawings)
+    drawings = np.concatenate([_drawn(shape, radii, x, y, (height, width)) for shape in SHAPES])
+    return [shape for shape in SHAPES for _ in radii], np.tile(radii, len(SHAPES)), drawings
+
+
+def _drawn(
+    shape: str, radii: np.ndarray, x: float, y: float, size: tuple[int, int], inset: float = 0.0
+) -> np.ndarray:
+    """[n, H, W] filled objects of these radii with their centroid at (x, y), smaller by ``inset`` on all sides."""
+    lower = 0.34 if shape == "triangle" else 0.0  # its centroid lies below its centre
+    return coverage(shape, np.full_like(radii, x), y - lower * radii, radii, size, inset)
 
 
 def score(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
@@ -353,14 +235,44 @@ def score(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
             continue
         wanted = parse(caption).canonical
         right = {"relation": shown.relation == wanted.relation}
-        for name in ("shape", "colour", "size"):
-            right[name] = all(
-                getattr(s, name) == getattr(w, name)
-                for s, w in ((shown.first, wanted.first), (shown.second, wanted.second))
-            )
+        right |= _alike(shown, wanted)
         counts["readable"] += 1
         counts["exact"] += right["shape"] and right["colour"] and right["relation"]
         counts["exact_with_size"] += all(right.values())
         for name, is_right in right.items():
             counts[name] += is_right
     return {name: count / max(len(captions), 1) for name, count in counts.items()}
+
+
+def compare(images: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """How well pictures (uint8 [N, H, W, 3]) show what others show, each in either style, as shares of N.
+
+    `exact`: style, both shapes, both colours and both places; `readable`: two clean objects can be read; `style`,
+    `shape`, `colour`, `size`, `place`: that of both objects. Raises LimnerError for one of ``others`` that is no scene.
+    """
+    names = ("exact", "readable", "style", "shape", "colour", "size", "place")
+    counts = dict.fromkeys(names, 0)
+    for i, (shown, wanted) in enumerate(zip(read(images), read(others), strict=True)):
+        if wanted is None:
+            raise LimnerError(
+                f"Picture {i} to compare with is not a scene of shapes: choose pictures of shapes."
+            )
+        if shown is None:
+            continue
+        distance = np.linalg.norm(shown.places - wanted.places, axis=1)
+        right = {"style": shown.style == wanted.style, "place": bool((distance <= _NEAR).all())}
+        right |= _alike(shown.scene, wanted.scene)
+        counts["readable"] += 1
+        counts["exact"] += all(is_right for name, is_right in right.items() if name != "size")
+        for name, is_right in right.items():
+            counts[name] += is_right
+    return {name: count / max(len(images), 1) for name, count in counts.items()}
+
+
+def _alike(shown: Scene, wanted: Scene) -> dict[str, bool]:
+    """Whether both objects of two canonical scenes have the same shape, colour and size."""
+    both = (shown.first, wanted.first), (shown.second, wanted.second)
+    return {
+        name: all(getattr(s, name) == getattr(w, name) for s, w in both)
+        for name in ("shape", "colour", "size")
+    }

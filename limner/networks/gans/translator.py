@@ -26,17 +26,14 @@ class Blur(nn.Module):
 
 def normed(*layers: nn.Module, width: int) -> nn.Sequential:
     """Layers, an instance norm without weights, ReLU."""
-    return nn.Sequential(*layers, InstanceNorm(width, affine=False), nn.ReLU(inplace=True))
+    return nn.Sequential(*layers, InstanceNorm(width, affine=False), nn.ReLU())
 
 
 def halving(inputs: int, outputs: int, antialias: bool) -> nn.Sequential:
     """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
     if antialias:
         return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1),
-            InstanceNorm(outputs, affine=False),
-            nn.ReLU(inplace=True),
-            Blur(),
+            nn.Conv2d(inputs, outputs, 3, padding=1), InstanceNorm(outputs, affine=False), nn.ReLU(), Blur()
         )
     return normed(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), width=outputs)
 
