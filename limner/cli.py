@@ -24,6 +24,7 @@ Train, sample and measure image generators of every family on your own images.
   data show SOURCE... --to PNG      a sheet of its images, labels and captions
   train FAMILY SOURCE... --out RUN  train a family on images
   sample RUN                        draw new images
+  apply RUN PICTURE|DIR --to PATH   enlarge, restore, translate or paint pictures
   explore RUN --to DIR              draw sheets of the run's latent space
   project RUN PICTURE --to PNG      find the latent point of a picture
   synthesize RUN --to DIR           make a folder of new images to train on
@@ -41,8 +42,8 @@ limner COMMAND --help shows the options. A SOURCE is a folder of images, a zip,
 a tar, a parquet file, hf:owner/name, or a built-in set: {", ".join(BUILT_IN)}."""
 
 COMMANDS = (
-    "demo", "data", "train", "sample", "explore", "project", "synthesize", "evaluate", "embed", "classify",
-    "search", "compare", "export", "import", "show", "families",
+    "demo", "data", "train", "sample", "apply", "explore", "project", "synthesize", "evaluate", "embed",
+    "classify", "search", "compare", "export", "import", "show", "families",
 )  # fmt: skip
 
 

@@ -39,7 +39,14 @@ def run(argv: list[str]) -> None:
     if not given.sources:
         raise LimnerError("Name the real images to measure against: limner evaluate RUN SOURCE.")
     from limner.evaluation.evaluate import evaluate
-    from limner.evaluation.tables import EVALUATION, compared, evaluation_rows, measured_in
+    from limner.evaluation.tables import (
+        EVALUATION,
+        compared,
+        evaluation_rows,
+        measured_in,
+        translation_heads,
+        translation_rows,
+    )  # fmt: skip
 
     scores = _as_training_data(given) if given.as_training_data else None
     options, to = select(EvaluateOptions, given), given.to or None
@@ -54,8 +61,13 @@ def run(argv: list[str]) -> None:
     if given.json:
         print_json(result)
         return
-    table(EVALUATION, evaluation_rows(result))
-    if result.held_out and (result.understanding or getattr(result.fidelity, "memorised", None) is not None):
+    if result.translation:
+        table(translation_heads(result.translation), translation_rows(result.translation))
+    if rows := evaluation_rows(result):
+        table(EVALUATION, rows)
+    if result.held_out and (
+        result.understanding or result.translation or getattr(result.fidelity, "memorised", None) is not None
+    ):
         say(str(result.held_out))
     if fidelity := result.fidelity:
         features = measured_in([fidelity, *fidelity.other_features.values()])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from limner import checkpoint, files
-from limner.core import Autoencodes, Classifies, DataOptions, Describes, Generates, LimnerError
+from limner.core import Autoencodes, Classifies, DataOptions, Describes, Generates, LimnerError, Translates
 from limner.data import open_data, open_like
 from limner.device import pick_device
 from limner.distributed import Ranks, join
@@ -25,6 +25,7 @@ from limner.evaluation.prompts import PromptScore, measure_prompts
 from limner.evaluation.real import Real, as_saved, open_whole
 from limner.evaluation.results import Evaluation, HeldOut, Reconstruction
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
+from limner.evaluation.translation import measure_translation
 from limner.inference.pipeline import Pipeline
 from limner.inference.texts import open_comparer
 from limner.metrics import pixels
@@ -32,6 +33,7 @@ from limner.metrics.features import Features
 from limner.progress import bar
 
 RECONSTRUCTED = 512  # images at most
+MOST = 1000  # images that are drawn or translated, where --n does not say
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,16 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     if comparer:
         refuse_without_prompts(pipeline, real)
     understanding = probe.measure(pipeline, task.sources, real, per_class, seed, task.quiet, ranks)
-    samples, chosen, prompts, matches = None, None, None, None
-    if isinstance(pipeline.model, Generates):
-        n, opened = options.n or min(1000, len(real)), pipeline.sampling(sampling)
+    samples, chosen, prompts, matches, translation = None, None, None, None, None
+    if isinstance(pipeline.model, Translates):
+        chosen = pipeline.named_sampling(sampling)
+        if ranks.first:
+            n, opened = options.n or MOST, pipeline.sampling(sampling)
+            translation = measure_translation(
+                pipeline.model, real, opened, task.features[0], task.to, n, options.seed, task.quiet
+            )
+    elif isinstance(pipeline.model, Generates):
+        n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
         with bar(f"drawing {n:,} images", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
@@ -93,7 +102,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     reconstruction = None
     if isinstance(pipeline.model, Autoencodes):
         reconstruction = measure_reconstruction(pipeline, real) if ranks.first else None
-    elif not samples and not understanding and ranks.first:
+    elif not samples and not understanding and not translation and ranks.first:
         why = "it does not draw, reconstruct, describe or classify images"
         if isinstance(pipeline.model, Describes | Classifies):
             why = probe.no_labels(real.held_out)
@@ -101,6 +110,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     result = Evaluation(
         of=str(task.what), against=list(task.sources), run=pipeline.digest, understanding=understanding,
         sampling=chosen, matches=matches, reconstruction=reconstruction, held_out=held_out,
+        translation=translation,
     )  # fmt: skip
     size = (pipeline.spec.height, pipeline.spec.width)
     data, notes = pipeline.loaded.run.data, []

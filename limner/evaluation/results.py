@@ -115,6 +115,32 @@ class Reconstruction(JsonResult):
     n: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Closeness(JsonResult):
+    """How near pictures are to the true ones: means over pictures, those on Y without a border of ``scale`` pixels."""
+
+    psnr: Mean  # dB
+    psnr_y: Mean | None = None  # dB, on Y of BT.601; None for grey
+    ssim: Mean | None = None  # None below 11 pixels a side
+    ssim_y: Mean | None = None
+    perceptual: Mean  # distance in the features of ``Translation.network``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(JsonResult):
+    """What a run makes of given pictures, against the true ones, beside the given pictures themselves."""
+
+    n: int
+    scale: int
+    beside: str  # what the given pictures are compared as: themselves, or enlarged by bicubic
+    result: Closeness | None = None  # None where the true pictures are not known
+    given: Closeness | None = None
+    network: str | None = None  # in whose features the perceptual distance is
+    kid: Figure | None = None  # kernel distance to other wanted pictures; None below 20 on a side
+    kid_given: Figure | None = None
+    features: str  # of the kernel distance
+
+
 @dataclass(frozen=True)
 class HeldOut(JsonResult):
     """The images that figures of held-out images stand on."""
@@ -141,6 +167,7 @@ class Evaluation(JsonResult):
     fidelity: Fidelity | None = field(default=None, metadata=INLINE)
     matches: MatchScore | None = None
     reconstruction: Reconstruction | None = None
+    translation: Translation | None = None
     understanding: Understanding | None = field(default=None, metadata=INLINE)
     to: str | None = None  # folder of evaluation.json and the pictures
     training_data: JsonResult | None = None

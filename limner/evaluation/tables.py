@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from limner.evaluation.report import number
-from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Mean, Row
+from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Mean, Row, Translation
 from limner.settings import join_words
 
 FIGURES = {
@@ -66,6 +66,35 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
         label = f"the same from {few.labels_per_class} labels a class, {few.draws} draws"
         rows.append((label, f"{few.value:.1%} ± {few.spread:.1%}", "", ""))
     return rows
+
+
+def translation_heads(result: Translation) -> tuple[str, ...]:
+    """Headings of ``translation_rows``."""
+    return f"{result.n:,} pictures", "result", "95% interval", result.beside, "95% interval"
+
+
+def translation_rows(result: Translation) -> list[tuple[str, ...]]:
+    """Figures of the results beside the same of the given pictures, under ``translation_heads``."""
+    rows: list[tuple[str, ...]] = []
+    border = f"Y, without {result.scale} pixels at the borders"
+    labels = {
+        "psnr": "PSNR in all channels, dB", "ssim": "SSIM in all channels", "psnr_y": f"PSNR on {border}, dB",
+        "ssim_y": f"SSIM on {border}",
+        "perceptual": f"perceptual distance in {result.network} features, lower is better",
+    }  # fmt: skip
+    for name, label in labels.items():
+        means: list[Mean | None] = [getattr(each, name, None) for each in (result.result, result.given)]
+        if means[0] is not None:
+            rows.append((label, *(cell for mean in means if mean for cell in _mean_cells(mean))))
+    if result.kid and result.kid_given:
+        label = f"kernel distance in {result.features} features, lower is better"
+        rows.append((label, *_mean_cells(result.kid), *_mean_cells(result.kid_given)))
+        rows.append(("  of true pictures to others", number(result.kid.floor, 4), "", "", ""))
+    return rows
+
+
+def _mean_cells(mean: Mean | Figure) -> tuple[str, str]:
+    return number(mean.value, 4), f"{number(mean.low, 4)} to {number(mean.high, 4)}"
 
 
 def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:

@@ -42,9 +42,9 @@ class FamilyInfo:
 
 
 GROUPS: dict[str, Callable[[FamilyInfo], bool]] = {
-    "draw images": lambda f: "generates" in f.can and "text" not in f.reads and not f.one_call,
+    "draw images": lambda f: "generates" in f.can and not {"text", "given"} & {*f.reads} and not f.one_call,
     "draw from words": lambda f: "generates" in f.can and "text" in f.reads,
-    "draw in one network call": lambda f: f.one_call,
+    "draw in one network call": lambda f: f.one_call and "given" not in f.reads,
     "translate pictures": lambda f: "translates" in f.can,
     "understand images": lambda f: bool(
         {"describes", "classifies"} & {*f.can} and "autoencodes" not in f.can

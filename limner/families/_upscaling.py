@@ -35,6 +35,7 @@ class UpscalerConfig:
     base: Literal["none", "bicubic"] = "none"  # bicubic: the network adds what that lacks, and begins there
     # how given pictures are made of large ones; real: blurred, noisy and compressed besides, as Real-ESRGAN does
     degrade: Literal["bicubic", "real"] = "bicubic"
+    error: Literal["absolute", "squared"] = "absolute"  # of pixels, where that alone is lowered
     crop: int = 96  # side in pixels of the crops that are trained on; smaller pictures are trained on whole
 
 

@@ -7,9 +7,6 @@ Super-Resolution Using a Generative Adversarial Network". It trains on large pic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from torch import Tensor
 
 from limner.core import Batch, ImageSpec, Objective, Preset
@@ -18,18 +15,13 @@ from limner.families._upscaling import Upscaler, UpscalerConfig, Upscaling
 from limner.settings import Optimiser
 
 
-@dataclass(frozen=True)
-class SpanConfig(UpscalerConfig):
-    error: Literal["absolute", "squared"] = "absolute"  # of pixels; squared as SRResNet was trained
-
-
 class Span(Upscaling):
-    Config = SpanConfig
+    Config = UpscalerConfig
     averaged = ("network",)
     paper = "Wan 2024, Swift Parameter-free Attention Network for Efficient Super-Resolution"
     about = "pictures enlarged 2 to 8 times by a small network; trained from large pictures alone"
 
-    def __init__(self, config: SpanConfig, spec: ImageSpec):
+    def __init__(self, config: UpscalerConfig, spec: ImageSpec):
         super().__init__(config, spec, config)
         self.network = self.make_upscaler()
 
@@ -47,29 +39,29 @@ class Span(Upscaling):
         return {"pixels": error.abs().mean() if self.config.error == "absolute" else error.square().mean()}
 
 
-MUON = training(Optimiser("muon", lr=1e-3, matrix_lr=0.01), "network", batch=16, samples=16, average=2_000.0)
+MUON = training(Optimiser("muon", lr=1e-3, matrix_lr=0.02), "network", batch=16, samples=16, average=2_000.0)
 ADAM = Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))
 
 Span.presets = {
-    "tiny": Preset(SpanConfig(scale=2, width=8, blocks=1, base="bicubic", crop=16), MUON),
-    "small": Preset(SpanConfig(base="bicubic"), MUON),
+    "tiny": Preset(UpscalerConfig(scale=2, width=8, blocks=1, base="bicubic", crop=16), MUON),
+    "small": Preset(UpscalerConfig(base="bicubic"), MUON),
     "base": Preset(
-        SpanConfig(width=48, base="bicubic", crop=192),
-        training(Optimiser("muon", lr=1e-3, matrix_lr=0.01), "network", batch=32, average=100_000.0),
+        UpscalerConfig(width=48, base="bicubic", crop=192),
+        training(Optimiser("muon", lr=1e-3, matrix_lr=0.02), "network", batch=32, average=100_000.0),
     ),
     # Crops of 256 and batches of 64 for a million steps, the rate halved every 200,000.
     "paper": Preset(
-        SpanConfig(width=48, crop=256),
+        UpscalerConfig(width=48, crop=256),
         training(ADAM, "network", batch=64, schedule="cosine", average=44_000.0),
         size=(256, 256), channels=3, parameters={"network": 1_840_488},  # 426,288 once merged
     ),
     "span-28": Preset(
-        SpanConfig(crop=256),
+        UpscalerConfig(crop=256),
         training(ADAM, "network", batch=64, schedule="cosine", average=44_000.0),
         size=(256, 256), channels=3, parameters={"network": 634_048},  # 150,688 once merged
     ),
     "srresnet": Preset(
-        SpanConfig(network="srresnet", error="squared"),
+        UpscalerConfig(network="srresnet", error="squared"),
         training(Optimiser("adam", lr=1e-4, betas=(0.9, 0.999)), "network", batch=16, schedule="constant", average=0.0),
         size=(96, 96), channels=3, parameters={"network": 1_549_462},
     ),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limner import families
 from limner.checkpoint import Loaded
-from limner.core import Classifies, Compares, Describes, Latent, LimnerError
+from limner.core import Classifies, Compares, Describes, Latent, LimnerError, Translates
 from limner.device import autocast
 from limner.inference.precision import choose_bf16, network_name
 from limner.metrics.features import resize, with_channels
@@ -17,7 +17,7 @@ from limner.settings import join_words
 
 LACKS: dict[type, str] = {  # what a run without a protocol cannot do
     Describes: "does not describe images", Classifies: "does not classify images", Latent: "has no latent space",
-    Compares: "does not compare images with texts",
+    Compares: "does not compare images with texts", Translates: "makes no picture from a given one",
 }  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from limner import fields
 from limner.fields import Bounds, Checked, Truncation
+from limner.settings import LimnerError
 
 if TYPE_CHECKING:
     from limner.core import Seed
@@ -72,3 +74,40 @@ class ProjectOptions(Checked):
     each_layer: bool = False
     tries: int = 256  # random starting points; only the nearest few are optimised
     seed: fields.Seed = 0  # of the first starting point
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions(Checked):
+    """How pictures are translated and written."""
+
+    # what the process may have; larger pictures are computed in tiles
+    memory: str = "2GB"
+    # format of every file in a folder. Default: that of each picture, or png
+    suffix: Literal["", "png", "jpg", "webp", "tif"] = ""
+    side_by_side: bool = False  # the given picture beside the result, in one file
+    crops: Annotated[int, Bounds(0, 10_000)] = 0  # details in a sheet beside the results; 0: no sheet
+    truth: str = ""  # picture, or folder of pictures of the same names, to show in the sheet of --crops
+    overwrite: bool = False  # replace files that are there
+    metadata: bool = True  # keep EXIF and the colour profile; without, colours are converted to sRGB
+    background: str = "white"  # what shows through alpha where a format has none
+    seed: fields.Seed = 0  # of what a run draws besides
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bytes < 2**26:
+            raise LimnerError(f"--memory {self.memory} is too little for any network: use 1GB or more.")
+
+    @property
+    def bytes(self) -> int:
+        """Raises LimnerError for what is no amount of memory."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])i?B?", self.memory.strip(), re.IGNORECASE)
+        if not found:
+            raise LimnerError(
+                f"--memory {self.memory!r} is not an amount of memory: use 500MB, 2GB or 1.5GB."
+            )
+        return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2].upper())))
+
+    def settings(self) -> dict[str, object]:
+        """What decides how the files of a folder look."""
+        return {"suffix": self.suffix, "side_by_side": self.side_by_side, "metadata": self.metadata,
+                "background": self.background, "seed": self.seed}  # fmt: skip

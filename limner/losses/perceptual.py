@@ -35,9 +35,14 @@ def default_network() -> str:
     return IMAGENET if is_installed() else RANDOM
 
 
+def is_vgg(network: str) -> bool:
+    """Whether a setting names a file of VGG's weights."""
+    return network not in (RANDOM, IMAGENET)
+
+
 def network_title(network: str) -> str:
     """What figures call the network that a setting names: imagenet, random, VGG-16 or VGG-19."""
-    return network if network in (RANDOM, IMAGENET) else f"VGG-{_depth(network, _names(network))}"
+    return network if not is_vgg(network) else f"VGG-{_depth(network, _names(network))}"
 
 
 def check_network(network: str, layers: Sequence[str] = ()) -> None:

@@ -24,6 +24,15 @@ def psnr(x: Tensor, y: Tensor, span: float = 2.0) -> Tensor:
     return 10 * torch.log10(span**2 / error)
 
 
+def luma(image: Tensor) -> Tensor:
+    """RGB [B, 3, H, W] in [-1, 1] -> Y of ITU-R BT.601 [B, 1, H, W] in [16, 235], not rounded.
+
+    Its PSNR has a peak of 255 over this narrower range, which alone makes it 1.3 dB higher than that of RGB.
+    """
+    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=image.device)
+    return 16 + ((image.double() + 1) / 2 * weights[:, None, None]).sum(1, keepdim=True)
+
+
 def _similarity(x: Tensor, y: Tensor, span: float) -> tuple[Tensor, Tensor]:
     """Mean SSIM [B], and mean of its contrast and structure alone [B]."""
     channels = x.shape[1]

@@ -12,8 +12,8 @@ import limner
 from limner import families
 from limner.checkpoint import resume
 from limner.core import Batch, Condition, Draws, ImageSpec, given_pictures
-from limner.families._upscaling import random_crops
-from limner.families.span import Span, SpanConfig
+from limner.families._upscaling import UpscalerConfig, random_crops
+from limner.families.span import Span
 from limner.networks.images.bicubic import bicubic
 from limner.settings import LimnerError
 from tests.helpers import paint
@@ -115,7 +115,7 @@ def test_the_checkpoint_holds_single_convolutions(tmp_path, average):
 
 
 def test_a_config_of_other_sizes_has_the_published_ones_by_default():
-    assert SpanConfig(network="srresnet").width == 0
+    assert UpscalerConfig(network="srresnet").width == 0
     with torch.device("meta"):
         one = model(network="srresnet", width=0, blocks=0, scale=4, base="none")
     assert sum(p.numel() for p in one.parameters()) == 1_549_462

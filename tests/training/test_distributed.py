@@ -168,3 +168,19 @@ def test_the_codebook_of_moving_averages_is_that_of_one_process(images: Path, tm
     books = [checkpoint.read_model(out)[1]["tokenizer.network.codebook.entries"] for out in (one, two)]
     torch.testing.assert_close(*books, atol=ATOL, rtol=0)
     assert not torch.equal(books[0], books[0].roll(1, 0))
+
+
+def test_a_pool_of_earlier_images_is_that_of_one_process(images: Path, tmp_path: Path) -> None:
+    flags = [
+        "--preset", "tiny", "--budget", "48img", "--training.batch", 8, "--training.schedule", "constant",
+        "--training.precision", "float32", "--training.samples", 4, "--training.log-every", 1,
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(1, "train", "cyclegan", images, images, "--out", one, *flags, "--training.accumulate", 2)
+    launch(2, "train", "cyclegan", images, images, "--out", two, *flags)
+    wanted, got = losses(one), losses(two)
+    assert len(wanted) == 6 and got == pytest.approx(wanted, rel=1e-3)
+    for name in ("wanted", "given"):
+        pools = [checkpoint.read_model(out)[1][f"pools.{name}.images"].int() for out in (one, two)]
+        assert len(pools[0].unique()) > 50
+        torch.testing.assert_close(*pools, atol=1, rtol=0)  # a rounding may fall on either side

@@ -87,6 +87,16 @@ def look(source: IO[bytes] | Image.Image, fit: str) -> Header:
     return reading(act, source)
 
 
+def whole(opened: Opened, scale: deep.Scale = _PLAIN) -> np.ndarray:
+    """uint8 or uint16 [H, W, C] of an opened image at its own size, upright."""
+    planes = [
+        np.asarray(plane.transpose(TURNS[opened.orientation]) if opened.orientation in TURNS else plane)
+        for plane in _planes(opened, scale)
+    ]
+    pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
+    return np.clip(np.rint(pixels), 0, 65535).astype(np.uint16) if pixels.dtype == np.float32 else pixels
+
+
 def _pixels(opened: Opened, form: Form) -> np.ndarray:
     """[T, h, w, C]"""
     image = opened.image

@@ -8,7 +8,7 @@ from typing import IO
 
 _MOST = 2**28  # bytes of a file that is copied
 _ORIENTATION, _PROFILE = 274, 34675
-_PIXELS = frozenset(
+OF_PIXELS = frozenset(
     (254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332)
     + (338, 339, 347, 512, 513, 514, 515, 519, 520, 521, 529, 530, 531, 532)
 )
@@ -45,4 +45,4 @@ def _keeps(order: str, entry: bytes, size: int) -> bool:
         return kind == 3 and count == 1
     if tag == _PROFILE:
         return kind in (1, 7) and value + count <= size
-    return tag in _PIXELS
+    return tag in OF_PIXELS

@@ -26,14 +26,17 @@ class Blur(nn.Module):
 
 def normed(*layers: nn.Module, width: int) -> nn.Sequential:
     """Layers, an instance norm without weights, ReLU."""
-    return nn.Sequential(*layers, InstanceNorm(width, affine=False), nn.ReLU())
+    return nn.Sequential(*layers, InstanceNorm(width, affine=False), nn.ReLU(inplace=True))
 
 
 def halving(inputs: int, outputs: int, antialias: bool) -> nn.Sequential:
     """[B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
     if antialias:
         return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1), InstanceNorm(outputs, affine=False), nn.ReLU(), Blur()
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            InstanceNorm(outputs, affine=False),
+            nn.ReLU(inplace=True),
+            Blur(),
         )
     return normed(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), width=outputs)
 
