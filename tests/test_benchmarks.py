@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import limner
+from tests.helpers import paint
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TINY = ["--preset", "tiny", "--threads", "1"]
@@ -109,3 +113,28 @@ def test_the_checks_of_a_gpu_run_on_a_cpu_too(monkeypatch, capsys, tmp_path):
     argv = ["--preset", "tiny", "--seconds", 0.01, "--batch", 2, "--families", "r3gan", "--compile", "no"]
     run(monkeypatch, "gpu.py", "speed", "--device", "cpu", *argv)
     assert "r3gan tiny, 3x32x32\t2\t" in capsys.readouterr().out
+
+
+def test_restore(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    paint(tmp_path / "in", 40, (32, 32))
+    Image.new("RGB", (34, 29), "red").save(tmp_path / "red.png")
+    argv = [tmp_path / "runs", "--source", tmp_path / "in", "--size", 32, "--scale", 2, "--budget", "8img"]
+    run(
+        monkeypatch,
+        "restore.py",
+        *argv,
+        *TINY,
+        "--networks",
+        "SPAN",
+        "SRGAN",
+        "--pictures",
+        tmp_path / "red.png",
+    )
+    told = capsys.readouterr().out
+    assert told.count("'network': ") == 6 and "'network': 'SRGAN, red'" in told
+    assert (tmp_path / "runs/restored.png").is_file()
+    assert (
+        f"'parameters': {sum(p.numel() for p in limner.load(tmp_path / 'runs/SPAN').model.parameters()):}"
+        in told
+    )
