@@ -434,6 +434,16 @@ class LearnsTexts(Protocol):
 
 
 @runtime_checkable
+class LearnsPictures(Protocol):
+    """A model whose settings name pictures, which it takes before a new run begins, into buffers of fixed shapes."""
+
+    picture_files: Mapping[str, ImageSpec]  # and as what each is read, cropped to its size
+
+    def learn_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """[1, C, H, W] in [-1, 1], by file; on the meta device too."""
+
+
+@runtime_checkable
 class FitsModel(Protocol):
     """Settings of sampling some of whose values depend on the model."""
 

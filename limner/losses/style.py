@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limner.networks.restyle import mean_std
 
@@ -21,9 +20,10 @@ def gram_matrix(features: Tensor, over: Literal["chw", "hw", ""] = "chw") -> Ten
     return x @ (x / {"chw": channels * places, "hw": places, "": 1}[over]).mT  # [B, C, C]
 
 
-def gram_loss(grams: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+def gram_loss(grams: Sequence[Tensor], targets: Sequence[Tensor], relative: bool = False) -> Tensor:
     """Mean squared difference of Gram matrices [B, C, C], summed over layers (Johnson 2016, eq. 4, over C^2)."""
-    return torch.stack([F.mse_loss(gram, target) for gram, target in zip(grams, targets, strict=True)]).sum()
+    pairs = zip(grams, targets, strict=True)
+    return torch.stack([squared_error(gram, target, relative) for gram, target in pairs]).sum()
 
 
 def gatys_style_loss(features: Tensor, target: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ def gatys_style_loss(features: Tensor, target: Tensor) -> Tensor:
     return difference.square().sum((1, 2)).mean() / (4 * channels**2 * places**2)
 
 
-def content_loss(features: Tensor, target: Tensor) -> Tensor:
+def content_loss(features: Tensor, target: Tensor, relative: bool = False) -> Tensor:
     """Mean squared difference of feature maps (Johnson 2016, eq. 2)."""
-    return F.mse_loss(exact(features), exact(target))
+    return squared_error(exact(features), exact(target), relative)
 
 
 def gatys_content_loss(features: Tensor, target: Tensor) -> Tensor:
@@ -51,14 +51,36 @@ def total_variation(image: Tensor) -> Tensor:
     return (down + across).mean()
 
 
-def statistics_loss(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+def statistics_loss(one: Sequence[Tensor], other: Sequence[Tensor], relative: bool = False) -> Tensor:
     """Mean squared differences of channels' means and of their deviations, summed over layers (Huang 2017, eq. 13)."""
     terms = [
-        F.mse_loss(of_one, of_other)
+        squared_error(of_one, of_other, relative)
         for a, b in zip(one, other, strict=True)
         for of_one, of_other in zip(mean_std(exact(a)), mean_std(exact(b)), strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+def contrastive_loss(drawn: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Style signals [B, C], of painted pictures and of the styles they were painted in (Wang 2023, eq. 7).
+
+    The squared distance to a picture's own style over the sum of those to the others' of the batch, summed over the
+    batch; 0 of a single picture. As published, and not as its code has it, which takes one term from the painted ones.
+    """
+    squares = [(a[:, None] - b[None]).square().mean(2) for a, b in zip(drawn, wanted, strict=True)]  # [B, B]
+    distance = torch.stack(squares).sum(0)
+    if len(distance) == 1:
+        return 0 * distance.sum()
+    own = distance.diagonal()
+    return (own / (distance.sum(1) - own + 1e-8)).sum()
+
+
+def squared_error(found: Tensor, wanted: Tensor, relative: bool = False) -> Tensor:
+    """The mean over pictures of mean squared differences; ``relative``: each over the mean square of what is wanted."""
+    error = (found - wanted).square().flatten(1).mean(1)  # [B]
+    if relative:
+        error = error / wanted.square().flatten(1).mean(1).clamp(min=1e-8)
+    return error.mean()
 
 
 def exact(x: Tensor) -> Tensor:

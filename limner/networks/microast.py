@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.networks.restyle import AdaptiveNorm, ReflectedConv, mean_std
+
+BRANCH = 0.3  # of a residual block's last convolution at the beginning, so that four blocks do not add up
 
 
 class Signals(NamedTuple):
@@ -18,6 +21,14 @@ class Signals(NamedTuple):
     gains: tuple[Tensor, Tensor]  # of filters: times what a convolution gives
     skips: tuple[Tensor, Tensor]  # of filters: times what it was given
 
+    @property
+    def all(self) -> list[Tensor]:
+        return [signal for both in self for signal in both]
+
+    def expand(self, n: int) -> Signals:
+        """Of one picture, for ``n``."""
+        return Signals(*((one.expand(n, -1), other.expand(n, -1)) for one, other in self))
+
 
 class Block(nn.Module):
     """A residual block whose two convolutions a style may modulate (Wang 2023, section 3.2)."""
@@ -25,6 +36,9 @@ class Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.convs = nn.ModuleList(ReflectedConv(width, width, 3) for _ in range(2))
+        init_he(self)
+        with torch.no_grad():
+            self.convs[1].weight.mul_(BRANCH)
 
     def forward(self, x: Tensor, gain: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         first, second = self.convs
@@ -33,6 +47,14 @@ class Block(nn.Module):
         gain, skip = gain[:, :, None, None], skip[:, :, None, None]
         hidden = F.relu(gain * first(x) + skip * x)
         return x + gain * second(hidden) + skip * hidden
+
+
+def init_he(network: nn.Module) -> None:
+    """Weights as He 2015 has them and biases of 0: without norms, smaller ones leave little of the picture."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def separable(inputs: int, outputs: int, stride: int, groups: int) -> list[nn.Module]:
@@ -50,6 +72,7 @@ class Encoder(nn.Module):
             ReflectedConv(channels, width, 9), nn.ReLU(),
             *separable(width, 2 * width, 2, width), *separable(2 * width, 4 * width, 2, 2 * width),
         )  # fmt: skip
+        init_he(self.stem)
         self.levels = nn.ModuleList(Block(4 * width) for _ in range(2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +109,7 @@ class Decoder(nn.Module):
             for inputs in (4 * width, 2 * width)
         )
         self.last = ReflectedConv(width, channels, 9)
+        init_he(self.up)
 
     def forward(self, content: Tensor, signals: Signals, alpha: float = 1.0) -> Tensor:
         x = content

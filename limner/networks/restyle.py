@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.checks import SettingsError
 from limner.networks.instance import InstanceNorm
 
 
@@ -80,11 +81,15 @@ class StyleNetwork(nn.Module):
     """Fast style transfer (Johnson 2016) with instance norm (Ulyanov 2016) for several styles at once.
 
     A picture [B, C, H, W] in [-1, 1] and the shares [B, S] of its styles, with sum 1 -> [B, C, H, W], not clamped. Two
-    halvings, residual blocks at a quarter of the side, nearest enlargement; no tanh. Any size from 1x1.
+    halvings, residual blocks at a quarter of the side, nearest enlargement; no tanh. Sides from 8 on.
+
+    Raises SettingsError for a kernel of the ends that is even.
     """
 
     def __init__(self, channels: int, styles: int, width: int = 32, blocks: int = 5, kernel: int = 9):
         super().__init__()
+        if not kernel % 2:
+            raise SettingsError(f"a kernel of {kernel} is even and has no middle")
         maps = [width, 2 * width, 4 * width]
         self.down = nn.ModuleList(
             [

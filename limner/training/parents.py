@@ -24,6 +24,7 @@ from limner.distributed import Ranks, microbatch_size
 from limner.files import refuse_other_files
 from limner.networks.checks import SettingsError
 from limner.settings import LimnerError, join_words
+from limner.training.pictures import learn_pictures
 from limner.training.players import check_objectives
 
 PARENTS_SHARE = 0.5  # of a budget, at most: for all the parents of one run that are trained first
@@ -131,6 +132,7 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
     check_objectives(model, run.training)
     adopt(model, models, run, out)
     model.learn_texts(())  # refuses here what it would refuse later
+    learn_pictures(model, run)
     return model
 
 

@@ -24,6 +24,7 @@ from limner.training import parents, resuming, sanity
 from limner.training.follows import follows, notes_on_captions, refuse_collapsed
 from limner.training.journal import Journal
 from limner.training.loop import Loop
+from limner.training.pictures import learn_pictures
 from limner.training.signals import FOLDER_LOST, Signals
 
 SKIPS_BEFORE_ROLLBACK = 3  # steps in a row that were not finite
@@ -123,6 +124,7 @@ class Session:
         if not resumed:
             refuse_collapsed(model, self.training)
             model.learn_texts(captions)
+            learn_pictures(model, self.run)
         self.loop = Loop(self.run, model, self.training, context.device, self.ranks)
         if resumed:
             with resuming.naming_changes(self.run, resumed, out):
