@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +34,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.convs = nn.ModuleList(ReflectedConv(width, width, 3) for _ in range(2))
+        first, second = (ReflectedConv(width, width, 3) for _ in range(2))
+        self.convs = nn.ModuleList([first, second])
         init_he(self)
-        with torch.no_grad():
-            self.convs[1].weight.mul_(BRANCH)
+        second.weight.data.mul_(BRANCH)
 
     def forward(self, x: Tensor, gain: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         first, second = self.convs
