@@ -35,8 +35,9 @@ class CodecConfig:
     legacy: bool = False  # that weight is on the codebook term instead, as in published VQGANs
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
-    # network of the perceptual distance; imagenet needs limner[imagenet], and should not judge what it trained
-    perceptual_network: Literal["random", "imagenet"] = "random"
+    # network of the perceptual distance: random, imagenet (needs limner[imagenet], and should not judge what it
+    # trained), or a safetensors file of VGG-16 or VGG-19 with torchvision's names
+    perceptual_network: str = "random"
     adversarial: float = 0.5  # weight of the adversarial loss, relative to the adaptive one (Esser 2021)
     adversarial_from: Images = 20_000  # images seen before the adversarial loss begins
     discriminator_width: int = 32  # channels of its first layer

@@ -23,6 +23,7 @@ from limner.losses.perceptual import (
     feature_error,
     feature_maps,
     is_vgg,
+    network_title,
     perceptual_distance,
 )
 from limner.networks.restoration.srgan import Discriminator
@@ -83,6 +84,13 @@ class SRGAN(Upscaling):
         return [
             Objective("discriminator", self.discriminator_loss),
             Objective("generator", self.generator_loss),
+        ]
+
+    def remarks(self) -> list[str]:
+        if not self.config.perceptual:
+            return []
+        return [
+            f"Its perceptual loss compared pictures in {network_title(self.config.perceptual_network)} features."
         ]
 
     def seen_pair(self, batch: Batch) -> tuple[Tensor, Tensor]:

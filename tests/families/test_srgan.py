@@ -97,6 +97,7 @@ def test_pixels_come_first_and_remain_a_run_of_their_own(tmp_path):
     first, second = limner.load(tmp_path / "run/pixels"), limner.load(tmp_path / "run")
     assert first.model.family == "span" and second.model.family == "srgan"
     assert first.model.network.config == second.model.config.upscaler
+    assert second.model.remarks() == ["Its perceptual loss compared pictures in random features."]
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert any("generator/perceptual" in line for line in log)
 
