@@ -95,6 +95,7 @@ class Upscaling(Model):
 
     given_by = ("degraded", "pairs")
     factor = 1
+    restores = True
 
     def __init__(self, config: object, spec: ImageSpec, settings: UpscalerConfig):
         super().__init__(config, spec)

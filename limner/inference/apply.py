@@ -53,7 +53,9 @@ def apply(
     work, pipeline = jobs_of(Path(source), Path(to), options), Pipeline(run, device)
     if not has(pipeline.loaded, Translates):
         raise lacking(pipeline.loaded, Translates)
-    translator = Translator(pipeline.model.eval(), pipeline.sampling(sampling), options.bytes, options.seed)
+    translator = Translator(
+        pipeline.model.eval(), pipeline.sampling(sampling), options.bytes, options.seed, options.exact
+    )
     named = to_json(pipeline.named_sampling(sampling))
     todo = begin(work, {"run": pipeline.digest, "sampling": named, **options.settings()}, options.overwrite)
     failed: dict[str, str] = {}

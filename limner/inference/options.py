@@ -87,6 +87,9 @@ class ApplyOptions(Checked):
     side_by_side: bool = False  # the given picture beside the result, in one file
     crops: Annotated[int, Bounds(0, 10_000)] = 0  # details in a sheet beside the results; 0: no sheet
     truth: str = ""  # picture, or folder of pictures of the same names, to show in the sheet of --crops
+    # give the norms of a picture that does not fit the memory the statistics of all of it rather than of a thumbnail,
+    # layer after layer: the result of unlimited memory, in the time of several
+    exact: bool = False
     overwrite: bool = False  # replace files that are there
     metadata: bool = True  # keep EXIF and the colour profile; without, colours are converted to sRGB
     background: str = "white"  # what shows through alpha where a format has none
@@ -110,4 +113,4 @@ class ApplyOptions(Checked):
     def settings(self) -> dict[str, object]:
         """What decides how the files of a folder look."""
         return {"suffix": self.suffix, "side_by_side": self.side_by_side, "metadata": self.metadata,
-                "background": self.background, "seed": self.seed}  # fmt: skip
+                "background": self.background, "exact": self.exact, "seed": self.seed}  # fmt: skip

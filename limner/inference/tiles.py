@@ -2,13 +2,15 @@
 
 A tile overlaps its neighbours by as much as the network sees, so tiles equal the untiled result. Norms over the
 picture (networks/instance.py) are given the statistics of the whole picture: no overlap would do. Where the whole
-picture does not fit the memory, these are the statistics of the largest thumbnail that does (Chen 2022, URST).
+picture does not fit the memory, these are the statistics of the largest thumbnail that does (Chen 2022, URST), or by
+request those of all tiles, one call of a norm after another.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,97 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limner.core import Condition, Draws, LimnerError, Model, Translates, mix
+from limner.core import Condition, LimnerError, Model, Translates
 from limner.data.images.whole import resized
 from limner.inference.footprint import Footprint, footprint, in_use
+from limner.inference.statistics import Enough, Pooled, Recorded
 from limner.inference.threads import THREADS
+from limner.inference.tile_plan import PictureDraws, Tile, plan, whole
 from limner.networks.images.padding import pad_reflected, reflected
 from limner.networks.instance import Moments, moments, picture_norms, statistics_from
 from limner.progress import Watch, ignore
 
 KEPT = 0.9  # of the memory that tiles may fill: what is freed between them is not all returned
-BLOCK = 64  # pixels a side of the blocks that the noise of a picture is drawn in
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a tile, in pixels of the given picture, padded."""
-
-    start: int  # what the tile is for
-    stop: int
-    seen_start: int  # what its network is given
-    seen_stop: int
-
-
-Tile = tuple[Span, Span]  # down, across
-
-
-def cut(length: int, count: int, factor: int, margin: int) -> list[Span]:
-    """A padded side in at most ``count`` parts, all borders at multiples of ``factor``."""
-    part = -(-length // (count * factor)) * factor
-    margin = -(-margin // factor) * factor
-    return [
-        Span(at, min(at + part, length), max(0, at - margin), min(at + part + margin, length))
-        for at in range(0, length, part)
-    ]
-
-
-def whole(height: int, width: int) -> Tile:
-    """A picture in one tile."""
-    return Span(0, height, 0, height), Span(0, width, 0, width)
-
-
-def plan(height: int, width: int, factor: int, margin: int, most: float) -> list[Tile]:
-    """The tiles of a padded picture whose networks see the fewest pixels in all, each at most ``most``.
-
-    None where even the smallest tile has more.
-    """
-    if height * width <= most:
-        return [whole(height, width)]
-    best: tuple[int, list[Tile]] = (0, [])
-    margin = -(-margin // factor) * factor
-    for rows in range(1, height // factor + 1):
-        downs = cut(height, rows, factor, margin)
-        tall = max(span.seen_stop - span.seen_start for span in downs)
-        core = int(most / tall) // factor * factor
-        core = core if core >= width else core - 2 * margin
-        if core < factor:
-            continue
-        across = cut(width, -(-width // core), factor, margin)
-        area = sum(d.seen_stop - d.seen_start for d in downs) * sum(
-            a.seen_stop - a.seen_start for a in across
-        )
-        if not best[1] or area < best[0]:
-            best = area, [(d, a) for d in downs for a in across]
-        elif area > 2 * best[0]:
-            break
-    return best[1]
-
-
-class PictureDraws(Draws):
-    """The random numbers of a tile: a map's by their places in the whole picture, so that tiles fit together."""
-
-    def __init__(self, seed: int, tile: Tile, device: torch.device):
-        super().__init__([seed], device)
-        self.seed, self.tile, self.calls = seed, tile, 0
-
-    def normal(self, *shape: int) -> Tensor:
-        """[1, *shape]; [C, k h, k w] for a tile of h x w pixels is a part of the picture's noise."""
-        down, across = self.tile
-        height, width = down.seen_stop - down.seen_start, across.seen_stop - across.seen_start
-        if len(shape) != 3 or shape[1] % height or shape[1] // height * width != shape[2]:
-            return super().normal(*shape)
-        k, self.calls = shape[1] // height, self.calls + 1
-        top, left = k * down.seen_start, k * across.seen_start
-        noise = torch.empty(shape)
-        for y in range(top // BLOCK * BLOCK, top + shape[1], BLOCK):
-            for x in range(left // BLOCK * BLOCK, left + shape[2], BLOCK):
-                seeded = torch.Generator().manual_seed(mix(self.seed, self.calls, y // BLOCK, x // BLOCK))
-                block = torch.randn((shape[0], BLOCK, BLOCK), generator=seeded)
-                block = block[:, max(0, top - y) : top + shape[1] - y, max(0, left - x) : left + shape[2] - x]
-                at_y, at_x = max(y - top, 0), max(x - left, 0)
-                noise[:, at_y : at_y + block.shape[1], at_x : at_x + block.shape[2]] = block
-        return noise[None].to(self.device)  # [1, C, k h, k w]
 
 
 @dataclass
@@ -117,6 +39,7 @@ class Translator:
     sampling: Any
     memory: int  # bytes that the process may have
     seed: int = 0
+    exact: bool = False  # statistics of the whole picture also where it does not fit the memory
     taken: Footprint | None = field(default=None, init=False)  # of the network, once measured
 
     def __post_init__(self) -> None:
@@ -133,7 +56,7 @@ class Translator:
             max(2, -(-side // self.network.factor)) * self.network.factor for side in pixels.shape[:2]
         )
         tiles = self._plan(pixels, height, width)
-        source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, watch)
+        source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, tiles)
         with source, THREADS.at_work(self.model.device):
             return self.in_tiles(pixels, tiles, watch)
 
@@ -203,10 +126,12 @@ class Translator:
         )
         return as_pixels(result[0, :, down, across], pixels.dtype)
 
-    def _statistics(self, pixels: np.ndarray, watch: Watch) -> Any:
-        """The context in which norms have the statistics of the largest thumbnail that fits the memory."""
+    def _statistics(self, pixels: np.ndarray, tiles: list[Tile]) -> Any:
+        """The context in which norms have the statistics of the picture, or of a thumbnail that fits the memory."""
         if not picture_norms(self.model):
             return nullcontext()
+        if self.exact:
+            return statistics_from(self.model, Recorded(self.exact_statistics(pixels, tiles)))
         most = self.footprint.most(KEPT * self.memory - in_use(self.model.device))
         return self.statistics_of(thumbnail(pixels, most, self.network.factor))
 
@@ -221,19 +146,37 @@ class Translator:
         given = pad_reflected(as_tensor(pixels), self.network.factor)
         with statistics_from(self.model, record), THREADS.at_work(self.model.device):
             self._run(given, whole(*given.shape[2:]))
-        return statistics_from(self.model, _Again(known))
+        return statistics_from(self.model, Recorded(known))
 
+    def exact_statistics(self, pixels: np.ndarray, tiles: list[Tile]) -> list[Moments]:
+        """Those of each norm's call over the whole picture: one pass over the tiles for each, up to that call."""
+        known: list[Moments] = []
+        for ratio in self._ratios():
+            pooled = Pooled(known, ratio)
+            for tile in tiles:
+                pooled.tile = tile
+                with (
+                    statistics_from(self.model, pooled),
+                    suppress(Enough),
+                    THREADS.at_work(self.model.device),
+                ):
+                    self._core(pixels, tile)
+            known.append(pooled.moments())
+        return known
 
-class _Again:
-    """Gives what was recorded, in the same order for each tile."""
+    def _ratios(self) -> list[Fraction]:
+        """Pixels a side of each norm's input for one of the given picture; 0: not of the picture, but of a style."""
+        sides: list[list[int]] = []
+        for side in (8 * self.network.factor, 12 * self.network.factor):
+            sides.append([])
 
-    def __init__(self, known: list[Moments]):
-        self.known, self.at = known, 0
+            def note(x: Tensor, groups: int, found: list[int] = sides[-1]) -> Moments:
+                found.append(x.shape[2])
+                return moments(x, groups)
 
-    def __call__(self, x: Tensor, groups: int) -> Moments:
-        found = self.known[self.at % len(self.known)]
-        self.at += 1
-        return found
+            with statistics_from(self.model, note):
+                self._run_zeros(side, side)
+        return [Fraction(b - a, 4 * self.network.factor) for a, b in zip(*sides, strict=True)]
 
 
 def thumbnail(pixels: np.ndarray, most: float, factor: int) -> np.ndarray:

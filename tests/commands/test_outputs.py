@@ -131,11 +131,11 @@ EXPORTED = {"network": "ddpm", "width": 64, "multiples": [1, 2], "blocks": 1, "a
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of three classes, and small runs of them: a GAN, a classifier, a diffusion model."""
+    """Images of three classes, and small runs of them: a GAN, a classifier, a diffusion model, one that enlarges."""
     root = tmp_path_factory.mktemp("outputs")
     for i, name in enumerate(("cat", "dog", "owl")):
         paint(root / "animals" / name, 20, seed=i)
-    for family, settings in (("dcgan", {}), ("vit", {}), ("ddpm", EXPORTED)):
+    for family, settings in (("dcgan", {}), ("vit", {}), ("ddpm", EXPORTED), ("span", {})):
         api.train(family, root / "animals", root / family, preset="tiny", budget="16img", quiet=True,
                   model=settings, training={"samples": 0}, data={"holdout": 0.4})  # fmt: skip
     call(NEW["export"], root, root / "diffusers")
@@ -148,6 +148,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # name -> arguments; OUT is what it wr
                "--progress-to", "OUT/film.gif"),
     "sample one": ("sample", "PLACE/dcgan", "--n", "1", "--to", "OUT/one.png", "--seed", "SEED"),
     "sample folder": ("sample", "PLACE/dcgan", "--n", "9", "--batch", "4", "--to", "OUT", "--seed", "SEED"),
+    "apply": ("apply", "PLACE/span", "PLACE/animals/cat/000.png", "--to", "OUT/large.png", "--overwrite"),
     "explore": ("explore", "PLACE/dcgan", "--to", "OUT", "--rows", "1", "--columns", "2", "--directions", "1",
                 "--seed", "SEED"),
     "project": ("project", "PLACE/dcgan", "PLACE/animals/cat/000.png", "--to", "OUT/found.png", "--steps", "1",

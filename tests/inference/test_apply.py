@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -253,6 +254,24 @@ def test_one_bad_file_does_not_stop_the_others(runs: Runs, tmp_path: Path):
     assert "0 empty.jpg cannot be used: the file is empty." in applied.failed["0 empty.jpg"]
     again = once(runs, folder, tmp_path / "out")
     assert (again.made, again.there, len(again.failed)) == (0, 2, 2)
+
+
+def test_a_disk_that_fills_leaves_whole_files(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, flushes = paint(tmp_path / "in", 5), iter([None] * 3)
+
+    def fsync(descriptor: int) -> None:
+        if next(flushes, "full") == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(
+            LimnerError, match=r"00.png cannot be written \(No space left on device\): free space"
+        ):
+            once(runs, folder, tmp_path / "out")
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == [".limner-apply.json", "000.png", "001.png"]
+    assert once(runs, folder, tmp_path / "out").made == 3
 
 
 # Faults of input ---------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from limner import families
 from limner.core import ImageSpec, LimnerError, Model
 from limner.inference import tiles
 from limner.inference.footprint import Footprint, footprint, peak
-from limner.inference.tiles import Translator, cut, plan, thumbnail, whole
+from limner.inference.tile_plan import cut, plan, whole
+from limner.inference.tiles import Translator, thumbnail
 
 
 @pytest.fixture
@@ -77,6 +78,17 @@ def test_norms_have_the_statistics_of_the_whole_picture(restorer):
     with translator.statistics_of(pixels):
         assert difference(tiled(translator, pixels, 36), untiled) <= 1
     assert difference(tiled(translator, pixels, 36), untiled) > 10
+
+
+def test_exact_statistics_are_pooled_over_the_tiles(restorer, monkeypatch: pytest.MonkeyPatch):
+    """A picture that does not fit the memory equals the result of unlimited memory."""
+    monkeypatch.setattr(tiles, "in_use", lambda device: 0)
+    translator, pixels = restorer(norm=True, width=32), picture(301, 203)
+    untiled = translator(pixels)
+    translator.memory = int((untiled.nbytes + translator.footprint.of(301 * 203 / 3)) / tiles.KEPT)
+    thumbnailed = translator(pixels)
+    translator.exact = True
+    assert difference(translator(pixels), untiled) <= 1 < difference(thumbnailed, untiled)
 
 
 def test_a_thumbnail_gives_no_seams(restorer):
