@@ -55,8 +55,9 @@ class Pooled:
 
     def moments(self) -> Moments:
         """Of all parts together."""
-        counts = torch.tensor([count for count, _, _ in self.parts], dtype=torch.float64)
-        share = (counts / counts.sum())[:, None, None].to(self.parts[0][1].device)
-        means, variances = (torch.stack([part[i] for part in self.parts]) for i in (1, 2))  # [T, B, G]
-        mean = (share * means).sum(0)
-        return mean.float(), (share * (variances + (means - mean).square())).sum(0).float()
+        counts, means, variances = zip(*self.parts, strict=True)
+        shares = [count / sum(counts) for count in counts]
+        mean = sum(share * each for share, each in zip(shares, means, strict=True))
+        around = [v + (each - mean).square() for v, each in zip(variances, means, strict=True)]
+        variance = sum(share * each for share, each in zip(shares, around, strict=True))
+        return torch.as_tensor(mean).float(), torch.as_tensor(variance).float()
