@@ -78,7 +78,10 @@ def translate_rows(
         for at in range(0, len(rows), BATCH):
             batch = data.batch(rows[at : at + BATCH])
             draws = Draws(range(seed + at, seed + at + len(batch.image)))
-            given = as_saved(given_pictures(model, batch, draws)).to(model.device)  # [B, C', h, w]
+            given, image = given_pictures(model, batch, draws), batch.image
+            if getattr(sampling, "direction", "") == "backward":
+                given, image = image, given
+            given = as_saved(given).to(model.device)  # [B, C', h, w]
             padded, (height, width) = pad_reflected(given, model.factor), given.shape[-2:]
             condition = replace(batch.condition, image=padded).to(model.device)
             made = (
@@ -88,7 +91,7 @@ def translate_rows(
             given = bicubic_to(
                 with_channels(given.float().cpu(), made.shape[1]), (made.shape[2], made.shape[3])
             )
-            for kept, each in ((results, made), (givens, given), (wanted, batch.image)):
+            for kept, each in ((results, made), (givens, given), (wanted, image)):
                 kept.append(as_saved(each))
             watch(min(1.0, (at + BATCH) / len(rows)))
     true = torch.cat(wanted)
