@@ -266,7 +266,7 @@ def test_a_disk_that_fills_leaves_whole_files(runs: Runs, tmp_path: Path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
         with pytest.raises(
-            LimnerError, match=r"00.png cannot be written \(No space left on device\): free space"
+            LimnerError, match=r"002.png cannot be written \(No space left on device\): free space"
         ):
             once(runs, folder, tmp_path / "out")
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
