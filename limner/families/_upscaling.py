@@ -26,9 +26,8 @@ class UpscalerConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("width", "blocks")
 
     scale: Annotated[int, Bounds(2, 8)] = 4  # output pixels a side for each given one
-    network: Literal["span", "srresnet", "fsrcnn"] = (
-        "span"  # span is much the quickest; srresnet: 2, 4 or 8 times
-    )
+    # the network; span is much the quickest, srresnet enlarges 2, 4 or 8 times
+    network: Literal["span", "srresnet", "fsrcnn"] = "span"
     width: int = 0  # its feature maps; 0: as published, span 28 of its small form, srresnet 64, fsrcnn 56
     blocks: int = 0  # its blocks; 0: as published, span 6, srresnet 16, fsrcnn 4
     slopes: Slopes = "shared"  # srresnet: a slope for each PReLU, or for each of its channels

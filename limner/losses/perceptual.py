@@ -115,7 +115,7 @@ def _load_vgg(path: str, layers: tuple[str, ...], device: torch.device) -> VGG:
     with torch.device("cpu"), torch.inference_mode(False):
         network = VGG(depth, layers)
         network.load_state_dict(weights)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _depth(path: str, names: Sequence[str]) -> Depth:

@@ -70,8 +70,9 @@ def imagenet_network(device: torch.device) -> EfficientNetLite0:
             network = EfficientNetLite0()
         network.load_state_dict(weights, strict=False, assign=True)  # without the norms' counters
         network.double().eval().fuse()
-    network = network.requires_grad_(False).float()
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode(False):  # so that losses may use it too, whoever asks first
+        network = network.requires_grad_(False).float()
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def imagenet_maps(image: Tensor) -> list[Tensor]:

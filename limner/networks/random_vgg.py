@@ -64,7 +64,7 @@ def random_network(device: torch.device) -> RandomVGG:
     generator = torch.Generator().manual_seed(1)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         network = RandomVGG(((16, 16), (32, 32), (64, 64)), generator).calibrate(dead_leaves(64, generator))
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def dead_leaves(n: int, generator: torch.Generator, side: int = 32) -> Tensor:

@@ -16,6 +16,7 @@ from limner.losses.perceptual import (
     network_title,
     perceptual_distance,
 )
+from limner.networks import imagenet, random_vgg
 from limner.networks.vgg import VGG
 from limner.settings import LimnerError
 
@@ -96,3 +97,18 @@ def test_distances_are_zero_only_for_equal_maps():
     assert (perceptual_distance(one, other) > 0).all()
     by_hand = sum(((x - y) / 12.75).square().mean() for x, y in zip(one, other, strict=True))
     assert_close(feature_error(one, other, 1 / 12.75), by_hand)
+
+
+@pytest.mark.parametrize("network", ["random", "imagenet", "vgg"])
+def test_a_network_that_was_made_to_measure_still_has_gradients(network, vgg_file):
+    """A process may evaluate first, without gradients, and train then."""
+    if network == "imagenet" and not perceptual.is_installed():
+        pytest.skip("limner[imagenet] is not installed")
+    for cached in (random_vgg.random_network, imagenet.imagenet_network, perceptual._load_vgg):
+        cached.cache_clear()
+    name, layers = (str(vgg_file), ("relu1_2",)) if network == "vgg" else (network, ())
+    with torch.inference_mode():
+        feature_maps(name, torch.rand(1, 3, 32, 32), layers)
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    sum(x.sum() for x in feature_maps(name, image, layers)).backward()
+    assert image.grad.abs().sum() > 0
