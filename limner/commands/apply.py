@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -53,4 +54,6 @@ def run(argv: list[str]) -> int:
     else:
         for sentence in summary(result):
             say(sentence)
+    for error in result.failed.values():
+        print(f"limner: {error}", file=sys.stderr)
     return MISTAKE if result.failed else 0

@@ -63,6 +63,8 @@ def run(argv: list[str]) -> None:
         return
     if result.translation:
         table(translation_heads(result.translation), translation_rows(result.translation))
+        for note in result.translation.notes:
+            say(note)
     if rows := evaluation_rows(result):
         table(EVALUATION, rows)
     if result.held_out and (

@@ -139,6 +139,7 @@ class Translation(JsonResult):
     kid: Figure | None = None  # kernel distance to other wanted pictures; None below 20 on a side
     kid_given: Figure | None = None
     features: str  # of the kernel distance
+    notes: list[str] = field(default_factory=list)  # sentences for the person
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def translation_rows(result: Translation) -> list[tuple[str, ...]]:
 
 
 def _mean_cells(mean: Mean | Figure) -> tuple[str, str]:
-    return number(mean.value, 4), f"{number(mean.low, 4)} to {number(mean.high, 4)}"
+    interval = f"{number(mean.low, 4)} to {number(mean.high, 4)}" if mean.low < mean.high else ""
+    return number(mean.value, 4), interval
 
 
 def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:

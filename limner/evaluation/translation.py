@@ -17,7 +17,7 @@ from limner.evaluation.figures import Described
 from limner.evaluation.images import Images
 from limner.evaluation.matches import mean_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_saved
-from limner.evaluation.results import Closeness, Figure, Translation
+from limner.evaluation.results import Closeness, Figure, Mean, Translation
 from limner.inference.threads import THREADS
 from limner.losses.perceptual import default_network, feature_maps, network_title, perceptual_distance
 from limner.metrics import pixels
@@ -117,7 +117,10 @@ def compare(pictures: Tensor, true: Tensor, scale: int, network: str) -> Closene
             values["ssim_y"] = pixels.ssim(y, true_y, 255.0)
         for name, value in values.items():
             found.setdefault(name, []).append(value.double().clamp(max=100))  # equal ones have no finite PSNR
-    return Closeness(**{name: mean_of(torch.cat(parts)) for name, parts in found.items()})
+    means = {name: torch.cat(parts) for name, parts in found.items()}
+    if len(true) == 1:  # whose mean has no interval
+        return Closeness(**{name: Mean(*values.tolist() * 3) for name, values in means.items()})
+    return Closeness(**{name: mean_of(values) for name, values in means.items()})
 
 
 def _kernel_distances(

@@ -155,5 +155,4 @@ def summary(applied: Applied) -> list[str]:
     for note, names in applied.notes.items():
         others = f" and {len(names) - 1:,} others" if len(names) > 1 else ""
         said.append(f"{names[0]}{others}: {note}.")
-    said += applied.failed.values()
     return said + ([f"Details are in {applied.crops}."] if applied.crops else [])

@@ -41,6 +41,8 @@ def test_equal_pictures_and_grey_ones():
     same = compare(x, x, 1, "random")
     assert same.psnr.value == 100 and same.perceptual.value == pytest.approx(0, abs=1e-5)
     assert same.ssim and same.ssim.value == pytest.approx(1) and same.psnr_y is same.ssim_y is None
+    alone = compare(x[:1], -x[:1], 1, "random")
+    assert alone.psnr.low == alone.psnr.value == alone.psnr.high
     noisy = compare((x + 0.2 * torch.randn_like(x)).clamp(-1, 1), x, 1, "random")
     assert noisy.psnr.low < noisy.psnr.value < 30 and noisy.perceptual.value > 0.01
 

@@ -382,7 +382,16 @@ def test_the_command_says_what_it_did(runs: Runs, tmp_path: Path):
     assert said.splitlines() == [f"1 picture in {tmp_path / 'b.png'}.", "a.png: CMYK becomes RGB."]
     process = command(runs["rgb"], source, "--to", tmp_path / "c.png", "--json")
     assert json.loads(process.communicate(timeout=120)[0])["made"] == 1
-    process = command(runs["rgb"], source, "--to", tmp_path / "d.png", "--direction", "sideways")
+    (tmp_path / "in").mkdir()
+    source.rename(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    process = command(runs["rgb"], tmp_path / "in", "--to", tmp_path / "out")
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and said.startswith("1 picture in")
+    assert errors.endswith(f"limner: {tmp_path / 'in' / 'b.png'} cannot be used: the file is empty.\n")
+    process = command(
+        runs["rgb"], tmp_path / "in" / "a.png", "--to", tmp_path / "d.png", "--direction", "sideways"
+    )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "sideways" in errors and "backward" in errors
 
