@@ -90,7 +90,8 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
             translation = measure_translation(
                 pipeline.model, real, opened, task.features[0], task.to, n, options.seed, task.quiet
             )
-            spaces = [translation.features, translation.network or ""]
+            features = task.features[0]
+            spaces = [features, replace(features, name=translation.network or "")]
             translation = replace(translation, notes=trained_in(pipeline.loaded.run.model, spaces))
     elif isinstance(pipeline.model, Generates):
         n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
@@ -119,7 +120,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     if samples and ranks.first:
         notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
         notes += other_source_note(pipeline, task.sources)
-        notes += trained_in(pipeline.loaded.run.model, [each.name for each in task.features])
+        notes += trained_in(pipeline.loaded.run.model, task.features)
     return _finish(task, result, real, samples, notes, prompts)
 
 

@@ -87,16 +87,16 @@ def measure_beside(
     return found
 
 
-def trained_in(settings: Any, features: Sequence[str]) -> list[str]:
-    """A sentence on each of the features, by their names, that a run was trained in, by its family's ``settings``.
+def trained_in(settings: Any, features: Sequence[Features]) -> list[str]:
+    """A sentence on each of the features that a run was trained in, by its family's ``settings``.
 
     No family trains in the random features that measure: others of that name are another network's.
     """
     named = {str(value) for value in _values(to_json(settings))}
     return [
-        f"The run was trained in the features {name}, so figures in them flatter it: judge it by other ones."
-        for name in dict.fromkeys(features)
-        if name in named and name != "random"
+        f"The run was trained in the features {each.name}, so figures in them flatter it: judge it by other ones."
+        for each in features
+        if each.name in named and each.name != "random"
     ]
 
 
