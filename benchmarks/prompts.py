@@ -74,6 +74,13 @@ def milliseconds(pipeline: Pipeline, texts: Sequence[str], repeats: int = 3) -> 
     return round(min(times), 2)
 
 
+def training_seconds(pipeline: Pipeline) -> float:
+    """Of the run and of all that it builds on, which a run has counted already unless its settings name it."""
+    config, seconds = pipeline.model.config, float(pipeline.loaded.header["seconds"])
+    named = [getattr(config, field) for field in pipeline.model.parents]
+    return seconds + sum(training_seconds(Pipeline(run, "cpu")) for run in named if run)
+
+
 def followed(runs: Sequence[str], n: int, seeds: int, sheets: str) -> list[dict[str, Cell]]:
     """A row a run; with ``sheets`` a picture of 64 prompts, and one of 4 prompts with 16 images each."""
     texts = shapes.captions(shapes.scenes(n, 0, held_out=True))
@@ -84,7 +91,7 @@ def followed(runs: Sequence[str], n: int, seeds: int, sheets: str) -> list[dict[
         header, family = pipeline.loaded.header, pipeline.loaded.run.family
         row: dict[str, Cell] = {"run": family, **scored(images, texts * seeds)}
         row["calls"], row["ms"] = calls(pipeline, texts[:TIMED]), milliseconds(pipeline, texts[:TIMED])
-        rows.append({**row, "seen": header["seen"], "seconds": round(header["seconds"])})
+        rows.append({**row, "seen": header["seen"], "seconds": round(training_seconds(pipeline))})
         print(rows[-1], flush=True)
         if sheets:
             folder = Path(sheets)
@@ -100,11 +107,12 @@ def curve(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
     texts = shapes.captions(shapes.scenes(n, 0, held_out=True))
     rows: list[dict[str, Cell]] = []
     for run in runs:
+        before = training_seconds(Pipeline(run, "cpu")) - float(Pipeline(run, "cpu").loaded.header["seconds"])
         for path in sorted(Path(run).glob(f"{checkpoint.CHECKPOINTS}/*"), key=lambda p: int(p.name)):
             pipeline = Pipeline(path / "model.safetensors", "cpu")
             header = pipeline.loaded.header
             if header["seen"]:
-                minutes = round(header["seconds"] / 60, 1)
+                minutes = round((header["seconds"] + before) / 60, 1)
                 exact = scored(drawn(pipeline, texts, 0), texts)["exact"]
                 of = {"run": pipeline.loaded.run.family, "minutes": minutes, "seen": header["seen"]}
                 rows.append({**of, "exact": exact, "n": n})
