@@ -297,7 +297,7 @@ COLUMNS = {
     "languages": {"captions": "captions", "asked in": "asked in", "exact": "exact", "n": "n"},
     "captions": {"right": "the right one fits best", "n": "n"},
     "search": {"found": "among the first 10", "n": "n"},
-    "ranking": {"run": "family", "best of": "best of", "exact": "with the relation", "n": "n"},
+    "ranking": {"run": "family", "seen": "images seen", "best of": "best of", "exact": "with the relation", "n": "n"},
     "upsampler": {"psnr": "PSNR, dB", "kid": "KID, random features", "n": "n"},
 }  # fmt: skip
 
