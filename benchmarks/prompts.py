@@ -2,15 +2,18 @@
 
     python benchmarks/prompts.py followed runs/dalle runs/masked runs/flow --record
     python benchmarks/prompts.py curve runs/dalle runs/flow --to docs/prompts.svg --record
+    python benchmarks/prompts.py evaluated runs/dalle runs/flow --record
 
 ``followed`` draws n prompts with as many seeds as asked, as each run's preset draws by default. ``curve`` draws them
 once by every checkpoint of a run, which --training.save-every and --training.keep leave there: the time counts the
-training of what the run builds on, too. Every share has its 95% interval.
+training of what the run builds on, too. ``evaluated`` reads what `limner evaluate RUN shapes --n 1000` wrote before.
+Every share has its 95% interval.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,6 +125,22 @@ def curve(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
     return rows
 
 
+def evaluated(runs: Sequence[str]) -> list[dict[str, Cell]]:
+    """A row a run, from its evaluation.json: how varied its images are, and how many are copies."""
+    rows: list[dict[str, Cell]] = []
+    for run in runs:
+        found = json.loads((Path(run) / "evaluation" / "evaluation.json").read_text("utf-8"))
+        row: dict[str, Cell] = {"run": Pipeline(run, "cpu").loaded.run.family, "n": found["n"]}
+        for figure in ("recall", "precision", "kid"):
+            row[figure] = [found[figure][key] for key in ("value", "low", "high")]
+            row[f"{figure}_floor"] = found[figure]["floor"]
+        copies = found["copies"]
+        row["copies"] = [100 * copies[key] for key in ("value", "low", "high")]
+        row["copies_expected"] = f"{100 * copies['expected_low']:.1f} to {100 * copies['expected_high']:.1f}"
+        rows.append(row)
+    return rows
+
+
 def plot(rows: Sequence[dict[str, Cell]]) -> str:
     """An SVG of the share of exact pictures against the minutes of training."""
     width, height, left, top = 640, 360, 50, 20
@@ -172,6 +191,11 @@ COLUMNS = {
         "seen": "images seen", "seconds": "seconds of training",
     },
     "curve": {"run": "family", "minutes": "minutes", "seen": "images seen", "exact": "exact", "n": "n"},
+    "evaluated": {
+        "run": "family", "n": "n", "recall": "recall", "recall_floor": "of real images", "precision": "precision",
+        "precision_floor": "of real images", "kid": "KID", "kid_floor": "of real images", "copies": "copies, %",
+        "copies_expected": "a perfect generator's",
+    },
 }  # fmt: skip
 
 
@@ -188,6 +212,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.table == "followed":
         rows = followed(given.run, given.n, given.seeds, given.to)
+    elif given.table == "evaluated":
+        rows = evaluated(given.run)
+        for row in rows:
+            print(row)
     else:
         rows = curve(given.run, given.n, given.to)
     if given.record:
