@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", default="60s", help="of each training")
+    parser.add_argument("--budget", default="20s", help="of each training")
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     rows = []
@@ -51,7 +51,7 @@ def main() -> None:
                 to = str(Path(folder) / "drawn.png")
                 asked = ["--prompt", "a large red circle above a small blue square", "--n", "64", "--to", to]
                 peaks[f"sample {family}, 64 images"] = peak("sample", out, *asked)
-                peaks[f"evaluate {family}, 1,000 images"] = peak("evaluate", out, "shapes", "--n", "1000")
+                peaks[f"evaluate {family}, 256 images"] = peak("evaluate", out, "shapes", "--n", "256")
             for command, mb in peaks.items():
                 rows.append({"command": command, "mb": mb})
                 print(rows[-1], flush=True)
