@@ -60,7 +60,7 @@ def at_size(images: Tensor, like: Pipeline) -> Tensor:
 def cell(values: Tensor) -> list[float]:
     """[mean, low, high]."""
     mean = mean_of(values)
-    return [mean.value, mean.low, mean.high]
+    return [round(v, 2) for v in (mean.value, mean.low, mean.high)]
 
 
 def measure(run: str, comparer: Pipeline, language: str, sheets: str) -> dict[str, Cell]:
@@ -85,7 +85,8 @@ def measure(run: str, comparer: Pipeline, language: str, sheets: str) -> dict[st
     return {
         "run": f"{family}, {pipeline.spec.height}x{pipeline.spec.width}", "asked": language, "n": n,
         "score": cell(fit(of_drawn, prompts)), "shuffled": cell(fit(of_drawn, prompts[shuffled(n, 0)])),
-        "real": cell(fit(of_real, prompts)), "kid": distances.kernel_distance(features.of(drawn), features.of(real)),
+        "real": cell(fit(of_real, prompts)),
+        "kid": round(distances.kernel_distance(features.of(drawn), features.of(real)), 1),
         "seen": pipeline.loaded.header["seen"], "seconds": round(pipeline.loaded.header["seconds"]),
     }  # fmt: skip
 

@@ -132,10 +132,10 @@ def evaluated(runs: Sequence[str]) -> list[dict[str, Cell]]:
         found = json.loads((Path(run) / "evaluation" / "evaluation.json").read_text("utf-8"))
         row: dict[str, Cell] = {"run": Pipeline(run, "cpu").loaded.run.family, "n": found["n"]}
         for figure in ("recall", "precision", "kid"):
-            row[figure] = [found[figure][key] for key in ("value", "low", "high")]
-            row[f"{figure}_floor"] = found[figure]["floor"]
+            row[figure] = [round(found[figure][key], 3) for key in ("value", "low", "high")]
+            row[f"{figure}_floor"] = round(found[figure]["floor"], 3)
         copies = found["copies"]
-        row["copies"] = [100 * copies[key] for key in ("value", "low", "high")]
+        row["copies"] = [round(100 * copies[key], 1) for key in ("value", "low", "high")]
         row["copies_expected"] = f"{100 * copies['expected_low']:.1f} to {100 * copies['expected_high']:.1f}"
         rows.append(row)
     return rows

@@ -48,7 +48,7 @@ Cell = float | int | str | list[float]
 def share(right: Sequence[bool]) -> list[float]:
     """[value, low, high]."""
     value = sum(right) / len(right)
-    return [value, *wilson(value, len(right))]
+    return [round(v, 4) for v in (value, *wilson(value, len(right)))]
 
 
 # ---- what each stage of unclip is worth
@@ -82,7 +82,7 @@ def prior_embeddings(model: Any, texts: Sequence[str], seeds: Sequence[int], sam
 def near(found: Tensor, true: Tensor) -> dict[str, Cell]:
     """Cosine with the true embeddings [B, D], and how often the own one is the nearest of all B."""
     first = (found @ true.T).argmax(1) == torch.arange(len(true))
-    return {"cosine": float((found * true).sum(1).mean()), "retrieval": share(first.tolist())}
+    return {"cosine": round(float((found * true).sum(1).mean()), 4), "retrieval": share(first.tolist())}
 
 
 def stages(run: str, n: int, seeds: int) -> list[dict[str, Cell]]:
@@ -157,11 +157,11 @@ def upsampler(run: str, source: str, n: int) -> list[dict[str, Cell]]:
     rows: list[dict[str, Cell]] = []
     for name, enlarged in ways.items():
         row: dict[str, Cell] = {"enlarged by": name, "n": len(image)}
-        row["kid"] = distances.kernel_distance(features.of(enlarged), of_others)
+        row["kid"] = round(distances.kernel_distance(features.of(enlarged), of_others), 1)
         if enlarged is not image:
             decibels = psnr(enlarged, image)
             mean, error = float(decibels.mean()), 1.96 * float(decibels.std()) / len(image) ** 0.5
-            row["psnr"] = [mean, mean - error, mean + error]
+            row["psnr"] = [round(v, 2) for v in (mean, mean - error, mean + error)]
         rows.append(row)
     return rows
 
@@ -189,8 +189,8 @@ def tokenizers(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
         rows.append({
             "tokenizer": f"{tokenizer.config.kind}, {tokenizer.codes} codes",
             "before": share(shown(image, captions)[1]), "after": share(shown(again, captions)[1]), "n": n,
-            "used": int((counts > 0).sum()), "perplexity": float(perplexity(counts.double())),
-            "psnr": float(psnr(again, image).mean()), "seen": header["seen"], "seconds": round(header["seconds"]),
+            "used": int((counts > 0).sum()), "perplexity": round(float(perplexity(counts.double())), 1),
+            "psnr": round(float(psnr(again, image).mean()), 2), "seen": header["seen"], "seconds": round(header["seconds"]),
         })  # fmt: skip
         sheet += [*([] if sheet else image[:16]), *again[:16]]
     if to:

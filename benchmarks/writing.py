@@ -83,8 +83,8 @@ def times(run: str) -> list[dict[str, Any]]:
             ).eval()
             with_cache, without = (seconds(partial(write, network, text, cached)) for cached in (True, False))
             rows.append({
-                "pictures and tokens": f"{pictures} of {side * side}", "cached": with_cache, "plain": without,
-                "ratio": without / with_cache,
+                "pictures and tokens": f"{pictures} of {side * side}", "cached": round(with_cache, 4),
+                "plain": round(without, 4), "ratio": round(without / with_cache, 2),
             })  # fmt: skip
     return rows
 
