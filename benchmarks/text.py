@@ -190,7 +190,8 @@ def tokenizers(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
             "tokenizer": f"{tokenizer.config.kind}, {tokenizer.codes} codes",
             "before": share(shown(image, captions)[1]), "after": share(shown(again, captions)[1]), "n": n,
             "used": int((counts > 0).sum()), "perplexity": round(float(perplexity(counts.double())), 1),
-            "psnr": round(float(psnr(again, image).mean()), 2), "seen": header["seen"], "seconds": round(header["seconds"]),
+            "psnr": round(float(psnr(again, image).mean()), 2), "seen": header["seen"],
+            "seconds": round(header["seconds"]),
         })  # fmt: skip
         sheet += [*([] if sheet else image[:16]), *again[:16]]
     if to:
