@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import limner
+from tests import helpers
 from PIL import Image
 
 import limner
@@ -138,3 +141,26 @@ def test_restore(monkeypatch, capsys, tmp_path):
         f"'parameters': {sum(p.numel() for p in limner.load(tmp_path / 'runs/SPAN').model.parameters()):}"
         in told
     )
+
+
+def test_translations_are_measured_where_the_truth_is_known(monkeypatch, capsys, tmp_path):
+    """Each row says which way and in how many calls; a perfect picture is all right."""
+    given, wanted = (helpers.paint(tmp_path / name, 24, (32, 32), seed=i) for i, name in enumerate("ab"))
+    quiet = {"preset": "tiny", "budget": "16img", "quiet": True, "training": {"samples": 0}}
+    for family, sources in (("bridge", [given, wanted]), ("cyclegan", [given, wanted])):
+        limner.train(family, sources, tmp_path / family, **quiet)
+    limner.train("bridge", wanted, tmp_path / "colour", model={"degrade": "grey"}, size=32, **quiet)
+    runs = [tmp_path / "bridge", tmp_path / "cyclegan"]
+    measured = run(monkeypatch, "translate.py", "shapes", *runs, "--n", 8, "--steps", 1, 2)
+    said = capsys.readouterr().out
+    for setting in ("1 call", "2 calls", "forward", "backward"):
+        assert setting in said
+    run(monkeypatch, "translate.py", "colour", tmp_path / "colour", "--n", 2, "--sheets", tmp_path / "sheets")
+    off = [float(part.split(",")[0]) for part in capsys.readouterr().out.split("'off': ")[1:]]
+    assert len(off) == 2 and max(off) <= 1
+    assert len(list((tmp_path / "sheets").iterdir())) == 2
+    run(monkeypatch, "translate.py", "pairs", tmp_path / "bridge", "--n", 2, "--steps", 1)
+    assert "psnr_given" in capsys.readouterr().out
+    scenes = measured["shapes"].scenes(4, 0)
+    truth = measured["shapes"].draw(scenes, 32, 32, 0, "outlined")
+    assert measured["shapes"].compare(truth, truth)["exact"] == 1

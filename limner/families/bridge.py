@@ -52,7 +52,7 @@ class BridgeConfig(LocalLevels):
     # straight: as wide as sigma says; i2sb: the 1,000 steps of Liu 2023, widest in the middle
     path: Literal["straight", "i2sb"] = "straight"
     # straight: deviation of the noise from end to end; 0: none, and one answer for each given picture
-    sigma: float = 0.3
+    sigma: float = 0.2
     start: Share = 0.5  # fraction of training pictures at the given end, where drawing begins
     embedding: int = 128  # width of the embedding of time
 
