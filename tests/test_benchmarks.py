@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import limner
-from tests import helpers
 from PIL import Image
 
 import limner
@@ -145,7 +142,7 @@ def test_restore(monkeypatch, capsys, tmp_path):
 
 def test_translations_are_measured_where_the_truth_is_known(monkeypatch, capsys, tmp_path):
     """Each row says which way and in how many calls; a perfect picture is all right."""
-    given, wanted = (helpers.paint(tmp_path / name, 24, (32, 32), seed=i) for i, name in enumerate("ab"))
+    given, wanted = (paint(tmp_path / name, 24, (32, 32), seed=i) for i, name in enumerate("ab"))
     quiet = {"preset": "tiny", "budget": "16img", "quiet": True, "training": {"samples": 0}}
     for family, sources in (("bridge", [given, wanted]), ("cyclegan", [given, wanted])):
         limner.train(family, sources, tmp_path / family, **quiet)
