@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+SMALL = 256  # pixels of maps that a CPU normalises by channels faster in rows, copies included
+
 Moments = tuple[Tensor, Tensor]  # mean and variance (by 1/N) [B, G] of each group of channels
 
 
@@ -19,7 +21,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, gain: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """[B, C, H, W] normalised; then times ``gain`` plus ``shift``, [B, C], where a condition gives those."""
         if self.source is None:
-            y = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)  # [B, C, H, W]
+            y = self.normalise(x)  # [B, C, H, W]
             if gain is None:
                 return y
             return y * gain[:, :, None, None] + (0 if shift is None else shift[:, :, None, None])
@@ -33,6 +35,16 @@ class GroupNorm(nn.GroupNorm):
             if plus is not None:
                 offset = offset + plus
         return torch.addcmul(offset[:, :, None, None].to(x.dtype), x, factor[:, :, None, None].to(x.dtype))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """By its own statistics. Of few channels a group a CPU is slow, in small maps and where it learns in bf16."""
+        few = x.device.type == "cpu" and self.num_channels < 16 * self.num_groups
+        small = few and x.shape[2] * x.shape[3] <= SMALL
+        wide = torch.promote_types(x.dtype, torch.float32) if small or (few and x.requires_grad) else x.dtype
+        last = small and x.is_contiguous(memory_format=torch.channels_last)
+        y = x.to(wide, memory_format=torch.contiguous_format if last else torch.preserve_format)
+        y = torch.group_norm(y, self.num_groups, self.weight, self.bias, self.eps)
+        return y.to(x.dtype, memory_format=torch.channels_last if last else torch.preserve_format)
 
 
 class InstanceNorm(GroupNorm):

@@ -55,3 +55,18 @@ def test_padding_reflects_whatever_the_size(side: int, multiple: int, wanted: in
     assert y[0, 0, 0].tolist() == [up_and_down[i % len(up_and_down)] for i in range(wanted)]
     if side > wanted - side:
         assert torch.equal(y, torch.nn.functional.pad(x, (0, wanted - side, 0, 0), mode="reflect"))
+
+
+@pytest.mark.parametrize("size", [8, 24])
+@pytest.mark.parametrize("grows", [False, True])
+def test_the_quick_ways_of_a_cpu_give_what_the_plain_one_does(size: int, grows: bool):
+    torch.manual_seed(0)
+    norm, x = InstanceNorm(6, affine=True), torch.rand(2, 6, size, size)
+    expected = torch.group_norm(x, 6, norm.weight, norm.bias, norm.eps)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = norm(x.to(memory_format=layout).requires_grad_(grows))
+        assert y.is_contiguous(memory_format=layout) and y.dtype == x.dtype
+        assert_close(y, expected)
+        rough = norm(x.bfloat16().to(memory_format=layout).requires_grad_(grows))
+        assert rough.dtype == torch.bfloat16
+        assert_close(rough.float(), expected, atol=0.03, rtol=0.03)

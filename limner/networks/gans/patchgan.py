@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from limner.networks.convnets import init_normal
+from limner.networks.instance import InstanceNorm
 from limner.networks.layers import at_least_float32
 
 
@@ -43,7 +44,7 @@ class PatchGAN(nn.Module):
             stride = 2 if i + 1 < layers else 1
             steps += [
                 nn.Conv2d(maps[i], maps[i + 1], 4, stride, 1, bias=norm == "instance"),
-                nn.BatchNorm2d(maps[i + 1]) if norm == "batch" else nn.InstanceNorm2d(maps[i + 1]),
+                nn.BatchNorm2d(maps[i + 1]) if norm == "batch" else InstanceNorm(maps[i + 1]),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*steps, nn.Conv2d(maps[-1], 1, 4, 1, 1))
