@@ -66,7 +66,7 @@ def test_the_quick_ways_of_a_cpu_give_what_the_plain_one_does(size: int, grows: 
     for layout in (torch.contiguous_format, torch.channels_last):
         y = norm(x.to(memory_format=layout).requires_grad_(grows))
         assert y.is_contiguous(memory_format=layout) and y.dtype == x.dtype
-        assert_close(y, expected)
+        torch.testing.assert_close(y, expected)
         rough = norm(x.bfloat16().to(memory_format=layout).requires_grad_(grows))
         assert rough.dtype == torch.bfloat16
-        assert_close(rough.float(), expected, atol=0.03, rtol=0.03)
+        torch.testing.assert_close(rough.float(), expected, atol=0.03, rtol=0.03)
