@@ -219,7 +219,7 @@ CycleGAN.presets = {
     "tiny": Preset(TINY, training(Optimiser("adam", lr=2e-3, betas=(0.5, 0.999)), *PLAYERS, batch=8, average=100.0)),
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
-        CycleGANConfig(width=16, blocks=4, discriminator_width=16, discriminator_layers=2),
+        CycleGANConfig(width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0),
         Training(
             batch=4, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0
         ),
