@@ -45,6 +45,8 @@ class CycleGANConfig:
     cycle: float = 10.0  # cyclegan: weight of the way there and back
     # weight of leaving the other domain's pictures as they are, times that of cycle or nce
     identity: Share = 0.5
+    # cyclegan: weight of changing a picture no more than it takes, which keeps colours (Shrivastava 2017, eq. 4)
+    keep: float = 0.0
     pool: int = 50  # cyclegan: earlier pictures that the discriminators are shown again; 0: none
     nce: float = 1.0  # cut: weight of finding each place of the given picture again
     places: int = 256  # cut: places that are compared, of a picture and a layer
@@ -139,6 +141,8 @@ class CycleGAN(Model):
             terms[f"cycle_{other_end(name)}"] = c.cycle * (back(fake) - source).abs().mean()
             if alike:
                 terms[f"identity_{name}"] = c.cycle * c.identity * (same - other).abs().mean()
+            if c.keep and source.shape[1] == other.shape[1]:
+                terms[f"kept_{name}"] = c.keep * (fake - source).abs().mean()
         return terms
 
     def contrastive_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -219,7 +223,9 @@ CycleGAN.presets = {
     "tiny": Preset(TINY, training(Optimiser("adam", lr=2e-3, betas=(0.5, 0.999)), *PLAYERS, batch=8, average=100.0)),
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
-        CycleGANConfig(width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0),
+        CycleGANConfig(
+            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=1.0
+        ),
         Training(
             batch=4, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0
         ),

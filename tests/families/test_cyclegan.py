@@ -57,6 +57,15 @@ def test_the_public_losses():
     )
 
 
+def test_a_picture_may_be_asked_to_change_no_more_than_it_takes():
+    model = build(dataclasses.replace(TINY, keep=2.0))
+    model.generators = nn.ModuleDict({"to_wanted": Affine(0.9, 0.1), "to_given": Affine(0.8, -0.2)})
+    given, wanted = (torch.rand(2, 3, 16, 16) for _ in range(2))
+    terms = model.cycle_loss(Batch(wanted, Condition(2, image=given)))
+    assert_close(terms["kept_wanted"], 2 * (0.1 - 0.1 * given).abs().mean())
+    assert_close(terms["kept_given"], 2 * (0.2 * wanted + 0.2).abs().mean())
+
+
 def test_patch_nce():
     inputs, expected = golden("patch_nce")
     query, key = inputs["query"].requires_grad_(), inputs["key"].requires_grad_()
