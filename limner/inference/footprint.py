@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-SPARE = 1.4  # times what tensors take: libraries copy some of them into forms of their own
+SPARE = 1.3  # times what tensors take: libraries copy some of them into forms of their own
 FIXED = 48 * 2**20  # bytes besides, at most
 
 

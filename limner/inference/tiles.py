@@ -20,6 +20,7 @@ from torch import Tensor
 
 from limner.core import Condition, LimnerError, Model, Translates
 from limner.data.images.whole import resized
+from limner.device import return_freed_memory
 from limner.inference.footprint import Footprint, footprint, in_use
 from limner.inference.statistics import Enough, Pooled, Recorded
 from limner.inference.threads import THREADS
@@ -65,6 +66,8 @@ class Translator:
         scale, margin = self.network.scale, self.network.margin(self.sampling)
         taken = self.footprint  # measured first, since libraries keep memory once they have run
         result = pixels.itemsize * self.model.spec.channels * scale**2 * pixels.shape[0] * pixels.shape[1]
+        if taken.of(height * width) > self.memory / 4:
+            return_freed_memory()
         memory = KEPT * self.memory - in_use(self.model.device) - result
         tiles = plan(height, width, self.network.factor, margin or 0, taken.most(memory))
         if tiles and (len(tiles) == 1 or margin is not None):
@@ -108,6 +111,8 @@ class Translator:
                 slice(scale * across.start, scale * across.stop),
             )
             out[place] = part
+            if len(tiles) > 1:
+                return_freed_memory()
             watch((done + 1) / len(tiles))
         assert out is not None
         return out
@@ -146,6 +151,7 @@ class Translator:
         given = pad_reflected(as_tensor(pixels), self.network.factor)
         with statistics_from(self.model, record), THREADS.at_work(self.model.device):
             self._run(given, whole(*given.shape[2:]))
+        return_freed_memory()
         return statistics_from(self.model, Recorded(known))
 
     def exact_statistics(self, pixels: np.ndarray, tiles: list[Tile]) -> list[Moments]:
@@ -161,6 +167,7 @@ class Translator:
                     THREADS.at_work(self.model.device),
                 ):
                     self._core(pixels, tile)
+                return_freed_memory()
             known.append(pooled.moments())
         return known
 
