@@ -50,7 +50,7 @@ class Arguments(NamedTuple):
 
 def run(argv: list[str]) -> int:
     given = parse_train(argv)
-    from limner.core import Generates
+    from limner.core import Generates, Translates
     from limner.evaluation import report
     from limner.training.journal import read_log
     from limner.training.run import train
@@ -69,8 +69,11 @@ def run(argv: list[str]) -> int:
     if result.stopped:
         say(f"Stopped and saved: {summary} Resume: limner train {family} --out {out} --resume")
     else:
-        draws = families.supports(family, Generates)
-        following = f"draw: limner sample {out}" if draws else f"measure: limner evaluate {out} SOURCE"
+        following = f"measure: limner evaluate {out} SOURCE"
+        if families.supports(family, Translates):
+            following = f"apply it: limner apply {out} PICTURE --to FILE"
+        elif families.supports(family, Generates):
+            following = f"draw: limner sample {out}"
         say(f"{summary}\nLook at {out / 'report.html'}, then {following}")
     return code
 

@@ -1,9 +1,12 @@
 """Super-resolution by the mean error of pixels."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -119,3 +122,19 @@ def test_a_config_of_other_sizes_has_the_published_ones_by_default():
     with torch.device("meta"):
         one = model(network="srresnet", width=0, blocks=0, scale=4, base="none")
     assert sum(p.numel() for p in one.parameters()) == 1_549_462
+
+
+@pytest.mark.process
+def test_large_pictures_alone_and_what_comes_next(tmp_path):
+    """The real command: tiles of pictures at their own scale, and the command that applies the run."""
+    paint(tmp_path / "in", 2, (40, 56))
+    command = [sys.executable, "-m", "limner.cli"]
+    options = ["--preset", "tiny", "--model.scale", "4", "--size", "16", "--budget", "32img", "--out", "run"]
+    train = subprocess.run(
+        [*command, "train", "span", "in", *options], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "apply it: limner apply run PICTURE --to FILE" in train.stdout + train.stderr
+    assert "24 images of 3x16x16" in train.stdout + train.stderr
+    subprocess.run([*command, "apply", "run", "in/000.png", "--to", "large.png"], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "large.png") as picture:
+        assert picture.size == (4 * 56, 4 * 40)
