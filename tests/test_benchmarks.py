@@ -1,5 +1,6 @@
 """The benchmarks run with tiny budgets, also where the libraries that they compare with are not installed."""
 
+import ast
 import json
 import math
 import runpy
@@ -161,3 +162,18 @@ def test_translations_are_measured_where_the_truth_is_known(monkeypatch, capsys,
     scenes = measured["shapes"].scenes(4, 0)
     truth = measured["shapes"].draw(scenes, 32, 32, 0, "outlined")
     assert measured["shapes"].compare(truth, truth)["exact"] == 1
+
+
+def test_style(monkeypatch, capsys, tmp_path):
+    for name in ("photos", "paintings"):
+        paint(tmp_path / name, 40, (32, 32))
+    argv = [tmp_path / "runs", tmp_path / "photos", "--paintings", tmp_path / "paintings", "--size", 32]
+    run(monkeypatch, "style.py", *argv, "--budget", "8img", *TINY, "--gatys", 1, "--steps", 3, "--no-speed")
+    told = [ast.literal_eval(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    rows = {row["painter"]: row for row in told}
+    assert {*rows} == {
+        "the given picture", "style tiny", "microast tiny", "Gatys, from noise", "Gatys, from the picture",
+    }  # fmt: skip
+    assert rows["the given picture"]["nearer"] == 1 and rows["the given picture"]["content"] == 0
+    assert rows["Gatys, from the picture"]["content"] < rows["Gatys, from noise"]["content"]
+    assert (tmp_path / "runs/painted.png").is_file()

@@ -24,7 +24,8 @@ class GroupNorm(nn.GroupNorm):
             y = self.normalise(x)  # [B, C, H, W]
             if gain is None:
                 return y
-            return y * gain[:, :, None, None] + (0 if shift is None else shift[:, :, None, None])
+            gain = gain[:, :, None, None]
+            return y * gain if shift is None else torch.addcmul(shift[:, :, None, None], y, gain)
         mean, variance = self.source(x, self.num_groups)  # [B, G]
         factor = (variance + self.eps).rsqrt()
         each = self.num_channels // self.num_groups

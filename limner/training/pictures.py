@@ -19,7 +19,11 @@ def learn_pictures(model: Model, run: Run) -> None:
         return
     pictures = {}
     for file, spec in model.picture_files.items():
-        sizes = image_sizes(file, 1, run.data) if Path(file).is_file() else []
+        if not Path(file).is_file():
+            raise LimnerError(
+                f"There is no picture {file}, which the settings of {run.family} name: name a file."
+            )
+        sizes = image_sizes(file, 1, run.data)
         if sizes and min(sizes[0]) < LEAST:
             raise LimnerError(
                 f"{file} has {sizes[0][0]}x{sizes[0][1]} pixels, too few to learn from: name a picture of at least "
