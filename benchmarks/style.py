@@ -239,18 +239,13 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/style.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rows = measure(given)
-    measured = [speed("small"), speed("paper"), speed("small", "microast")]
-    for fast in measured:
-        same = next((row for row in rows if row["painter"] == fast["painter"]), None)
-        if same is None:
-            rows.append(fast)
-        else:
-            same |= fast
-    next(row for row in rows if row["painter"] == "style small")["mb"] = peak(
-        given.out / "style", given.memory
-    )
-    for found in rows:
+    rows = {found["painter"]: found for found in measure(given)}
+    if given.speed:
+        for family, preset in (("style", given.preset), ("style", "paper"), ("microast", given.preset)):
+            name = f"{family} {preset}"
+            rows[name] = rows.get(name, {"painter": name}) | speed(family, preset)
+        rows[f"style {given.preset}"]["mb"] = peak(given.out / "style", given.memory)
+    for found in rows.values():
         print(found)
     if given.record:
         loaded = load(given.out / "style")

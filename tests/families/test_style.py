@@ -239,3 +239,21 @@ def test_style_pictures_that_cannot_be_used_are_refused_before_training(tmp_path
     assert not (tmp_path / "run").exists()
     if fault == "small":
         assert "1x1 pixels, too few to learn from" in str(error.value)
+
+
+def test_the_commands_paint_in_the_styles_of_files(limner: Any, tmp_path: Path) -> None:
+    """A picture of any size; strength 0 gives back its pixels; an unknown style is one sentence."""
+    photos, art, to = paint(tmp_path / "photos", 8, (32, 32)), tmp_path / "art", tmp_path / "out.png"
+    paint(art, 2, (40, 60), seed=5)
+    settings = ("--size", 32, "--preset", "tiny", "--budget", "16img", "--training.samples", 0)
+    styles = f"{art / '000.png'},{art / '001.png'}"
+    limner("train", "style", photos, "--model.styles", styles, *settings, "--out", tmp_path / "run")
+    given = tmp_path / "given.png"
+    Image.effect_noise((37, 21), 80).convert("RGB").save(given)
+    command = ("apply", tmp_path / "run", given, "--to", to, "--overwrite")
+    limner(*command, "--style", "001:2,000", "--strength", 0)
+    assert Image.open(to).tobytes() == Image.open(given).tobytes()
+    limner(*command, "--style", "001:2,000")
+    assert Image.open(to).size == (37, 21) and Image.open(to).tobytes() != Image.open(given).tobytes()
+    refused = limner(*command, "--style", "002x", ok=False)
+    assert refused.returncode == 2 and "has no style '002x'" in refused.stderr
