@@ -18,6 +18,7 @@ from torch import Tensor
 from limner.core import ImageSpec
 from limner.data.dataset import Data
 from limner.data.given import (
+    Size,
     add_pairs,
     joined,
     most_common,
@@ -52,7 +53,14 @@ def open_data(
     """
     size = checked(tuple[int, int] | None, size, "size")
     options = checked(DataOptions, options, "options")
-    texts, say = named(sources), Console(stderr=True, quiet=not progress)
+    return _open(named(sources), size, options.given_size, options, progress)
+
+
+def _open(
+    texts: Sequence[str], size: Size | None, given_size: Size | None, options: DataOptions, progress: bool
+) -> Data:
+    """As ``open_data``. ``given_size`` may be known without being asked for: then unequal pairs are left out too."""
+    say = Console(stderr=True, quiet=not progress)
     way, plain = way_of(texts, options), options.without_given()
     if not way:
         if options.given_channels or options.given_size or options.reverse:
@@ -66,12 +74,12 @@ def open_data(
     size = data.spec.height, data.spec.width
     same_source = others.sources == wanted.sources  # of halves, or each picture its own partner
     checks = way == "pairs" and options.given_size is None and not same_source
-    if checks:
-        size = size_of_given(size, _times_as_large(wanted, others))
+    if checks and given_size is None:
+        given_size = size_of_given(size, _times_as_large(wanted, others))
     plain = dataclasses.replace(
         plain, channels=options.given_channels, labels=False, captions=False, frames=1
     )
-    others = dataclasses.replace(others, size=options.given_size or size, options=plain)
+    others = dataclasses.replace(others, size=given_size or size, options=plain)
     given = packed(others, say, OF_GIVEN)
     if way == "domains":
         return joined(data, given, paired=False)
@@ -126,11 +134,12 @@ def open_like(
 
     ``options`` are those that a run was trained with, ``changes`` the fields that differ. Raises LimnerError.
     """
-    if spec.given and way_of(named(sources), options):
-        size = spec.given.height, spec.given.width
-        changes = {"given_channels": spec.given.channels, "given_size": size, **changes}
+    texts, given_size = named(sources), None
+    if spec.given and way_of(texts, options):
+        given_size = spec.given.height, spec.given.width
+        changes = {"given_channels": spec.given.channels, **changes}
     options = dataclasses.replace(options, **{"channels": spec.channels, **changes})
-    return open_data(sources, size=(spec.height, spec.width), options=options, progress=progress)
+    return _open(texts, (spec.height, spec.width), given_size, options, progress)
 
 
 def image_sizes(

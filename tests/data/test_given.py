@@ -363,10 +363,21 @@ def test_open_like_and_open_picture(folders):
     options = DataOptions(given="pairs", given_size=(4, 12), given_channels=3)
     both = [str(given), str(images)]
     data = open_data(both, size=(8, 8), options=options, progress=False)
-    again = open_like(both, data.spec, DataOptions(given="pairs"), progress=False)
+    again = open_like(both, data.spec, options, progress=False)
     assert again.spec == data.spec and again.fingerprint == data.fingerprint
     picture = open_picture(given / "007.bmp", data.spec.given, options)
     assert torch.equal(picture, data.batch(np.array([7])).condition.image)
+
+
+def test_what_is_measured_leaves_out_the_pairs_that_training_leaves_out(tmp_path):
+    images, given = (flat(tmp_path / name, list(range(60))) for name in ("images", "given"))
+    flat(given, [7, 40], size=(16, 20))
+    both, options = [str(given), str(images)], DataOptions(given="pairs")
+    trained = open_data(both, options=options, progress=False)
+    measured = open_like(both, trained.spec, options, progress=False)
+    assert len(trained) == 58 and measured.names == trained.names
+    assert measured.fingerprint == trained.fingerprint
+    assert measured.split(0.1)[1].names == trained.split(0.1)[1].names
 
 
 # A training that reads them -------------------------------------------------------------------------------
