@@ -10,6 +10,7 @@ import numpy as np
 
 from limner.core import LimnerError
 from limner.data import Data, image_count
+from limner.data.dataset import TRAINED_ON
 from limner.evaluation.images import Images
 from limner.evaluation.real import MIN_IMAGES, Real, open_real
 from limner.evaluation.results import HeldOut
@@ -79,6 +80,8 @@ def check_held_out(pipeline: Pipeline, sources: Sequence[str], real: Real, quiet
             why = f"the run was trained on {own}, which cannot be opened to see whether it holds some of them"
         elif found.left_out:
             why = f"{found.left_out:,} of them equal images that were trained on"
+    if real.held_out.trained_on:
+        why = TRAINED_ON
     if n < MIN_IMAGES:
         why = f"there are {n}, and it takes {MIN_IMAGES}"
     return HeldOut(n, why is None, why)

@@ -18,7 +18,7 @@ from limner.evaluation import figures
 from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
 from limner.evaluation.figures import Described
 from limner.evaluation.images import Images, channels_of
-from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_pictures
+from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_of_rows
 from limner.evaluation.results import FeatureFigures, Fidelity
 from limner.evaluation.tables import CHANNELS
 from limner.inference.pipeline import Pipeline, captions_of, generate
@@ -85,7 +85,7 @@ def draw_samples(
             (at - mine.start) / (mine.stop - mine.start),
             (some.stop - at) / (mine.stop - mine.start),
         )
-        like: Condition = replace(condition[some], image=given_pictures(model, data, rows[some]))
+        like: Condition = replace(condition[some], image=given_of_rows(model, data, rows[some]))
         images = generate(
             model, like, seeds[some], sampling, watch=part(watch, done, count), precision=pipeline.precision
         )

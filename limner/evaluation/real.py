@@ -96,7 +96,7 @@ def with_labels(pipeline: Pipeline, sources: Sequence[str], real: Real, progress
 def condition_like(model: Model, data: Data, n: int, seed: int = 0, pictures: bool = True) -> Condition:
     """The labels, captions and given pictures of ``n`` random images, as far as the model follows them.
 
-    Without ``pictures``, those that are given are left out: see ``given_pictures``.
+    Without ``pictures``, those that are given are left out: see ``given_of_rows``.
 
     Labels go by their names; where the data has none, every class comes equally often. Raises LimnerError where
     the data has a class that the model does not know.
@@ -114,11 +114,11 @@ def condition_like(model: Model, data: Data, n: int, seed: int = 0, pictures: bo
             f"labels, or against the images that it was trained on."
         )
     texts = [data.captions[i] for i in rows] if "text" in model.follows and data.captions is not None else []
-    image = given_pictures(model, data, rows) if pictures else None
+    image = given_of_rows(model, data, rows) if pictures else None
     return replace(condition_for(model, n, texts, labels), image=image)
 
 
-def given_pictures(model: Model, data: Data, rows: np.ndarray) -> Tensor | None:
+def given_of_rows(model: Model, data: Data, rows: np.ndarray) -> Tensor | None:
     """The pictures [B, C, H, W] that rows are given, if the model follows them."""
     return data.batch(rows).condition.image if "given" in model.follows else None
 

@@ -119,7 +119,8 @@ class Reconstruction(JsonResult):
 class Closeness(JsonResult):
     """How near pictures are to the true ones: means over pictures, those on Y without a border of ``scale`` pixels."""
 
-    psnr: Mean  # dB
+    psnr: Mean  # dB; of RGBA over white
+    psnr_alpha: Mean | None = None  # dB; None without alpha
     psnr_y: Mean | None = None  # dB, on Y of BT.601; None for grey
     ssim: Mean | None = None  # None below 11 pixels a side
     ssim_y: Mean | None = None

@@ -78,8 +78,8 @@ def translation_rows(result: Translation) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     border = f"Y, without {result.scale} pixels at the borders"
     labels = {
-        "psnr": "PSNR in all channels, dB", "ssim": "SSIM in all channels", "psnr_y": f"PSNR on {border}, dB",
-        "ssim_y": f"SSIM on {border}",
+        "psnr": "PSNR of colours, dB", "psnr_alpha": "PSNR of alpha, dB", "ssim": "SSIM of colours",
+        "psnr_y": f"PSNR on {border}, dB", "ssim_y": f"SSIM on {border}",
         "perceptual": f"perceptual distance in {result.network} features, lower is better",
     }  # fmt: skip
     for name, label in labels.items():

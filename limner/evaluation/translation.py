@@ -100,20 +100,27 @@ def translate_rows(
 
 
 def compare(pictures: Tensor, true: Tensor, scale: int, network: str) -> Closeness:
-    """[N, C, H, W] twice, in [-1, 1]. On Y as super-resolution has it: without a border of ``scale`` pixels."""
+    """[N, C, H, W] twice, in [-1, 1]. On Y as super-resolution has it: without a border of ``scale`` pixels.
+
+    RGBA is compared over white, and its alpha by itself.
+    """
     found: dict[str, list[Tensor]] = {}
     border = scale if min(true.shape[-2:]) > 2 * scale else 0
     for a, b in zip(pictures.split(BATCH), true.split(BATCH), strict=True):
+        alpha = [x[:, 3:] for x in (a, b)]
+        a, b = (with_channels(x, min(x.shape[1], 3)) for x in (a, b))
         with torch.inference_mode():
             one, other = (feature_maps(network, x.float()) for x in (a, b))
             values = {"psnr": pixels.psnr(a, b), "perceptual": perceptual_distance(one, other)}
+        if alpha[0].numel():
+            values["psnr_alpha"] = pixels.psnr(*alpha)
         inner = slice(border, -border or None)
         y, true_y = (pixels.luma(with_channels(x, 3))[..., inner, inner] for x in (a, b))
-        if a.shape[1] >= 3:
+        if a.shape[1] == 3:
             values["psnr_y"] = pixels.psnr(y, true_y, 255.0)
         if min(true.shape[-2:]) >= 11:
             values["ssim"] = pixels.ssim(a, b)
-        if a.shape[1] >= 3 and min(y.shape[-2:]) >= 11:
+        if a.shape[1] == 3 and min(y.shape[-2:]) >= 11:
             values["ssim_y"] = pixels.ssim(y, true_y, 255.0)
         for name, value in values.items():
             found.setdefault(name, []).append(value.double().clamp(max=100))  # equal ones have no finite PSNR

@@ -47,6 +47,19 @@ def test_equal_pictures_and_grey_ones():
     assert noisy.psnr.low < noisy.psnr.value < 30 and noisy.perceptual.value > 0.01
 
 
+def test_rgba_is_compared_over_white_and_alpha_by_itself():
+    true = torch.full((2, 4, 16, 16), -1.0)  # transparent, so white to the eye
+    made = true.clone()
+    made[:, 3] = 1.0  # opaque black
+    found = compare(made, true, 1, "random")
+    assert found.psnr.value == 0 and found.psnr_alpha and found.psnr_alpha.value == 0
+    white = torch.ones(2, 4, 16, 16)
+    found = compare(white, true, 1, "random")
+    assert found.psnr.value == 100 and found.ssim and found.ssim.value == pytest.approx(1)
+    assert found.psnr_alpha and found.psnr_alpha.value == 0 == found.perceptual.value
+    assert compare(made[:, :3], made[:, :3], 1, "random").psnr_alpha is None
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory):
     """A run of the toy family that doubles pictures, made of 80 of 24 x 24."""
