@@ -17,6 +17,8 @@ from limner.pictures.writing import FORMATS, check_suffix
 from limner.settings import LimnerError
 
 RECORD = ".limner-apply.json"  # in a folder of results: what they were made with
+# In a record: the times of results of earlier calls that --overwrite has still to replace, by name.
+OLD = "old"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,20 @@ def begin(work: Work, settings: Mapping[str, Any], overwrite: bool) -> list[Job]
             raise LimnerError(f"{work.jobs[0].target} exists already: add --overwrite, or name another --to.")
         return work.jobs
     made_with = {"source": os.fsdecode(work.source.resolve()), **settings}
-    record, before = work.folder / RECORD, None
+    record, before, old = work.folder / RECORD, None, {}
     with contextlib.suppress(OSError, LimnerError):
         before = files.read_json(record)
+        old = before.pop(OLD, {})
     if there and not overwrite and before != made_with:
         differ = sorted(key for key in made_with if before and before.get(key) != made_with[key])
         how = f"was made with other settings ({', '.join(differ)})" if differ else "exists already"
         raise LimnerError(f"{min(there)} {how}: add --overwrite, or name another --to.")
-    if before != made_with:
-        files.write_json(record, made_with)
-    return [job for job in work.jobs if overwrite or job.target not in there]
+    if overwrite:
+        old = {job.name: _time_of(job.target) for job in work.jobs if job.target in there}
+    if overwrite or before != made_with:
+        files.write_json(record, made_with | ({OLD: old} if old else {}))
+    return [job for job in work.jobs if job.target not in there or old.get(job.name) == _time_of(job.target)]
+
+
+def _time_of(path: Path) -> int:
+    return path.lstat().st_mtime_ns

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image, ImageCms
 
 import limner as package
-from limner import families
+from limner import families, files
 from limner.core import LimnerError
 from limner.inference.apply import Applied, apply, summary
+from limner.inference.apply_files import begin, jobs_of
 from limner.inference.options import ApplyOptions
 from tests.helpers import paint
 
@@ -227,6 +228,31 @@ def test_a_folder_keeps_names_and_goes_on(runs: Runs, tmp_path: Path):
     with pytest.raises(LimnerError, match=r"was made with other settings \(seed\): add --overwrite"):
         once(runs, folder, to, seed=1)
     assert once(runs, folder, to, seed=1, overwrite=True).made == 6
+
+
+def test_what_an_unfinished_overwrite_left_is_not_taken_for_its_own(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    work = jobs_of(tmp_path / "in", tmp_path / "out", ApplyOptions())
+
+    def todo(seed: int, overwrite: bool = False) -> list[str]:
+        return [job.name for job in begin(work, {"seed": seed}, overwrite)]
+
+    def write(name: str) -> None:
+        files.write_bytes(tmp_path / "out" / name, name.encode())
+
+    assert todo(0) == ["a.png", "b.png"]
+    for name in ("a.png", "b.png"):
+        write(name)
+        os.utime(tmp_path / "out" / name, (0, 0))
+    assert todo(0) == [] and todo(1, overwrite=True) == ["a.png", "b.png"]
+    write("a.png")  # and then it is killed
+    assert todo(1) == ["b.png"]
+    with pytest.raises(LimnerError, match=r"a.png was made with other settings \(seed\): add --overwrite"):
+        todo(2)
+    write("b.png")
+    assert todo(1) == []
 
 
 def test_nothing_is_written_over(runs: Runs, tmp_path: Path):
