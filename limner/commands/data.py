@@ -81,5 +81,5 @@ def _show(argv: list[str]) -> None:
             in_rows([batch.condition.image, batch.image], "given, wanted" if data.paired else ""), to
         )
     say(f"{len(rows)} of {len(data):,} images in {to}; to follow: {data.follows or 'nothing'}")
-    if note := data.split(given.data.holdout)[1].twins_note:
+    for note in data.split(given.data.holdout)[1].held_out_notes:
         say(note)

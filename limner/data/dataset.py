@@ -20,6 +20,8 @@ from limner.data.tiles import picture_of
 from limner.data.twins import find_twins
 from limner.settings import LimnerError
 
+TRAINED_ON = "the held-out images are given pictures that were trained on, since their domain has no others"
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -54,17 +56,16 @@ class Data:
     sources: tuple[str, ...] = ()
     source: np.ndarray | None = None  # [N] index into `sources`
     given: Data | None = None  # the pictures that rows are given
-    paired: bool = (
-        True  # row i is given picture i; False: any picture of another domain, in an order of its own
-    )
+    # row i is given picture i; False: any picture of another domain, in an order of its own
+    paired: bool = True
     alone: str = ""  # of one of two domains: its fingerprint without the other
     splits: list[str] | None = None  # N; train, val, test or '', where a source says so
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
-    sizes: np.ndarray | None = (
-        None  # [N, 2] own height and width of each row's picture, where they were asked for
-    )
+    # [N, 2] own height and width of each row's picture, where they were asked for
+    sizes: np.ndarray | None = None
     tiled: bool = False  # rows are tiles of pictures: see ``limner.data.tiles``
     twins: int = 0  # of a held-out part: images that are left out, since the training part has their twins
+    trained_on: bool = False  # of a held-out part: its given pictures, since their domain has no others
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,6 +74,12 @@ class Data:
     def follows(self) -> str:
         """What a model can follow, in words; "" for nothing."""
         return to_follow(len(self), sum(map(bool, self.captions or ())), len(self.spec.classes))
+
+    @property
+    def held_out_notes(self) -> list[str]:
+        """Sentences on what a held-out part lacks."""
+        notes = [self.twins_note, f"{TRAINED_ON.capitalize()}." if self.trained_on and len(self) else ""]
+        return [note for note in notes if note]
 
     @property
     def twins_note(self) -> str:
@@ -123,18 +130,24 @@ class Data:
         if self.given is not None and not self.paired:
             train_on, test_on = self.given.split(holdout, twins=True)
             training = dataclasses.replace(training, given=train_on)
-            held_out = dataclasses.replace(held_out, given=test_on if len(test_on) else train_on)
+            held_out = dataclasses.replace(
+                held_out, given=test_on if len(test_on) else train_on, trained_on=not len(test_on)
+            )
         training = training._few(per_class) if per_class else training
         return training, held_out if twins else held_out.without_twins(training)
 
     def without_twins(self, training: Data) -> Data:
-        """The images of this held-out part that have no twin in the training part; of two domains, in each."""
+        """The images of this held-out part that have no twin in the training part; of pairs and domains, in each."""
         has_twin = find_twins(self.pixels, self.rows, training.rows)
+        own, others = self.given, training.given
+        if self.paired and own is not None and others is not None:
+            has_twin |= find_twins(own.pixels, own.rows, others.rows)
         kept, twins = self.part(np.flatnonzero(~has_twin)), int(has_twin.sum())
-        if not self.paired and kept.given is not None and training.given is not None:
-            given = kept.given.without_twins(training.given)
+        if not self.paired and not self.trained_on and own is not None and others is not None:
+            given = own.without_twins(others)
             if len(given):
-                kept, twins = dataclasses.replace(kept, given=given), twins + given.twins
+                return dataclasses.replace(kept, given=given, twins=twins + given.twins)
+            kept = dataclasses.replace(kept, trained_on=True)
         return dataclasses.replace(kept, twins=twins)
 
     def _held_out(self, holdout: float) -> np.ndarray:

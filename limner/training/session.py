@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from limner import checkpoint, config, families
-from limner.config import Budget, Run, parse_budget
+from limner.config import Budget, Run
 from limner.core import Model, mix
 from limner.data import Data
 from limner.distributed import Ranks
@@ -24,6 +23,7 @@ from limner.training import parents, resuming, sanity
 from limner.training.follows import follows, notes_on_captions, refuse_collapsed
 from limner.training.journal import Journal
 from limner.training.loop import Loop
+from limner.training.periodic import Periodic
 from limner.training.pictures import learn_pictures
 from limner.training.signals import FOLDER_LOST, Signals
 
@@ -65,24 +65,6 @@ def _lost(folder: Path) -> str:
     )
 
 
-class Periodic:
-    """Runs ``action`` every so many seconds or images; ``rest`` is the least pause, in units of its own duration."""
-
-    def __init__(self, every: str, epoch: int, loop: Loop, action: Callable[[], object], rest: float = 0.0):
-        self.budget = parse_budget(every, epoch)
-        self.loop, self.action, self.rest, self.duration = loop, action, rest, 0.0
-        self.last_seconds, self.last_seen = loop.seconds, loop.seen
-
-    def run_if_due(self) -> None:
-        seconds, seen = self.loop.seconds - self.last_seconds, self.loop.seen - self.last_seen
-        if self.budget.spent(seconds, seen) < 1 or seconds < self.rest * self.duration:
-            return
-        start = time.perf_counter()
-        self.action()
-        self.duration = time.perf_counter() - start
-        self.last_seconds, self.last_seen = self.loop.seconds, self.loop.seen
-
-
 class Session:
     """The training of one run, begun or resumed."""
 
@@ -90,23 +72,16 @@ class Session:
     loop: Loop
     digests: dict[str, str]  # of the parents, by config field
     seconds_before: float  # that parents took from a budget of time
-
-    first_loss: (
-        float  # of its first state, which says what is exploded; not a number where that was not finite
-    )
+    # of its first state, which says what is exploded; not a number where that was not finite
+    first_loss: float
 
     def __init__(self, run: Run, out: Path, data: Data, resume: bool, context: Context, journal: Journal):
-        self.out, self.data, self.context, self.ranks, self.journal = (
-            out,
-            data,
-            context,
-            context.ranks,
-            journal,
-        )
+        self.out, self.data, self.context, self.journal = out, data, context, journal
+        self.ranks = context.ranks
         self.training, heldout = data.split(run.data.holdout, run.data.per_class, twins=True)
         self.data_state = {"data": data.fingerprint, "split": resuming.split_digest(self.training, heldout)}
         self.heldout = heldout.without_twins(self.training)
-        if note := self.heldout.twins_note:
+        for note in self.heldout.held_out_notes:
             journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
         if len(self.training) < run.training.batch:
             journal.warn(

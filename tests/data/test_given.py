@@ -183,6 +183,15 @@ def test_a_domain_is_split_as_if_it_were_alone(tmp_path):
     assert held["a", "b"].given.names == held["b", "a"].names
 
 
+def test_a_domain_that_is_too_small_to_hold_out_says_so(tmp_path):
+    few, many = flat(tmp_path / "few", list(range(12))), flat(tmp_path / "many", list(range(60)))
+    held_out = read([few, many], given="domains").split(0.2, twins=True)[1]
+    assert held_out.trained_on and "trained on" in held_out.held_out_notes[-1]
+    assert not read([many, few], given="domains").split(0.2, twins=True)[1].held_out_notes
+    enough = read([many, flat(tmp_path / "more", list(range(100, 140)))], given="domains")
+    assert not enough.split(0.2, twins=True)[1].trained_on
+
+
 def test_names_without_a_partner_are_named_counted_and_skipped(folders, capsys):
     images, given = folders
     (given / "004.bmp").unlink()
@@ -393,6 +402,7 @@ def test_a_family_trains_on_given_pictures_and_resumes_bit_for_bit(folders, tmp_
     for path in images.iterdir():  # no two alike, so that some are held out
         noise = np.random.default_rng(int(path.stem)).integers(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(noise).save(path)
+        Image.fromarray(noise[:8, :, 0]).resize((24, 8)).save(given / f"{path.stem}.bmp")
     data = {"given": way, "given_size": (4, 12), "flip": True}
 
     def train(out: str, budget: str, **how):

@@ -93,6 +93,22 @@ def test_the_split_leaves_twins_out_of_the_held_out_part_alone(named: bool):
     assert len(split_digest(training, former)) == 64
 
 
+def test_given_pictures_have_twins_too():
+    images = [np.asarray(image) for image in photographs(400, 16)]
+    given = pack(images[200:300] + images[200:250] + images[300:350])  # 50 of them twice
+    training, held_out = pack(images[:200], given=given).split(0.2)
+    trained_on = {int(name) % 100 for name in training.given.names if int(name) < 150}
+    rest = {int(name) % 100 for name in held_out.given.names if int(name) < 150}
+    assert 0 < held_out.twins < 40 == held_out.twins + len(held_out) and rest.isdisjoint(trained_on)
+
+
+def test_a_domain_of_twins_alone_was_trained_on():
+    images = [np.asarray(image) for image in photographs(200, 16)]
+    held_out = pack(images[:199], given=pack(images[199:] * 40), paired=False).split(0.2)[1]
+    assert len(held_out) == 40 and held_out.trained_on and len(held_out.given)
+    assert not pack(images[:100], given=pack(images[100:]), paired=False).split(0.2)[1].trained_on
+
+
 def test_all_twins_leave_nothing_held_out():
     data = pack([np.asarray(photographs(1, 16)[0])] * 40)
     training, held_out = data.split(0.1)
