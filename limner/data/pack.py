@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-import os
 import time
 import warnings
 from collections import Counter
@@ -25,15 +23,15 @@ from rich.console import Console
 
 from limner.data import sizes, tiles
 from limner.data.annotations.labels import classes_of
-from limner.data.cache import fingerprint_of, load, publish, sealed, unfinished
+from limner.data.cache import load, publish, sealed, unfinished
 from limner.data.dataset import Data
 from limner.data.images import decode
-from limner.data.images.deep import Scale, scale_of
+from limner.data.images.deep import scale_of
 from limner.data.images.formats import advice, in_words
 from limner.data.images.header import Header, colour_notes, read_header
 from limner.data.items import Item, Listing, Problem, Source, printable
 from limner.data.parallel import in_parallel
-from limner.data.rows import BlockDigests
+from limner.data.write_rows import Plan, write_array, write_rows
 from limner.files import Damaged, cache_folder
 from limner.progress import bar
 from limner.settings import DataOptions, LimnerError
@@ -123,30 +121,6 @@ def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Dat
 # Packing ----------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The form that every image is decoded to; channels that turn out unused are dropped at the end."""
-
-    height: int
-    width: int
-    frames: int
-    channels: int
-    dtype: np.dtype
-    background: tuple[int, int, int]
-    fit: str
-    half: str
-    scale: Scale  # of floats and integers of any range
-    filter: str
-
-    @property
-    def row(self) -> tuple[int, int, int, int]:
-        return self.frames, self.height, self.width, self.channels
-
-    @property
-    def form(self) -> decode.Form:
-        return decode.Form(self.height, self.width, self.fit, self.frames, self.half, self.scale, self.filter)
-
-
 def _pack(request: Request, folder: Path, say: Console) -> None:
     """Writes what the request names into the folder of the cache. Raises LimnerError."""
     started = time.perf_counter()
@@ -161,7 +135,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
     sizes.refuse_beyond_disk(need, folder)
     try:
         with unfinished(folder.parent) as scratch:
-            written, channels, undecodable = _write_rows(scratch, items, plan, say)
+            written, channels, undecodable = write_rows(scratch, items, plan, say)
             kept, bad = [row.item for row in chain.from_iterable(written)], bad + undecodable
             _refuse_too_many(bad, sum(map(len, items)) + len(bad) - len(undecodable), options)
             skipped = [p for listing in listings for p in listing.skipped]
@@ -177,7 +151,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             index["sources"] = list(map(len, written))
             if request.sized:
                 index["sizes"] = [row.size for row in chain.from_iterable(written)]
-            index["fingerprint"], index["blocks"] = _write_array(scratch, plan, len(kept), index)
+            index["fingerprint"], index["blocks"] = write_array(scratch, plan, len(kept), index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
             publish(scratch, folder)
     except OSError as error:
@@ -191,11 +165,11 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
         say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
 
 
-def _plan(request: Request, headers: Counter[Header]) -> _Plan:
+def _plan(request: Request, headers: Counter[Header]) -> Plan:
     """The form of the rows: large enough in channels and bits for every image."""
     drawn = [source.channels or 3 for source in request.sources if source.drawn]
     options, default = request.options, tiles.DEFAULT if request.tiled else (32, 32)
-    return _Plan(
+    return Plan(
         *(request.size or (None if drawn else sizes.common_size(headers)) or default),
         max(1, options.frames),
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
@@ -236,77 +210,8 @@ def header_of(item: Item, half: str = "") -> Header:
         return read_header(source, half)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """What is known of a row that was written."""
-
-    item: Item  # of a tile with the tile's name
-    size: tuple[int, int]  # own height and width of its picture
-
-
-def _write_rows(
-    scratch: Path, items: Sequence[Sequence[Item]], plan: _Plan, say: Console
-) -> tuple[list[list[_Row]], Counter[int], list[Problem]]:
-    """Writes the images of each source; returns their rows, the channels in use, and the images that are damaged."""
-    kept: list[list[_Row]] = [[] for _ in items]
-    bad, used = [], Counter({1: 0})
-    every = list(chain.from_iterable(items))
-    origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
-    with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
-        # Whole pictures take memory: few of them are under way.
-        done = in_parallel(partial(_decoded, plan), every, watch, group=1 if plan.fit == "tiles" else 16)
-        for origin, (item, decoded) in zip(origins, done, strict=True):
-            if isinstance(decoded, Problem):
-                bad.append(decoded)
-                continue
-            pixels, names, channels, size = decoded
-            file.write(pixels.data)
-            kept[origin] += [_Row(dataclasses.replace(item, name=name), size) for name in names]
-            used[channels] += 1
-    return kept, used, bad
-
-
-def _decoded(plan: _Plan, item: Item) -> tuple[np.ndarray, list[str], int, tuple[int, int]]:
-    """The rows [K, T, H, W, C] of an image as planned, their names, how many channels are in use, and its own size."""
-    with item.image(plan.height, plan.width) as source:
-        pixels, size = decode.decode_with_size(source, plan.form)
-    transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
-    coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
-    pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
-    channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
-    if plan.fit != "tiles":
-        row = decode.padded(pixels, plan.height, plan.width, plan.background)
-        return np.ascontiguousarray(row[None]), [item.name], channels, size
-    cut = tiles.cut(pixels, plan.height, plan.width)
-    return np.stack(list(cut.values())), [tiles.name_of(item.name, *place) for place in cut], channels, size
-
-
-def _write_array(scratch: Path, plan: _Plan, n: int, index: dict[str, Any]) -> tuple[str, list[str]]:
-    """Writes array.npy from the rows, in the channels of the index; returns the fingerprint and blocks' digests."""
-    channels = index["spec"]["channels"]
-    shape = (n, *plan.row[0 if plan.frames > 1 else 1 : -1], channels)
-    header = {"descr": np.lib.format.dtype_to_descr(plan.dtype), "fortran_order": False, "shape": shape}
-    digest, blocks = fingerprint_of(shape, index), BlockDigests()
-    count = math.prod(plan.row)
-    together = count * max(1, 2**24 // count)
-    with open(scratch / "rows", "rb") as rows, open(scratch / "array.npy", "wb") as file:
-        np.lib.format.write_array_header_1_0(start := io.BytesIO(), header)
-        file.write(start.getbuffer())
-        blocks.update(start.getbuffer())
-        while (part := np.fromfile(rows, plan.dtype, together)).size:
-            used = decode.as_channels(part.reshape(-1, *plan.row), channels, plan.background, plan.dtype)
-            used = np.ascontiguousarray(used)
-            digest.update(used.data)
-            blocks.update(used.data)
-            file.write(used.data)
-        file.flush()
-        os.fsync(file.fileno())
-    (scratch / "rows").unlink()
-    return digest.hexdigest(), blocks.finish()
-
-
 def _index(
-    items: Sequence[Item], problems: Sequence[Problem], plan: _Plan,
+    items: Sequence[Item], problems: Sequence[Problem], plan: Plan,
     channels: int, options: DataOptions,
 ) -> dict[str, Any]:  # fmt: skip
     found = classes_of(items) if options.labels else classes_of(())

@@ -11,10 +11,8 @@ import numpy as np
 from limner.data.images.header import Header
 from limner.data.images.limits import Unusable
 
-DEFAULT = (
-    128,
-    128,
-)  # height and width of a tile, unless a person asks for others or all pictures share a smaller size
+# Height and width of a tile, unless a person asks for others or all pictures share a smaller size.
+DEFAULT = 128, 128
 _PLACE = re.compile(r"@\d+,\d+(\.[^./]*)?$")
 
 
