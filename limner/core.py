@@ -314,6 +314,8 @@ class Model(nn.Module):
     # of one that Translates: whether the result shows the given picture itself, larger or repaired; then grey stays
     # grey, and alpha takes the same way as grey (a property, where the settings say)
     restores: bool = False
+    # of one that Translates: multiples of its factor that a side has at least; 2 where edges are mirrored inside
+    least: int = 2
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     parents: ClassVar[dict[str, Parent]] = {}  # runs that it builds on, by the config field that names one
     presets: ClassVar[dict[str, Preset]] = {}
@@ -340,6 +342,10 @@ class Model(nn.Module):
 
     def objectives(self) -> list[Objective]:
         raise NotImplementedError
+
+    def channels_taken(self, sampling: Any) -> int:
+        """Of one that Translates: the channels of its input; those of given pictures, unless a direction has others."""
+        return (self.spec.given or self.spec).channels
 
     @property
     def drops_condition(self) -> bool:
@@ -547,7 +553,8 @@ class Translates(Protocol):
     """
 
     scale: int  # output pixels a side for each input pixel
-    factor: int  # input sides are multiples of it, at least two of them: 2 to the number of halvings
+    factor: int  # input sides are multiples of it: 2 to the number of halvings
+    least: int  # of them, at least
 
     def margin(self, sampling: Any) -> int | None:
         """Input pixels of surroundings that an output pixel depends on, given the statistics of those norms.
@@ -555,8 +562,11 @@ class Translates(Protocol):
         None: on the whole picture. Several calls of a network reach several times as far.
         """
 
+    def channels_taken(self, sampling: Any) -> int:
+        """C of ``translate``."""
+
     def translate(self, image: Tensor, condition: Condition, sampling: Any, draws: Draws) -> Tensor:
-        """[B, C, h, w] in [-1, 1], as ``spec.given`` has its channels -> [B, C', scale h, scale w] in [-1, 1].
+        """[B, C, h, w] in [-1, 1] -> [B, C', scale h, scale w] in [-1, 1].
 
         ``sampling`` is the family's Sampling: a direction, a style, steps. A field of it with the metadata
         ``picture=True`` names a file, and holds [1, C, h', w'] when it comes here.

@@ -56,7 +56,7 @@ def measure_translation(
     network, beside = default_network(), "bicubic" if model.scale > 1 else "the given picture"
     _save_sheet(to / SHEET, shown, beside)
     with bar("measuring", quiet) as watch:
-        kid, kid_given = _kernel_distances(shown, real.training, features, seed, watch)
+        kid, kid_given = _kernel_distances(shown, target(real.training, sampling), features, seed, watch)
     found = Translation(
         n=len(rows), scale=model.scale, beside=beside, features=features.name, kid=kid, kid_given=kid_given
     )
@@ -64,6 +64,16 @@ def measure_translation(
         return found
     result, given = (compare(each, shown.true, model.scale, network) for each in (shown.result, shown.given))
     return replace(found, network=network_title(network), result=result, given=given)
+
+
+def is_backward(sampling: Any) -> bool:
+    """Whether the pictures that the data gives are the wanted ones."""
+    return getattr(sampling, "direction", "") == "backward"
+
+
+def target(data: Data, sampling: Any) -> Data:
+    """The pictures whose like the results should be."""
+    return data.given if is_backward(sampling) and data.given is not None else data
 
 
 def translate_rows(
@@ -79,10 +89,10 @@ def translate_rows(
             batch = data.batch(rows[at : at + BATCH])
             draws = Draws(range(seed + at, seed + at + len(batch.image)))
             given, image = given_pictures(model, batch, draws), batch.image
-            if getattr(sampling, "direction", "") == "backward":
+            if is_backward(sampling):
                 given, image = image, given
             given = as_saved(given).to(model.device)  # [B, C', h, w]
-            padded, (height, width) = pad_reflected(given, model.factor), given.shape[-2:]
+            (height, width), padded = given.shape[-2:], pad_reflected(given, model.factor, model.least)
             condition = replace(batch.condition, image=padded).to(model.device)
             made = (
                 model.translate(padded, condition, sampling, Draws(draws.seeds, model.device)).float().cpu()

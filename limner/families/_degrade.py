@@ -17,8 +17,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from limner.core import Draws
-from limner.networks.images.bicubic import bicubic, bicubic_to
+from limner.networks.images.bicubic import bicubic
 from limner.networks.images.blur import Kernel, blurred, gaussian_kernel, plateau_kernel, sinc_kernel
+from limner.networks.images.channels import within
 
 # What is made of a wanted picture; bicubic4 is four times smaller and enlarged again.
 Degradation = Literal["bicubic", "bicubic4", "real", "blur", "grey", "jpeg", "holes"]
@@ -35,21 +36,14 @@ def degrade(image: Tensor, kind: Degradation, draws: Draws, scale: int = 1) -> T
     if kind == "bicubic":
         return within(bicubic(image, 1 / scale))
     if kind == "bicubic4":
-        return within(bicubic_to(bicubic(image, 1 / 4), (image.shape[-2], image.shape[-1])))
+        height, width = image.shape[-2:]
+        return within(bicubic(bicubic(image, 1 / 4), 4)[..., :height, :width])
     if kind == "grey":
         return _grey(image)
     streams = [stream for stream, *_ in draws.streams]
     by_kind = {"real": _real, "blur": _blur, "jpeg": _jpeg, "holes": _holes}
     made = [by_kind[kind](one, g, scale) for one, g in zip(image.cpu().float(), streams, strict=True)]
     return within(torch.stack(made)).to(image)
-
-
-def within(image: Tensor) -> Tensor:
-    """Clamped to [-1, 1], and premultiplied colours to at most their alpha."""
-    image = image.clamp(-1, 1)
-    if image.shape[1] == 4:
-        image = torch.cat([torch.minimum(image[:, :3], image[:, 3:]), image[:, 3:]], dim=1)
-    return image
 
 
 def _grey(image: Tensor) -> Tensor:
@@ -106,14 +100,8 @@ def compressed(image: Tensor, quality: int) -> Tensor:
 
 # ---- Real-ESRGAN (Wang 2021, section 3; the numbers are those of its published x4plus settings)
 
-KERNELS = (
-    0.45,
-    0.25,
-    0.12,
-    0.03,
-    0.12,
-    0.03,
-)  # Gaussian, generalised and plateau; each isotropic, then anisotropic
+# Shares of Gaussian, generalised and plateau kernels; each isotropic, then anisotropic.
+KERNELS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 SINC = 0.1  # share of sinc kernels
 SIDES = range(7, 22, 2)  # of kernels, in pixels
 SHAPES = (0.5, 4.0), (1.0, 2.0)  # exponents of generalised and of plateau kernels

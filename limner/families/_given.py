@@ -8,15 +8,22 @@ from limner.core import ImageSpec, Model
 from limner.networks.images.bicubic import bicubic_to
 from limner.settings import LimnerError
 
+SMALLEST = 8  # pixels a side that discriminators of patches need
 
-def given_spec(model: Model) -> ImageSpec:
-    """What the data gives. Raises LimnerError for data that gives nothing."""
+
+def given_spec(model: Model, instead: str = "") -> ImageSpec:
+    """What the data gives. Raises ``none_given`` for data that gives nothing."""
     if model.spec.given is None:
-        raise LimnerError(
-            f"{model.family} makes its images from given pictures, and the data gives none: name two sources, the "
-            "given pictures first."
-        )
+        raise none_given(model, instead)
     return model.spec.given
+
+
+def none_given(model: Model, instead: str = "") -> LimnerError:
+    """``instead``: what else a person can do."""
+    return LimnerError(
+        f"{model.family} makes its images from given pictures, and the data gives none: name two sources, the given "
+        f"pictures first{instead}."
+    )
 
 
 def whole_scale(model: Model) -> int:

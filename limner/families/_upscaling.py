@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, given_pictures
-from limner.families._degrade import degrade, within
+from limner.families._degrade import degrade
 from limner.fields import Bounds
 from limner.networks.checks import SettingsError
 from limner.networks.images.bicubic import bicubic
-from limner.networks.images.channels import with_channels
+from limner.networks.images.channels import with_channels, within
+from limner.networks.layers import at_least_float32
 from limner.networks.restoration.fsrcnn import FSRCNN
 from limner.networks.restoration.span import SPAN
 from limner.networks.restoration.srgan import Slopes, SRResNet
@@ -37,6 +38,11 @@ class UpscalerConfig:
     error: Literal["absolute", "squared"] = "absolute"  # of pixels, where that alone is lowered
     crop: int = 96  # side in pixels of the crops that are trained on; smaller pictures are trained on whole
 
+    def filled(self) -> UpscalerConfig:
+        """With the published width and blocks where these are 0."""
+        width, blocks = PUBLISHED[self.network]
+        return replace(self, width=self.width or width, blocks=self.blocks or blocks)
+
 
 PUBLISHED = {"span": (28, 6), "srresnet": (64, 16), "fsrcnn": (56, 4)}  # width and blocks of each network
 
@@ -47,9 +53,8 @@ class Upscaler(nn.Module):
     def __init__(self, config: UpscalerConfig, inputs: int, outputs: int):
         super().__init__()
         self.config, self.outputs = config, outputs
-        width, blocks = PUBLISHED[config.network]
-        width, blocks = config.width or width, config.blocks or blocks
-        shape = (inputs, outputs, config.scale, width)
+        sizes = config.filled()
+        shape, blocks = (inputs, outputs, config.scale, sizes.width), sizes.blocks
         self.body: SPAN | SRResNet | FSRCNN
         if config.network == "span":
             self.body = SPAN(*shape, blocks=blocks)
@@ -62,7 +67,7 @@ class Upscaler(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> Tensor:
-        enlarged = self.body(image).float()  # [B, C', scale h, scale w]
+        enlarged = at_least_float32(self.body(image))  # [B, C', scale h, scale w]
         if self.config.base == "bicubic":
             enlarged = enlarged + bicubic(with_channels(image, self.outputs), self.config.scale)
         return enlarged
@@ -82,7 +87,12 @@ class Upscaler(nn.Module):
         return plain.train(self.training)
 
     def load_resized(self, other: Upscaler) -> None:
-        """The weights of one that was trained on pictures of another size."""
+        """The weights of one that was trained on pictures of another size. Raises SettingsError for another network."""
+        own_config, its = self.config.filled(), other.config.filled()
+        for name in ("network", "scale", "width", "blocks", "slopes"):
+            here, there = (getattr(config, name) for config in (own_config, its))
+            if here != there:
+                raise SettingsError(f"its {name} is {there}, not {here}")
         weights, own = other.merged().state_dict(), self.state_dict()
         if any(weights[name].shape != value.shape for name, value in own.items() if name in weights):
             raise SettingsError("its network has other channels")

@@ -34,14 +34,15 @@ from limner.diffusion.bridges import BridgePath, SchrodingerBridge, StraightBrid
 from limner.diffusion.paths import STRAIGHT, NoiseLevel, expand_dims, stratified
 from limner.diffusion.solvers import Problem, Solver
 from limner.families._degrade import degrade, given_channels
-from limner.families._given import enlarge, given_spec, whole_scale
+from limner.families._given import enlarge, given_spec, none_given, whole_scale
 from limner.families._presets import BASE_MUON, SMALL_UNET, TINY_UNET, training
 from limner.fields import Bounds, Checked, Share
-from limner.networks.images.channels import with_channels
-from limner.networks.layers import time_features
+from limner.networks.images.channels import with_channels, within
+from limner.networks.layers import at_least_float32, time_features
 from limner.networks.unets.local import LocalLevels, LocalUNet
-from limner.settings import Optimiser
+from limner.settings import LimnerError, Optimiser
 
+OTHERWISE = ", or say what they are made of the images by with --model.degrade, such as blur"
 LEFT_FLOOR = 0.05  # the loss divides by the share of the path that is left, or by this
 
 
@@ -76,7 +77,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, given: Tensor, t: Tensor) -> Tensor:
         embedding = F.silu(self.time(time_features(t, 64)))  # [B, E]
-        return x + self.unet(torch.cat([x, given], dim=1), embedding).float()  # [B, C, H, W]
+        return x + at_least_float32(self.unet(torch.cat([x, given], dim=1), embedding))  # [B, C, H, W]
 
 
 class Bridge(Model):
@@ -89,13 +90,17 @@ class Bridge(Model):
 
     def __init__(self, config: BridgeConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.degrades = bool(config.degrade) and spec.given is None
-        self.scale = 1 if self.degrades else whole_scale(self)
-        self.given = (
-            given_channels(config.degrade, spec.channels)
-            if config.degrade and self.degrades
-            else given_spec(self).channels
-        )
+        self.degrades = bool(config.degrade)
+        if config.degrade:
+            self.scale, self.given = 1, given_channels(config.degrade, spec.channels)
+            if spec.given is not None:
+                raise LimnerError(
+                    f"--model.degrade {config.degrade} makes the given pictures of the wanted ones, and the data "
+                    "gives some too: leave it out, or name the wanted pictures alone."
+                )
+        else:
+            self.given = given_spec(self, OTHERWISE).channels
+            self.scale = whole_scale(self)
         self.network = Network(config, spec.channels, self.given)
         multiple = self.network.unet.multiple
         self.factor = multiple // math.gcd(multiple, self.scale)
@@ -112,7 +117,7 @@ class Bridge(Model):
     def degrade(self, image: Tensor, draws: Draws) -> Tensor:
         """[B, C, H, W] in [-1, 1] -> what is given, as --model.degrade says. Raises LimnerError without it."""
         if not self.config.degrade:
-            given_spec(self)  # which says what to name
+            raise none_given(self, OTHERWISE)
         return degrade(image, self.config.degrade, draws)
 
     def receive(self, image: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ class Bridge(Model):
 
     def finish(self, picture: Tensor, given: Tensor) -> Tensor:
         """The result of drawing, in range; what is coloured keeps its grey."""
-        return colour(given, picture) if self.colours else picture.clamp(-1, 1)
+        return colour(given, picture) if self.colours else within(picture)
 
     def margin(self, sampling: BridgeSampling) -> int:
         """Pixels of the given picture; those of each call add up."""

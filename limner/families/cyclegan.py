@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset
-from limner.families._given import given_spec
+from limner.families._given import SMALLEST, given_spec
 from limner.families._presets import training
 from limner.fields import Checked, Positive, Share
 from limner.losses.adversarial import least_squares_d, least_squares_g
@@ -25,10 +25,9 @@ from limner.losses.image_pool import ImagePool
 from limner.networks.convnets import init_normal
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.gans.translator import ResNetTranslator
-from limner.networks.images.channels import with_channels
+from limner.networks.images.channels import with_channels, within
+from limner.networks.layers import at_least_float32
 from limner.settings import LimnerError, Optimiser, Training
-
-SMALLEST = 8  # pixels a side that the discriminators need
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class CycleGANConfig:
     discriminator_width: int = 64  # feature maps of the discriminators' first layer
     discriminator_layers: int = 3  # halvings of the discriminators; 3 see 70x70 pixels
     cycle: float = 10.0  # cyclegan: weight of the way there and back
-    # weight of leaving the other domain's pictures as they are, times that of cycle or nce
+    # cyclegan: weight of leaving the other domain's pictures as they are, times that of cycle; cut: its share of nce
     identity: Share = 0.5
     # cyclegan: weight of changing a picture no more than it takes, which keeps colours (Shrivastava 2017, eq. 4)
     keep: float = 0.0
@@ -81,7 +80,7 @@ class Heads(nn.ModuleList):
     def describe(self, layer: int, maps: Tensor, places: Tensor) -> Tensor:
         """Feature maps [B, C, h, w] of a layer and N of its places -> [B, N, D]."""
         chosen = maps.flatten(2)[..., places].transpose(1, 2)  # [B, N, C]
-        return F.normalize(self[layer](chosen).float(), dim=-1, eps=1e-7)  # [B, N, D]
+        return F.normalize(at_least_float32(self[layer](chosen)), dim=-1, eps=1e-7)  # [B, N, D]
 
 
 class CycleGAN(Model):
@@ -164,10 +163,15 @@ class CycleGAN(Model):
         c, generator, heads = self.config, self.generators["to_wanted"], self.generators["heads"]
         made = with_channels(made, source.shape[1])
         losses = []
-        for layer, (query, key) in enumerate(zip(*map(generator.features, (made, source)), strict=True)):
+        queries = generator.features(made)
+        with torch.no_grad():  # after the queries: autocast keeps the weights that it has rounded first
+            keys = generator.features(source)
+        for layer, (query, key) in enumerate(zip(queries, keys, strict=True)):
             count = query.shape[-2] * query.shape[-1]
             places = torch.randperm(count, device=query.device)[: c.places]
-            found, wanted = (heads.describe(layer, maps, places) for maps in (query, key))
+            found = heads.describe(layer, query, places)
+            with torch.no_grad():
+                wanted = heads.describe(layer, key, places)
             losses.append(patch_nce(found, wanted, c.temperature).mean())
         return torch.stack(losses).mean()
 
@@ -179,23 +183,23 @@ class CycleGAN(Model):
                 fake = self.generators[f"to_{name}"](ends[other_end(name)])
             if name in self.pools:
                 fake = self.pools[name](fake)
-            real, drawn = discriminator(torch.cat([ends[name], fake])).chunk(
-                2
-            )  # its norms are each picture's own
+            # one call for both: its norms are each picture's own
+            real, drawn = discriminator(torch.cat([ends[name], fake])).chunk(2)
             terms[f"adversarial_{name}"] = least_squares_d(real, drawn)
         return terms
 
     def margin(self, sampling: CycleGANSampling) -> int:
         return self.generators["to_wanted"].margin
 
+    def channels_taken(self, sampling: CycleGANSampling) -> int:
+        return (self.spec if sampling.direction == "backward" else given_spec(self)).channels
+
     def translate(
         self, image: Tensor, condition: Condition, sampling: CycleGANSampling, draws: Draws
     ) -> Tensor:
         """[B, C, h, w] in [-1, 1] of the domain that ``sampling.direction`` begins with -> of the other, as large."""
-        backward = sampling.direction == "backward"
-        ends = self.spec.channels, given_spec(self).channels
-        generator = self.generators["to_given" if backward else "to_wanted"]
-        return generator(with_channels(image, ends[0 if backward else 1]))
+        generator = self.generators["to_given" if sampling.direction == "backward" else "to_wanted"]
+        return within(generator(with_channels(image, self.channels_taken(sampling))))
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: CycleGANSampling, draws: Draws) -> Iterator[Canvas]:

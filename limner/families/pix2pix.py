@@ -5,6 +5,7 @@ Isola, Zhu, Zhou and Efros 2017, "Image-to-Image Translation with Conditional Ad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objective, Preset, given_pictures
-from limner.families._given import enlarge, given_spec, whole_scale
+from limner.families._given import SMALLEST, enlarge, given_spec, whole_scale
 from limner.families._presets import gan_training
 from limner.losses import adversarial
 from limner.networks.gans.patchgan import PatchGAN, PixelGAN, fit_layers
 from limner.networks.gans.skip_unet import SkipUNet
 from limner.networks.gans.translator import ResNetTranslator
+from limner.networks.images.channels import within
 from limner.settings import LimnerError, Optimiser, Training
 
-SMALLEST = 8  # pixels a side that the discriminator needs
-LOSSES = {  # name -> (the discriminator's, the generator's)
-    "bce": (adversarial.non_saturating_d, adversarial.non_saturating_g),
-    "mse": (adversarial.least_squares_d, adversarial.least_squares_g),
+LOSSES = {  # name -> (the discriminator's, its weight, the generator's)
+    "bce": (adversarial.non_saturating_d, 0.5, adversarial.non_saturating_g),
+    "mse": (adversarial.least_squares_d, 1.0, adversarial.least_squares_g),  # halved in itself
 }
 
 
@@ -73,7 +74,8 @@ class Pix2Pix(Model):
             if c.discriminator == "pixel"
             else PatchGAN(sum(channels), c.discriminator_width, layers)
         )
-        self.factor = max(1, self.generator.factor // self.scale)
+        self.factor = self.generator.factor // math.gcd(self.generator.factor, self.scale)
+        self.least = self.generator.least
 
     def objectives(self) -> list[Objective]:
         discriminator = Objective("discriminator", self.discriminator_loss)
@@ -85,7 +87,8 @@ class Pix2Pix(Model):
         with torch.no_grad():
             fake = self.generator(given)
         real, drawn = (self.discriminator(torch.cat([given, x], dim=1)) for x in (batch.image, fake))
-        return {"adversarial": 0.5 * LOSSES[self.config.loss][0](real, drawn)}
+        loss, weight, _ = LOSSES[self.config.loss]
+        return {"adversarial": weight * loss(real, drawn)}
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Isola 2017, eq. 4."""
@@ -93,7 +96,8 @@ class Pix2Pix(Model):
         fake = self.generator(given)
         score = self.discriminator(torch.cat([given, fake], dim=1))
         pixels = self.config.pixels * (fake - batch.image).abs().mean()
-        return {"adversarial": LOSSES[self.config.loss][1](score), "pixels": pixels}
+        *_, loss = LOSSES[self.config.loss]
+        return {"adversarial": loss(score), "pixels": pixels}
 
     def margin(self, sampling: Any) -> int | None:
         """Pixels of the given picture, beside the norms' statistics; the unet sees the whole picture."""
@@ -105,8 +109,8 @@ class Pix2Pix(Model):
         """[B, C', h, w] in [-1, 1] -> [B, C, scale h, scale w] in [-1, 1]."""
         given = enlarge(image, self.scale)
         if isinstance(self.generator, SkipUNet):
-            return self.generator(given, draws.uniform)
-        return self.generator(given)
+            return within(self.generator(given, draws.uniform))
+        return within(self.generator(given))
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: Any, draws: Draws) -> Iterator[Canvas]:

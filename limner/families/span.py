@@ -46,7 +46,7 @@ Span.presets = {
     "tiny": Preset(UpscalerConfig(scale=2, width=8, blocks=1, base="bicubic", crop=16), MUON),
     "small": Preset(UpscalerConfig(base="bicubic"), MUON),
     "base": Preset(
-        UpscalerConfig(width=48, base="bicubic", crop=192),
+        UpscalerConfig(width=48, base="bicubic", crop=128),
         training(Optimiser("muon", lr=1e-3, matrix_lr=0.02), "network", batch=32, average=100_000.0),
     ),
     # Crops of 256 and batches of 64 for a million steps, the rate halved every 200,000.

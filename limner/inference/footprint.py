@@ -33,9 +33,9 @@ class Footprint:
         return self.fixed + self.each * pixels
 
 
-def footprint(run: Callable[[int, int], object], factor: int) -> Footprint:
+def footprint(run: Callable[[int, int], object], factor: int, least: int = 2) -> Footprint:
     """Of ``run(height, width)``, a network's call for a picture of that size, by two small ones."""
-    sides = [max(2, side // factor) * factor for side in (64, 128)]
+    sides = [max(least, side // factor) * factor for side in (64, 128)]
     if sides[0] == sides[1]:
         sides[1] *= 2
     small, large = (peak(lambda side=side: run(side, side)) for side in sides)  # type: ignore[misc]

@@ -58,7 +58,7 @@ def _drawn(model: Model, condition: Condition, precision: str, **sampling: Any) 
     for at in range(0, condition.size, BATCH):
         rows = condition[at : at + BATCH].to(model.device)
         height, width = rows.image.shape[-2:]  # type: ignore[union-attr]
-        image = pad_reflected(rows.image, network.factor)  # type: ignore[arg-type]
+        image = pad_reflected(rows.image, network.factor, network.least)  # type: ignore[arg-type]
         draws = Draws(range(at, at + rows.size), model.device)
         with torch.inference_mode(), autocast(model.device, precision == "bf16"):
             whole = network.translate(image, rows, model.Sampling(**sampling), draws)

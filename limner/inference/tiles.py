@@ -25,7 +25,7 @@ from limner.inference.footprint import Footprint, footprint, in_use
 from limner.inference.statistics import Enough, Pooled, Recorded
 from limner.inference.threads import THREADS
 from limner.inference.tile_plan import PictureDraws, Tile, plan, whole
-from limner.networks.images.padding import pad_reflected, reflected
+from limner.networks.images.padding import pad_reflected, padded_side, reflected
 from limner.networks.instance import Moments, moments, picture_norms, statistics_from
 from limner.progress import Watch, ignore
 
@@ -46,16 +46,15 @@ class Translator:
     def __post_init__(self) -> None:
         assert isinstance(self.model, Translates)
         self.network: Translates = self.model
-        self.channels = (self.model.spec.given or self.model.spec).channels
+        self.channels = self.network.channels_taken(self.sampling)
 
     def __call__(self, pixels: np.ndarray, watch: Watch = ignore) -> np.ndarray:
         """uint8 or uint16 [H, W, C] -> the same of [scale H, scale W, C'].
 
         Raises LimnerError where the memory is too little, and for a result that holds NaN.
         """
-        height, width = (
-            max(2, -(-side // self.network.factor)) * self.network.factor for side in pixels.shape[:2]
-        )
+        factor, least = self.network.factor, self.network.least
+        height, width = (padded_side(side, factor, least) for side in pixels.shape[:2])
         tiles = self._plan(pixels, height, width)
         source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, tiles)
         with source, THREADS.at_work(self.model.device):
@@ -72,7 +71,7 @@ class Translator:
         tiles = plan(height, width, self.network.factor, margin or 0, taken.most(memory))
         if tiles and (len(tiles) == 1 or margin is not None):
             return tiles
-        side = 2 * self.network.factor + 2 * (margin or 0)
+        side = self.network.least * self.network.factor + 2 * (margin or 0)
         least = (taken.of(height * width if margin is None else side**2) + KEPT * self.memory - memory) / KEPT
         whole = "has to see the picture as a whole, which" if margin is None else "in its smallest tiles"
         raise LimnerError(
@@ -83,7 +82,7 @@ class Translator:
     @property
     def footprint(self) -> Footprint:
         if self.taken is None:
-            self.taken = footprint(self._run_zeros, self.network.factor)
+            self.taken = footprint(self._run_zeros, self.network.factor, self.network.least)
         return self.taken
 
     def _run_zeros(self, height: int, width: int) -> None:
@@ -148,7 +147,7 @@ class Translator:
             known.append(moments(x, groups))
             return known[-1]
 
-        given = pad_reflected(as_tensor(pixels), self.network.factor)
+        given = pad_reflected(as_tensor(pixels), self.network.factor, self.network.least)
         with statistics_from(self.model, record), THREADS.at_work(self.model.device):
             self._run(given, whole(*given.shape[2:]))
         return_freed_memory()

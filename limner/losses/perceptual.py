@@ -17,6 +17,7 @@ from torch import Tensor
 from limner.networks.checks import SettingsError
 from limner.networks.imagenet import IMAGENET, imagenet_maps, imagenet_network, is_installed
 from limner.networks.images.channels import with_channels
+from limner.networks.layers import at_least_float32
 from limner.networks.random_vgg import random_network
 from limner.networks.vgg import DEVIATION, MEAN, VGG, Depth, layer_places
 from limner.settings import LimnerError, nearest
@@ -76,11 +77,11 @@ def perceptual_distance(one: Sequence[Tensor], other: Sequence[Tensor], eps: flo
     The squared difference of vectors normalised to length 1, summed over channels, averaged over positions, summed
     over layers (Zhang 2018, LPIPS, eq. 1, with all channel weights 1).
     """
-    total = one[0].new_zeros(len(one[0]), dtype=torch.float32)
+    distances = []
     for a, b in zip(one, other, strict=True):
-        a, b = (x.float() / (x.float().square().sum(1, keepdim=True) + eps).sqrt() for x in (a, b))
-        total = total + (a - b).square().sum(1).mean((1, 2))
-    return total
+        a, b = (x / (x.square().sum(1, keepdim=True) + eps).sqrt() for x in map(at_least_float32, (a, b)))
+        distances.append((a - b).square().sum(1).mean((1, 2)))  # [B]
+    return torch.stack(distances).sum(0)
 
 
 def feature_error(one: Sequence[Tensor], other: Sequence[Tensor], scale: float = 1.0) -> Tensor:

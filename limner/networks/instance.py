@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from limner.networks.layers import at_least_float32
+
 SMALL = 256  # pixels of maps that a CPU normalises by channels faster in rows, copies included
 
 Moments = tuple[Tensor, Tensor]  # mean and variance (by 1/N) [B, G] of each group of channels
@@ -60,7 +62,7 @@ class InstanceNorm(GroupNorm):
 
 def moments(x: Tensor, groups: int) -> Moments:
     """The statistics of [B, C, H, W] that a norm takes itself."""
-    variance, mean = torch.var_mean(x.float().reshape(len(x), groups, -1), 2, correction=0)
+    variance, mean = torch.var_mean(at_least_float32(x).reshape(len(x), groups, -1), 2, correction=0)
     return mean, variance
 
 

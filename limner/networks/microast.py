@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.layers import at_least_float32
 from limner.networks.restyle import AdaptiveNorm, ReflectedConv, mean_std
 
 BRANCH = 0.3  # of a residual block's last convolution at the beginning, so that four blocks do not add up
@@ -135,7 +136,7 @@ class MicroAST(nn.Module):
     def signals(self, style: Tensor) -> Signals:
         """Of style pictures, [B, C, h, w] in [-1, 1]."""
         levels = self.style_encoder(style)
-        (mean, std), (deeper_mean, deeper_std) = (mean_std(level.float()) for level in levels)
+        (mean, std), (deeper_mean, deeper_std) = (mean_std(at_least_float32(level)) for level in levels)
         return Signals((mean, deeper_mean), (std, deeper_std), *self.modulator(levels))
 
     def forward(self, image: Tensor, signals: Signals, alpha: float = 1.0) -> Tensor:

@@ -12,10 +12,14 @@ from PIL import Image
 
 import limner as package
 from limner import families
+from limner.core import ImageSpec
+from limner.data.dataset import Data
+from limner.data.given import joined
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.tables import translation_heads, translation_rows
-from limner.evaluation.translation import compare
+from limner.evaluation.translation import compare, target
+from limner.families.cyclegan import CycleGANSampling
 from limner.metrics import pixels
 from tests.helpers import golden, paint
 
@@ -34,6 +38,18 @@ def test_psnr_on_y_equals_the_golden():
     measured = compare(a, b, 2, "random")
     assert measured.psnr.value == pytest.approx(expected["psnr_rgb"], rel=1e-6)
     assert measured.psnr_y and measured.psnr_y.value == pytest.approx(expected["psnr_y_cropped"], rel=1e-6)
+
+
+def test_backward_results_should_be_like_those_of_the_first_domain():
+    spec, rows, names = ImageSpec(3, 8, 8), np.arange(2), ["a", "b"]
+    one, other = (
+        Data(spec, name, np.zeros((2, 8, 8, 3), np.uint8), rows, names) for name in ("one", "other")
+    )
+    domains = joined(other, one, paired=False)
+    assert (
+        target(domains, CycleGANSampling("backward")) is one
+        and target(domains, CycleGANSampling()) is domains
+    )
 
 
 def test_equal_pictures_and_grey_ones():

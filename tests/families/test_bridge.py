@@ -94,8 +94,11 @@ def test_calls_reach_one_after_another():
 
 
 def test_without_given_pictures_it_says_what_to_name():
-    with pytest.raises(LimnerError, match="name two sources, the given pictures first"):
+    words = "name two sources, the given pictures first, or say .* with --model.degrade, such as blur"
+    with pytest.raises(LimnerError, match=words):
         families.build("bridge", TINY, ImageSpec(3, 16, 16))
+    with pytest.raises(LimnerError, match=words):
+        given_pictures(build(), Batch(torch.rand(1, 3, 16, 16), Condition(1)))
 
 
 # ---- made of the wanted picture
@@ -145,10 +148,24 @@ def test_a_coloured_picture_is_coloured_again_from_its_grey(channels: int):
     assert_close(translate(model, image), translate(model, grey))
 
 
-def test_pairs_come_before_what_it_would_make():
-    model = build(degrade="blur")
+def test_pairs_and_pictures_that_it_makes_exclude_each_other():
+    model, given = build(), torch.rand(1, 3, 16, 16)
     assert not model.restores and model.scale == 1
-    given = torch.rand(1, 3, 16, 16)
     assert given_pictures(model, Batch(given + 1, Condition(1, image=given))) is given
-    with pytest.raises(LimnerError, match="name two sources, the given pictures first"):
-        families.build("bridge", TINY, ALONE)
+    with pytest.raises(
+        LimnerError, match=r"--model.degrade blur .*, and the data gives some too: leave it out"
+    ):
+        build(degrade="blur")
+
+
+def test_colours_stay_below_their_alpha():
+    model = build(ImageSpec(4, 16, 16, given=ImageSpec(4, 16, 16)))
+    made = translate(model, torch.rand(2, 4, 16, 16) * 2 - 1, (1, 2))
+    assert (made[:, :3] <= made[:, 3:]).all() and made.std() > 0.1
+
+
+def test_float64_stays():
+    image = torch.rand(1, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    model = build().double()
+    made = model.network(image, image, torch.zeros(1, dtype=torch.float64))
+    assert made.dtype == torch.float64 and (made - made.float()).abs().max() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from torch.testing import assert_close
 
 from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError, Training
+from limner.data.images.whole import WholePicture
 from limner.families.cyclegan import TINY, CycleGAN, CycleGANConfig, CycleGANSampling
+from limner.inference.tiles import Translator
+from limner.inference.whole_pictures import translate_picture
 from limner.losses.contrastive import patch_nce
 from limner.training.loop import learning_rate_factor
 from tests.helpers import golden
@@ -122,6 +126,22 @@ def test_domains_of_other_channels():
         assert made.shape == (1, 3, 16, 16)
 
 
+def test_backward_it_takes_the_channels_of_the_other_domain():
+    model = build(spec=ImageSpec(3, 16, 16, given=ImageSpec(1, 16, 16))).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    translator = Translator(model, CycleGANSampling("backward"), 10**10)
+    made, _ = translate_picture(translator, WholePicture(pixels), (255, 255, 255))
+    wanted = translator(pixels)
+    assert translator.channels == 3 and np.array_equal(made.pixels, wanted)
+    assert Translator(model, CycleGANSampling(), 10**10).channels == 1
+
+
+def test_colours_stay_below_their_alpha():
+    model = build(spec=ImageSpec(4, 16, 16, given=ImageSpec(3, 16, 16))).eval()
+    made = model.translate(torch.rand(2, 3, 16, 16), Condition(2), CycleGANSampling(), Draws([0, 1]))
+    assert (made[:, :3] <= made[:, 3:]).all()
+
+
 def test_cut_learns_one_direction():
     model = build(TINY_CUT)
     assert {*model.generators} == {"to_wanted", "heads"} and {*model.discriminators} == {"wanted"}
@@ -138,6 +158,35 @@ def test_cut_trains_its_generator_and_heads_together():
     assert {*terms} == {"adversarial_wanted", "places", "identity"}
     torch.stack([*terms.values()]).sum().backward()
     assert all(p.grad is not None for p in model.generators.parameters())
+
+
+def test_cut_computes_its_keys_without_gradients(monkeypatch: pytest.MonkeyPatch):
+    """And its gradients are those of computing them with gradients, under autocast too."""
+    model = build(TINY_CUT)
+    generator, asked = model.generators["to_wanted"], []
+    source, made = (torch.rand(2, 3, 16, 16) for _ in range(2))
+    features = generator.features
+
+    def noting(image: Tensor) -> list[Tensor]:
+        found = features(image)
+        asked.append(found[-1].requires_grad)
+        return found
+
+    monkeypatch.setattr(generator, "features", noting)
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast("cpu"):
+            loss = model.compare_places(source, made)
+        loss.backward()
+        return [p.grad.clone() for p in generator.stem.parameters()]
+
+    found = gradients()
+    assert sorted(asked) == [False, True]
+    monkeypatch.setattr(torch, "no_grad", torch.enable_grad)
+    assert_close(found, gradients(), atol=1e-4, rtol=0.05)
+    assert all(gradient.abs().sum() > 0 for gradient in found)
 
 
 def test_the_pools_move_in_training_alone():

@@ -35,6 +35,16 @@ def test_bicubic_is_the_kernel_that_figures_are_measured_by():
     assert_close(degrade(image, "bicubic", Draws([0]), 4), bicubic(image, 0.25).clamp(-1, 1))
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 30), (5, 9)])
+def test_enlarged_again_a_picture_stays_in_its_place(size):
+    """A slope comes back as it is, away from the edges, whatever the sides."""
+    image = torch.linspace(-0.9, 0.9, 40)[None, None, None, : size[1]].expand(1, 1, *size)
+    made = degrade(image, "bicubic4", Draws([0]))
+    inner = slice(8, size[1] - 12)
+    assert made.shape == image.shape
+    assert_close(made[..., inner], image[..., inner], atol=1e-4, rtol=0)
+
+
 def test_grey_is_the_luminance():
     image = torch.tensor([1.0, -1.0, 0.5])[None, :, None, None].expand(1, 3, 8, 8)
     assert_close(degrade(image, "grey", Draws([0])), torch.full((1, 1, 8, 8), 0.299 - 0.587 + 0.057))

@@ -109,5 +109,11 @@ def test_begins_from_the_run_that_is_named(tmp_path):
     train(tmp_path / "in", tmp_path / "run", pixels=str(tmp_path / "up"))
     one = limner.load(tmp_path / "run").model
     assert one.config.upscaler.width == 5
+    for other, words in (
+        ({"scale": 4}, "its scale is 2, not 4"),
+        ({"generator": "fsrcnn"}, "its network is span, not"),
+    ):
+        with pytest.raises(LimnerError, match=f"srgan cannot build on .*up: {words}.*--model.pixels"):
+            train(tmp_path / "in", tmp_path / "other", pixels=str(tmp_path / "up"), **other)
     with pytest.raises(LimnerError, match="needs a run with a network that enlarges pictures"):
         train(tmp_path / "in", tmp_path / "other", pixels=str(tmp_path / "run"))

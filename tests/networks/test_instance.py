@@ -22,6 +22,10 @@ def test_equals_the_golden_in_training_and_in_evaluation():
     assert not list(plain.parameters()) and not plain.state_dict()
 
 
+def test_statistics_of_float64_are_of_float64():
+    assert {value.dtype for value in moments(torch.rand(2, 4, 3, 3).double(), 4)} == {torch.float64}
+
+
 def test_a_single_pixel_becomes_0():
     norm = InstanceNorm(3)
     for mode in (norm.train(), norm.eval()):

@@ -91,6 +91,12 @@ def test_branches_merge_into_one_convolution_at_the_border_too():
     assert_close(F.conv2d(x, *layer.kernel(), padding=1), branches(layer, x))
 
 
+def test_float64_stays():
+    with torch.no_grad():
+        made = Discriminator(3, (16, 16), 2, 4).double()(torch.rand(2, 3, 16, 16, dtype=torch.float64))
+    assert made.dtype == torch.float64
+
+
 def test_the_merged_network_is_the_same_function():
     network = SPAN(3, 3, 4, width=8, blocks=2).double()
     merged = network.merged()

@@ -128,6 +128,16 @@ def test_dropout_of_the_unet_also_acts_when_it_draws():
         assert not torch.equal(network(image), network(image)), "torch's generator, where none is given"
 
 
+def test_float64_stays():
+    network, image = ResNetTranslator(3, 3, 4, 1).double(), torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    assert network(image).dtype == torch.float64
+
+
+def test_the_unet_normalises_each_picture_by_itself_in_training_too():
+    network, image = SkipUNet(1, 1, 4, 4, dropout=0.0).train(), torch.rand(3, 1, 16, 16)
+    assert_close(network(image)[1:2], network(image[1:2]), atol=1e-5, rtol=1e-4)
+
+
 def test_features_of_cut():
     network = ResNetTranslator(3, 3, 8, antialias=True)
     found = network.features(torch.rand(2, 3, 32, 32))

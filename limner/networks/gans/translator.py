@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from limner.networks.convnets import init_normal
 from limner.networks.images.padding import pad_reflected
 from limner.networks.instance import InstanceNorm
+from limner.networks.layers import at_least_float32
 
 
 class ReflectedConv(nn.Conv2d):
@@ -68,7 +69,7 @@ class ResNetTranslator(nn.Module):
     CUT (Park 2020), rather than by strides. Sides that ``factor`` does not divide are padded and cut.
     """
 
-    factor = 4  # sides are padded by reflection to multiples of it
+    factor, least = 4, 2  # sides are padded by reflection to multiples of the factor, at least so many
 
     def __init__(self, channels: int, out: int, width: int = 64, blocks: int = 9, antialias: bool = False):
         super().__init__()
@@ -90,7 +91,7 @@ class ResNetTranslator(nn.Module):
         x = self.stem(pad_reflected(image, self.factor))  # [B, W, H, W]
         for layer in (*self.down, *self.blocks):
             x = layer(x)  # [B, 2 W, H/2, W/2], then [B, 4 W, H/4, W/4]
-        return torch.tanh(self.up(x).float())[..., :height, :width]  # [B, out, H, W]
+        return torch.tanh(at_least_float32(self.up(x)))[..., :height, :width]  # [B, out, H, W]
 
     def features(self, image: Tensor) -> list[Tensor]:
         """What CUT compares: the picture, both halvings' convolutions, and the first and fifth (or last) block."""

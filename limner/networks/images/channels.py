@@ -1,4 +1,4 @@
-"""Conversion between grey, RGB and RGBA images."""
+"""Grey, RGB and RGBA images: conversion between them, and their range."""
 
 import torch
 from torch import Tensor
@@ -17,4 +17,12 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
         image = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     if channels == 4:
         image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
+    return image
+
+
+def within(image: Tensor) -> Tensor:
+    """Clamped to [-1, 1], and premultiplied colours to at most their alpha."""
+    image = image.clamp(-1, 1)
+    if image.shape[1] == 4:
+        image = torch.cat([torch.minimum(image[:, :3], image[:, 3:]), image[:, 3:]], dim=1)
     return image

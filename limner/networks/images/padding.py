@@ -13,11 +13,16 @@ def reflected(length: int, wanted: int) -> Tensor:
     return torch.minimum(index, period - index) if length > 1 else torch.zeros(wanted, dtype=torch.long)
 
 
-def pad_reflected(x: Tensor, multiple: int) -> Tensor:
-    """[..., H, W] continued at the right and below until both sides are multiples, at least two of them."""
+def padded_side(side: int, multiple: int, least: int = 2) -> int:
+    """The next multiple, ``least`` of them at least: two, where a network mirrors edges at its smallest maps."""
+    return max(least, -(-side // multiple)) * multiple
+
+
+def pad_reflected(x: Tensor, multiple: int, least: int = 2) -> Tensor:
+    """[..., H, W] continued at the right and below until both sides are those of ``padded_side``."""
     for axis in (-2, -1):
         side = x.shape[axis]
-        wanted = max(2, -(-side // multiple)) * multiple
+        wanted = padded_side(side, multiple, least)
         if wanted != side:
             x = x.index_select(axis, reflected(side, wanted).to(x.device))
     return x

@@ -78,11 +78,11 @@ class SPAN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         first = x = self.first(image)  # [B, C, h, w]
-        attended = []
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x, inner = block(x)
-            attended.append(x)
-        joined = self.join(torch.cat([first, self.after(x), attended[0], inner], dim=1))  # [B, C, h, w]
+            if i == 0:
+                attended = x
+        joined = self.join(torch.cat([first, self.after(x), attended, inner], dim=1))  # [B, C, h, w]
         return F.pixel_shuffle(self.last(joined), self.scale)  # [B, C', scale h, scale w]
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from limner.networks.checks import SettingsError
+from limner.networks.layers import at_least_float32
 
 Slopes = Literal["shared", "channel"]  # one slope a PReLU, or one a channel
 
@@ -104,7 +105,7 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.layers(image)  # [B, 8 width, H/16, W/16]
-        return self.dense(x.flatten(1)).float()[:, 0]  # [B]
+        return at_least_float32(self.dense(x.flatten(1)))[:, 0]  # [B]
 
 
 def _prelu(width: int, slopes: Slopes) -> nn.PReLU:
