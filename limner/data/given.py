@@ -63,19 +63,20 @@ _IN_WORDS = {
 }  # fmt: skip
 
 
-def two_of(sources: Sequence[str], way: str, who: str = "Such a family") -> tuple[str, str]:
+def two_of(sources: Sequence[str], way: str, family: str = "") -> tuple[str, str]:
     """The source of given and that of wanted pictures. Raises LimnerError for another number of them."""
     if built_in := next((text for text in sources if text in BUILT_IN_TWO), ""):
         raise LimnerError(f"{built_in} holds given and wanted pictures: name no other source beside it.")
     if len(sources) == 2:
         return sources[0], sources[1]
+    from_two = f"from two sources, not from {len(sources)}"
     if way == "domains":
-        raise LimnerError(
-            f"{who} trains on two domains, and there are {len(sources)} sources: name two, as in horses/ zebras/."
-        )
+        who = f"{family} trains on pictures of two domains" if family else "Pictures of two domains come"
+        raise LimnerError(f"{who} {from_two}: name both, as in horses/ zebras/.")
+    who = f"{family} trains on pairs of pictures" if family else "Pairs of pictures come"
     raise LimnerError(
-        f"{who} trains on pairs of pictures from two sources, not {len(sources)}: name the given pictures, then the "
-        "wanted ones, as in sketches/ drawings/; or use --data.halves where a file holds both side by side."
+        f"{who} {from_two}: name the given pictures, then the wanted ones, as in sketches/ drawings/; or use "
+        "--data.halves where each file holds both side by side."
     )
 
 

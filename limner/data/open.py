@@ -146,8 +146,8 @@ def image_sizes(
     source: str | os.PathLike[str], limit: int | None = None, options: DataOptions = DEFAULTS
 ) -> list[tuple[int, int]]:
     """The height and width of each image of a source, or of up to ``limit`` evenly spaced ones; none if it is drawn."""
-    found = find(os.fspath(source), cache_folder(options.cache))
-    items = [] if found.drawn else found.listing().items
+    found = _sources_of(os.fspath(source), options)
+    items = [item for each in found if not each.drawn for item in each.listing().items]
     step = -(-len(items) // limit) if limit and items else 1
     headers, _ = attempt_each(partial(header_of, half="left" if options.halves else ""), items[::step])
     return [(header.height, header.width) for _, header in headers]
@@ -155,7 +155,12 @@ def image_sizes(
 
 def image_count(source: str | os.PathLike[str]) -> int:
     """How many images a source lists; nothing is read of them. Raises LimnerError for one that does not exist."""
-    return len(find(os.fspath(source), cache_folder(DEFAULTS.cache)).listing().items)
+    return sum(len(each.listing().items) for each in _sources_of(os.fspath(source), DEFAULTS))
+
+
+def _sources_of(text: str, options: DataOptions) -> Sequence[Source]:
+    """The source of a name, or both that it stands for."""
+    return find_two(text) if text in BUILT_IN_TWO else _find([text], options)
 
 
 def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOptions) -> Tensor:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import limner as toolkit
 from limner import checkpoint
+from limner.config import read_run
 from limner.core import ImageSpec
 from limner.data import Data, Selection, check, open_data, open_like, open_picture
 from limner.settings import DataOptions, LimnerError
@@ -230,11 +231,11 @@ def test_no_partner_at_all_and_settings_that_contradict_are_one_sentence(folders
         read([images, images], given="pairs", given_size=(0, 4))
     for sources in ([images], [images, images, images]):
         with pytest.raises(
-            LimnerError, match=rf"pairs of pictures from two sources, not {len(sources)}: name"
+            LimnerError, match=rf"Pairs of pictures come from two sources, not from {len(sources)}: name"
         ):
             read(sources, given="pairs")
         with pytest.raises(
-            LimnerError, match=rf"two domains, and there are {len(sources)} sources: name two"
+            LimnerError, match=rf"two domains come from two sources, not from {len(sources)}: name"
         ):
             read(sources, given="domains")
 
@@ -438,6 +439,36 @@ def test_a_family_that_reads_no_given_pictures_gets_none(folders, tmp_path):
         )
     with pytest.raises(LimnerError, match="flow does not train on given pictures"):
         toolkit.train("flow", "pairs:shapes", tmp_path / "run", preset="tiny", quiet=True)
-    with pytest.raises(LimnerError, match="translator trains on pairs of pictures from two sources, not 1"):
+    with pytest.raises(
+        LimnerError, match="translator trains on pairs of pictures from two sources, not from 1"
+    ):
         toolkit.train("translator", images, tmp_path / "run", preset="tiny", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_real_command_trains_on_two_folders_and_says_what_is_no_pair(folders, tmp_path, limner):
+    images, given = folders
+    for i, path in enumerate(sorted(given.iterdir())):
+        Image.new("L", (16, 16), i).save(path)
+    out = tmp_path / "run"
+    quick = ("--preset", "tiny", "--budget", "16img", "--training.samples", 2, "--out", out)
+    limner("train", "bridge", given, images, *quick)
+    run = read_run(out)
+    assert run.data.given == "pairs" and run.sources == (str(given), str(images))
+    spec = toolkit.load(out).spec
+    assert spec.given == ImageSpec(1, 16, 16) and len(list((out / "samples").iterdir())) == 1
+    (tmp_path / "others" / "sub").mkdir(parents=True)
+    for path in images.iterdir():
+        shutil.copy(path, tmp_path / "others" / "sub" / path.name)
+    quick = (*quick[:-1], tmp_path / "none")
+    for sources, said in {
+        (
+            tmp_path / "others",
+            images,
+        ): "nothing pairs: None of the 30 images, such as '000.png', has a partner",
+        (images,): "bridge trains",
+    }.items():
+        done = limner("train", "bridge", *sources, *quick, ok=False)
+        assert done.returncode == 2 and not (tmp_path / "none").exists()
+        error = " ".join(done.stderr.split())
+        assert said.removeprefix("nothing pairs: ") in error or "'sub/000.png'" in error
