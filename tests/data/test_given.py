@@ -461,14 +461,10 @@ def test_the_real_command_trains_on_two_folders_and_says_what_is_no_pair(folders
     for path in images.iterdir():
         shutil.copy(path, tmp_path / "others" / "sub" / path.name)
     quick = (*quick[:-1], tmp_path / "none")
-    for sources, said in {
-        (
-            tmp_path / "others",
-            images,
-        ): "nothing pairs: None of the 30 images, such as '000.png', has a partner",
-        (images,): "bridge trains",
-    }.items():
+    for sources, said in (
+        ((tmp_path / "others", images), "where 'sub/000.png' come nearest"),
+        ((images,), "name two sources"),
+    ):
         done = limner("train", "bridge", *sources, *quick, ok=False)
         assert done.returncode == 2 and not (tmp_path / "none").exists()
-        error = " ".join(done.stderr.split())
-        assert said.removeprefix("nothing pairs: ") in error or "'sub/000.png'" in error
+        assert said in " ".join(done.stderr.split())
