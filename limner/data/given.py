@@ -135,11 +135,10 @@ def _same_name(name: str) -> str:
 
 
 def nearest_names(name: str, given: Sequence[str], n: int = 2) -> list[str]:
-    """The names that are nearest to a name: first those of the same file in other folders, then similar ones."""
+    """The names that are nearest to a name: those of the same file in other folders, else similar ones."""
     last = stem_of(name).casefold().rpartition("/")[2]
     same = [other for other in given if stem_of(other).casefold().rpartition("/")[2] == last]
-    near = difflib.get_close_matches(name, given[:_LOOKED_AT], n=n, cutoff=0.4)
-    return list(dict.fromkeys([*same, *near]))[:n]
+    return same[:n] or difflib.get_close_matches(name, given[:_LOOKED_AT], n=n, cutoff=0.4)
 
 
 def add_pairs(data: Data, given: Data, check_sizes: bool) -> Data:
@@ -173,7 +172,7 @@ def unpaired(data: Data, given: Sequence[str], origin: str) -> str:
     if data.tiled:
         name, others = picture_of(name), list(dict.fromkeys(map(picture_of, others)))
     near = join_words([repr(other) for other in nearest_names(name, others)], "and")
-    nearest = f", where {near} come nearest" if near else ""
+    nearest = f" (nearest: {near})" if near else ""
     return (
         f"None of the {len(data):,} images, such as {name!r}, has a partner of the same name in {origin}{nearest}: "
         "both sources need the same file names in the same subfolders."

@@ -263,12 +263,12 @@ def test_names_nearest_to_a_match_are_told(tmp_path):
     given, images = tmp_path / "sketches", tmp_path / "drawings"
     flat(given / "one", [1, 2]), flat(given / "two", [1, 2]), flat(images, [1, 2])
     with pytest.raises(
-        LimnerError, match=r"'001.png', .* where 'one/001.png' and 'two/001.png' come nearest: both"
+        LimnerError, match=r"'001.png', .* \(nearest: 'one/001.png' and 'two/001.png'\): both"
     ):
         read([given, images], given="pairs")
     others = flat(tmp_path / "others", [5])
     (others / "005.png").rename(others / "sketch_001.png")
-    with pytest.raises(LimnerError, match=r"in .*others, where 'sketch_001.png' come nearest"):
+    with pytest.raises(LimnerError, match=r"in .*others \(nearest: 'sketch_001.png'\): both"):
         read([others, images], given="pairs")
 
 
@@ -462,7 +462,7 @@ def test_the_real_command_trains_on_two_folders_and_says_what_is_no_pair(folders
         shutil.copy(path, tmp_path / "others" / "sub" / path.name)
     quick = (*quick[:-1], tmp_path / "none")
     for sources, said in (
-        ((tmp_path / "others", images), "where 'sub/000.png' come nearest"),
+        ((tmp_path / "others", images), "(nearest: 'sub/000.png'): both"),
         ((images,), "name two sources"),
     ):
         done = limner("train", "bridge", *sources, *quick, ok=False)
