@@ -5,8 +5,8 @@
 
 Each contestant that is not in the folder yet is trained there: SPAN of the preset small, FSRCNN and the SRResNet of
 Ledig 2017 with the same time, and SRGAN, which goes on from SPAN for as long again. PSNR and SSIM are means over
-pictures; Y is BT.601's, without a border of ``scale`` pixels. The kernel distance is that of crops to those of training
-pictures. Without --pictures, the two photographs that scikit-learn carries.
+pictures; Y is BT.601's, and without a border of ``scale`` pixels, as papers have it. The kernel distance is that of
+crops to those of training pictures. Without --pictures, the two photographs that scikit-learn carries.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from limner.evaluation.translation import compare, translate_rows
 from limner.losses.perceptual import default_network, network_title
 from limner.metrics.distances import kernel_distance
 from limner.metrics.find import find
+from limner.metrics.pixels import psnr
 from limner.networks.images.bicubic import bicubic
 from limner.pictures.grid import save_grid
 
@@ -45,7 +46,8 @@ CONTESTANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 CROP, CROPS = 32, 2000  # pixels a side, and number, of the crops whose kernel distance is taken
 COLUMNS = {
-    "network": "network", "parameters": "parameters", "n": "pictures", "psnr": "PSNR, dB", "psnr_y": "PSNR of Y, dB",
+    "network": "network", "parameters": "parameters", "n": "pictures", "psnr": "PSNR, dB",
+    "psnr_inner": "PSNR without the border, dB", "psnr_y": "PSNR of Y, dB",
     "ssim": "SSIM", "ssim_y": "SSIM of Y", "perceptual": "perceptual distance", "kid": "kernel distance of crops",
     "seconds": "seconds a megapixel",
 }  # fmt: skip
@@ -75,12 +77,18 @@ def crops(pictures: Tensor) -> Tensor:
 
 def figures(pictures: Tensor, true: Tensor, scale: int, features: Tensor) -> dict[str, Any]:
     """What the columns say of pictures [N, 3, H, W]; ``features`` are those of crops of other true pictures."""
-    found = compare(pictures, true, scale, default_network())
-    near = {
-        name: None if (figure := getattr(found, name)) is None else round(figure.value, 4)
-        for name in ("psnr", "psnr_y", "ssim", "ssim_y", "perceptual")
-    }
+    near = nearness(pictures, true, scale)
     return {"n": len(true), **near, "kid": round(kernel_distance(described(crops(pictures)), features), 5)}
+
+
+def nearness(pictures: Tensor, true: Tensor, scale: int) -> dict[str, float | None]:
+    """Errors in pixels and in features, of pictures [N, 3, H, W] as files hold them."""
+    found = compare(pictures, true, scale, default_network())
+    values = {name: getattr(found, name) for name in ("psnr", "psnr_y", "ssim", "ssim_y", "perceptual")}
+    near = {name: None if figure is None else round(figure.value, 4) for name, figure in values.items()}
+    inner = slice(scale, -scale)
+    one, other = (x[..., inner, inner] for x in (pictures, true))
+    return near | {"psnr_inner": round(float(psnr(one, other).mean()), 4)}
 
 
 def described(images: Tensor) -> Tensor:
@@ -167,11 +175,7 @@ def whole(given: argparse.Namespace, names: Sequence[str]) -> list[dict[str, Any
             for name, model in models.items()
         }
         for name, result in made.items():
-            found = compare(as_saved(result.clamp(-1, 1)), as_saved(true), given.scale, default_network())
-            near = {
-                key: round(getattr(found, key).value, 4)
-                for key in ("psnr", "psnr_y", "ssim", "ssim_y", "perceptual")
-            }
+            near = nearness(as_saved(result.clamp(-1, 1)), as_saved(true), given.scale)
             rows.append({"network": f"{name}, {picture}", "n": 1} | near)
     return rows
 

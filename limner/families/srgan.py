@@ -142,12 +142,12 @@ SRGAN.presets = {
     ),
     "small": Preset(
         SRGANConfig(
-            upscaler=UpscalerConfig(base="bicubic"), crop=64, pixel=1.0, adversarial=0.02, **NARROW
+            upscaler=UpscalerConfig(base="bicubic"), crop=64, pixel=1.0, adversarial=0.1, **NARROW
         ),
         gan_training(2e-4, (0.9, 0.99), batch=16, samples=16, average=2_000.0),
     ),
     "base": Preset(
-        SRGANConfig(upscaler=UpscalerConfig(width=48, base="bicubic"), crop=128, pixel=1.0, adversarial=0.02),
+        SRGANConfig(upscaler=UpscalerConfig(width=48, base="bicubic"), crop=128, pixel=1.0, adversarial=0.1),
         gan_training(1e-4, (0.9, 0.99), batch=32, average=50_000.0),
     ),
     # 100,000 steps at 1e-4 and as many at a tenth of it, which the linear fall stands for. Its pixel stage is
