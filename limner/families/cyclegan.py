@@ -38,6 +38,8 @@ class CycleGANConfig:
     kind: Literal["cyclegan", "cut"] = "cyclegan"
     width: int = 64  # feature maps of the generators at the full size
     blocks: int = 9  # residual blocks of the generators, at a quarter of the size
+    # instance norm after the generators' first layer, as published; without it they see colours, not contrast alone
+    first_norm: bool = True
     antialias: bool = False  # filters before halving and after doubling, as CUT has them
     discriminator_width: int = 64  # feature maps of the discriminators' first layer
     discriminator_layers: int = 3  # halvings of the discriminators; 3 see 70x70 pixels
@@ -111,7 +113,8 @@ class CycleGAN(Model):
         ends = {"wanted": (given.channels, spec.channels), "given": (spec.channels, given.channels)}
         if c.kind == "cut":
             del ends["given"]
-        make = partial(ResNetTranslator, width=c.width, blocks=c.blocks, antialias=c.antialias)
+        options = {"antialias": c.antialias, "first_norm": c.first_norm}
+        make = partial(ResNetTranslator, width=c.width, blocks=c.blocks, **options)
         self.generators = nn.ModuleDict({f"to_{name}": make(*channels) for name, channels in ends.items()})
         layers, wide = fit_layers(c.discriminator_layers, size), c.discriminator_width
         self.discriminators = nn.ModuleDict(
@@ -228,7 +231,8 @@ CycleGAN.presets = {
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
         CycleGANConfig(
-            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=1.0
+            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=1.0,
+            first_norm=False,
         ),
         Training(
             batch=4, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0

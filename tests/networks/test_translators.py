@@ -145,3 +145,16 @@ def test_features_of_cut():
     assert [f.shape[-1] for f in found] == [32, 32, 16, 8, 8]
     paper = ResNetTranslator(3, 3, antialias=True)
     assert paper.feature_widths == [3, 128, 256, 256, 256]
+
+
+def test_without_its_first_norm_the_resnet_sees_colours():
+    """With it, the same picture on a lighter ground gives the same result."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 16, 16)
+    for first_norm in (True, False):
+        network = ResNetTranslator(3, 3, 8, 1, first_norm=first_norm)
+        for p in network.parameters():
+            nn.init.normal_(p, 0.0, 0.2)
+        with torch.no_grad():
+            change = (network(image) - network(image + 0.5)).abs().max()
+        assert (change < 1e-3) == first_norm

@@ -66,15 +66,20 @@ class ResNetTranslator(nn.Module):
     """Picture [B, channels, H, W] -> [B, out, H, W] in [-1, 1]: ResNet-9 or ResNet-6 by its ``blocks``.
 
     Instance norms have no weights, so that all convolutions have a bias. ``antialias``: sizes change by filters, as in
-    CUT (Park 2020), rather than by strides. Sides that ``factor`` does not divide are padded and cut.
+    CUT (Park 2020), rather than by strides. Without ``first_norm`` the network sees colours as they are; with it, their
+    contrast to the picture's mean alone. Sides that ``factor`` does not divide are padded and cut.
     """
 
     factor, least = 4, 2  # sides are padded by reflection to multiples of the factor, at least so many
 
-    def __init__(self, channels: int, out: int, width: int = 64, blocks: int = 9, antialias: bool = False):
+    def __init__(
+        self, channels: int, out: int, width: int = 64, blocks: int = 9, antialias: bool = False,
+        first_norm: bool = True,
+    ):  # fmt: skip
         super().__init__()
         maps = [width, 2 * width, 4 * width]
-        self.stem = normed(ReflectedConv(channels, width, 7), width=width)
+        first = ReflectedConv(channels, width, 7)
+        self.stem = normed(first, width=width) if first_norm else nn.Sequential(first, nn.ReLU(inplace=True))
         self.down = nn.ModuleList(halving(maps[i], maps[i + 1], antialias) for i in range(2))
         self.blocks = nn.ModuleList(ResidualBlock(maps[-1]) for _ in range(blocks))
         up = (doubling(maps[i + 1], maps[i], antialias) for i in reversed(range(2)))
