@@ -113,8 +113,9 @@ class CycleGAN(Model):
         ends = {"wanted": (given.channels, spec.channels), "given": (spec.channels, given.channels)}
         if c.kind == "cut":
             del ends["given"]
-        options = {"antialias": c.antialias, "first_norm": c.first_norm}
-        make = partial(ResNetTranslator, width=c.width, blocks=c.blocks, **options)
+        make = partial(
+            ResNetTranslator, width=c.width, blocks=c.blocks, antialias=c.antialias, first_norm=c.first_norm
+        )
         self.generators = nn.ModuleDict({f"to_{name}": make(*channels) for name, channels in ends.items()})
         layers, wide = fit_layers(c.discriminator_layers, size), c.discriminator_width
         self.discriminators = nn.ModuleDict(
