@@ -24,7 +24,7 @@ def model_of(name: str) -> Model:
     model = build(families.load(name), spec_for(families.load(name), 3, 32, 32)).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # else MicroAST fades to one colour
     return model
 
 
@@ -49,7 +49,7 @@ def test_tiles_equal_the_whole(name: str):
     if margin is None:
         return
     rounded = -(-margin // factor) * factor
-    height, width = 4 * factor, (3 * rounded // factor + 6) * factor
+    height, width = 16 * factor, (3 * rounded // factor + 6) * factor
     y, x = np.mgrid[:height, :width, :3][:2] / 20
     noise = np.random.default_rng(0).normal(0, 0.15, (height, width, 3))
     pixels = ((np.sin(3 * x + y) / 4 + 0.5 + noise).clip(0, 1) * 255).astype(np.uint8)

@@ -94,6 +94,7 @@ def test_distances_are_zero_only_for_equal_maps():
     one = [torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)]
     other = [x + 0.1 * torch.rand_like(x) for x in one]
     assert_close(perceptual_distance(one, one), torch.zeros(2))
+    assert perceptual_distance(*([x.double() for x in each] for each in (one, other))).dtype == torch.float64
     assert (perceptual_distance(one, other) > 0).all()
     by_hand = sum(((x - y) / 12.75).square().mean() for x, y in zip(one, other, strict=True))
     assert_close(feature_error(one, other, 1 / 12.75), by_hand)
