@@ -42,7 +42,7 @@ class StyleConfig(FeatureOptions):
     # pictures to learn styles from, separated by commas: files, or mosaic and waves, which Limner draws
     styles: str = "mosaic,waves"
     style_size: int = 256  # pixels a side to which style pictures are scaled and cropped
-    style: float = 3.0  # weight of the style loss
+    style: float = 4.0  # weight of the style loss
     variation: float = 0.0  # weight of the total variation a pixel
     width: int = 32  # feature maps at full size; doubled at each of two halvings
     blocks: int = 5  # residual blocks
