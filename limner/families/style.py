@@ -148,7 +148,7 @@ class Style(Model):
         c, features = self.config, partial(maps_of, self.config, layers=LAYERS)
         image = with_channels(given_pictures(self, batch), colours(self.spec))
         style = torch.randint(len(self.names), (len(image),), device=image.device)
-        made = self.network(image, F.one_hot(style, len(self.names)).to(image.dtype))  # [B, C, H, W]
+        made = self.network(uneven(image), F.one_hot(style, len(self.names)).to(image.dtype))  # [B, C, H, W]
         maps = features(made)
         with torch.no_grad():
             content = features(image)[c.content_map]
@@ -184,6 +184,12 @@ class Style(Model):
     def translate(self, image: Tensor, condition: Condition, sampling: StyleSampling, draws: Draws) -> Tensor:
         shares = image.new_tensor(shares_of(sampling.style, self.names)).expand(len(image), -1)  # [B, S]
         return painted(image, lambda x: self.network(x, shares), sampling.strength)
+
+
+def uneven(image: Tensor) -> Tensor:
+    """[B, C, H, W] with noise of a grey level on pictures of one colour: norms of those have no finite slope."""
+    flat = image.flatten(1).std(1) < 1 / 255
+    return image + flat[:, None, None, None] * torch.randn_like(image) / 127.5
 
 
 MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.01)

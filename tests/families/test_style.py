@@ -173,6 +173,16 @@ def test_grams_are_those_of_the_pictures_that_it_holds_now() -> None:
         assert not torch.allclose(mine, old)
 
 
+def test_a_picture_of_one_colour_has_a_finite_slope() -> None:
+    """A white tile, in the layout of training: each norm may enlarge the rounding of the one before 300 times."""
+    model = build(width=16, blocks=5).to(memory_format=torch.channels_last).requires_grad_(True)
+    white = torch.ones(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    sum(model.loss(Batch(white, Condition(2))).values()).backward()
+    assert torch.nn.utils.get_total_norm([p.grad for p in model.network.parameters()]).isfinite()
+    image = picture()
+    assert torch.equal(module.uneven(image), image)
+
+
 def test_variation_is_a_mean_over_pixels() -> None:
     model = build(variation=2.0)
     terms = model.loss(Batch(picture(), Condition(2)))
