@@ -22,7 +22,7 @@ from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.matches import measure_matches, refuse_without_prompts
 from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.prompts import PromptScore, measure_prompts
-from limner.evaluation.real import Real, as_saved, open_whole
+from limner.evaluation.real import MIN_IMAGES, Real, as_saved, open_whole
 from limner.evaluation.results import Evaluation, HeldOut, Reconstruction
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
 from limner.evaluation.translation import measure_translation
@@ -92,7 +92,10 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
             )
             features = task.features[0]
             spaces = [features, replace(features, name=translation.network or "")]
-            translation = replace(translation, notes=trained_in(pipeline.loaded.run.model, spaces))
+            notes = trained_in(pipeline.loaded.run.model, spaces)
+            if translation.kid is None:
+                notes.append(f"The kernel distance was not measured: it takes {MIN_IMAGES} pictures on each side.")
+            translation = replace(translation, notes=notes)
     elif isinstance(pipeline.model, Generates):
         n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
@@ -116,7 +119,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         translation=translation,
     )  # fmt: skip
     size = (pipeline.spec.height, pipeline.spec.width)
-    data, notes = pipeline.loaded.run.data, []
+    data, notes = pipeline.loaded.run.data, list[str]()
     if samples and ranks.first:
         notes = resized_note("Real images", sizes_of(task.sources, options=data), size, data.fit)
         notes += other_source_note(pipeline, task.sources)

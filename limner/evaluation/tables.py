@@ -70,13 +70,14 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
 
 def translation_heads(result: Translation) -> tuple[str, ...]:
     """Headings of ``translation_rows``."""
-    return f"{result.n:,} pictures", "result", "95% interval", result.beside, "95% interval"
+    pictures = f"{result.n:,} {'picture' if result.n == 1 else 'pictures'}"
+    return pictures, "result", "95% interval", result.beside, "95% interval"
 
 
 def translation_rows(result: Translation) -> list[tuple[str, ...]]:
     """Figures of the results beside the same of the given pictures, under ``translation_heads``."""
     rows: list[tuple[str, ...]] = []
-    border = f"Y, without {result.scale} pixels at the borders"
+    border = f"Y, without a border of {result.scale}"
     labels = {
         "psnr": "PSNR of colours, dB", "psnr_alpha": "PSNR of alpha, dB", "ssim": "SSIM of colours",
         "psnr_y": f"PSNR on {border}, dB", "ssim_y": f"SSIM on {border}",
