@@ -94,7 +94,9 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
             spaces = [features, replace(features, name=translation.network or "")]
             notes = trained_in(pipeline.loaded.run.model, spaces)
             if translation.kid is None:
-                notes.append(f"The kernel distance was not measured: it takes {MIN_IMAGES} pictures on each side.")
+                notes.append(
+                    f"The kernel distance was not measured: it takes {MIN_IMAGES} pictures on each side."
+                )
             translation = replace(translation, notes=notes)
     elif isinstance(pipeline.model, Generates):
         n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
