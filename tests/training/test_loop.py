@@ -315,7 +315,7 @@ def test_what_is_shown_and_measured_is_of_all_classes(monkeypatch: pytest.Monkey
     assert len(seen) == 256 and 96 < sum(seen) < 160
     captions_seen: list[list[str] | None] = []
     monkeypatch.setattr(
-        "limner.inference.pipeline.grid", lambda images, captions: captions_seen.append(captions)
+        "limner.inference.sheets.grid", lambda images, captions: captions_seen.append(captions)
     )
     tiny = families.load("flow").presets["tiny"]
     sample_grid(families.load("flow")(tiny.model, spec), sorted_by_class, 16)
