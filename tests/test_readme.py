@@ -50,7 +50,9 @@ def test_make_targets() -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    paint(folder / "photos", 24)
+    for name in ("photos", "sketches", "drawings", "horses", "zebras"):
+        paint(folder / name, 24)
+    paint(folder / "large", 4, (160, 160))
     return folder
 
 
@@ -87,6 +89,10 @@ def test_every_command_runs(place: Path, limner: Callable[..., subprocess.Comple
         "predictions.png",
         "search.png",
         "projection.png",
+        "larger/000.png",
+        "coloured.png",
+        "plain.png",
+        "painted.png",
     ):
         assert (place / name).exists(), name
     assert (place / "digits").is_dir() and len(list((place / "synthetic").glob("*.png"))) == 30
