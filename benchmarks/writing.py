@@ -92,8 +92,8 @@ def times(run: str) -> list[dict[str, Any]]:
 COLUMNS = {
     "same": {"drawn": "drawn", "same": "pictures with the same tokens", "n": "n"},
     "time": {
-        "pictures and tokens": "pictures and tokens", "cached": "CPU seconds with the cache", "plain": "CPU seconds without",
-        "ratio": "times as fast",
+        "pictures and tokens": "pictures and tokens", "cached": "CPU seconds with the cache",
+        "plain": "CPU seconds without", "ratio": "times as fast",
     },
 }  # fmt: skip
 
