@@ -21,7 +21,7 @@ from limner.data.sources import shapes
 from limner.inference.pipeline import Pipeline
 from limner.networks.transformers.text_image import TextImageTransformer
 
-SIDES = (4, 8, 12, 16, 24)  # of square grids of tokens
+SIDES = (4, 8, 12, 16)  # of square grids of tokens
 
 
 def tokens_of(model: Any, texts: Sequence[str], at_once: int, **options: Any) -> Tensor:
