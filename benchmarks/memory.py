@@ -42,9 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for family in FAMILIES:
             out = str(Path(folder) / family)
-            built_on = [f"--model.{PARENTS[family]}", str(Path(folder) / PARENTS[family])] * (
-                family in PARENTS
-            )
+            parent = PARENTS.get(family, "")
+            built_on = [f"--model.{parent}", str(Path(folder) / parent)] if parent else []
             train = ["train", family, "shapes", "--size", "32", "--preset", "small"]
             peaks = {f"train {family}": peak(*train, "--budget", given.budget, "--out", out, *built_on)}
             if family not in DRAWS_NOTHING:
