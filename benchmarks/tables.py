@@ -22,6 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     "docs/results.md",
     "docs/generators.md",
+    "docs/text-to-image.md",
     "docs/measures.md",
     "docs/gpu.md",
     "README.md",

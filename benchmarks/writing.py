@@ -7,9 +7,11 @@ python benchmarks/writing.py time runs/dalle --record
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,6 +91,35 @@ def times(run: str) -> list[dict[str, Any]]:
     return rows
 
 
+def plot(rows: Sequence[dict[str, Any]]) -> str:
+    """An SVG of seconds by tokens, both logarithmic: with the cache as lines, without it dashed."""
+
+    def at(tokens: int, cost: float) -> str:
+        return f"{60 + 110 * (math.log2(tokens) - 4):.0f},{300 - 75 * (math.log10(cost) + 2):.0f}"
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 340" font-family="sans-serif" font-size="12">',
+        '<rect width="640" height="340" fill="white"/>',
+    ]
+    for cost in (0.01, 0.1, 1, 10):
+        y = at(16, cost).split(",")[1]
+        parts.append(
+            f'<path d="M60,{y} H510" stroke="#ddd"/><text x="52" y="{y}" text-anchor="end">{cost} s</text>'
+        )
+    for pictures, colour in (("1", "#1f77b4"), ("16", "#d62728")):
+        some = [row for row in rows if row["pictures and tokens"].startswith(f"{pictures} of ")]
+        tokens = [int(row["pictures and tokens"].split()[-1]) for row in some]
+        for key, dashes in (("cached", ""), ("plain", ' stroke-dasharray="5 4"')):
+            points = [at(n, row[key]) for n, row in zip(tokens, some, strict=True)]
+            line = f'points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"{dashes}'
+            x, y = points[-1].split(",")
+            words = f"{pictures}, {'with' if key == 'cached' else 'without'} the cache"
+            parts.append(f'<polyline {line}/><text x="{int(x) + 6}" y="{y}" fill="{colour}">{words}</text>')
+    for n in tokens:
+        parts.append(f'<text x="{at(n, 1).split(",")[0]}" y="320" text-anchor="middle">{n} tokens</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
 COLUMNS = {
     "same": {"drawn": "drawn", "same": "pictures with the same tokens", "n": "n"},
     "time": {
@@ -104,12 +135,15 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--to", default="", help="time: an .svg to write")
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = same(given.run, given.n) if given.table == "same" else times(given.run)
     for row in rows:
         print(row)
+    if given.to:
+        Path(given.to).write_text(plot(rows), "utf-8")
     if given.record:
         record(f"writing-{given.table}", COLUMNS[given.table], rows)
 
