@@ -177,10 +177,8 @@ def plot(rows: Sequence[dict[str, Cell]]) -> str:
         parts.append(
             f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>'
         )
-        x, y = points[-1].split(",")
-        parts.append(
-            f'<text x="{float(x) + 6}" y="{float(y) + 4}" font-size="12" fill="{colour}">{name}</text>'
-        )
+        y = top + 14 + 18 * i  # apart, since the lines may end at one point
+        parts.append(f'<text x="{width - 120}" y="{y}" font-size="12" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
