@@ -24,7 +24,7 @@ Train, sample and measure image generators of every family on your own images.
   data show SOURCE... --to PNG      a sheet of its images, labels and captions
   train FAMILY SOURCE... --out RUN  train a family on images
   sample RUN                        draw new images
-  apply RUN PICTURE|DIR --to PATH   enlarge, restore, translate or paint pictures
+  apply RUN PICTURE|DIR --to PATH   enlarge, restore, translate, paint
   explore RUN --to DIR              draw sheets of the run's latent space
   project RUN PICTURE --to PNG      find the latent point of a picture
   synthesize RUN --to DIR           make a folder of new images to train on

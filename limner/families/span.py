@@ -19,7 +19,7 @@ class Span(Upscaling):
     Config = UpscalerConfig
     averaged = ("network",)
     paper = "Wan 2024, Swift Parameter-free Attention Network for Efficient Super-Resolution"
-    about = "pictures enlarged 2 to 8 times by a small network; trained from large pictures alone"
+    about = "enlarges pictures 2 to 8 times; trained on large pictures alone"
 
     def __init__(self, config: UpscalerConfig, spec: ImageSpec):
         super().__init__(config, spec, config)

@@ -65,7 +65,7 @@ class SRGAN(Upscaling):
                          family="span", frozen=False, share=0.5)
     }  # fmt: skip
     paper = "Ledig 2017, Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network"
-    about = "pictures enlarged with detail that looks real; pixels first, then a discriminator"
+    about = "enlarges pictures with detail that looks real; first by pixels"
 
     def __init__(self, config: SRGANConfig, spec: ImageSpec):
         super().__init__(config, spec, replace(config.upscaler, crop=config.crop))

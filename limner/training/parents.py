@@ -216,7 +216,7 @@ def adopt(model: Model, models: Mapping[str, Model], run: Run, out: Path) -> Non
         except SettingsError as error:
             raise LimnerError(
                 f"{run.family} cannot build on {path}: {error}; name another run with "
-                f"--model.{field}, or choose the settings that it was trained with."
+                f"--model.{field}, or choose --data.channels, --size and the settings that it was trained with."
             ) from None
 
 

@@ -40,7 +40,7 @@ WITHIN = ("files.atomic", "files.atomic_folder")  # what is written inside goes 
 ALLOWED = {
     "files.py",  # the one place
     "checkpoint/",  # into a temporary folder, which is hashed and renamed
-    "data/cache.py", "data/pack.py",  # the same
+    "data/cache.py", "data/write_rows.py",  # the same
     "synthesis/folder.py",  # hidden files, listed when they are whole; see its own tests
     "training/journal.py",  # log.jsonl is appended to; a cut last line is left out
     "distributed.py",  # a temporary folder
@@ -56,7 +56,7 @@ MAY_REMOVE = {
     "checkpoint/layout.py": "checkpoints and temporary folders of a run whose lock it holds",
     "commands/demo.py": "files of a demo by their hashes",
     "data/cache.py": "unfinished and damaged entries of the cache",
-    "data/pack.py": "scratch files of its own",
+    "data/write_rows.py": "scratch files of its own",
     "data/rows.py": "the index of a packing that it found damaged",
     "synthesis/draw.py": "the lock, and a folder that it made and that is empty",
     "synthesis/folder.py": "images that it lists, or that an interrupted batch left",
@@ -149,7 +149,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {  # name -> arguments; OUT is what it wr
                "--progress-to", "OUT/film.gif"),
     "sample one": ("sample", "PLACE/dcgan", "--n", "1", "--to", "OUT/one.png", "--seed", "SEED"),
     "sample folder": ("sample", "PLACE/dcgan", "--n", "9", "--batch", "4", "--to", "OUT", "--seed", "SEED"),
-    "apply": ("apply", "PLACE/span", "PLACE/animals/cat/000.png", "--to", "OUT/large.png", "--overwrite"),
+    "apply": ("apply", "PLACE/span", "PLACE/animals/cat/000.png", "--to", "OUT/large.png", "--overwrite",
+              "--memory", "16GB"),  # this process has much already
     "explore": ("explore", "PLACE/dcgan", "--to", "OUT", "--rows", "1", "--columns", "2", "--directions", "1",
                 "--seed", "SEED"),
     "project": ("project", "PLACE/dcgan", "PLACE/animals/cat/000.png", "--to", "OUT/found.png", "--steps", "1",

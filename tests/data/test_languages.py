@@ -64,5 +64,7 @@ def test_without_the_names_the_package_is_named(monkeypatch):
 
 
 def test_the_language_of_other_sources_is_their_own(tmp_path):
-    with pytest.raises(LimnerError, match=r"--data\.language is for the captions of shapes and emoji"):
+    with pytest.raises(
+        LimnerError, match=r"--data\.language is for the captions of shapes, emoji, pairs:shapes"
+    ):
         api.train("flow", "digits", tmp_path / "run", preset="tiny", budget="16img", data={"language": "zh"})

@@ -343,7 +343,8 @@ def test_pairs_go_by_name_in_any_unicode_form(tmp_path):
     for folder, name in zip(("images", "given"), CAFE, strict=True):
         paint(tmp_path / folder, 1, (8, 8))
         os.rename(tmp_path / folder / "000.png", tmp_path / folder / f"{name}.png")
-    data = read(tmp_path / "images", options=DataOptions(pairs=str(tmp_path / "given")))
+    sources = [str(tmp_path / "given"), str(tmp_path / "images")]
+    data = open_data(sources, size=(8, 8), options=DataOptions(given="pairs"), progress=False)
     assert len(data) == 1 and not data.problems
 
 

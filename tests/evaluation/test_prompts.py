@@ -12,7 +12,7 @@ import torch
 from limner import api
 from limner.core import DataOptions
 from limner.data import open_data
-from limner.data.sources import shapes
+from limner.data.sources import scenes, shapes
 from limner.evaluation import evaluate as evaluating
 from limner.evaluation import prompts
 from limner.evaluation.options import EvaluateOptions
@@ -59,10 +59,10 @@ def test_unseen_captions_are_the_demos_and_leave_out_what_was_shown():
     assert shapes.unseen(50, 3) == demo
     assert all(shapes.parse(caption).held_out for caption in demo)
     mirrored = shapes.parse(demo[0])
-    mirrored = shapes.Scene(mirrored.second, shapes.OPPOSITE[mirrored.relation], mirrored.first)
+    mirrored = shapes.Scene(mirrored.second, scenes.OPPOSITE[mirrored.relation], mirrored.first)
     left = shapes.unseen(50, 3, ["a red sunset", mirrored.caption])
     assert demo[0] not in left and len(left) == 50 and len(set(left)) == 50
-    everything = [scene.caption for scene in shapes._every(True)]
+    everything = [scene.caption for scene in scenes._every(True)]
     assert shapes.unseen(50, 3, everything) == []
 
 
@@ -95,7 +95,7 @@ def test_prompts_are_held_out_combinations_and_the_figure_says_so(run, tmp_path,
 
 def test_a_run_trained_on_every_combination_has_no_unseen_prompts(run, tmp_path):
     pipeline, real = opened(run)
-    everything = write(tmp_path / "all", list(shapes._every(True)))
+    everything = write(tmp_path / "all", list(scenes._every(True)))
     pipeline.loaded.run.__dict__["sources"] = (str(everything),)  # as if it had been trained on these
     pipeline.loaded.run.__dict__["data"] = DataOptions(holdout=0.0)
     score = prompts.measure_prompts(

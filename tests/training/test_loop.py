@@ -407,6 +407,10 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
             path.with_suffix(".txt").write_text(f"{path.parent.name} {path.stem}", "utf-8")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     run = run_for(name, images, "120img", accumulate=2)
+    if families.load(name).given_by[:1] in (("pairs",), ("domains",)):  # which need two sources
+        for i, label in enumerate(("cat", "dog")):
+            paint(tmp_path / "given" / label, 20, seed=2 + i)
+        run = dataclasses.replace(run, sources=(str(tmp_path / "given"), str(images)))
     train(run, unbroken, quiet=True)
     step = Journal.step
     for kill in (3, 6, 11):  # before the first save, in an epoch's middle (38 images), and past its edge
