@@ -86,7 +86,7 @@ class Bridge(Model):
     given_by = ("pairs", "degraded")
     averaged = ("network",)
     paper = "Liu 2023, I2SB: Image-to-Image Schrödinger Bridge; Chadebec 2025, LBM: Latent Bridge Matching"
-    about = "a path from the given to the wanted picture; the default for pairs"
+    about = "a path from given to wanted pictures; the default for pairs"
 
     def __init__(self, config: BridgeConfig, spec: ImageSpec):
         super().__init__(config, spec)
