@@ -20,7 +20,8 @@ from limner.watch import Watch
 pytestmark = pytest.mark.process
 Process = subprocess.Popen[str]
 TRAIN = ["--preset", "tiny", "--training.batch", "8", "--training.log-every", "1", "--training.samples", "0",
-         "--training.save-every", "400img", "--training.evaluate-every", "1h"]  # fmt: skip
+         "--training.save-every", "400img", "--training.evaluate-every", "1h",
+         "--training.precision", "float32"]  # fmt: skip  # two runs that measure bf16 may choose apart
 LIMNER = ["-m", "limner.cli"]
 
 
