@@ -77,11 +77,11 @@ def milliseconds(pipeline: Pipeline, texts: Sequence[str], repeats: int = 3) -> 
     return round(min(times), 2)
 
 
-def training_seconds(pipeline: Pipeline) -> float:
-    """Of the run and of all that it builds on, which a run has counted already unless its settings name it."""
-    config, seconds = pipeline.model.config, float(pipeline.loaded.header["seconds"])
-    named = [getattr(config, field) for field in pipeline.model.parents]
-    return seconds + sum(training_seconds(Pipeline(run, "cpu")) for run in named if run)
+def seconds_before(pipeline: Pipeline) -> float:
+    """Training of the runs that the settings name to build on; a run counts those that it trained first itself."""
+    named = [getattr(pipeline.model.config, field) for field in pipeline.model.parents]
+    parents = [Pipeline(run, "cpu") for run in named if run]
+    return sum(float(parent.loaded.header["seconds"]) + seconds_before(parent) for parent in parents)
 
 
 def followed(runs: Sequence[str], n: int, seeds: int, sheets: str) -> list[dict[str, Cell]]:
@@ -94,7 +94,9 @@ def followed(runs: Sequence[str], n: int, seeds: int, sheets: str) -> list[dict[
         header, family = pipeline.loaded.header, pipeline.loaded.run.family
         row: dict[str, Cell] = {"run": family, **scored(images, texts * seeds)}
         row["calls"], row["ms"] = calls(pipeline, texts[:TIMED]), milliseconds(pipeline, texts[:TIMED])
-        rows.append({**row, "seen": header["seen"], "seconds": round(training_seconds(pipeline))})
+        rows.append(
+            {**row, "seen": header["seen"], "seconds": round(header["seconds"] + seconds_before(pipeline))}
+        )
         print(rows[-1], flush=True)
         if sheets:
             folder = Path(sheets)
@@ -110,7 +112,7 @@ def curve(runs: Sequence[str], n: int, to: str) -> list[dict[str, Cell]]:
     texts = shapes.captions(shapes.scenes(n, 0, held_out=True))
     rows: list[dict[str, Cell]] = []
     for run in runs:
-        before = training_seconds(Pipeline(run, "cpu")) - float(Pipeline(run, "cpu").loaded.header["seconds"])
+        before = seconds_before(Pipeline(run, "cpu"))
         for path in sorted(Path(run).glob(f"{checkpoint.CHECKPOINTS}/*"), key=lambda p: int(p.name)):
             pipeline = Pipeline(path / "model.safetensors", "cpu")
             header = pipeline.loaded.header

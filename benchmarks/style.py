@@ -13,9 +13,6 @@ the peak of `limner apply` on 4000x3000.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak
 from PIL import Image
 from record import record
 from torch import Tensor
@@ -205,18 +203,15 @@ def speed(family: str, preset: str) -> dict[str, Any]:
     return {"parameters": parameters, "seconds": found}
 
 
-def peak(run: Path, memory: str) -> int:
+def apply_peak(run: Path, memory: str) -> int:
     """Megabytes of `limner apply` on 4000x3000 pixels."""
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         large = Image.fromarray(pixels).resize((4000, 3000))
         large.save(given := Path(folder) / "large.png")
-        words = ["apply", str(run), str(given), "--to", str(Path(folder) / "painted.png"), "--memory", memory]
-        process = subprocess.Popen([sys.executable, "-m", "limner.cli", *words], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"limner {' '.join(words)} failed.")
-    return usage.ru_maxrss // 1024
+        return peak(
+            "apply", str(run), str(given), "--to", str(Path(folder) / "painted.png"), "--memory", memory
+        )
 
 
 def main() -> None:
@@ -244,7 +239,7 @@ def main() -> None:
         for family, preset in (("style", given.preset), ("style", "paper"), ("microast", given.preset)):
             name = f"{family} {preset}"
             rows[name] = rows.get(name, {"painter": name}) | speed(family, preset)
-        rows[f"style {given.preset}"]["mb"] = peak(given.out / "style", given.memory)
+        rows[f"style {given.preset}"]["mb"] = apply_peak(given.out / "style", given.memory)
     for found in rows.values():
         print(found)
     if given.record:

@@ -115,10 +115,8 @@ class Style(Model):
         for picture, file in zip(self.pictures, self.files, strict=True):
             if file in PATTERNS and not picture.is_meta:
                 picture.copy_(to_bytes(draw_pattern(file, side)))
-        self.targets: tuple[object, list[Tensor]] = (
-            None,
-            [],
-        )  # of the losses, and of which state of the pictures
+        # of which state of the pictures, and the targets of the losses
+        self.targets: tuple[object, list[Tensor]] = None, []
 
     @property
     def files(self) -> list[str]:
