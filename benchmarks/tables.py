@@ -97,8 +97,14 @@ def is_met(value: Any, target: str) -> bool:
 
 
 WORDS = {
-    "en": ("family", "what it is", "paper", "condition", {"label": "label", "text": "text", "": "none"}),
-    "zh": ("流派", "是什么", "论文", "条件", {"label": "标签", "text": "文字", "": "无"}),
+    "en": (
+        "family",
+        "what it is",
+        "paper",
+        "condition",
+        {"label": "label", "text": "text", "given": "picture", "": "none"},
+    ),
+    "zh": ("流派", "是什么", "论文", "条件", {"label": "标签", "text": "文字", "given": "图片", "": "无"}),
 }
 
 
@@ -111,7 +117,7 @@ def families(language: str) -> str:
     rows = []
     for family in map(describe, names()):
         papers = re.findall(r"[^;]*? \d{4}(?=,)", family.paper)
-        kinds = [kind for kind in ("label", "text") if kind in family.reads] or [""]
+        kinds = [kind for kind in ("label", "text", "given") if kind in family.reads] or [""]
         named = f"`{family.family}`", about.get(family.family, family.about)
         rows.append(
             [*named, "; ".join(p.strip("; ") for p in papers), ", ".join(conditions[kind] for kind in kinds)]
