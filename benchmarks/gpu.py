@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from record import record
 
 import limner
 from limner import checkpoint, config, families
-from limner.core import Compares, Condition, Generates, ImageSpec, Tokenises, mix
+from limner.core import Compares, Condition, Draws, Generates, ImageSpec, Tokenises, Translates, mix
 from limner.data import Data
 from limner.distributed import ALONE
 from limner.inference.pipeline import generate
@@ -48,9 +48,9 @@ VARIANTS = (  # networks that no family's tiny preset has
 LARGE = (("dit", "paper", (4, 32)), ("flow", "base", (3, 32)), ("r3gan", "base", (3, 32)))
 
 
-def paint(folder: Path, count: int = 64) -> Path:
+def paint(folder: Path, seed: int = 0, count: int = 64) -> Path:
     """Small pictures of three classes, with captions."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for i in range(count):
         path = folder / ("cat", "dog", "owl")[i % 3] / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +64,14 @@ def outputs(run: Path, device: str) -> torch.Tensor:
     """What a run draws, or how it describes its images, in float32."""
     pipeline = limner.load(run, device)
     pipeline.precision = "float32"
-    if isinstance(pipeline.model, Generates):
+    if isinstance(pipeline.model, Generates) and not isinstance(pipeline.model, Translates):
         given = {"label": ["cat"]} if "label" in pipeline.model.follows else {}
         return pipeline.tensors(4, **given)
     noise = torch.rand(4, *pipeline.spec.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     model, there = pipeline.model, noise.to(pipeline.model.device)
     with torch.inference_mode():
+        if isinstance(model, Translates):
+            return model.translate(there, Condition(4), pipeline.sampling({}), Draws(range(4))).cpu()
         if isinstance(model, Compares):
             return model.embed_images(there).cpu()
         if isinstance(model, Tokenises):
@@ -78,14 +80,17 @@ def outputs(run: Path, device: str) -> torch.Tensor:
     return features / features.abs().max()
 
 
-def check(family: str, model: dict[str, Any], images: Path, out: Path, device: str) -> dict[str, Any]:
-    """One row of the table. Raises AssertionError or LimnerError for what does not hold."""
+def check(
+    family: str, model: dict[str, Any], images: Sequence[Path], out: Path, device: str
+) -> dict[str, Any]:
+    """One row of the table, of two sources where a family needs them. Raises AssertionError or LimnerError."""
     batch = families.load(family).presets["tiny"].training.batch
+    sources = images if families.load(family).given_by[:1] in (("pairs",), ("domains",)) else images[:1]
     training = {"samples": 4, "log_every": 1, "device": device}
     start = time.perf_counter()
     for steps in (STEPS, STEPS + MORE):
         limner.train(
-            family, images, out, preset="tiny", budget=f"{steps * batch}img", size=16, model=model, quiet=True,
+            family, list(sources), out, preset="tiny", budget=f"{steps * batch}img", size=16, model=model, quiet=True,
             resume=steps > STEPS, training=training,
         )  # fmt: skip
     resumed = checkpoint.resume(out)
@@ -142,7 +147,7 @@ def check_all(given: argparse.Namespace) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIMNER_CACHE"] = f"{folder}/cache"
-        images = paint(Path(folder, "images"))
+        images = [paint(Path(folder, f"images{seed}"), seed) for seed in (0, 1)]
         for number, (name, model) in enumerate(chosen):
             try:
                 rows.append(check(name, model, images, Path(folder, str(number)), given.device))
@@ -150,7 +155,7 @@ def check_all(given: argparse.Namespace) -> None:
             except Exception as error:  # the others are still worth a look
                 failed.append(f"{name} {model}: {type(error).__name__}: {error}")
                 print(failed[-1], flush=True)
-        check_torchrun(images, Path(folder, "torchrun"), given.device)
+        check_torchrun(images[0], Path(folder, "torchrun"), given.device)
     if given.record:
         columns = {
             "network": "tiny preset", "precision": "trained in", "difference": "largest difference to the CPU",
