@@ -64,6 +64,9 @@ def outputs(run: Path, device: str) -> torch.Tensor:
     """What a run draws, or how it describes its images, in float32."""
     pipeline = limner.load(run, device)
     pipeline.precision = "float32"
+    run = pipeline.loaded.run
+    exact = replace(run, training=replace(run.training, precision="float32"))
+    pipeline.loaded = pipeline.loaded._replace(run=exact)
     if isinstance(pipeline.model, Generates) and not isinstance(pipeline.model, Translates):
         given = {"label": ["cat"]} if "label" in pipeline.model.follows else {}
         return pipeline.tensors(4, **given)

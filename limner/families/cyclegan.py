@@ -232,7 +232,7 @@ CycleGAN.presets = {
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
         CycleGANConfig(
-            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=1.0,
+            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=2.0,
             first_norm=False,
         ),
         Training(

@@ -125,7 +125,7 @@ MUON, ADAM = Optimiser("muon", lr=2e-3, matrix_lr=0.01), Optimiser("adam", lr=5e
 Pix2Pix.presets = {
     "tiny": Preset(TINY, gan_training(2e-3, (0.5, 0.999), batch=8, average=100.0)),
     "small": Preset(
-        SMALL, Training(batch=16, optimisers={"generator": MUON, "discriminator": ADAM}, samples=16, average=2_000.0)
+        SMALL, Training(batch=4, optimisers={"generator": MUON, "discriminator": ADAM}, samples=16, average=2_000.0)
     ),
     "base": Preset(Pix2PixConfig(blocks=9), gan_training(2e-4, (0.5, 0.999), batch=8, samples=16, flat=0.5)),
     "paper": Preset(

@@ -39,7 +39,10 @@ class Span(Upscaling):
         return {"pixels": error.abs().mean() if self.config.error == "absolute" else error.square().mean()}
 
 
-MUON = training(Optimiser("muon", lr=1e-3, matrix_lr=0.02), "network", batch=16, samples=16, average=2_000.0)
+# Each branch is a product of three matrices: without decay their norms, and with them the step of the product, grow
+# until training diverges (docs/log.md).
+OPTIMISER = Optimiser("muon", lr=1e-3, matrix_lr=0.01, decay=0.2)
+MUON = training(OPTIMISER, "network", batch=16, samples=16, average=2_000.0)
 ADAM = Optimiser("adam", lr=5e-4, betas=(0.9, 0.999))
 
 Span.presets = {
@@ -47,7 +50,7 @@ Span.presets = {
     "small": Preset(UpscalerConfig(base="bicubic"), MUON),
     "base": Preset(
         UpscalerConfig(width=48, base="bicubic", crop=128),
-        training(Optimiser("muon", lr=1e-3, matrix_lr=0.02), "network", batch=32, average=100_000.0),
+        training(OPTIMISER, "network", batch=32, average=100_000.0),
     ),
     # Crops of 256 and batches of 64 for a million steps, the rate halved every 200,000.
     "paper": Preset(

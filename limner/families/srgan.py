@@ -142,7 +142,7 @@ SRGAN.presets = {
     ),
     "small": Preset(
         SRGANConfig(
-            upscaler=UpscalerConfig(base="bicubic"), crop=64, pixel=1.0, adversarial=0.1, **NARROW
+            upscaler=UpscalerConfig(base="bicubic"), crop=64, pixel=1.0, adversarial=0.5, **NARROW
         ),
         gan_training(2e-4, (0.9, 0.99), batch=16, samples=16, average=2_000.0),
     ),
