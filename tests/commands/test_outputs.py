@@ -45,6 +45,7 @@ ALLOWED = {
     "training/journal.py",  # log.jsonl is appended to; a cut last line is left out
     "distributed.py",  # a temporary folder
     "pictures/grid.py",  # Pillow writes to memory
+    "pictures/animations.py", "pictures/videos.py",  # to the temporary file of clips.clip_file
     "evaluation/report.py",  # the same
     "families/_degrade.py",  # the same
     "commands/demo.py",  # moves a finished demo aside
