@@ -46,8 +46,17 @@ class GroupNorm(nn.GroupNorm):
         wide = torch.promote_types(x.dtype, torch.float32) if small or (few and x.requires_grad) else x.dtype
         last = small and x.is_contiguous(memory_format=torch.channels_last)
         y = x.to(wide, memory_format=torch.contiguous_format if last else torch.preserve_format)
-        y = torch.group_norm(y, self.num_groups, self.weight, self.bias, self.eps)
+        y = torch.group_norm(y - self.level(y), self.num_groups, self.weight, self.bias, self.eps)
         return y.to(x.dtype, memory_format=torch.channels_last if last else torch.preserve_format)
+
+    def level(self, x: Tensor) -> Tensor:
+        """[B, C, 1, 1] a value near each group's mean where its maps are nearly constant; no gradient runs through it.
+
+        PyTorch's variance in channels_last is a difference of squares, so without it a white wall would become noise.
+        """
+        corner = x.detach()[..., :1, :1]  # [B, C, 1, 1]
+        each = self.num_channels // self.num_groups
+        return corner if each == 1 else corner.unflatten(1, (-1, each)).mean(2).repeat_interleave(each, 1)
 
 
 class InstanceNorm(GroupNorm):
