@@ -7,12 +7,13 @@
     limner train bridge emoji --size 32 --budget 15m --model.degrade grey --out runs/colour
     python benchmarks/translate.py shapes runs/ink runs/ink-back runs/ink-pix2pix runs/unpaired-0 --record
     python benchmarks/translate.py colour runs/colour --record
-    python benchmarks/translate.py pairs runs/emoji --record
+    python benchmarks/translate.py pairs runs/emoji --sources test/google test/twitter --record
 
 ``shapes`` translates scenes whose combinations are in no training set, filled ones to outlined ones and back, as far
-as a run learned either; the oracle reads the results in both styles. ``colour`` measures the grey of coloured images,
-``pairs`` the held-out pairs of any run that has them. A run that draws in several calls is measured with each of
-``--steps``. Shares have their 95% interval.
+as a run learned either; the oracle reads the results in both styles. ``pairs`` measures the held-out pairs of any run
+that has them, or those of ``--sources``, which a run of two domains takes both ways; ``colour`` also how far the grey
+of coloured images is off. A run that draws in several calls is measured with each of ``--steps``. Shares and means have
+their 95% interval.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from limner.core import Batch, Condition, Draws, given_pictures
 from limner.data.open import open_like
 from limner.data.sources import shapes
 from limner.evaluation.real import as_bytes, as_saved
+from limner.evaluation.translation import compare
 from limner.inference.pipeline import Pipeline
+from limner.losses.perceptual import default_network, network_title
 from limner.metrics.pixels import psnr
 from limner.metrics.probes import wilson
 from limner.networks.images.channels import with_channels
@@ -88,17 +91,17 @@ def sheet(folder: str, name: str, given: Tensor, made: Tensor, truth: Tensor, co
         save_grid(Path(folder) / f"{name}.png", torch.cat(rows), columns=columns)
 
 
-def measure_shapes(runs: Sequence[str], n: int, steps: Sequence[int], sheets: str) -> list[dict[str, Cell]]:
+def measure_shapes(args: argparse.Namespace) -> list[dict[str, Cell]]:
     """A row a run, direction and number of steps."""
-    scenes, rows = shapes.scenes(n, 0, held_out=True), []
-    for run in runs:
+    scenes, rows, n = shapes.scenes(args.n, 0, held_out=True), [], args.n
+    for run in args.runs:
         pipeline = Pipeline(run, "cpu")
         spec, data = pipeline.spec, pipeline.loaded.run.data
         filled, outlined = (
             shapes.draw(scenes, spec.height, spec.width, 0, style) for style in ("filled", "outlined")
         )
         first, second = (outlined, filled) if data.reverse else (filled, outlined)
-        for name, options in settings(pipeline, steps, both=True):
+        for name, options in settings(pipeline, args.steps, both=True):
             given, truth = (second, first) if name == "backward" else (first, second)
             made, ms = translated(pipeline, as_floats(given), options)
             found = shapes.compare(as_bytes(made), truth)
@@ -107,74 +110,57 @@ def measure_shapes(runs: Sequence[str], n: int, steps: Sequence[int], sheets: st
             quality = {"psnr": round(float(psnr(made, as_floats(truth)).mean()), 2), **shares}
             rows.append({**row(run, pipeline, f"{way}, {name}", ms, n), **quality})
             print(rows[-1], flush=True)
-            sheet(sheets, f"{Path(run).name} {name}", as_floats(given), made, as_floats(truth))
+            sheet(args.sheets, f"{Path(run).name} {name}", as_floats(given), made, as_floats(truth))
     return rows
 
 
-def held_out(pipeline: Pipeline, n: int) -> tuple[Tensor, Tensor]:
-    """Given and wanted held-out pictures of the run's own data, up to ``n``."""
+def held_out(pipeline: Pipeline, n: int, sources: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Given and wanted pictures, up to ``n``: held-out ones of the run's own data, or all pairs of other sources."""
     run = pipeline.loaded.run
-    held = open_like(list(run.sources), pipeline.spec, run.data, progress=False).split(run.data.holdout)[1]
-    batch: Batch = held.batch(held.order(0, min(n, len(held)), 0))
+    options = replace(run.data, given="pairs", holdout=0.0) if sources else run.data
+    opened = open_like(list(sources) or list(run.sources), pipeline.spec, options, progress=False)
+    data = opened if sources else opened.split(run.data.holdout)[1]
+    batch: Batch = data.batch(data.order(0, min(n, len(data)), 0))
     return given_pictures(pipeline.model, batch, Draws(range(len(batch.image)))), batch.image
 
 
-def measure_colour(runs: Sequence[str], n: int, steps: Sequence[int], sheets: str) -> list[dict[str, Cell]]:
-    """A row a run and number of steps: how far the grey of coloured images is from the given one, in 1/255."""
+def measure_pairs(args: argparse.Namespace) -> list[dict[str, Cell]]:
+    """A row a run, direction and number of steps: pairs, beside the given picture as it is; and their grey."""
     rows = []
-    for run in runs:
+    for run in args.runs:
         pipeline = Pipeline(run, "cpu")
-        given, truth = held_out(pipeline, n)
-        for name, options in settings(pipeline, steps, both=False):
+        first, second = held_out(pipeline, args.n, args.sources)
+        for name, options in settings(pipeline, args.steps, both=bool(args.sources)):
+            given, truth = (second, first) if name == "backward" else (first, second)
             made, ms = translated(pipeline, given, options)
-            grey, wanted = with_channels(made[:, :3], 1), given[:, :1]
-            off = 127.5 * float((grey - wanted).abs().max())
-            base = truth.new_zeros(truth.shape) + with_channels(given, truth.shape[1])
-            quality = {
-                "off": round(off, 3), "psnr": round(float(psnr(made, truth).mean()), 2),
-                "psnr_given": round(float(psnr(base, truth).mean()), 2),
-            }  # fmt: skip
+            base = as_saved(with_channels(given, truth.shape[1]))
+            quality: dict[str, Cell] = {}
+            if given.shape[1] == 1:
+                quality["off"] = round(127.5 * float((with_channels(made[:, :3], 1) - given).abs().max()), 3)
+            for beside, pictures in (("", made), ("_given", base)):
+                found = compare(pictures, truth, 1, default_network())
+                for key in ("psnr", "psnr_alpha", "perceptual"):
+                    if (figure := getattr(found, key)) is not None:
+                        quality[key + beside] = [round(x, 3) for x in (figure.value, figure.low, figure.high)]
             rows.append({**row(run, pipeline, name, ms, len(truth)), **quality})
             print(rows[-1], flush=True)
-            sheet(sheets, f"{Path(run).name} {name}", given, made, truth)
-    return rows
-
-
-def measure_pairs(runs: Sequence[str], n: int, steps: Sequence[int], sheets: str) -> list[dict[str, Cell]]:
-    """A row a run and number of steps, on its own held-out pairs, beside the given picture as it is."""
-    rows = []
-    for run in runs:
-        pipeline = Pipeline(run, "cpu")
-        given, truth = held_out(pipeline, n)
-        for name, options in settings(pipeline, steps, both=False):
-            made, ms = translated(pipeline, given, options)
-            base = with_channels(given, truth.shape[1])
-            quality = {"psnr": round(float(psnr(made, truth).mean()), 2)}
-            if base.shape == truth.shape:
-                quality["psnr_given"] = round(float(psnr(base, truth).mean()), 2)
-            rows.append({**row(run, pipeline, name, ms, len(truth)), **quality})
-            print(rows[-1], flush=True)
-            sheet(sheets, f"{Path(run).name} {name}", given, made, truth)
+            sheet(args.sheets, f"{Path(run).name} {name}", given, made, truth)
     return rows
 
 
 RUN = {"run": "run", "family": "family", "setting": "direction and calls"}
 COST = {"ms": "ms a picture", "seconds": "training, s", "seen": "images seen", "n": "n"}
+NEAR = {
+    "psnr": "PSNR, dB", "psnr_given": "of the given picture, dB", "psnr_alpha": "of alpha, dB",
+    "perceptual": "perceptual distance", "perceptual_given": "of the given picture",
+}  # fmt: skip
 TABLES = {
     "shapes": (
         measure_shapes,
         RUN | {"exact": "all right"} | {k: k for k in MEASURED} | {"psnr": "PSNR, dB"} | COST,
     ),
-    "colour": (
-        measure_colour,
-        RUN
-        | {"off": "grey off by, /255", "psnr": "PSNR, dB", "psnr_given": "PSNR of the grey picture, dB"}
-        | COST,
-    ),
-    "pairs": (
-        measure_pairs,
-        RUN | {"psnr": "PSNR, dB", "psnr_given": "PSNR of the given picture, dB"} | COST,
-    ),
+    "colour": (measure_pairs, RUN | {"off": "grey off by, /255"} | NEAR | COST),
+    "pairs": (measure_pairs, RUN | NEAR | COST),
 }
 
 
@@ -186,13 +172,20 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 8])
+    parser.add_argument(
+        "--sources", nargs=2, default=[], help="pairs: folders of given and of wanted pictures"
+    )
     parser.add_argument("--sheets", default="", help="folder for a picture of each row")
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument(
+        "--record", nargs="?", const="", help="write benchmarks/results/translate-TABLE or NAME.json"
+    )
     args = parser.parse_args()
     measure, columns = TABLES[args.table]
-    rows = measure(args.runs, args.n, args.steps, args.sheets)
-    if args.record:
-        record(f"translate-{args.table}", columns, rows, threads=torch.get_num_threads())
+    rows = measure(args)
+    if args.record is not None:
+        name = args.record or f"translate-{args.table}"
+        note = "" if args.table == "shapes" else f"perceptual: {network_title(default_network())}"
+        record(name, columns, rows, note, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":
