@@ -26,9 +26,9 @@ class LimnerError(Exception):
     speaks: bool | None = None
 
 
-def nearest(word: str, known: Iterable[str], n: int = 3) -> str:
-    """A hint such as ' Did you mean flow or vae?', or '' when nothing is near."""
-    matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=0.5)
+def nearest(word: str, known: Iterable[str], n: int = 3, alike: float = 0.5) -> str:
+    """A hint such as ' Did you mean flow or vae?', or '' when nothing is at least so much alike."""
+    matches = difflib.get_close_matches(word.lower(), list(known), n=n, cutoff=alike)
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
 
 

@@ -52,13 +52,16 @@ BUILT_IN = {
     "shapes": "drawn scenes of two objects, with captions",
     "digits": "handwritten digits, with labels",
     "emoji": "the emoji of a colour font, with names and groups",
+    "moving": "drawn clips of one or two shapes that move, with captions",
+    "moving-digits": "the same with handwritten digits",
 }
 # Likewise, sets that hold given and wanted pictures.
 BUILT_IN_TWO = {
     "pairs:shapes": "shapes filled on paper, and the same outlined on dark",
     "domains:shapes": "shapes filled on paper, and other ones outlined on dark",
 }
-CAPTIONED = "shapes", "emoji", *BUILT_IN_TWO  # that have captions, in English and in Chinese
+# That have captions, in English and in Chinese.
+CAPTIONED = "shapes", "emoji", *BUILT_IN_TWO, "moving", "moving-digits"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class DataOptions(Checked):
     # class of images in folders in folders: the first folder, the last, or the whole path; default: chosen and said
     classes: Literal["", "first", "last", "path"] = ""
     captions: bool = True  # use captions where there are any
-    # of the captions of shapes and emoji; both: half of them in Chinese, one for each image
+    # of the captions that Limner writes (shapes, emoji, moving); both: half of them in Chinese, one for each image
     language: Literal["en", "zh", "both"] = "en"
     # what two sources are: pairs of given and wanted pictures, which have the same names; or two domains, in which
     # nothing is a pair. Default: as the family trains

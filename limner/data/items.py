@@ -31,6 +31,8 @@ class Item:
     label: str | None = None
     caption: str | None = None
     split: str = ""  # train, val or test, where the source has splits
+    # (height, width, frames, rate) -> uint8 [frames, height, width, C], where the source draws clips
+    clip: Callable[[int, int, int, float], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

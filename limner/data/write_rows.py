@@ -82,8 +82,11 @@ def write_rows(
 
 def _decoded(plan: Plan, item: Item) -> tuple[np.ndarray, list[str], int, tuple[int, int]]:
     """The rows [K, T, H, W, C] of an image as planned, their names, how many channels are in use, and its own size."""
-    with item.image(plan.height, plan.width) as source:
-        pixels, size = decode.decode_with_size(source, plan.form)
+    if item.clip and plan.frames > 1:
+        pixels, size = item.clip(plan.height, plan.width, plan.frames, 8.0), (plan.height, plan.width)
+    else:
+        with item.image(plan.height, plan.width) as source:
+            pixels, size = decode.decode_with_size(source, plan.form)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)

@@ -18,7 +18,7 @@ _LINE, _LEAST_LINE = (
     0.045,
     1.35,
 )  # width of an outline: a share of the shorter side, and at least so many pixels
-_REACH = 1.17  # no object reaches further from its centre than this many radii
+REACH = 1.17  # no object reaches further across or down from its centre than this many radii
 
 
 def _outline(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def _place(
     side = min(height, width)
     extent = np.array([width / side, height / side])
     radius = np.array([[SIZES[s.first.size], SIZES[s.second.size]] for s in scenes])
-    reach = _REACH * radius
+    reach = REACH * radius
     halves = np.array([s.relation in ("below", "right of") for s in scenes])[:, None] ^ np.array(
         [[False, True]]
     )
@@ -100,7 +100,7 @@ def draw(scenes: Sequence[Scene], height: int, width: int, seed: int, style: Sty
     for start in range(0, len(scenes), chunk):
         some = scenes[start : start + chunk]
         centre, radius = _place(some, height, width, rng)
-        canvas = _background(len(some), height, width, rng)
+        canvas = paper(len(some), height, width, rng)
         if style == "outlined":
             canvas = _DARK + _CHANGE * (canvas - _PAPER)
         for k in (0, 1):
@@ -117,7 +117,7 @@ def draw(scenes: Sequence[Scene], height: int, width: int, seed: int, style: Sty
     return pictures
 
 
-def _background(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def paper(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """[n, H, W, 3] soft paper: a pale tint that fades a little from top to bottom."""
     tint = rng.uniform(226, 246, (n, 1, 1, 3)).astype(np.float32)
     fade = rng.uniform(-5, 5, (n, 1, 1, 1)).astype(np.float32)

@@ -19,6 +19,7 @@ from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
 from limner.data.sources.builtin import digits, emoji, shapes, two_of_shapes
 from limner.data.sources.folder import Folder
+from limner.data.sources.moving.source import moving, moving_digits
 from limner.data.sources.table import hub, parquet
 from limner.settings import BUILT_IN, BUILT_IN_TWO, LimnerError, nearest
 
@@ -27,6 +28,7 @@ MOST_SHARDS = 100_000  # that a range such as {000..031} may name
 # By the language of captions.
 _OPENERS: dict[str, Callable[[str], Source]] = {
     "shapes": shapes, "digits": lambda language: digits(), "emoji": emoji,
+    "moving": moving, "moving-digits": moving_digits,
 }  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def _hint(text: str) -> str:
     beside: list[Path] = []
     with suppress(OSError):
         beside = [p for p in parent.iterdir() if not p.name.startswith(".")]
-    hint = nearest(text, [*BUILT_IN, *BUILT_IN_TWO, *(printable(str(p)) for p in beside)])
+    hint = nearest(text, [*BUILT_IN, *BUILT_IN_TWO, *(printable(str(p)) for p in beside)], alike=0.6)
     return hint or f" Name a folder, an archive, hf:owner/name, or one of {', '.join(BUILT_IN)}."
 
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 # For each English word how it is written, and how else it may be read.
-_SIZES = {"small": ("小的", "小"), "large": ("大的", "大")}
-_COLOURS = {
+SIZES = {"small": ("小的", "小"), "large": ("大的", "大")}
+COLOURS = {
     "red": ("红色", "红"), "yellow": ("黄色", "黄"), "green": ("绿色", "绿"), "blue": ("蓝色", "蓝"),
     "purple": ("紫色", "紫"), "black": ("黑色", "黑"),
 }  # fmt: skip
-_SHAPES = {
+SHAPES = {
     "circle": ("圆形", "圆圈", "圆"), "square": ("方块", "正方形", "方形"), "triangle": ("三角形", "三角"),
     "star": ("五角星", "星形", "星星", "星"),
 }  # fmt: skip
@@ -23,14 +23,14 @@ _RELATIONS = {
 Forms = Mapping[str, Sequence[str]]
 
 
-def _any(forms: Forms) -> str:
+def any_of(forms: Forms) -> str:
     """A group of a regular expression: any form of any word."""
     return f"({'|'.join(form for all_forms in forms.values() for form in all_forms)})"
 
 
-_THING = rf"一?[个颗]?{_any(_SIZES)}{_any(_COLOURS)}的?{_any(_SHAPES)}"
-_CAPTION = re.compile(rf"{_THING}在{_THING}的?{_any(_RELATIONS)}")
-_ORDER: tuple[Forms, ...] = (_SIZES, _COLOURS, _SHAPES, _SIZES, _COLOURS, _SHAPES, _RELATIONS)
+_THING = rf"一?[个颗]?{any_of(SIZES)}{any_of(COLOURS)}的?{any_of(SHAPES)}"
+_CAPTION = re.compile(rf"{_THING}在{_THING}的?{any_of(_RELATIONS)}")
+_ORDER: tuple[Forms, ...] = (SIZES, COLOURS, SHAPES, SIZES, COLOURS, SHAPES, _RELATIONS)
 
 EXAMPLE = "一个大的红色圆形在一个小的蓝色方块的上面"
 
@@ -38,7 +38,7 @@ EXAMPLE = "一个大的红色圆形在一个小的蓝色方块的上面"
 def write(first: Sequence[str], relation: str, second: Sequence[str]) -> str:
     """A caption from the English (size, colour, shape) of two things and the relation of the first to the second."""
     one, two = (
-        f"一个{_SIZES[size][0]}{_COLOURS[colour][0]}{_SHAPES[shape][0]}"
+        f"一个{SIZES[size][0]}{COLOURS[colour][0]}{SHAPES[shape][0]}"
         for size, colour, shape in (first, second)
     )
     return f"{one}在{two}的{_RELATIONS[relation][0]}"
