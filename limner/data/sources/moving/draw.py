@@ -46,6 +46,7 @@ class Clip:
         moving = paths(self.scene, (height, width), rng)
         for actor, path, own in zip(self.scene.actors, moving, which, strict=False):
             (places,), (radii,) = path.at(times(frames, rate))  # [T, 2], [T]
-            cover = self.cover(actor.thing.shape, *places.T, radii, (height, width), float(own))[..., None]
-            canvas += cover * (np.array(COLOURS[actor.thing.colour], np.float32) - canvas)
+            x, y = places.T
+            cover = self.cover(actor.thing.shape, x, y, radii, (height, width), float(own))
+            canvas += cover[..., None] * (np.array(COLOURS[actor.thing.colour], np.float32) - canvas)
         return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,8 +42,10 @@ class Path:
     bounces: bool = False
 
     def __getitem__(self, rows: np.ndarray | slice) -> Path:
-        own = (self.start, self.velocity, self.until, self.radius, self.growth)
-        return Path(*(x[rows] for x in own), self.low, self.high, self.bounces)
+        return replace(
+            self, start=self.start[rows], velocity=self.velocity[rows], until=self.until[rows],
+            radius=self.radius[rows], growth=self.growth[rows],
+        )  # fmt: skip
 
     def at(self, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centres [K, T, 2] and radii [K, T] at times [T]."""
