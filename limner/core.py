@@ -35,6 +35,7 @@ class ImageSpec:
     captions: bool = False
     given: ImageSpec | None = None  # the picture that each row is given (Condition.image); None: none
     bits: int = 8  # 8 or 16 a channel, of the files
+    rate: float | None = None  # frames a second of video; None: unknown
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,9 +83,12 @@ class Blend:
 class Batch:
     image: Tensor  # [B, C, H, W] in [-1, 1]; video [B, C, T, H, W]
     condition: Condition
+    counts: Tensor | None = None  # [B, T] bool, of video: frames that count, of a still its first; None: all
 
     def __getitem__(self, rows: slice) -> Batch:
-        return Batch(self.image[rows], self.condition[rows])
+        return Batch(
+            self.image[rows], self.condition[rows], None if self.counts is None else self.counts[rows]
+        )
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,16 @@ class DataOptions(Checked):
     holdout: ShareBelow1 = 0.05
     per_class: int = 0  # train on so many images of each class only; 0: on all
     max_bad: Share = 0.1  # stop when more than this share of the files cannot be read
-    frames: int = 1  # frames a clip, for video models
+    frames: Annotated[int, Bounds(1, 4096)] = 1  # frames a clip; 1: still images
+    # of clips, frames a second; default: that of the files
+    rate: Annotated[float, Bounds(0, 1000, above=True)] | None = None
+    stride: Annotated[int, Bounds(1, 4096)] = 1  # frames from one of a clip to its next
+    # frames from the start of a clip to that of the next; 0: clips do not overlap
+    step: Annotated[int, Bounds(0, 2**20)] = 0
+    hdr: Literal["refuse", "clip"] = "refuse"  # films of high dynamic range; clip: shown as if they had none
+    numbered: Literal["clips", "stills"] = (
+        "clips"  # what a folder of numbered images holds, where frames are above 1
+    )
     cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner
 
     def __post_init__(self) -> None:

@@ -62,24 +62,31 @@ def _digest(content: bytes) -> str:
 
 def fingerprint_of(shape: Sequence[int], index: dict[str, Any]) -> hashlib.blake2b:
     """The start of a packing's fingerprint, to be updated with the pixels."""
-    facts = [shape, index["spec"], index["labels"], index["captions"], *filter(None, [index.get("splits")])]
+    facts = [
+        shape,
+        index["spec"],
+        index["labels"],
+        index["captions"],
+        *filter(None, [index.get("splits"), index.get("clips")]),
+    ]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
 
 
 def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
     """Raises KeyError, TypeError or ValueError where the index is not one that is packed."""
-    n, classes = len(pixels), _texts(index["spec"]["classes"])
+    classes, clips = _texts(index["spec"]["classes"]), index.get("clips")
+    n = len(pixels) if clips is None else len(_texts(index["names"]))
     spec = ImageSpec(**{**index["spec"], "classes": tuple(classes), "bits": 8 * pixels.dtype.itemsize})
     counts = _numbers(index.get("sources", [n]), n + 1)  # images of each source, one after another
     names, labels, captions = _texts(index["names"], n), index["labels"], index["captions"]
-    frames = (spec.frames,) if spec.frames != 1 else ()
-    if pixels.shape != (n, *frames, spec.height, spec.width, spec.channels) or sum(counts) != n:
+    if pixels.shape[1:] != (spec.height, spec.width, spec.channels) or sum(counts) != n:
         raise ValueError
+    rows, strides = (np.arange(n), None) if clips is None else _clips(clips, n, spec.frames, len(pixels))
     return Data(
         spec,
         _texts([index["fingerprint"]])[0],
         pixels,
-        np.arange(n),
+        rows,
         names,
         None if labels is None else np.array(_numbers(labels, len(classes), n, least=-1), np.int64),
         None if captions is None else _texts(captions, n),
@@ -88,7 +95,16 @@ def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
         notes=_texts(index.get("notes", [])),
         splits=None if index.get("splits") is None else _texts(index["splits"], n),
         sizes=_sizes(index["sizes"], n) if "sizes" in index else None,
+        strides=strides,
     )
+
+
+def _clips(values: Any, n: int, frames: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """[n] rows of the first frames of clips, and [n] strides."""
+    first, stride = (np.array(_numbers(values[key], rows + 1, n), np.int64) for key in ("first", "stride"))
+    if not n or (first + (frames - 1) * stride).max() >= rows:
+        raise ValueError
+    return first, stride
 
 
 def _texts(values: Any, count: int | None = None) -> list[str]:

@@ -168,7 +168,8 @@ def _sources(texts: Sequence[str], options: DataOptions) -> Iterator[Source]:
         if text in BUILT_IN_TWO:
             yield from find_two(text, options.language)
         else:
-            yield find(text, cache_folder(options.cache), options.classes, options.language)
+            clips = options.numbered if options.frames > 1 else ""
+            yield find(text, cache_folder(options.cache), options.classes, options.language, clips)
 
 
 def _pairs(tally: _Tally, texts: Sequence[str], options: DataOptions) -> list[Problem]:

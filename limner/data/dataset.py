@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limner.core import Batch, Condition, ImageSpec, mix
 from limner.data.annotations.folder_names import HELD_OUT
+from limner.data.clips.names import film_of
 from limner.data.items import Oracle, Problem, to_follow
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
@@ -46,8 +47,8 @@ class Data:
 
     spec: ImageSpec
     fingerprint: str  # of pixels, labels, captions and given pictures: names the data wherever it lies
-    pixels: PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C]
-    rows: np.ndarray  # [N] rows of `pixels` in this view
+    pixels: PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C] where there are no ``strides``
+    rows: np.ndarray  # [N] rows of `pixels` in this view; of clips with ``strides``, of their first frames
     names: list[str]  # N
     labels: np.ndarray | None = None  # [N] int64; -1: none
     captions: list[str] | None = None  # N; '' where an image has none
@@ -63,6 +64,7 @@ class Data:
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
     # [N, 2] own height and width of each row's picture, where they were asked for
     sizes: np.ndarray | None = None
+    strides: np.ndarray | None = None  # [N] of clips, rows from one frame to the next; 0: a still
     tiled: bool = False  # rows are tiles of pictures: see ``limner.data.tiles``
     twins: int = 0  # of a held-out part: images that are left out, since the training part has their twins
     trained_on: bool = False  # of a held-out part: its given pictures, since their domain has no others
@@ -95,7 +97,17 @@ class Data:
     @property
     def array(self) -> np.ndarray:
         """[N, H, W, C]; video [N, T, H, W, C]: a copy of this view's rows."""
-        return self.pixels[self.rows]
+        return self.pixels[self.places]
+
+    @property
+    def places(self) -> np.ndarray:
+        """[N] rows of ``pixels``, or [N, T] those of the frames of clips; a still is repeated."""
+        return self._places(np.arange(len(self)))
+
+    def _places(self, index: np.ndarray) -> np.ndarray:
+        if self.strides is None:
+            return self.rows[index]
+        return self.rows[index, None] + self.strides[index, None] * np.arange(self.spec.frames)
 
     def part(self, indices: np.ndarray) -> Data:
         """A view of some of the images, with the pictures that they are given."""
@@ -108,6 +120,7 @@ class Data:
             source=None if self.source is None else self.source[indices],
             splits=None if self.splits is None else [self.splits[i] for i in indices],
             sizes=None if self.sizes is None else self.sizes[indices],
+            strides=None if self.strides is None else self.strides[indices],
             given=self.given.part(indices) if self.given is not None and self.paired else self.given,
         )
 
@@ -118,8 +131,8 @@ class Data:
 
         The held-out part is the images of the sources' val and test splits, whatever `holdout` is, or else that share,
         the same of each class: at least one of 20 or more images unless it is 0, none of fewer. `per_class` limits
-        the training part to that many images of each class. Tiles of one picture, and pairs, stay together; each of two
-        domains is split as if it were alone.
+        the training part to that many images of each class. Tiles of one picture, clips of one film, and pairs, stay
+        together; each of two domains is split as if it were alone.
         """
         if not 0 <= holdout < 1:
             raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
@@ -138,10 +151,10 @@ class Data:
 
     def without_twins(self, training: Data) -> Data:
         """The images of this held-out part that have no twin in the training part; of pairs and domains, in each."""
-        has_twin = find_twins(self.pixels, self.rows, training.rows)
+        has_twin = find_twins(self.pixels, self.places, training.places)
         own, others = self.given, training.given
         if self.paired and own is not None and others is not None:
-            has_twin |= find_twins(own.pixels, own.rows, others.rows)
+            has_twin |= find_twins(own.pixels, own.places, others.places)
         kept, twins = self.part(np.flatnonzero(~has_twin)), int(has_twin.sum())
         if not self.paired and not self.trained_on and own is not None and others is not None:
             given = own.without_twins(others)
@@ -155,11 +168,13 @@ class Data:
         said = np.array([split in HELD_OUT for split in self.splits or ()], bool)
         if said.any() and not said.all():
             return np.flatnonzero(said)
-        if not self.tiled:
+        if not self.tiled and self.strides is None:
             return self._share(np.arange(len(self)), holdout, least=20)
-        pictures = list(map(picture_of, self.names))
+        pictures = list(map(picture_of if self.tiled else film_of, self.names))
         _, first, which = np.unique(pictures, return_index=True, return_inverse=True)
-        chosen = self._share(first, holdout, least=5)  # pictures have many tiles, so a few are enough
+        chosen = self._share(
+            first, holdout, least=5
+        )  # pictures have many tiles and films many clips: few are enough
         return np.flatnonzero(np.isin(first[which], chosen))
 
     def _share(self, rows: np.ndarray, share: float, least: int) -> np.ndarray:
@@ -212,12 +227,20 @@ class Data:
             image = self.given._images(other, chosen.flip if self.paired else chosen.given_flip)
         label = None if self.labels is None else torch.from_numpy(self.labels[index])
         text = None if self.captions is None else [self.captions[i] for i in index]
-        return Batch(self._images(index, chosen.flip), Condition(len(index), label, text, image))
+        condition = Condition(len(index), label, text, image)
+        return Batch(self._images(index, chosen.flip), condition, self._counts(index))
+
+    def _counts(self, index: np.ndarray) -> Tensor | None:
+        """[B, T] bool: the frames that count, of a still the first; None where all do."""
+        if self.strides is None or (self.strides > 0).all():
+            return None
+        moves = torch.from_numpy(self.strides[index] > 0)
+        return moves[:, None] | (torch.arange(self.spec.frames) == 0)
 
     def _images(self, index: np.ndarray, flip: np.ndarray | None) -> Tensor:
         """[B, C, (T,) H, W] in [-1, 1], float32."""
         refuse_beyond_memory(len(index), self.spec.shape)
-        pixels = self.pixels[self.rows[index]]  # [B, (T,) H, W, C]
+        pixels = self.pixels[self._places(index)]  # [B, (T,) H, W, C]
         if flip is not None and np.any(flip):
             pixels[flip] = pixels[flip, ..., ::-1, :]
         full = 255 if pixels.dtype == np.uint8 else 65535

@@ -24,13 +24,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Item:
-    """One image. `image(height, width)` opens its file, or draws it where the source draws."""
+    """One image or film. `image(height, width)` opens its file, or draws it where the source draws."""
 
     name: str
     image: Callable[[int, int], IO[bytes] | Image.Image]
     label: str | None = None
     caption: str | None = None
     split: str = ""  # train, val or test, where the source has splits
+    pictures: tuple[Opener, ...] = ()  # of a clip whose frames are files: each of them, in order
     # (height, width, frames, rate) -> uint8 [frames, height, width, C], where the source draws clips
     clip: Callable[[int, int, int, float], np.ndarray] | None = None
 

@@ -69,6 +69,8 @@ def _open(
                 "none: name two sources and --data.given pairs or domains, or use --data.halves."
             )
         return packed(Request(_find(texts, options), size, plain), say)
+    if options.frames > 1:
+        raise LimnerError("Given pictures are for images, not for clips: leave out --data.frames.")
     others, wanted = _given_and_wanted(texts, way, options)
     data = packed(dataclasses.replace(wanted, size=size, options=plain), say)
     size = data.spec.height, data.spec.width
@@ -76,9 +78,7 @@ def _open(
     checks = way == "pairs" and options.given_size is None and not same_source
     if checks and given_size is None:
         given_size = size_of_given(size, _times_as_large(wanted, others))
-    plain = dataclasses.replace(
-        plain, channels=options.given_channels, labels=False, captions=False, frames=1
-    )
+    plain = dataclasses.replace(plain, channels=options.given_channels, labels=False, captions=False)
     others = dataclasses.replace(others, size=given_size or size, options=plain)
     given = packed(others, say, OF_GIVEN)
     if way == "domains":
@@ -92,7 +92,9 @@ def _open(
 
 
 def _find(texts: Sequence[str], options: DataOptions) -> tuple[Source, ...]:
-    return tuple(find(s, cache_folder(options.cache), options.classes, options.language) for s in texts)
+    clips = options.numbered if options.frames > 1 else ""
+    scratch = cache_folder(options.cache)
+    return tuple(find(s, scratch, options.classes, options.language, clips) for s in texts)
 
 
 def _given_and_wanted(texts: Sequence[str], way: str, options: DataOptions) -> tuple[Request, Request]:
@@ -167,7 +169,7 @@ def open_picture(path: str | os.PathLike[str], spec: ImageSpec, options: DataOpt
     """One image file as a run's own images are read, [1, C, H, W] in [-1, 1]. Raises LimnerError."""
     if not Path(path).is_file():
         raise LimnerError(f"There is no picture {path}.")
-    options = options.without_given()
+    options = dataclasses.replace(options.without_given(), frames=1)
     options = dataclasses.replace(options, fit="crop") if options.fit == "tiles" else options
     with tempfile.TemporaryDirectory() as cache:  # one picture's pixels are not worth keeping
         data = open_like([path], spec, options, False, labels=False, captions=False, cache=cache)

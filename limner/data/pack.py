@@ -24,6 +24,10 @@ from rich.console import Console
 from limner.data import sizes, tiles
 from limner.data.annotations.labels import classes_of
 from limner.data.cache import load, publish, sealed, unfinished
+from limner.data.clips import reels
+from limner.data.clips.notes import clips_entries
+from limner.data.clips.times import Cut
+from limner.data.clips.write import write_clips
 from limner.data.dataset import Data
 from limner.data.images import decode
 from limner.data.images.deep import scale_of
@@ -45,6 +49,8 @@ _NOT_PACKED = (
     "flip", "holdout", "per_class", "classes", "cache", "given", "halves", "reverse", "given_channels", "given_size",
     "filter", "language",
 )  # fmt: skip
+_OF_CLIPS = "rate", "stride", "step", "hdr", "numbered"  # that change nothing of stills
+_CLIPS_VERSION = 1  # of packings of clips, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Request:
     @property
     def folder(self) -> Path:
         """Where it is kept in the cache."""
-        kept = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in _NOT_PACKED}
+        unused = _NOT_PACKED if self.options.frames > 1 else (*_NOT_PACKED, *_OF_CLIPS)
+        kept = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in unused}
         kept["fit"] = (
             "tiles" if self.tiled else "crop" if self.options.fit == "tiles" else self.options.fit or "crop"
         )
@@ -79,6 +86,8 @@ class Request:
             parts.append(self.half)
         if self.sized:
             parts.append("sizes")
+        if self.options.frames > 1:
+            parts.append(["clips", _CLIPS_VERSION])
         key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
         return cache_folder(self.options.cache) / "packed" / key
 
@@ -88,6 +97,8 @@ def packed(request: Request, say: Console, flags: Mapping[str, str] = {}) -> Dat
     if request.size is not None:
         sizes.refuse_size(request.size)
     decode.colour(request.options.background)
+    if request.tiled and request.options.frames > 1:
+        raise LimnerError("Clips are not cut into tiles: choose --data.fit crop, pad or squash.")
     if request.tiled and any(source.drawn for source in request.sources):
         drawn = next(source.name for source in request.sources if source.drawn)
         raise LimnerError(
@@ -131,27 +142,40 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
     items, headers, bad = _scan(request, listings, say)
     plan = _plan(request, headers)
     rows = tiles.count(headers, plan.row[1:3]) if request.tiled else sum(map(len, items))
+    if plan.cut:
+        rows = sum(count * header.frames for header, count in headers.items()) or plan.cut.frames * rows
     need = 2 * rows * math.prod(plan.row) * plan.dtype.itemsize  # the rows, and array.npy
     sizes.refuse_beyond_disk(need, folder)
     try:
         with unfinished(folder.parent) as scratch:
-            written, channels, undecodable = write_rows(scratch, items, plan, say)
-            kept, bad = [row.item for row in chain.from_iterable(written)], bad + undecodable
-            _refuse_too_many(bad, sum(map(len, items)) + len(bad) - len(undecodable), options)
+            if plan.cut:
+                written = write_clips(scratch, items, plan, options.hdr, say)
+            else:
+                written = write_rows(scratch, items, plan, say)
+            kept, bad = list(chain.from_iterable(written.rows)), bad + written.bad
+            n = sum(map(len, items))
+            _refuse_too_many(bad, n + len(bad) - len(written.bad), options)
             skipped = [p for listing in listings for p in listing.skipped]
             unused = [p for listing in listings for p in listing.unused]
-            index = _index(kept, skipped + unused + bad, plan, options.channels or max(channels), options)
+            channels = options.channels or max(written.used)
+            problems = skipped + unused + bad + written.short
+            index = _index([row.item for row in kept], problems, plan, channels, options)
+            if plan.cut:
+                entries, about = clips_entries(written, headers, n - len(written.bad))
+                index["clips"], index["spec"]["rate"] = entries["clips"], entries["rate"]
+                index["notes"] += about
             index["notes"] = [note for listing in listings for note in listing.notes] + index["notes"]
             if unused:
                 of = "texts and rows of metadata"
                 index["notes"].append(f"{len(unused):,} {of} are not used, such as {examples(unused, 1)}.")
             index["notes"] += colour_notes(headers)
             index["notes"] += sizes.size_notes(headers, (plan.height, plan.width), plan.fit, len(kept))
-            index["notes"] += sizes.form_notes(headers, channels[4], options.channels)
-            index["sources"] = list(map(len, written))
+            index["notes"] += sizes.form_notes(headers, written.used[4], options.channels)
+            index["sources"] = list(map(len, written.rows))
             if request.sized:
-                index["sizes"] = [row.size for row in chain.from_iterable(written)]
-            index["fingerprint"], index["blocks"] = write_array(scratch, plan, len(kept), index)
+                index["sizes"] = [row.size for row in kept]
+            rows = written.frames if plan.cut else len(kept)
+            index["fingerprint"], index["blocks"] = write_array(scratch, plan, rows, index)
             (scratch / "index.json").write_text(sealed(index), "utf-8")
             publish(scratch, folder)
     except OSError as error:
@@ -159,7 +183,7 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             f"Packing into {folder.parent} failed ({error.strerror or error}): it needs about {need:,} bytes"
             " there. Make room, or name another folder with --data.cache or LIMNER_CACHE."
         ) from None
-    what = "tiles" if request.tiled else "images"
+    what = "tiles" if request.tiled else "clips" if plan.cut else "images"
     say.print(f"packed {len(kept):,} {what}, {len(kept) / (time.perf_counter() - started):,.0f} {what}/s")
     if bad:
         say.print(f"left out {len(bad):,} that cannot be read, such as {examples(bad, 1)}", markup=False)
@@ -171,7 +195,7 @@ def _plan(request: Request, headers: Counter[Header]) -> Plan:
     options, default = request.options, tiles.DEFAULT if request.tiled else (32, 32)
     return Plan(
         *(request.size or (None if drawn else sizes.common_size(headers)) or default),
-        max(1, options.frames),
+        1,
         options.channels or max([1, *drawn, *(h.channels for h in headers)]),
         np.dtype(np.uint16 if any(h.bits == 16 for h in headers) else np.uint8),
         decode.colour(options.background),
@@ -179,6 +203,7 @@ def _plan(request: Request, headers: Counter[Header]) -> Plan:
         request.half,
         scale_of((h.mode, *h.span) for h in headers.elements() if h.span),
         options.filter,
+        Cut(options.frames, options.stride, options.step, options.rate) if options.frames > 1 else None,
     )
 
 
@@ -194,6 +219,8 @@ def _scan(
             continue
         items.append([])
         read = partial(header_of, half=request.half)
+        if request.options.frames > 1:
+            read = partial(reels.header_of, hdr=request.options.hdr)
         with bar(f"scanning {printable(source.name)}", say.quiet) as watch:
             for item, header in in_parallel(read, listing.items, watch):
                 if isinstance(header, Problem):
@@ -219,7 +246,8 @@ def _index(
     numbers = {name: i for i, name in enumerate(classes)}
     captions = [item.caption or "" for item in items] if options.captions else []
     has_captions = any(captions)
-    spec = {"channels": channels, "height": plan.height, "width": plan.width, "frames": plan.frames}
+    frames = plan.cut.frames if plan.cut else 1
+    spec = {"channels": channels, "height": plan.height, "width": plan.width, "frames": frames}
     return {
         "spec": {**spec, "classes": classes, "captions": has_captions},
         "names": [item.name for item in items],
@@ -232,11 +260,12 @@ def _index(
 
 
 def _refuse_too_many(bad: Sequence[Problem], total: int, options: DataOptions) -> None:
+    what = "film" if options.frames > 1 else "image"
     if len(bad) == total == 1:
-        raise LimnerError(f"The image {bad[0].path!r} cannot be read: {bad[0].reason}.")
+        raise LimnerError(f"The {what} {bad[0].path!r} cannot be read: {bad[0].reason}.")
     if len(bad) > options.max_bad * total or len(bad) == total:
         raise LimnerError(
-            f"{len(bad):,} of {total:,} images cannot be read, such as {examples(bad, 3)}. "
+            f"{len(bad):,} of {total:,} {what}s cannot be read, such as {examples(bad, 3)}. "
             "Fix or remove them (limner data check lists all), or raise --data.max-bad."
         )
 

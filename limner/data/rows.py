@@ -89,10 +89,10 @@ class PackedArray:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """[B, ...]: a copy of the rows at these indices. Raises Damaged."""
+        """[B, ...], or [B, T, ...] of indices [B, T]: a copy of the rows at these indices. Raises Damaged."""
         try:
             if self._bytes > _IN_MEMORY:
-                return self._read(rows)
+                return self._read(rows.reshape(-1)).reshape(*rows.shape, *self.shape[1:])
             if self._whole is None:
                 self._whole = self._read_all()
             return self._whole[rows]

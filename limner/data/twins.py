@@ -34,7 +34,10 @@ Pixels = PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C]
 
 
 def find_twins(pixels: Pixels, of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """[K] bool: whether each row in ``of`` [K] has a twin in the rows ``among`` [N]; kept beside a packed array."""
+    """[K] bool: whether each row in ``of`` [K] has a twin in the rows ``among`` [N]; kept beside a packed array.
+
+    Of clips the rows of all frames, ``of`` [K, T] and ``among`` [N, T].
+    """
     if not len(of) or not len(among):
         return np.zeros(len(of), bool)
     if not isinstance(pixels, PackedArray):
@@ -115,6 +118,6 @@ def _scaled(cells: Tensor) -> Tensor:
 
 
 def _batches(pixels: Pixels, rows: np.ndarray) -> Iterator[np.ndarray]:
-    size = max(1, BATCH // math.prod(pixels.shape[1:]))
+    size = max(1, BATCH // (math.prod(pixels.shape[1:]) * math.prod(rows.shape[1:])))
     for at in range(0, len(rows), size):
         yield rows[at : at + size]

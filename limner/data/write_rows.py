@@ -18,6 +18,7 @@ from rich.console import Console
 
 from limner.data import tiles
 from limner.data.cache import fingerprint_of
+from limner.data.clips.times import Cut
 from limner.data.images import decode
 from limner.data.images.deep import Scale
 from limner.data.items import Item, Problem
@@ -40,6 +41,7 @@ class Plan:
     half: str
     scale: Scale  # of floats and integers of any range
     filter: str
+    cut: Cut | None = None  # of clips, whose rows are single frames
 
     @property
     def row(self) -> tuple[int, int, int, int]:
@@ -56,14 +58,38 @@ class Row:
 
     item: Item  # of a tile with the tile's name
     size: tuple[int, int]  # own height and width of its picture
+    first: int = 0  # of a clip: the row of its first frame
+    stride: int = 0  # of a clip: rows from one frame to the next; 0: a still
+    rate: float | None = None  # of a clip: frames a second, if known
 
 
-def write_rows(
-    scratch: Path, items: Sequence[Sequence[Item]], plan: Plan, say: Console
-) -> tuple[list[list[Row]], Counter[int], list[Problem]]:
-    """Writes the images of each source; returns their rows, the channels in use, and the images that are damaged."""
-    kept: list[list[Row]] = [[] for _ in items]
-    bad, used = [], Counter({1: 0})
+@dataclasses.dataclass
+class Written:
+    """What was written of the items of each source."""
+
+    rows: list[list[Row]]
+    bad: list[Problem] = dataclasses.field(default_factory=list)  # that are damaged
+    used: Counter[int] = dataclasses.field(
+        default_factory=lambda: Counter({1: 0})
+    )  # channels in use, by item
+    short: list[Problem] = dataclasses.field(default_factory=list)  # of films without a clip
+    traits: Counter[str] = dataclasses.field(
+        default_factory=Counter
+    )  # of films: see `limner.data.clips.notes`
+    frames: int = 0  # of clips, in all
+
+
+def uses(pixels: np.ndarray) -> int:
+    """The channels in use of [..., C]: 4 where something is transparent, 3 where something has a colour, else 1."""
+    if pixels.shape[-1] == 4 and (pixels[..., 3] < np.iinfo(pixels.dtype).max).any():
+        return 4
+    coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
+    return 3 if coloured else 1
+
+
+def write_rows(scratch: Path, items: Sequence[Sequence[Item]], plan: Plan, say: Console) -> Written:
+    """Writes the images of each source."""
+    written = Written([[] for _ in items])
     every = list(chain.from_iterable(items))
     origins = np.repeat(np.arange(len(items)), [len(some) for some in items]).tolist()
     with open(scratch / "rows", "wb") as file, bar("packing", say.quiet) as watch:
@@ -71,26 +97,21 @@ def write_rows(
         done = in_parallel(partial(_decoded, plan), every, watch, group=1 if plan.fit == "tiles" else 16)
         for origin, (item, decoded) in zip(origins, done, strict=True):
             if isinstance(decoded, Problem):
-                bad.append(decoded)
+                written.bad.append(decoded)
                 continue
             pixels, names, channels, size = decoded
             file.write(pixels.data)
-            kept[origin] += [Row(dataclasses.replace(item, name=name), size) for name in names]
-            used[channels] += 1
-    return kept, used, bad
+            written.rows[origin] += [Row(dataclasses.replace(item, name=name), size) for name in names]
+            written.used[channels] += 1
+    return written
 
 
 def _decoded(plan: Plan, item: Item) -> tuple[np.ndarray, list[str], int, tuple[int, int]]:
     """The rows [K, T, H, W, C] of an image as planned, their names, how many channels are in use, and its own size."""
-    if item.clip and plan.frames > 1:
-        pixels, size = item.clip(plan.height, plan.width, plan.frames, 8.0), (plan.height, plan.width)
-    else:
-        with item.image(plan.height, plan.width) as source:
-            pixels, size = decode.decode_with_size(source, plan.form)
-    transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
-    coloured = pixels.shape[-1] > 1 and bool((pixels[..., :1] != pixels[..., 1:3]).any())
+    with item.image(plan.height, plan.width) as source:
+        pixels, size = decode.decode_with_size(source, plan.form)
+    channels = min(uses(pixels), max(plan.channels, 3))
     pixels = decode.as_channels(pixels, plan.channels, plan.background, plan.dtype)
-    channels = 4 if transparent and plan.channels == 4 else 3 if coloured else 1
     if plan.fit != "tiles":
         row = decode.padded(pixels, plan.height, plan.width, plan.background)
         return np.ascontiguousarray(row[None]), [item.name], channels, size
@@ -99,7 +120,7 @@ def _decoded(plan: Plan, item: Item) -> tuple[np.ndarray, list[str], int, tuple[
 
 
 def write_array(scratch: Path, plan: Plan, n: int, index: dict[str, Any]) -> tuple[str, list[str]]:
-    """Writes array.npy from the rows, in the channels of the index; returns the fingerprint and blocks' digests."""
+    """Writes array.npy from ``n`` rows, in the channels of the index; returns the fingerprint and blocks' digests."""
     channels = index["spec"]["channels"]
     shape = (n, *plan.row[0 if plan.frames > 1 else 1 : -1], channels)
     header = {"descr": np.lib.format.dtype_to_descr(plan.dtype), "fortran_order": False, "shape": shape}

@@ -142,7 +142,8 @@ class Loop:
         image = batch.image.to(self.device, non_blocking=True)
         if self.run.training.channels_last and image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
-        return Batch(image, batch.condition.to(self.device))
+        counts = None if batch.counts is None else batch.counts.to(self.device)
+        return Batch(image, batch.condition.to(self.device), counts)
 
     def take_step(self, progress: float) -> dict[str, Tensor]:
         """One step: an update by every player that is due, then the average. Returns the mean terms.

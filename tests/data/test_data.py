@@ -349,16 +349,6 @@ def test_large_jpegs_are_shrunk_in_the_decoder_to_the_same_picture(tmp_path):
     assert np.abs(jpeg - png).max() <= 4
 
 
-def test_clips(tmp_path):
-    frames = [Image.fromarray(np.full((16, 16, 3), v, np.uint8)) for v in (10, 20, 30)]
-    (tmp_path / "a").mkdir()
-    frames[0].save(tmp_path / "a" / "x.png", save_all=True, append_images=frames[1:])
-    data = read(tmp_path / "a", options=DataOptions(frames=4, channels=3))
-    assert data.array.shape == (1, 4, 16, 16, 3) and data.spec.shape == (3, 4, 16, 16)
-    assert data.array[0, :, 0, 0, 0].tolist() == [10, 20, 30, 30]
-    assert data.batch(np.array([0, 0])).image.shape == (2, 3, 4, 16, 16)
-
-
 # Reading ----------------------------------------------------------------------------------------------------
 
 

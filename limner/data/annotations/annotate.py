@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -20,7 +20,8 @@ from limner.data.annotations.metadata import (
     parse_json,
 )
 from limner.data.annotations.stylegan import with_dataset_json
-from limner.data.images.formats import SUFFIXES, kind_of
+from limner.data.clips.numbered import Numbered, numbered
+from limner.data.images.formats import FILMS, SUFFIXES, kind_of
 from limner.data.items import Item, Listing, Opener, Problem, plain, printable, same_form
 
 BESIDE = ".txt", ".caption", ".cls", ".json"  # of the texts that are read beside an image
@@ -39,14 +40,17 @@ class _Files:
     others: Counter[str] = field(default_factory=Counter)  # by what they are
 
 
-def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Listing:
+def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = (), clips: str = "") -> Listing:
     """The images among files, with labels and captions from metadata and files beside them; see `by_path` for folders.
 
     Labels: `label` in metadata, or .cls beside the image. Captions: `text` in metadata, or .txt or .caption
-    beside it. A .json beside an image may hold both, as in webdataset shards.
+    beside it. A .json beside an image may hold both, as in webdataset shards. ``clips``: of a data set of clips
+    `numbered` of ``DataOptions``, and films are read too; else "".
     """
     problems = list(skipped)
-    found = _sorted_out(files, problems)
+    frames = numbered(files) if clips == "clips" else Numbered(dict(files))
+    files = frames.rest
+    found = _sorted_out(files, problems, frames.clips.keys(), SUFFIXES | FILMS if clips else SUFFIXES)
     rows, beside = Rows(found.images), _Beside(files)
     for name in found.tables:
         rows.read(name, files[name])
@@ -60,8 +64,9 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
         label = rows.labels.get(i) or said.get("label") or said.get(".cls")
         caption = rows.captions.get(i) or said.get("text") or said.get(".txt") or said.get(".caption")
         texts = label and plain(label), caption and printable(caption)
-        items.append(Item(printable(name), files[name], *texts))
-    notes = rows.notes + beside.notes + _notes(found, rows)
+        for pictures in frames.clips.get(name, [()]):
+            items.append(Item(printable(name), files[name], *texts, pictures=pictures))
+    notes = frames.notes + rows.notes + beside.notes + _notes(found, rows)
     if lost := [item.name for item in items if "\ufffd" in (item.caption or "")]:
         such = f"such as that of {lost[0]!r}"
         notes.append(f"{len(lost):,} captions hold U+FFFD, for text that was lost, {such}.")
@@ -69,8 +74,13 @@ def annotate(files: Mapping[str, Opener], skipped: Sequence[Problem] = ()) -> Li
     return with_dataset_json(listing, files)
 
 
-def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
-    """The files by what they are; those that cannot be used are added to the problems."""
+def _sorted_out(
+    files: Iterable[str], problems: list[Problem], clips: Container[str], suffixes: frozenset[str]
+) -> _Files:
+    """The files by what they are; those that cannot be used are added to the problems.
+
+    ``clips`` are folders of frames, and ``suffixes`` those of images.
+    """
     found = _Files()
     for name in files:
         path = PurePosixPath(name)
@@ -79,7 +89,7 @@ def _sorted_out(files: Iterable[str], problems: list[Problem]) -> _Files:
             problems.append(Problem(printable(name), "a macOS resource fork, not an image"))
         elif path.name.startswith("."):
             continue
-        elif suffix in SUFFIXES:
+        elif suffix in suffixes or name in clips:
             found.images.append(name)
         elif path.stem.lower() == "metadata" and suffix in TABLES:
             found.tables.append(name)

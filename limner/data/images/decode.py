@@ -108,8 +108,8 @@ def _pixels(opened: Opened, form: Form) -> np.ndarray:
             extent = _draft(image, form, opened.orientation)
     with UNDER_WAY.hold(cost(image, opened.deep)):
         if not several:
-            return np.stack([_frame(opened, form, extent)] * form.frames)
-        frames = [_frame(page, form) for page in _pages(opened, form.frames)]
+            return np.stack([frame(opened, form, extent)] * form.frames)
+        frames = [frame(page, form) for page in _pages(opened, form.frames)]
         frames += frames[-1:] * (form.frames - len(frames))
         if len({frame.dtype for frame in frames}) > 1:
             raise Unusable("its frames have different depths: save them all with 8 or all with 16 bits")
@@ -143,9 +143,9 @@ def _draft(image: Image.Image, form: Form, orientation: int) -> Extent | None:
     return drafted[1][2:] if drafted and form.filter == "exact" else None
 
 
-def _frame(opened: Opened, form: Form, extent: Extent | None = None) -> np.ndarray:
-    """[h, w, C]"""
-    planes = [_resized(plane, opened.orientation, form, extent) for plane in _planes(opened, form.scale)]
+def frame(opened: Opened, form: Form, extent: Extent | None = None) -> np.ndarray:
+    """[h, w, C] of the frame that an opened image is at; ``extent`` is that of ``resized``."""
+    planes = [resized(plane, opened.orientation, form, extent) for plane in _planes(opened, form.scale)]
     pixels = np.dstack(planes) if len(planes) > 1 else planes[0].reshape(*planes[0].shape[:2], -1)
     if pixels.dtype == np.float32:
         pixels = np.clip(np.rint(pixels), 0, 65535).astype(np.uint16)
@@ -182,8 +182,13 @@ def _again(source: IO[bytes], frame: int) -> Image.Image:
     return image
 
 
-def _resized(image: Image.Image, orientation: int, form: Form, extent: Extent | None) -> np.ndarray:
-    """[h, w] or [h, w, C] of a plain image, of which the picture takes ``extent`` (None: all)."""
+def resized(
+    image: Image.Image, orientation: int, form: Form, extent: Extent | None = None, aspect: float = 1.0
+) -> np.ndarray:
+    """[h, w] or [h, w, C] of a plain image, of which the picture takes ``extent`` (None: all).
+
+    ``aspect`` is how wide its pixels are in their heights, once it is upright.
+    """
     left, top, beyond = 0.0, 0.0, [0.0, 0.0]  # pixels across and down that are not of the picture
     if extent is not None:
         beyond = [image.width - extent[0], image.height - extent[1]]  # at the right and below
@@ -198,18 +203,18 @@ def _resized(image: Image.Image, orientation: int, form: Form, extent: Extent | 
         image = image.crop((start, 0, start + side, image.height))
     if form.fit == "tiles":
         return np.asarray(image)
-    across, down = image.width - beyond[0], image.height - beyond[1]
+    across, down = aspect * (image.width - beyond[0]), image.height - beyond[1]
     height, width = form.height, form.width
     if form.fit == "pad":
         scale = min(width / across, height / down)
         width = min(width, max(1, round(across * scale)))
         height = min(height, max(1, round(down * scale)))
-    box = (left, top, left + across, top + down)
+    x, y = 0.0, 0.0  # cut off at each side
     if form.fit == "crop":
         scale = max(width / across, height / down)
         spare = across - width / scale, down - height / scale
         x, y = (max(0.0, each / 2) for each in spare)  # against rounding below 0
-        box = (left + x, top + y, left + across - x, top + down - y)
+    box = (left + x / aspect, top + y, left + across / aspect - x / aspect, top + down - y)
     return _scaled(image, box, (width, height), form.filter)
 
 

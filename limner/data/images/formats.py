@@ -21,6 +21,8 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .mpo .gif .webp .avif .avifs .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .pfm .tga "
     ".ico .jp2 .j2k .dds .pcx .qoi .heic .heif .jxl".split()
 )
+# Of films, which a data set of clips reads.
+FILMS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .wmv .flv .mpg .mpeg .mts .m2ts .3gp .ogv".split())
 
 _CONVERT = "convert it to PNG or JPEG"
 _FRAMES = "save its frames as PNG or GIF"
@@ -125,7 +127,7 @@ _IMAGES = (*tuple(_SUFFIXES)[:11], "other images")
 _ARRAYS = ("NumPy arrays", "HDF5 files", "MATLAB files", "idx-ubyte files", "pickles", "TFRecord files")
 _ADVICE = {
     **dict.fromkeys(_IMAGES, "convert them to PNG or JPEG"),
-    "films": "save their frames as PNG",
+    "films": "choose --data.frames 16 and a family that takes clips, or save their frames as PNG,",
     **dict.fromkeys(_ARRAYS, "save their images as PNG"),
 }
 

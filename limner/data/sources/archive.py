@@ -43,8 +43,8 @@ def _kind(path: Path) -> str:
     return "tar" if tar else ""
 
 
-def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "") -> Source:
-    """One source of one or more archives. `scratch` is a folder for temporary files."""
+def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "", clips: str = "") -> Source:
+    """One source of one or more archives. `scratch` is a folder for temporary files; ``clips`` as in `annotate`."""
     parent = Path(os.path.commonpath([path.parent for path in paths]))
     names = {path: path.relative_to(parent).as_posix() for path in paths}
 
@@ -53,7 +53,7 @@ def archives(text: str, paths: Sequence[Path], scratch: Path, classes: str = "")
         for path, name in names.items():
             members = _members(path, scratch)
             files = {n: opener for n, opener in sorted(members.files.items()) if not hidden(n)}
-            inside = annotate(files)
+            inside = annotate(files, clips=clips)
             items += inside.items
             origins += [str(PurePosixPath(name).with_suffix(""))] * len(inside.items)  # may say a split
             problems += [Problem(f"{name}/{p.path}", p.reason) for p in members.problems + inside.skipped]

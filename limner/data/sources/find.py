@@ -14,7 +14,7 @@ from limner.data.annotations.annotate import BESIDE, annotate
 from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.annotations.metadata import TABLES
-from limner.data.images.formats import SUFFIXES, not_read
+from limner.data.images.formats import FILMS, SUFFIXES, not_read
 from limner.data.items import Listing, Source, opener_of, printable, stamp
 from limner.data.sources.archive import archives, is_archive
 from limner.data.sources.builtin import digits, emoji, shapes, two_of_shapes
@@ -32,10 +32,11 @@ _OPENERS: dict[str, Callable[[str], Source]] = {
 }  # fmt: skip
 
 
-def find(text: str, scratch: Path, classes: str = "", language: str = "en") -> Source:
+def find(text: str, scratch: Path, classes: str = "", language: str = "en", clips: str = "") -> Source:
     """The source that `text` names. Raises LimnerError.
 
-    `scratch` is a folder for temporary files; `classes` and `language` are those of `DataOptions`.
+    `scratch` is a folder for temporary files; `classes` and `language` are those of `DataOptions`; `clips` is as in
+    `annotate`.
     """
     if text in _OPENERS:
         return _OPENERS[text](language)
@@ -47,30 +48,30 @@ def find(text: str, scratch: Path, classes: str = "", language: str = "en") -> S
         return hub(text)
     if not text:
         raise LimnerError(f"No source was named.{_hint(text)}")
-    path = Path(text).expanduser()
+    path, suffixes = Path(text).expanduser(), SUFFIXES | FILMS if clips else SUFFIXES
     if path.is_dir():
         folder = Folder(path)
         kinds = {PurePosixPath(name).suffix.lower() for name in folder.files}
-        if kinds & SUFFIXES:
-            return folder.source(text, classes)
+        if kinds & suffixes:
+            return folder.source(text, classes, clips)
         files = [path / name for name in folder.files]
         if ".parquet" in kinds:
             return parquet(text, [file for file in files if file.suffix.lower() == ".parquet"])
         if within := [file for file in files if is_archive(file)]:
-            return archives(text, within, scratch, classes)
-        return folder.source(text, classes)
+            return archives(text, within, scratch, classes, clips)
+        return folder.source(text, classes, clips)
     matches = [path]
     if not path.is_file():
         matches = [Path(p) for word in _braces(str(path)) for p in sorted(glob.glob(word, recursive=True))]
     if not matches:
         raise LimnerError(f"There is no source {text!r}.{_hint(text)}")
     files = list(_files(matches, "**" in text))
-    if any(file.suffix.lower() in SUFFIXES for file in files):
-        return _images(text, files, classes)
+    if any(file.suffix.lower() in suffixes for file in files):
+        return _images(text, files, classes, clips)
     if files and all(file.suffix.lower() == ".parquet" for file in files):
         return parquet(text, files)
     if within := [file for file in files if is_archive(file)]:
-        return archives(text, within, scratch, classes)
+        return archives(text, within, scratch, classes, clips)
     raise LimnerError(f"{text!r} is not a folder, image, archive or parquet file: {_what(files)}.")
 
 
@@ -99,7 +100,7 @@ def _files(matches: Sequence[Path], deep: bool) -> Iterator[Path]:
             yield from (path / name for name in Folder(path).files)
 
 
-def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
+def _images(text: str, paths: Sequence[Path], classes: str, clips: str) -> Source:
     """Files that a pattern matches; below the folder of them all, folders may be classes."""
     parent = Path(os.path.commonpath([path.parent for path in paths]))
     beside = [side for path in paths for suffix in BESIDE if (side := path.with_suffix(suffix)).is_file()]
@@ -108,7 +109,7 @@ def _images(text: str, paths: Sequence[Path], classes: str) -> Source:
     openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
 
     def listing() -> Listing:
-        found = by_path(annotate(openers), classes)
+        found = by_path(annotate(openers, clips=clips), classes)
         return replace(found, notes=found.notes + _tables_beside(files, parent))
 
     return Source(text, key, listing)

@@ -49,7 +49,7 @@ class Folder:
     def _skip(self, name: str, why: str) -> None:
         self.skipped.append(Problem(printable(name), why))
 
-    def source(self, text: str, classes: str = "") -> Source:
+    def source(self, text: str, classes: str = "", clips: str = "") -> Source:
         openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
         key = ["folder", RULES, classes, *((printable(name), *stamp) for name, stamp in self.files.items())]
-        return Source(text, key, lambda: by_path(annotate(openers, self.skipped), classes))
+        return Source(text, key, lambda: by_path(annotate(openers, self.skipped, clips), classes))
