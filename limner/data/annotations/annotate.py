@@ -19,8 +19,8 @@ from limner.data.annotations.metadata import (
     one_line,
     parse_json,
 )
+from limner.data.annotations.numbered import Numbered, numbered
 from limner.data.annotations.stylegan import with_dataset_json
-from limner.data.clips.numbered import Numbered, numbered
 from limner.data.images.formats import FILMS, SUFFIXES, kind_of
 from limner.data.items import Item, Listing, Opener, Problem, plain, printable, same_form
 

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from limner.data.clips import film
-from limner.data.clips.numbered import ANIMATED, moves
-from limner.data.images import decode, deep
+from limner.data.images import animated, decode, deep
 from limner.data.images.decode import Form
 from limner.data.images.formats import FILMS
 from limner.data.images.header import Header, read_header
@@ -70,7 +69,7 @@ def header_of(item: Item, hdr: str = "refuse") -> Header:
         header = read_header(source)
     if item.pictures:
         return replace(header, frames=len(item.pictures), traits=("numbered",))
-    return header if header.format in ANIMATED else replace(header, frames=1)
+    return header if header.format in animated.FORMATS else replace(header, frames=1)
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def reel(item: Item, form: Form, hdr: str = "refuse") -> Iterator[Reel]:
             yield _of_film(found, form)
     else:
         with opener(form.height, form.width) as source:
-            if isinstance(source, Image.Image) or not moves(opener):
+            if isinstance(source, Image.Image) or not animated.moves(opener):
                 pixels, size = decode.decode_with_size(source, form)
                 yield Reel(iter([(0.0, Frame(lambda: pixels[0]))]), size, still=True)
                 return

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 
+from limner.data.images.animated import moves
 from limner.data.images.formats import SUFFIXES
-from limner.data.images.opening import open_image
 from limner.data.items import Opener, printable
 
-ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further frames follow the first in time
 ROOT = "frames"  # the name of a clip whose frames lie in no folder
 _NUMBER = re.compile(r"(.*?)(\d+)$")
 
@@ -58,15 +57,6 @@ def numbered(files: Mapping[str, Opener]) -> Numbered:
         which = f"{len(gaps):,} of them lack" if len(gaps) > 1 else "1 of them lacks"
         found.notes.append(f"{which} numbers, such as {gaps[0]}: no clip crosses such a gap.")
     return found
-
-
-def moves(opener: Opener) -> bool:
-    """Whether an image file is an animation of several frames."""
-    try:
-        with opener(0, 0) as source, open_image(source).image as image:
-            return image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
-    except Exception:  # damaged: whoever decodes it says how
-        return False
 
 
 def _numbers(names: Sequence[str]) -> dict[int, str] | None:
