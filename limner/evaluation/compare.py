@@ -234,7 +234,7 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     with bar(f"drawing {n} images") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
-    features, *others = find_all(options.features)
+    features, *others = find_all(options.features, clips=pipeline.spec.frames > 1)
     fidelity = measure_samples(samples, real, features, run, options.seed, k=options.k)
     prompts = measure_prompts(pipeline, sources, real, options.seed)
     if fidelity and prompts:

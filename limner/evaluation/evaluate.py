@@ -46,10 +46,11 @@ class Task:
     to: Path  # folder for what is found
     ranks: Ranks
     quiet: bool
+    frames: int = 1  # of clips
 
     @cached_property
     def features(self) -> list[Features]:  # those of the main figures come first
-        return find_all(self.options.features, self.options.weights)
+        return find_all(self.options.features, self.options.weights, self.frames > 1)
 
 
 def evaluate(
@@ -74,6 +75,11 @@ def evaluate(
 
 def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     pipeline, ranks, options = Pipeline(task.what), task.ranks, task.options
+    task = replace(task, frames=pipeline.spec.frames)
+    if task.frames > 1 and options.matches:
+        raise LimnerError(
+            "--matches compares still images with their prompts, and the run draws clips: leave it out."
+        )
     with ranks.in_turn():
         real = open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
     held_out = check_held_out(pipeline, task.sources, real, task.quiet) if ranks.first else None
@@ -101,7 +107,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     elif isinstance(pipeline.model, Generates):
         n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
-        with bar(f"drawing {n:,} images", task.quiet) as watch:
+        with bar(f"drawing {n:,} {'images' if task.frames == 1 else 'clips'}", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
         prompts = measure_prompts(pipeline, task.sources, real, seed, task.quiet, ranks, opened)
         chosen = pipeline.named_sampling(sampling)

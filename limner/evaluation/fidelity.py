@@ -15,9 +15,10 @@ from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
 from limner.evaluation import figures
+from limner.evaluation.clips import measure_movement
 from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
 from limner.evaluation.figures import Described
-from limner.evaluation.images import Images, channels_of
+from limner.evaluation.images import Images, channels_of, frames_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_of_rows
 from limner.evaluation.results import FeatureFigures, Fidelity
 from limner.evaluation.tables import CHANNELS
@@ -64,6 +65,13 @@ class Compared:
         channels = max(map(channels_of, sides))
         return cls(*(Images.of(side, channels) for side in sides))
 
+    def frames(self, seed: int) -> Compared:
+        """Of clips, a random frame of each; images as they are."""
+        if frames_of(self.drawn.source) == 1:
+            return self
+        sides = self.drawn, self.training, self.held_out
+        return Compared(*(side.frames(seed + i) for i, side in enumerate(sides)))
+
 
 def draw_samples(
     pipeline: Pipeline, real: Real, n: int, seed: int = 0, watch: Watch = ignore, ranks: Ranks = ALONE,
@@ -79,8 +87,9 @@ def draw_samples(
     condition, rows = condition_like(model, data, n, seed, pictures=False), data.order(0, n, seed)
     mine, seeds = ranks.part(n), range(seed, seed + n)
     pixels = []
-    for at in range(mine.start, mine.stop, DRAWN):
-        some = slice(at, min(at + DRAWN, mine.stop))
+    step = max(1, DRAWN // model.spec.frames)
+    for at in range(mine.start, mine.stop, step):
+        some = slice(at, min(at + step, mine.stop))
         done, count = (
             (at - mine.start) / (mine.stop - mine.start),
             (some.stop - at) / (mine.stop - mine.start),
@@ -103,8 +112,9 @@ def compute_features(
     """
     n = len(samples.images)
     if min(n, len(real)) < MIN_IMAGES:
+        images = "images" if frames_of(samples.images) == 1 else "clips"
         raise LimnerError(
-            f"{n} images against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
+            f"{n} {images} against {len(real)} real ones are too few to measure: both need at least {MIN_IMAGES}."
         )
     compared = Compared.of(samples, real)
     parts = (compared.drawn, compared.training, compared.held_out)
@@ -145,17 +155,30 @@ def measure_fidelity(
     measured = figures_of(sets, keys, watch, seed, k)
     copies = copies or find_copies(samples.images, real)
     found = copies.memorised
-    source = real.whole.training if len(real.training) else real.whole.held_out
-    beside = Images.of(source.part(source.order(0, min(n, len(source)), seed)), drawn.channels)
-    wasserstein = pixels.sliced_wasserstein(drawn, beside, seed=seed)
+    frames, whole = compared.frames(seed), real.whole
+    beside, source = (
+        (frames.training, whole.training) if len(real.training) else (frames.held_out, whole.held_out)
+    )
+    beside = beside.part(source.order(0, min(n, len(source)), seed))
+    wasserstein = pixels.sliced_wasserstein(frames.drawn, beside, seed=seed)
     return Fidelity(
-        **vars(measured), size=list(drawn[:1].shape[2:]), channels=drawn.channels,
+        **vars(measured), size=list(drawn[:1].shape[-2:]), channels=drawn.channels, **_of_clips(compared, seed),
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
         duplicates=_duplicates(keys[0]), real_duplicates=_duplicates(real_keys),
         notes=_notes(samples, real, keys[0], real_keys),
     )  # fmt: skip
+
+
+def _of_clips(compared: Compared, seed: int) -> dict[str, Any]:
+    """What ``Fidelity`` has of clips alone; nothing of images."""
+    real = compared.training if len(compared.training) else compared.held_out
+    frames = frames_of(compared.drawn.source)
+    if frames == 1:
+        return {}
+    rate = real.source.spec.rate if isinstance(real.source, Data) else None
+    return {"frames": frames, "rate": rate, **vars(measure_movement(compared.drawn, real, seed))}
 
 
 def figures_of(
@@ -187,30 +210,31 @@ def _duplicates(keys: np.ndarray) -> int:
 def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -> list[str]:
     """Sentences on what was compared, for the person; ``drawn`` and ``known`` are the keys of both sides' images."""
     notes, ours, theirs = [], channels_of(samples.images), channels_of(real.whole.training)
+    images = "images" if frames_of(samples.images) == 1 else "clips"
     if ours != theirs:
         notes.append(
-            f"The images are {CHANNELS[ours]} and the real ones {CHANNELS[theirs]}: they were compared in "
+            f"The {images} are {CHANNELS[ours]} and the real ones {CHANNELS[theirs]}: they were compared in "
             f"{CHANNELS[max(ours, theirs)]}, so that what is missing counts."
         )
     if max(ours, theirs) == 4:
         notes.append("Features are means of those over black and over white, so that transparency counts.")
     if np.array_equal(np.sort(drawn), np.sort(known)):
-        notes.append("The two sets are equal: they hold the same images, byte for byte.")
+        notes.append(f"The two sets are equal: they hold the same {images}, byte for byte.")
     elif identical := int(np.isin(drawn, known).sum()):
-        notes.append(f"{identical:,} of the {len(drawn):,} images are equal to a real one, byte for byte.")
+        notes.append(f"{identical:,} of the {len(drawn):,} {images} are equal to a real one, byte for byte.")
     if twins := real.held_out.twins_note:
         notes.append(twins)
     if len(np.unique(drawn)) == 1:
-        notes.append(f"All {len(drawn):,} images are equal: what drew them has collapsed to one.")
+        notes.append(f"All {len(drawn):,} {images} are equal: what drew them has collapsed to one.")
     elif same := _duplicates(drawn):
-        notes.append(f"{same:,} of the {len(drawn):,} images equal an earlier one of them.")
+        notes.append(f"{same:,} of the {len(drawn):,} {images} equal an earlier one of them.")
     if (different := len(np.unique(known))) < MIN_IMAGES:
         notes.append(
-            f"Different real images: only {different} of {len(known):,}. No figure is reliable, so add others."
+            f"Different real {images}: only {different} of {len(known):,}. No figure is reliable, so add others."
         )
     elif same := _duplicates(known):
         notes.append(
-            f"{same:,} of the {len(known):,} real images equal an earlier one: duplicates count twice."
+            f"{same:,} of the {len(known):,} real {images} equal an earlier one: duplicates count twice."
         )
     if absent := why_not_measured(real):
         notes.append(f"Memorised was not measured: {absent}.")
@@ -234,7 +258,7 @@ def measure_samples(
     with bar("measuring", quiet) as watch:
         fidelity = measure_fidelity(samples, real, sets, watch, seed, copies, k)
     images, captions = nearest_pairs(samples.images, real, copies)
-    save_grid(folder / "nearest.png", images, captions, columns=8)
+    save_grid(folder / "nearest.png", images, captions, columns=8 if images.ndim == 4 else 1)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
     return fidelity

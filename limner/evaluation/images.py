@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from limner.core import DataOptions
@@ -26,11 +27,13 @@ Size = tuple[int, int]  # height, width
 class Images:
     """Images as 8-bit files hold them, [B, C, H, W] in [-1, 1], read and converted when they are indexed.
 
-    Conversion only adds channels: grey is repeated three times, and images without alpha are opaque.
+    Conversion only adds channels: grey is repeated three times, and images without alpha are opaque. Clips are
+    [B, C, T, H, W], unless ``frame`` says which frame is shown of each.
     """
 
     source: Data | Tensor
     channels: int
+    frame: np.ndarray | None = None  # [N]
 
     @classmethod
     def of(cls, source: Data | Tensor, channels: int) -> Images:
@@ -44,13 +47,22 @@ class Images:
     def __getitem__(self, index: slice | np.ndarray) -> Tensor:
         rows = np.arange(len(self))[index]
         images = self.source.batch(rows).image if isinstance(self.source, Data) else self.source[rows]
+        if self.frame is not None:
+            images = images[torch.arange(len(rows)), :, torch.from_numpy(self.frame[rows])]
         return as_saved(with_channels(images, self.channels))
 
     def part(self, rows: slice | np.ndarray) -> Images:
         """A view of some of the images."""
+        frame = None if self.frame is None else self.frame[rows]
         if isinstance(self.source, Data):
-            return replace(self, source=self.source.part(np.arange(len(self))[rows]))
-        return replace(self, source=self.source[rows])
+            return replace(self, source=self.source.part(np.arange(len(self))[rows]), frame=frame)
+        return replace(self, source=self.source[rows], frame=frame)
+
+    def frames(self, seed: int) -> Images:
+        """One random frame of each clip: frames of several clips are independent, those of one are not."""
+        return replace(
+            self, frame=np.random.default_rng(seed).integers(frames_of(self.source), size=len(self))
+        )
 
     def batches(self, size: int = 64) -> Iterator[Tensor]:
         """All images in order."""
@@ -69,6 +81,13 @@ class Images:
 
 def channels_of(images: Data | Tensor) -> int:
     return images.spec.channels if isinstance(images, Data) else images.shape[1]
+
+
+def frames_of(images: Data | Tensor) -> int:
+    """T of clips; 1 of images."""
+    if isinstance(images, Data):
+        return images.spec.frames
+    return images.shape[2] if images.ndim == 5 else 1
 
 
 # Sizes --------------------------------------------------------------------------------------------------

@@ -23,6 +23,17 @@ class Figure(JsonResult):
     k: int | None = None  # neighbours
 
 
+@dataclass(frozen=True)
+class Ratio(JsonResult):
+    """A mean over drawn clips, relative to that over real ones."""
+
+    value: float
+    low: float  # 95% interval
+    high: float
+    drawn: float  # the means themselves
+    real: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureFigures(JsonResult):
     """How close a set of images is to the real ones in one space of features."""
@@ -47,6 +58,12 @@ class Fidelity(FeatureFigures):
 
     size: list[int]  # [H, W] that both sides were compared at
     channels: int | None = None  # that both sides were compared in
+    frames: int | None = (
+        None  # of clips; the main figures are those of whole clips, sliced Wasserstein of frames
+    )
+    rate: float | None = None  # frames a second, where it is known
+    motion: Ratio | None = None  # mean difference of neighbouring frames
+    jitter: Ratio | None = None  # mean second difference
     other_features: dict[str, FeatureFigures] = field(default_factory=dict)  # by name
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
     copies: Memorised | None = None  # the same with its interval, and beside that of a perfect generator

@@ -22,8 +22,9 @@ from limner.evaluation.real import Real
 from limner.evaluation.results import FeatureFigures
 from limner.fields import to_json
 from limner.inference.pipeline import Pipeline
+from limner.metrics.clip_features import of_frames
 from limner.metrics.features import Features, of_model
-from limner.metrics.find import FEATURES, find
+from limner.metrics.find import FEATURES, OF_CLIPS, find, find_of_clips
 from limner.networks.imagenet import is_installed
 from limner.progress import bar, part
 from limner.settings import LimnerError
@@ -40,10 +41,18 @@ def find_features(name: str, weights: str = "") -> Features:
     return of_model(pipeline.model, name, pipeline.digest)
 
 
-def find_all(name: str, weights: str = "") -> list[Features]:
-    """The features that ``name`` stands for: those of the main figures come first. Raises LimnerError."""
+def find_all(name: str, weights: str = "", clips: bool = False) -> list[Features]:
+    """The features that ``name`` stands for: those of the main figures come first. Raises LimnerError.
+
+    For ``clips`` those of whole clips, then those that describe frames.
+    """
+    if clips:
+        return _find_for_clips(name, weights)
     if name != AUTO:
-        return [find_features(name, weights)]
+        found = find_features(name, weights)
+        if found.clips:
+            raise LimnerError(f"{name} describes clips, and these are still images: name other features.")
+        return [found]
     found = [find_features("random", weights)]
     if is_installed():
         try:
@@ -51,6 +60,15 @@ def find_all(name: str, weights: str = "") -> list[Features]:
         except LimnerError as error:
             warnings.warn(f"{error} Only random features are measured.", stacklevel=2)
     return found
+
+
+def _find_for_clips(name: str, weights: str) -> list[Features]:
+    if name in OF_CLIPS:
+        return [find_of_clips(name, weights), of_frames(find("random"))]
+    found = find_all(AUTO) if name == AUTO else [find_features(name, weights)]
+    if found[0].clips:
+        return [found[0], of_frames(find("random"))]
+    return [find_of_clips("random"), *map(of_frames, found)]
 
 
 def measure_beside(
@@ -64,11 +82,12 @@ def measure_beside(
 ) -> dict[str, FeatureFigures]:
     """The figures in further features, by their names: of at most BESIDE images, since these take longer.
 
-    Each process describes its part; the first measures, the others return nothing.
+    Of clips, those of a random frame of each. Each process describes its part; the first measures, the others return
+    nothing.
     """
     if not features:
         return {}
-    compared, found = Compared.of(samples, real), {}
+    compared, found = Compared.of(samples, real).frames(seed), {}
     drawn, split = compared.drawn.part(slice(BESIDE)), len(compared.training)
     rows = reference(len(real), len(drawn), seed).sort().values.numpy()
     training, held_out = (

@@ -44,14 +44,19 @@ def evaluation_rows(result: Evaluation) -> list[Cells]:
         rows += _figure_rows(fidelity)
         for other in fidelity.other_features.values():
             rows += _figure_rows(other, f" ({other.features})")
+        rows += _movement_rows(fidelity)
         rows += _memorised_rows(fidelity)
+        of = " of frames" if fidelity.frames else ""
         for side, distance in fidelity.sliced_wasserstein.items():
-            rows.append((f"sliced Wasserstein at {side} pixels, x1000", number(distance, 4), "", ""))
+            rows.append((f"sliced Wasserstein{of} at {side} pixels, x1000", number(distance, 4), "", ""))
         rows += _prompt_rows(fidelity)
         colours = CHANNELS.get(fidelity.channels or 0, "")
         rows.append(
             ("measured at, in pixels", f"{'x'.join(map(str, fidelity.size))} {colours}".strip(), "", "")
         )
+        if fidelity.frames:
+            rate = f"{fidelity.rate:g} a second" if fidelity.rate else "rate unknown"
+            rows.append(("measured at, in frames", f"{fidelity.frames}, {rate}", "", ""))
     rows += _match_rows(result)
     for name, unit in (("psnr", " dB"), ("ssim", ""), ("ms_ssim", "")):
         score = getattr(result.reconstruction, name, None)
@@ -109,6 +114,18 @@ def _figure_rows(figures: FeatureFigures, of: str = "") -> list[Cells]:
         )
         at = f", k = {figure.k}" if figure.k else ""
         rows.append((label + at + of, value, f"{low} to {high}", floor))
+    return rows
+
+
+def _movement_rows(fidelity: Fidelity) -> list[Cells]:
+    """How much clips move, relative to real ones; a clip that stands still has no jitter, so both are shown."""
+    rows = []
+    for label, ratio in (("motion", fidelity.motion), ("jitter", fidelity.jitter)):
+        if ratio:
+            interval = f"{number(ratio.low)} to {number(ratio.high)}"
+            rows.append((f"{label} of real clips'", f"{number(ratio.value)} times", interval, "1"))
+        elif fidelity.frames:
+            rows.append((f"{label} of real clips'", NOT_MEASURED, "", ""))
     return rows
 
 

@@ -1,8 +1,11 @@
-"""The original nearest to an image, also where it was mirrored, moved, cropped, brightened or compressed.
+"""The original nearest to an image or a clip, also where it was mirrored, moved, cropped, brightened or compressed.
 
 An image is looked at through every window that such a change may have moved the middle of an original to, mirrored
 or not; each window is compared with every original's middle, with brightness and contrast fitted by least squares.
 Candidates are found by their coarse cells, so that a search takes milliseconds.
+
+Of a clip some frames are compared, each with the original's frame at the same time, all under the same change: its
+frames stand one below another, and cells do not cross from one to the next.
 """
 
 from __future__ import annotations
@@ -32,11 +35,12 @@ CANDIDATES = 256  # of these, by all windows, whose cells are compared
 EXACT = 8  # of these, whose pixels are compared
 BATCH = 64  # images that are read at a time
 DIGITS = 3  # of distances, so that rounding errors are 0
+FRAMES = 8  # of a clip that are compared, at most
 TONED = (0.06, 6.0)  # gain and grey levels from which another brightness or contrast is named
 
 
 class ImageList(Protocol):
-    """Images [N, C, H, W] in [-1, 1], read when they are indexed; a tensor is one."""
+    """Images [N, C, H, W] or clips [N, C, T, H, W] in [-1, 1], read when they are indexed; a tensor is one."""
 
     def __len__(self) -> int: ...
 
@@ -64,9 +68,9 @@ class Originals:
         self.images = images
         described = []
         for at in range(0, len(images), BATCH):
-            batch = _levels(images[at : at + BATCH])
+            batch, self.frames = _levels(images[at : at + BATCH])
             self.windows = Windows(tuple(batch.shape[2:]))  # type: ignore[arg-type]
-            described.append(_Described.of(self.windows.middles(batch)))
+            described.append(self._describe(self.windows.middles(batch)))
             watch(min(1.0, (at + BATCH) / len(images)))
         self.described = _Described(
             *(torch.cat([getattr(d, f) for d in described]) for f in _Described.__annotations__)
@@ -76,16 +80,16 @@ class Originals:
         """The nearest original of each of ``images``, which are of the originals' size and channels."""
         found = []
         for at in range(0, len(images), BATCH):
-            for i, image in enumerate(_levels(images[at : at + BATCH]), start=at + 1):
+            for i, image in enumerate(_levels(images[at : at + BATCH])[0], start=at + 1):
                 found.append(self._nearest(image))
                 watch(i / len(images))
         distance, index, changes = zip(*found, strict=True) if found else ((), (), ())
         return Matches(torch.tensor(distance), torch.tensor(index, dtype=torch.int64), list(changes))
 
     def _nearest(self, image: Tensor) -> tuple[float, int, Change]:
-        """Of an image [C, H, W] in grey levels: the distance to its original, its index and the change."""
+        """Of an image [C F, H, W] in grey levels: the distance to its original, its index and the change."""
         windows = self.windows.of(image)
-        seen = _Described.of(windows)
+        seen = self._describe(windows)
         some, every = seen.coarse[self.windows.first], self.described.coarse
         similar = torch.cat([(some @ part.T).amax(0) for part in every.split(CHUNK)])
         index = similar.topk(min(SHORT_LIST, len(similar))).indices
@@ -94,8 +98,8 @@ class Originals:
         square, view = seen.squares(self.described.rows(index), self.windows.complexity)
         least = square.topk(min(EXACT, len(square)), largest=False).indices
         square, index, view = square[least], index[least], view[least]
-        originals = self.windows.middles(_levels(self.images[index.numpy()]))
-        exact, toned = _compare_pixels(windows[view], originals)
+        originals = self.windows.middles(_levels(self.images[index.numpy()])[0])
+        exact, toned = _compare_pixels(self._stack(windows[view]), self._stack(originals), self.frames)
         square = torch.minimum(square, exact)
         best = int(square.argmin())
         change = self.windows.changes[int(view[best])]
@@ -103,10 +107,17 @@ class Originals:
             change = Change(change.mirrored, change.cropped, change.right, change.down, True)
         return round(float(square[best].sqrt()), DIGITS), int(index[best]), change
 
+    def _describe(self, pictures: Tensor) -> _Described:
+        return _Described.of(self._stack(pictures), self.frames)
+
+    def _stack(self, pictures: Tensor) -> Tensor:
+        """[N, C F, h, w] -> [N, C, F h, w]"""
+        return pictures.unflatten(1, (-1, self.frames)).flatten(2, 3)
+
 
 @dataclass(frozen=True)
 class _Described:
-    """What of pictures [N, C, h, w] is compared."""
+    """What of pictures [N, C, F h, w] is compared, each of F frames."""
 
     tone: Tensor  # [N, D] brightness of cells about its mean, and colour; squares sum to a mean square of levels
     mean: Tensor  # [N] of brightness
@@ -114,13 +125,13 @@ class _Described:
     coarse: Tensor  # [N, E] unit vectors
 
     @classmethod
-    def of(cls, pictures: Tensor) -> _Described:
+    def of(cls, pictures: Tensor, frames: int) -> _Described:
         brightness, colour, opacity = _planes(pictures)
-        bright = _cells(brightness, CELLS)
+        bright = _cells(brightness, CELLS, frames)
         mean = bright.mean((1, 2, 3))
         bright = bright - mean[:, None, None, None]
-        half = _cells(bright, CELLS // 2)
-        colours, clear = _cells(colour, COLOUR_CELLS), _cells(opacity, CELLS)
+        half = _cells(bright, CELLS // 2, frames)
+        colours, clear = _cells(colour, COLOUR_CELLS, frames), _cells(opacity, CELLS, frames)
         colours, clear = COLOUR_WEIGHT * _flat(colours), COLOUR_WEIGHT * _flat(clear)
         coarse = torch.cat([_flat(half), colours, clear], 1)
         coarse = coarse / (coarse.square().sum(1, keepdim=True) + 1).sqrt()
@@ -143,8 +154,8 @@ class _Described:
         return square.amin(0), view
 
 
-def _compare_pixels(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
-    """Of pictures [K, C, h, w]: their mean squares [K], and whether [K] brightness or contrast differ.
+def _compare_pixels(images: Tensor, originals: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Of pictures [K, C, F h, w]: their mean squares [K], and whether [K] brightness or contrast differ.
 
     Gain and offset are fitted where the image is not saturated; the original is cut off at black and white too.
     """
@@ -158,8 +169,8 @@ def _compare_pixels(images: Tensor, originals: Tensor) -> tuple[Tensor, Tensor]:
     gain = torch.where(power < 1, 1.0, gain)
     offset = (y_mean - x_mean * gain[:, None])[:, 0]
     changed = (originals[:, :3] * gain[:, None, None, None] + offset[:, None, None, None]).clamp(0, 255)
-    a, b = _Described.of(torch.cat([changed, originals[:, 3:]], 1)), _Described.of(images)
-    plain = _Described.of(originals)
+    toned_originals = torch.cat([changed, originals[:, 3:]], 1)
+    a, b, plain = (_Described.of(each, frames) for each in (toned_originals, images, originals))
     shift = (plain.mean - b.mean).abs()
     square = (a.tone - b.tone).square().sum(1) + (a.opacity - b.opacity).square().sum(1)
     square += _offset_square(shift)
@@ -174,9 +185,14 @@ def _offset_square(offset: Tensor) -> Tensor:
     return (OFFSET_PRICE * offset).square() + (offset.abs() - OFFSET).clamp(min=0).square()
 
 
-def _levels(images: Tensor) -> Tensor:
-    """[-1, 1] -> grey levels"""
-    return (images + 1) * 127.5
+def _levels(images: Tensor) -> tuple[Tensor, int]:
+    """[N, C, H, W] or [N, C, T, H, W] in [-1, 1] -> grey levels [N, C F, H, W], and F frames: some of T, or 1."""
+    if images.ndim == 4:
+        return (images + 1) * 127.5, 1
+    length = images.shape[2]
+    frames = min(length, FRAMES)
+    chosen = torch.linspace(0, length - 1, frames).round().long()
+    return (images[:, :, chosen].flatten(1, 2) + 1) * 127.5, frames
 
 
 def _planes(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,10 +204,10 @@ def _planes(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return brightness, torch.cat([blue - brightness, red - brightness], 1), pictures[:, 3:]
 
 
-def _cells(planes: Tensor, most: int) -> Tensor:
-    """[N, C, h, w] -> the means of at most ``most`` cells a side."""
+def _cells(planes: Tensor, most: int, frames: int) -> Tensor:
+    """[N, C, F h, w] -> the means of at most ``most`` cells a side of each frame."""
     height, width = planes.shape[2:]
-    return F.adaptive_avg_pool2d(planes, (min(most, height), min(most, width)))
+    return F.adaptive_avg_pool2d(planes, (frames * min(most, height // frames), min(most, width)))
 
 
 def _flat(cells: Tensor) -> Tensor:

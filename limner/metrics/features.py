@@ -1,4 +1,7 @@
-"""Networks that turn an image into a feature vector, in which images are compared. Nothing here downloads."""
+"""Networks that turn an image into a feature vector, in which images are compared. Nothing here downloads.
+
+Those of clips are in ``clip_features``.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from limner.networks.images.channels import with_channels
 from limner.networks.random_vgg import RandomVGG, dead_leaves
 from limner.settings import LimnerError
 
+Resize = Callable[[Tensor, int, int], Tensor]  # of [B, C, H, W] to a height and a width
+
 
 @dataclass(frozen=True)
 class Features:
@@ -30,10 +35,11 @@ class Features:
     extract: Callable[[Tensor], Tensor]  # [B, C, H, W] in [-1, 1] -> [B, D]
     side: int = 1  # pixels that it takes of a side; of smaller images it sees less
     alpha: bool = False  # extract takes RGBA as it is
+    clips: bool = False  # extract takes clips [B, C, T, H, W]
 
     @torch.inference_mode()
     def of(self, images: Tensor) -> Tensor:
-        """[B, C, H, W], alpha premultiplied -> float32 [B, D] on the CPU."""
+        """[B, C, H, W] or of clips [B, C, T, H, W], alpha premultiplied -> float32 [B, D] on the CPU."""
         if images.shape[1] < 4 or self.alpha:
             return self.extract(images).float().cpu()
         colour, alpha = images[:, :3], images[:, 3:]  # over black: the premultiplied colour itself
@@ -49,13 +55,25 @@ def of_model(model: Model, name: str, digest: str) -> Features:
         has = f"{name} is a run of {model.family}, which has no features"
         raise LimnerError(f"{has}: name a run of another family.")
     spec = model.spec
+    size, side = f"{spec.height}x{spec.width}", min(spec.height, spec.width)
 
-    def extract(image: Tensor) -> Tensor:
-        image = with_channels(image, spec.channels)
-        return model.features(resize(image, spec.height, spec.width).to(model.device))
+    def describe(images: Tensor) -> Tensor:
+        return model.features(with_channels(images, spec.channels).to(model.device))
 
-    resized, side = f"bicubic to {spec.height}x{spec.width}", min(spec.height, spec.width)
-    return Features(name, digest[:12], resized, extract, side, alpha=spec.channels == 4)
+    def of_images(images: Tensor) -> Tensor:
+        return describe(resize(images, spec.height, spec.width))
+
+    def of_clips(clips: Tensor) -> Tensor:
+        if clips.shape[2] != spec.frames:
+            raise LimnerError(
+                f"{name} describes clips of {spec.frames} frames, and these have {clips.shape[2]}: name other features."
+            )
+        return describe(resize_frames(clips, spec.height, spec.width))
+
+    alpha = spec.channels == 4
+    if spec.frames > 1:
+        return Features(name, digest[:12], f"frames bicubic to {size}", of_clips, side, alpha, clips=True)
+    return Features(name, digest[:12], f"bicubic to {size}", of_images, side, alpha)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -63,6 +81,12 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image, (height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def resize_frames(clips: Tensor, height: int, width: int, how: Resize = resize) -> Tensor:
+    """[B, C, T, H, W] -> [B, C, T, height, width], each frame by ``how``."""
+    frames = clips.movedim(2, 1).flatten(0, 1)
+    return how(frames, height, width).unflatten(0, (len(clips), -1)).movedim(1, 2)
 
 
 STAGES = ((32, 32), (64, 64), (128, 128), (128, 128))  # channels of each stage's convolutions

@@ -113,12 +113,30 @@ def inception(path: str | Path) -> Features:
 
     Raises LimnerError where the file is missing, of another kind, or does not fit.
     """
+    network = Inception()
+    digest = read_weights(network, path, "inception", "the weights of pytorch-fid", ("fc.", "AuxLogits."))
+
+    def extract(image: Tensor) -> Tensor:
+        image = with_channels(image, 3)
+        return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
+
+    return Features("inception", digest, "bilinear to 299x299", extract, side=299)
+
+
+def read_weights(
+    network: nn.Module, path: str | Path, features: str, which: str, unused: tuple[str, ...] = ()
+) -> str:
+    """Fill a network from a safetensors file, freeze it, and return the file's digest.
+
+    ``features`` are the name of what it computes, ``which`` the published weights that are wanted; those whose names
+    begin with ``unused`` are left out. Raises LimnerError where the file is missing, of another kind, or does not fit.
+    """
     from safetensors.torch import load_file
 
     path = Path(path)
     if not path.is_file():
         raise LimnerError(
-            "The features inception need --weights FILE.safetensors: the weights of pytorch-fid, saved once with "
+            f"The features {features} need --weights FILE.safetensors: {which}, saved once with "
             "safetensors.torch.save_file (Limner reads no pickle and downloads nothing)."
         )
     try:
@@ -127,21 +145,14 @@ def inception(path: str | Path) -> Features:
         raise LimnerError(
             f"{path} is not a safetensors file ({error}); convert it once with safetensors.torch.save_file."
         ) from None
-    network = Inception()
-    weights = {k: v for k, v in weights.items() if not k.startswith(("fc.", "AuxLogits."))}
+    weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
     if fault := _fault(network.state_dict(), weights):
         raise LimnerError(
-            f"{path} does not hold Inception's weights ({fault}): save those of pytorch-fid once more."
+            f"{path} does not hold the weights of {features} ({fault}): save {which} once more."
         )
     network.load_state_dict(weights, strict=False)
     network.eval().requires_grad_(False)
-
-    def extract(image: Tensor) -> Tensor:
-        image = with_channels(image, 3)
-        return network(F.interpolate(image, (299, 299), mode="bilinear", align_corners=False))
-
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Features("inception", digest, "bilinear to 299x299", extract, side=299)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 SMALL, SIDE = 128, 224  # pixels that images are resized to: those of up to 64, and larger ones

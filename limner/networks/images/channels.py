@@ -1,4 +1,4 @@
-"""Grey, RGB and RGBA images: conversion between them, and their range."""
+"""Grey, RGB and RGBA images [B, C, H, W] or clips [B, C, T, H, W]: conversion between them, and their range."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
     if have == 4:  # in [-1, 1]: colour + (1 - alpha) white, each taken to [0, 1] and back
         image = image[:, :3] + (1 - image[:, 3:])
     if have == 1 and channels >= 3:
-        image = image.expand(-1, 3, -1, -1)
+        image = image.expand(-1, 3, *image.shape[2:])
     if channels == 1:
-        image = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        weights = image.new_tensor([0.299, 0.587, 0.114]).view(-1, *[1] * (image.ndim - 2))
+        image = (image * weights).sum(1, keepdim=True)
     if channels == 4:
         image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
     return image

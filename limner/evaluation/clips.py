@@ -1,0 +1,59 @@
+"""What is measured of clips alone: how much they move and how unevenly, beside real ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limner.evaluation.images import Images, frames_of
+from limner.evaluation.results import Ratio
+from limner.metrics import motion
+from limner.metrics.probes import Z95
+
+BATCH = 16  # clips that are read at a time
+REAL = 2000  # real clips that are looked at, at most
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How much drawn clips move, and how unevenly, relative to real ones; None where real ones do not, or are short."""
+
+    motion: Ratio | None
+    jitter: Ratio | None
+
+
+def measure_movement(drawn: Images, real: Images, seed: int = 0) -> Movement:
+    """Ratios of means over clips; each clip's motion and jitter are means over its frames (metrics/motion.py)."""
+    if len(real) > REAL:
+        real = real.part(np.random.default_rng(seed).permutation(len(real))[:REAL])
+    frames = frames_of(drawn.source)
+    return Movement(
+        ratio_of(_mean_of_each(drawn, motion.motion), _mean_of_each(real, motion.motion))
+        if frames > 1
+        else None,
+        ratio_of(_mean_of_each(drawn, motion.jitter), _mean_of_each(real, motion.jitter))
+        if frames > 2
+        else None,
+    )
+
+
+def _mean_of_each(clips: Images, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([measure(batch).mean(1) for batch in clips.batches(BATCH)])
+
+
+def ratio_of(drawn: Tensor, real: Tensor) -> Ratio | None:
+    """The ratio of the means of values [N] and [M], with its 95% interval by the variance of its logarithm.
+
+    None where the real mean is 0, or where either has fewer than two values.
+    """
+    mean, of_real = float(drawn.mean()), float(real.mean())
+    if of_real <= 0 or min(len(drawn), len(real)) < 2:
+        return None
+    relative = [float(x.var()) / len(x) / float(x.mean()) ** 2 for x in (drawn, real) if float(x.mean()) > 0]
+    value, factor = mean / of_real, math.exp(Z95 * math.sqrt(sum(relative)))
+    return Ratio(value, value / factor, value * factor, mean, of_real)

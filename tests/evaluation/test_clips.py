@@ -1,0 +1,107 @@
+"""Measuring clips: distances of clips and of frames, how much they move, copies among them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from limner.core import ImageSpec, LimnerError
+from limner.data import Data
+from limner.evaluation.clips import measure_movement, ratio_of
+from limner.evaluation.fidelity import Samples, compute_features, measure_samples
+from limner.evaluation.images import Images, frames_of
+from limner.evaluation.real import Real, as_bytes, as_saved
+from limner.evaluation.results import Evaluation
+from limner.evaluation.spaces import find_all, measure_beside
+from limner.evaluation.tables import evaluation_rows
+from limner.networks.random_clips import moving_leaves
+
+FRAMES, SIDE = 6, 16
+SPEC = ImageSpec(3, SIDE, SIDE, frames=FRAMES, rate=8.0)
+
+
+def packed(clips: torch.Tensor, name: str = "clip") -> Data:
+    names = [f"{name}{i}" for i in range(len(clips))]
+    return Data(SPEC, name, as_bytes(as_saved(clips)), np.arange(len(clips)), names)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return moving_leaves(130, torch.Generator().manual_seed(0), FRAMES, SIDE)
+
+
+@pytest.fixture(scope="module")
+def real(clips):
+    return Real(packed(clips[:60], "training"), packed(clips[60:90], "held"))
+
+
+def test_every_figure_of_clips_is_measured(clips, real, tmp_path):
+    features, *frames = find_all("random", clips=True)
+    drawn = Samples(packed(torch.cat([clips[90:125], real.training.batch(np.arange(5)).image])))
+    found = measure_samples(drawn, real, features, tmp_path, quiet=True)
+    assert found and found.frames == FRAMES and found.rate == 8.0 and found.size == [SIDE, SIDE]
+    found = replace(found, other_features=measure_beside(drawn, real, frames, quiet=True))
+    assert found.features == "random" and [*found.other_features] == ["random on frames"]
+    assert found.features_hash == features.hash != found.other_features["random on frames"].features_hash
+    assert found.frechet.value < 2 * found.frechet.floor and found.n == 40
+    assert found.motion.low < 1 < found.motion.high and found.jitter.low < 1 < found.jitter.high
+    assert found.identical == 5 and 5 / 40 <= found.memorised < 0.3
+    assert {path.name for path in tmp_path.iterdir()} == {"nearest.png", "drawn.png"}
+    rows = dict(row[:2] for row in evaluation_rows(Evaluation(of="", against=[], fidelity=found)))
+    assert rows["measured at, in frames"] == "6, 8 a second"
+    for label in ("motion of real clips'", "jitter of real clips'"):
+        assert rows[label].endswith(" times")
+    assert any(label.endswith("(random on frames)") for label in rows)
+
+
+def test_clips_that_stand_still_or_are_shuffled_are_far_though_their_frames_are_real(clips, real):
+    features, frames = find_all("random", clips=True)
+    still = clips[90:, :, :1].expand(-1, -1, FRAMES, -1, -1)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    for changed, motion_ratio in ((still, 0.0), (clips[90:][:, :, order], 1.5)):
+        samples = Samples(packed(changed))
+        sets = measure_beside(samples, real, [frames], quiet=True)["random on frames"]
+        assert sets.frechet.value < 2 * sets.frechet.floor  # each frame is real
+        whole = compute_features(samples, real, features)
+        assert (whole.drawn.mean(0) - whole.training.mean(0)).norm() > 1
+        moves = measure_movement(Images.of(samples.images, 3), Images.of(real.training, 3))
+        assert (
+            moves.motion
+            and moves.motion.value >= motion_ratio
+            and (moves.motion.value == 0) == (not motion_ratio)
+        )
+
+
+def test_a_random_frame_stands_for_each_clip(clips):
+    images = Images.of(packed(clips[:20]), 3)
+    frames = images.frames(0)
+    assert images[:].shape == (20, 3, FRAMES, SIDE, SIDE) and frames[:].shape == (20, 3, SIDE, SIDE)
+    assert len(set(frames.frame.tolist())) > 2 and frames_of(images.source) == FRAMES
+    some = np.array([3, 11])
+    assert_close(frames.part(some)[:], frames[some], rtol=0, atol=0)
+    assert_close(frames[some], as_saved(clips[some, :, frames.frame[some]]), rtol=0, atol=1e-6)
+
+
+def test_a_ratio_of_means_has_an_interval_that_holds_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(200):
+        drawn, real = (torch.rand(n, generator=generator).double() * scale for n, scale in ((40, 2), (80, 1)))
+        found = ratio_of(drawn, real)
+        held += found.low <= 2 <= found.high
+        assert found.value == pytest.approx(found.drawn / found.real)
+    assert held >= 180
+    assert ratio_of(torch.ones(5), torch.zeros(5)) is None and ratio_of(torch.ones(5), torch.ones(1)) is None
+    assert ratio_of(torch.zeros(5), torch.ones(5)).value == 0
+
+
+def test_features_of_clips_and_of_images_are_told_apart(tmp_path):
+    assert [each.name for each in find_all("imagenet", clips=True)] == ["random", "imagenet on frames"]
+    with pytest.raises(LimnerError, match="describe clips"):
+        find_all("i3d")
+    with pytest.raises(LimnerError, match="--weights"):
+        find_all("i3d", clips=True)
