@@ -49,10 +49,10 @@ def find_all(name: str, weights: str = "", clips: bool = False) -> list[Features
     if clips:
         return _find_for_clips(name, weights)
     if name != AUTO:
-        found = find_features(name, weights)
-        if found.clips:
+        named = find_features(name, weights)
+        if named.clips:
             raise LimnerError(f"{name} describes clips, and these are still images: name other features.")
-        return [found]
+        return [named]
     found = [find_features("random", weights)]
     if is_installed():
         try:
