@@ -19,7 +19,7 @@ from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objec
 from limner.families._given import SMALLEST, given_spec
 from limner.families._presets import training
 from limner.fields import Checked, Positive, Share
-from limner.losses.adversarial import least_squares_d, least_squares_g
+from limner.losses.adversarial import least_squares_d, least_squares_g, r1_penalty
 from limner.losses.contrastive import patch_nce
 from limner.losses.image_pool import ImagePool
 from limner.networks.convnets import init_normal
@@ -32,7 +32,7 @@ from limner.settings import LimnerError, Optimiser, Training
 
 @dataclass(frozen=True)
 class CycleGANConfig:
-    may_be_zero: ClassVar[tuple[str, ...]] = ("pool",)
+    may_be_zero: ClassVar[tuple[str, ...]] = ("pool", "keep_scale")
 
     # cyclegan: both directions, each undoing the other; cut: one direction, that keeps what is where
     kind: Literal["cyclegan", "cut"] = "cyclegan"
@@ -43,11 +43,18 @@ class CycleGANConfig:
     antialias: bool = False  # filters before halving and after doubling, as CUT has them
     discriminator_width: int = 64  # feature maps of the discriminators' first layer
     discriminator_layers: int = 3  # halvings of the discriminators; 3 see 70x70 pixels
+    discriminator_norm: Literal["instance", "none"] = "instance"  # without it they too see colours
+    penalty: float = (
+        0.0  # cyclegan: weight of the squared gradients of their mean scores (Mescheder 2018, R1 and R2)
+    )
     cycle: float = 10.0  # cyclegan: weight of the way there and back
     # cyclegan: weight of leaving the other domain's pictures as they are, times that of cycle; cut: its share of nce
     identity: Share = 0.5
     # cyclegan: weight of changing a picture no more than it takes, which keeps colours (Shrivastava 2017, eq. 4)
     keep: float = 0.0
+    # difference in [-1, 1] from which on a larger change hardly costs more, so that grounds may change and colours
+    # stay (Geman 1985); 0: the mean absolute difference
+    keep_scale: float = 0.0
     pool: int = 50  # cyclegan: earlier pictures that the discriminators are shown again; 0: none
     nce: float = 1.0  # cut: weight of finding each place of the given picture again
     places: int = 256  # cut: places that are compared, of a picture and a layer
@@ -119,7 +126,10 @@ class CycleGAN(Model):
         self.generators = nn.ModuleDict({f"to_{name}": make(*channels) for name, channels in ends.items()})
         layers, wide = fit_layers(c.discriminator_layers, size), c.discriminator_width
         self.discriminators = nn.ModuleDict(
-            {name: PatchGAN(channels[1], wide, layers, norm="instance") for name, channels in ends.items()}
+            {
+                name: PatchGAN(channels[1], wide, layers, norm=c.discriminator_norm)
+                for name, channels in ends.items()
+            }
         )
         shapes = {"wanted": spec.shape, "given": given.shape} if c.kind == "cyclegan" else {}
         self.pools = nn.ModuleDict({name: ImagePool(c.pool, shape) for name, shape in shapes.items()})
@@ -145,7 +155,7 @@ class CycleGAN(Model):
             if alike:
                 terms[f"identity_{name}"] = c.cycle * c.identity * (same - other).abs().mean()
             if c.keep and source.shape[1] == other.shape[1]:
-                terms[f"kept_{name}"] = c.keep * (fake - source).abs().mean()
+                terms[f"kept_{name}"] = c.keep * change(fake, source, c.keep_scale)
         return terms
 
     def contrastive_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -190,6 +200,11 @@ class CycleGAN(Model):
             # one call for both: its norms are each picture's own
             real, drawn = discriminator(torch.cat([ends[name], fake])).chunk(2)
             terms[f"adversarial_{name}"] = least_squares_d(real, drawn)
+            if self.config.penalty:
+                both = torch.cat([ends[name], fake])
+                terms[f"penalty_{name}"] = 2 * r1_penalty(
+                    lambda x, d=discriminator: d(x).flatten(1).mean(1), both, self.config.penalty
+                )
         return terms
 
     def margin(self, sampling: CycleGANSampling) -> int:
@@ -212,6 +227,15 @@ class CycleGAN(Model):
         yield Canvas(1, 1, lambda: with_channels(picture, self.spec.channels))
 
 
+def change(made: Tensor, given: Tensor, scale: float) -> Tensor:
+    """Of pictures [B, C, H, W]: the mean absolute difference, or the share of pixels that differ by much more than
+    ``scale`` (Geman 1985: d^2 / (d^2 + scale^2), d^2 being the mean over channels)."""
+    if not scale:
+        return (made - given).abs().mean()
+    squared = at_least_float32(made - given).square().mean(1)  # [B, H, W]
+    return (squared / (squared + scale**2)).mean()
+
+
 def domains(batch: Batch) -> tuple[Tensor, Tensor]:
     """The pictures of the first and of the second domain."""
     assert batch.condition.image is not None, "the data gives a picture of the first domain"
@@ -232,11 +256,11 @@ CycleGAN.presets = {
     # On 32x32 pixels: narrow, since thousands of steps count for more (docs/log.md).
     "small": Preset(
         CycleGANConfig(
-            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, identity=1.0, keep=2.0,
-            first_norm=False,
+            width=16, blocks=4, discriminator_width=16, discriminator_layers=2, discriminator_norm="none", penalty=1.0,
+            identity=1.0, keep=1.0, keep_scale=0.5, first_norm=False,
         ),
         Training(
-            batch=4, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0
+            batch=8, optimisers={"generators": MUON, "discriminators": FASTER}, samples=16, flat=0.5, average=2_000.0
         ),
     ),
     "base": Preset(CycleGANConfig(blocks=6), training(ADAM, *PLAYERS, batch=4, samples=16, flat=0.5)),

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from limner import families
 from limner.core import Batch, Condition, Draws, ImageSpec, LimnerError, Training
 from limner.data.images.whole import WholePicture
-from limner.families.cyclegan import TINY, CycleGAN, CycleGANConfig, CycleGANSampling
+from limner.families.cyclegan import TINY, CycleGAN, CycleGANConfig, CycleGANSampling, change
 from limner.inference.tiles import Translator
 from limner.inference.whole_pictures import translate_picture
 from limner.losses.contrastive import patch_nce
@@ -208,3 +208,25 @@ def test_domains_have_one_size(given: ImageSpec):
         build(spec=ImageSpec(3, 16, 16, given=given))
     with pytest.raises(LimnerError, match="name two sources, the given pictures first"):
         build(spec=ImageSpec(3, 16, 16))
+
+
+def test_what_a_change_costs() -> None:
+    """Small differences cost as their square, large ones hardly more than each other."""
+    given = torch.zeros(1, 3, 2, 2)
+    made = given.clone()
+    made[..., 0, 0], made[..., 1, 1] = 1.0, -2.0
+    assert change(made, given, 0.0).item() == pytest.approx(3 / 4)
+    assert change(made, given, 0.5).item() == pytest.approx((1 / 1.25 + 4 / 4.25) / 4)
+
+
+def test_the_penalty_is_of_the_mean_scores_at_real_and_drawn_images() -> None:
+    """Of scores that are linear in the image, whose gradient is known."""
+    config = CycleGANConfig(width=4, blocks=1, discriminator_width=4, discriminator_norm="none", penalty=3.0)
+    model = CycleGAN(config, ImageSpec(3, 16, 16, given=ImageSpec(3, 16, 16)))
+    for name in model.discriminators:
+        model.discriminators[name] = nn.Conv2d(3, 1, 1)
+        nn.init.constant_(model.discriminators[name].weight, 0.5)
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    terms = model.discriminator_loss(Batch(image, Condition(2, image=image.flip(0))))
+    slope = 3 * 16 * 16 * (0.5 / 16**2) ** 2  # of the mean of all scores
+    assert terms["penalty_wanted"].item() == pytest.approx(2 * 3.0 / 2 * slope)

@@ -1,5 +1,6 @@
 """A discriminator whose scores each see a patch of the image (Isola 2017)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -7,6 +8,13 @@ from torch import Tensor, nn
 from limner.networks.convnets import init_normal
 from limner.networks.instance import InstanceNorm
 from limner.networks.layers import at_least_float32
+
+Norm = Literal["batch", "instance", "none"]
+NORMS: dict[Norm, Callable[[int], list[nn.Module]]] = {
+    "batch": lambda width: [nn.BatchNorm2d(width)],
+    "instance": lambda width: [InstanceNorm(width)],
+    "none": lambda width: [],
+}
 
 
 def fit_layers(layers: int, size: tuple[int, int]) -> int:
@@ -31,20 +39,18 @@ class PixelGAN(nn.Module):
 class PatchGAN(nn.Module):
     """[B, C, H, W] -> scores [B, 1, h, w]; three ``layers``, each a halving, see 70 x 70 pixels.
 
-    With batch norm as in VQGAN (Esser 2021), or instance norm, without weights of its own, as in CycleGAN.
+    With batch norm as in VQGAN (Esser 2021), instance norm without weights of its own, as in CycleGAN, or no norm.
     """
 
-    def __init__(
-        self, channels: int, width: int = 64, layers: int = 3, norm: Literal["batch", "instance"] = "batch"
-    ):
+    def __init__(self, channels: int, width: int = 64, layers: int = 3, norm: Norm = "batch"):
         super().__init__()
         maps = [min(width * 2**i, width * 8) for i in range(layers + 1)]
         steps: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(layers):
             stride = 2 if i + 1 < layers else 1
             steps += [
-                nn.Conv2d(maps[i], maps[i + 1], 4, stride, 1, bias=norm == "instance"),
-                nn.BatchNorm2d(maps[i + 1]) if norm == "batch" else InstanceNorm(maps[i + 1]),
+                nn.Conv2d(maps[i], maps[i + 1], 4, stride, 1, bias=norm != "batch"),
+                *NORMS[norm](maps[i + 1]),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*steps, nn.Conv2d(maps[-1], 1, 4, 1, 1))
