@@ -19,7 +19,7 @@ from limner.core import Batch, Canvas, Condition, Draws, ImageSpec, Model, Objec
 from limner.families._given import SMALLEST, given_spec
 from limner.families._presets import training
 from limner.fields import Checked, Positive, Share
-from limner.losses.adversarial import least_squares_d, least_squares_g, r1_penalty
+from limner.losses.adversarial import least_squares_d, least_squares_g, mean_score_penalty
 from limner.losses.contrastive import patch_nce
 from limner.losses.image_pool import ImagePool
 from limner.networks.convnets import init_normal
@@ -201,10 +201,8 @@ class CycleGAN(Model):
             real, drawn = discriminator(torch.cat([ends[name], fake])).chunk(2)
             terms[f"adversarial_{name}"] = least_squares_d(real, drawn)
             if self.config.penalty:
-                both = torch.cat([ends[name], fake])
-                terms[f"penalty_{name}"] = 2 * r1_penalty(
-                    lambda x, d=discriminator: d(x).flatten(1).mean(1), both, self.config.penalty
-                )
+                penalty = mean_score_penalty(discriminator, ends[name], fake, self.config.penalty)
+                terms[f"penalty_{name}"] = penalty
         return terms
 
     def margin(self, sampling: CycleGANSampling) -> int:

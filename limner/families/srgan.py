@@ -7,7 +7,7 @@ adversarial loss stands the distance in the features of a fixed network. The fir
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ from limner.core import Batch, ImageSpec, Objective, Parent, Preset
 from limner.families._presets import gan_training
 from limner.families._upscaling import Upscaler, UpscalerConfig, Upscaling
 from limner.fields import Bounds
-from limner.losses.adversarial import non_saturating_d, non_saturating_g
+from limner.losses.adversarial import (
+    mean_score_penalty,
+    non_saturating_d,
+    non_saturating_g,
+    relativistic_d,
+    relativistic_g,
+)
 from limner.losses.perceptual import (
     check_network,
     default_network,
@@ -26,7 +32,9 @@ from limner.losses.perceptual import (
     network_title,
     perceptual_distance,
 )
+from limner.networks.gans.patchgan import PatchGAN, fit_layers
 from limner.networks.restoration.srgan import Discriminator
+from limner.settings import Optimiser, Training
 
 VGG_SCALE = 1 / 12.75  # of VGG's features, so that their error is about as large as that of pixels
 SRRESNET = UpscalerConfig(network="srresnet", error="squared")
@@ -48,8 +56,13 @@ class SRGANConfig:
     perceptual: float = 1.0  # weight of the distance in those features
     pixel: float = 0.0  # weight of the mean absolute error of pixels
     adversarial: float = 1e-3  # weight of the adversarial loss
+    # each drawn picture is judged beside the true one (Jolicoeur-Martineau 2019), as Wang 2018, ESRGAN, has it
+    relativistic: bool = False
+    penalty: float = 0.0  # weight of the squared gradients of the mean scores (R1 and R2, Mescheder 2018)
+    # dense: as published, a score a crop; patch: scores of patches (Isola 2017), without norms
+    discriminator_kind: Literal["dense", "patch"] = "dense"
     discriminator_width: int = 64  # feature maps of its first layers
-    discriminator_dense: int = 1024  # width of its dense layer
+    discriminator_dense: int = 1024  # dense: width of its dense layer
 
     def __post_init__(self) -> None:
         pixels = self.upscaler
@@ -70,8 +83,11 @@ class SRGAN(Upscaling):
     def __init__(self, config: SRGANConfig, spec: ImageSpec):
         super().__init__(config, spec, replace(config.upscaler, crop=config.crop))
         self.generator = self.make_upscaler().merged()
-        self.discriminator = Discriminator(
-            spec.channels, self.crop_size, config.discriminator_width, config.discriminator_dense
+        c, width = config, config.discriminator_width
+        self.discriminator: Discriminator | PatchGAN = (
+            PatchGAN(spec.channels, width, fit_layers(3, self.crop_size), norm="none")
+            if c.discriminator_kind == "patch"
+            else Discriminator(spec.channels, self.crop_size, width, c.discriminator_dense)
         )
 
     @property
@@ -109,17 +125,28 @@ class SRGAN(Upscaling):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Ledig 2017, eq. 2."""
+        c = self.config
         given, wanted = self.seen_pair(batch)
         with torch.no_grad():
             drawn = self.generator(given)
-        return {"adversarial": non_saturating_d(self.discriminator(wanted), self.discriminator(drawn))}
+        loss = relativistic_d if c.relativistic else non_saturating_d
+        terms = {"adversarial": loss(self.discriminator(wanted), self.discriminator(drawn))}
+        if c.penalty:
+            terms["penalty"] = mean_score_penalty(self.discriminator, wanted, drawn, c.penalty)
+        return terms
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Ledig 2017, eq. 3, 5 and 6. Features other than VGG's are compared by their angles."""
         c = self.config
         given, wanted = self.seen_pair(batch)
         drawn = self.generator(given)  # [B, C, H, W]
-        terms = {"adversarial": c.adversarial * non_saturating_g(self.discriminator(drawn))}
+        scores = self.discriminator(drawn)
+        if c.relativistic:
+            with torch.no_grad():
+                real = self.discriminator(wanted)
+            terms = {"adversarial": c.adversarial * relativistic_g(real, scores)}
+        else:
+            terms = {"adversarial": c.adversarial * non_saturating_g(scores)}
         if c.pixel:
             terms["pixels"] = c.pixel * (drawn - wanted).abs().mean()
         if c.perceptual:
@@ -131,7 +158,7 @@ class SRGAN(Upscaling):
 
 
 TINY = UpscalerConfig(scale=2, width=8, blocks=1, crop=16)
-NARROW: dict[str, Any] = {"discriminator_width": 16, "discriminator_dense": 128}
+ADAM, FASTER = Optimiser("adam", lr=2e-4, betas=(0.9, 0.99)), Optimiser("adam", lr=5e-4, betas=(0.5, 0.99))
 
 SRGAN.presets = {
     "tiny": Preset(
@@ -140,11 +167,13 @@ SRGAN.presets = {
         ),
         gan_training(2e-3, (0.9, 0.99), batch=8, average=100.0),
     ),
+    # A relativistic discriminator of patches with a penalty; without features (docs/log.md).
     "small": Preset(
         SRGANConfig(
-            upscaler=UpscalerConfig(base="bicubic"), crop=64, pixel=1.0, adversarial=0.5, **NARROW
+            upscaler=UpscalerConfig(base="bicubic"), crop=64, perceptual=0.0, pixel=1.0, adversarial=0.1,
+            relativistic=True, penalty=1.0, discriminator_kind="patch", discriminator_width=32,
         ),
-        gan_training(2e-4, (0.9, 0.99), batch=16, samples=16, average=2_000.0),
+        Training(batch=16, optimisers={"generator": ADAM, "discriminator": FASTER}, samples=16, average=2_000.0),
     ),
     "base": Preset(
         SRGANConfig(upscaler=UpscalerConfig(width=48, base="bicubic"), crop=128, pixel=1.0, adversarial=0.1),

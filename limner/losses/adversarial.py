@@ -78,6 +78,14 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], image: Tensor, gamma: 
             return gamma / 2 * squared_gradient_norm(scores, image).mean()
 
 
+def mean_score_penalty(
+    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, gamma: float
+) -> Tensor:
+    """R1 of the real and R2 of the fake images [B, ...], each times gamma / 2, of the mean of an image's scores."""
+    both = torch.cat([real, fake])
+    return 2 * r1_penalty(lambda x: discriminator(x).flatten(1).mean(1), both, gamma)
+
+
 def gradient_penalty(scores: Tensor, images: Tensor, target: float = 1.0) -> Tensor:
     """Mean squared distance of the gradient's norm from ``target``, at mixed images (Gulrajani 2017, eq. 3)."""
     return (squared_gradient_norm(scores, images).sqrt() - target).square().mean()

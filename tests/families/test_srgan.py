@@ -47,6 +47,23 @@ def test_the_terms_of_the_losses():
     assert_close(one.discriminator_loss(shown)["adversarial"], wanted)
 
 
+def test_the_relativistic_losses_compare_each_drawn_picture_with_its_true_one():
+    settings = {"relativistic": True, "penalty": 2.0, "discriminator_kind": "patch", "perceptual": 0.0}
+    one, shown = model(**settings, adversarial=0.01).eval(), batch()
+    drawn = one.generator(one.degrade(shown.image, None)).detach()
+    real, fake = one.discriminator(shown.image), one.discriminator(drawn)
+    assert real.shape[2:] != (1, 1), "it scores patches"
+    assert_close(one.generator_loss(shown)["adversarial"], 0.01 * F.softplus(real - fake).mean())
+    terms = one.discriminator_loss(shown)
+    assert_close(terms["adversarial"], F.softplus(fake - real).mean())
+    slopes = 0
+    for pictures in (shown.image, drawn):
+        pictures.requires_grad_()
+        (slope,) = torch.autograd.grad(one.discriminator(pictures).mean((1, 2, 3)).sum(), pictures)
+        slopes += slope.square().sum() / len(pictures)
+    assert_close(terms["penalty"], slopes)  # gamma / 2 is 1
+
+
 def test_features_of_vgg_are_divided_as_published(tmp_path):
     torch.manual_seed(0)
     network = VGG(16, ("relu1_2",))
