@@ -49,6 +49,7 @@ COLUMNS = {
     "network": "network", "parameters": "parameters", "n": "pictures", "psnr": "PSNR, dB",
     "psnr_inner": "PSNR without the border, dB", "psnr_y": "PSNR of Y, dB",
     "ssim": "SSIM", "ssim_y": "SSIM of Y", "perceptual": "perceptual distance", "kid": "kernel distance of crops",
+    "kid_imagenet": "the same, imagenet",
     "seconds": "seconds a megapixel",
 }  # fmt: skip
 
@@ -75,10 +76,14 @@ def crops(pictures: Tensor) -> Tensor:
     return tiles[:: max(1, len(tiles) // CROPS)]
 
 
-def figures(pictures: Tensor, true: Tensor, scale: int, features: Tensor) -> dict[str, Any]:
-    """What the columns say of pictures [N, 3, H, W]; ``features`` are those of crops of other true pictures."""
-    near = nearness(pictures, true, scale)
-    return {"n": len(true), **near, "kid": round(kernel_distance(described(crops(pictures)), features), 5)}
+def figures(pictures: Tensor, true: Tensor, scale: int, features: dict[str, Tensor]) -> dict[str, Any]:
+    """What the columns say of [N, 3, H, W]; ``features`` are those of crops of other true pictures, by name."""
+    near = nearness(pictures, true, scale) if pictures is not true else {}
+    far = {
+        "kid" if name == "random" else f"kid_{name}": kernel_distance(described(crops(pictures), name), other)
+        for name, other in features.items()
+    }
+    return {"n": len(true), **near, **{name: round(value, 2) for name, value in far.items()}}
 
 
 def nearness(pictures: Tensor, true: Tensor, scale: int) -> dict[str, float | None]:
@@ -91,8 +96,9 @@ def nearness(pictures: Tensor, true: Tensor, scale: int) -> dict[str, float | No
     return near | {"psnr_inner": round(float(psnr(one, other).mean()), 4)}
 
 
-def described(images: Tensor) -> Tensor:
-    extractor = find("random")
+def described(images: Tensor, name: str) -> Tensor:
+    """[N, D] in features by name."""
+    extractor = find(name)
     return torch.cat([extractor.of(part) for part in images.split(64)])
 
 
@@ -107,8 +113,11 @@ def held_out(given: argparse.Namespace, names: Sequence[str]) -> list[dict[str, 
         order = held.order(0, min(len(held), given.n), 0)
         shown = translate_rows(loaded.model, held, order, loaded.model.Sampling())
         assert shown.true is not None
-        features = described(crops(some_of(training)))
         if not rows:
+            others = crops(some_of(training))
+            names_used = ["random", "imagenet"] if default_network() == "imagenet" else ["random"]
+            features = {each: described(others, each) for each in names_used}
+            rows.append({"network": "the truth"} | figures(shown.true, shown.true, given.scale, features))
             rows.append({"network": "bicubic"} | figures(shown.given, shown.true, given.scale, features))
             sheets += [shown.true, shown.given]
         parameters = sum(p.numel() for p in upscaler(loaded.model).parameters())
