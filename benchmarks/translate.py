@@ -83,12 +83,12 @@ def as_floats(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def sheet(folder: str, name: str, given: Tensor, made: Tensor, truth: Tensor, columns: int = 12) -> None:
-    """The first pictures in three rows: given, made, wanted."""
+def sheet(folder: str, name: str, rows: Sequence[Tensor], columns: int = 12) -> None:
+    """The first pictures in rows: given, made, once or by several runs, and wanted."""
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        rows = [with_channels(x[:columns], truth.shape[1]) for x in (given, made, truth)]
-        save_grid(Path(folder) / f"{name}.png", torch.cat(rows), columns=columns)
+        shown = [with_channels(x[:columns], rows[-1].shape[1]) for x in rows]
+        save_grid(Path(folder) / f"{name}.png", torch.cat(shown), columns=columns)
 
 
 def measure_shapes(args: argparse.Namespace) -> list[dict[str, Cell]]:
@@ -110,7 +110,7 @@ def measure_shapes(args: argparse.Namespace) -> list[dict[str, Cell]]:
             quality = {"psnr": round(float(psnr(made, as_floats(truth)).mean()), 2), **shares}
             rows.append({**row(run, pipeline, f"{way}, {name}", ms, n), **quality})
             print(rows[-1], flush=True)
-            sheet(args.sheets, f"{Path(run).name} {name}", as_floats(given), made, as_floats(truth))
+            sheet(args.sheets, f"{Path(run).name} {name}", [as_floats(given), made, as_floats(truth)])
     return rows
 
 
@@ -126,7 +126,7 @@ def held_out(pipeline: Pipeline, n: int, sources: Sequence[str]) -> tuple[Tensor
 
 def measure_pairs(args: argparse.Namespace) -> list[dict[str, Cell]]:
     """A row a run, direction and number of steps: pairs, beside the given picture as it is; and their grey."""
-    rows = []
+    rows, together = [], dict[str, Tensor]()
     for run in args.runs:
         pipeline = Pipeline(run, "cpu")
         first, second = held_out(pipeline, args.n, args.sources)
@@ -144,7 +144,11 @@ def measure_pairs(args: argparse.Namespace) -> list[dict[str, Cell]]:
                         quality[key + beside] = [round(x, 3) for x in (figure.value, figure.low, figure.high)]
             rows.append({**row(run, pipeline, name, ms, len(truth)), **quality})
             print(rows[-1], flush=True)
-            sheet(args.sheets, f"{Path(run).name} {name}", given, made, truth)
+            sheet(args.sheets, f"{Path(run).name} {name}", [given, made, truth])
+            if name != "backward" and Path(run).name not in together:
+                together[Path(run).name] = made
+    if args.sources:
+        sheet(args.sheets, "together", [first, *together.values(), second])
     return rows
 
 
