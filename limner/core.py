@@ -137,6 +137,7 @@ class Parent:
     # (config, spec) -> (height, width) of its images; None: those of this run
     size: Callable[[Any, ImageSpec], tuple[int, int]] | None = None
     size_flag: str = ""  # what sets that size, if a setting does
+    stills: bool = False  # trained on single pictures, also where this run is on clips
     share: float = 0.25  # of the budget, if it is trained first
 
     def is_run(self, name: str) -> bool:

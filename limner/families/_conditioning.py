@@ -87,10 +87,15 @@ def embed_condition(model: Any, condition: Condition) -> ConditionEmbedding:
     return model.network.embedder(condition)
 
 
-def run_body(body: nn.Module, x: Tensor, time: Tensor, condition: ConditionEmbedding) -> Tensor:
-    """Noisy x [B, C, H, W] and the embedding of its time [B, E] -> the body's output under a condition, in float32."""
+def run_body(body: nn.Module, x: Tensor, time: Tensor, condition: ConditionEmbedding, *more: Any) -> Tensor:
+    """Noisy x [B, C, H, W] and the embedding of its time [B, E] -> the body's output under a condition, in float32.
+
+    ``more`` is what the body takes besides.
+    """
     embedding = time if condition.embedding is None else time + condition.embedding  # [B, E]
-    return at_least_float32(body(x, F.silu(embedding), condition.tokens, condition.mask))  # [B, out, H, W]
+    return at_least_float32(
+        body(x, F.silu(embedding), condition.tokens, condition.mask, *more)
+    )  # [B, out, H, W]
 
 
 def embed_labels(model: Model, condition: Condition) -> ConditionEmbedding:

@@ -6,31 +6,27 @@ clean image, the loss compares velocities (Li and He 2025), and images are drawn
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, Objective, Preset
 from limner.diffusion.objectives import FlowMatching, flow_matching_loss
 from limner.diffusion.paths import STRAIGHT
 from limner.diffusion.sampling import Plan, SamplingConfig, Shift, SolverName, draw
-from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
+from limner.families._conditioning import choose_condition, embed_condition
+from limner.families._flow import FlowNetwork, FlowNetworkConfig
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.fields import Share
-from limner.networks.layers import time_features
-from limner.networks.unets.unet import UNet, UNetLevels
 from limner.settings import Optimiser
-from limner.text.encoder import TextConfig
 
 
 @dataclass(frozen=True)
-class FlowConfig(FlowMatching, UNetLevels):
+class FlowConfig(FlowMatching, FlowNetworkConfig):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
-    embedding: int = 128  # width of the embedding of time and condition
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
-    text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 
 
 @dataclass(frozen=True)
@@ -38,21 +34,6 @@ class FlowSampling(SamplingConfig):
     steps: int = 16  # steps from noise to image
     solver: SolverName = "unipc"  # as good in 16 calls as heun in 31 (docs/generators.md)
     shift: Shift = 1.5  # above 1: more of the steps near the noise
-
-
-class Network(nn.Module):
-    """Noisy image [B, C, H, W], time [B] and condition -> clean image [B, C, H, W]."""
-
-    def __init__(self, config: FlowConfig, spec: ImageSpec, condition: str):
-        c, width = config, config.embedding
-        super().__init__()
-        self.embedder = ConditionEmbedder(condition, len(spec.classes), width, c.text)
-        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
-        size = (spec.height, spec.width)
-        self.unet = UNet(spec.channels, spec.channels, size, width, c, self.embedder.context)
-
-    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
-        return run_body(self.unet, x, self.time(time_features(t, 64)), condition)  # [B, C, H, W]
 
 
 class Flow(Model):
@@ -65,7 +46,7 @@ class Flow(Model):
 
     def __init__(self, config: FlowConfig, spec: ImageSpec):
         super().__init__(config, spec)
-        self.network = Network(config, spec, choose_condition(self, "text", "label"))
+        self.network = FlowNetwork(config, spec, choose_condition(self, "text", "label"))
 
     def objectives(self) -> list[Objective]:
         return [Objective("network", self.loss)]

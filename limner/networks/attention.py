@@ -12,8 +12,9 @@ Order = Literal["split", "heads", "mixed"]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention over [B, heads, length, width]; mask [B, 1, 1, keys] is True to attend.
+    """Scaled dot-product attention over [B, heads, length, width].
 
+    ``mask``, which broadcasts to [B, heads, queries, keys], is True to attend, or numbers added to the logits.
     `F.scaled_dot_product_attention`, but written out on a CPU, where for hundreds of tokens the fused kernel's
     backward pass takes up to three times as long, and for forward-mode derivatives, which the fused kernels lack.
     """
@@ -22,7 +23,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, queries, keys]
     if mask is not None:
-        weights = weights.masked_fill(~mask, -math.inf)
+        weights = weights.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else weights + mask
     return weights.softmax(-1) @ v  # [B, h, queries, width]
 
 

@@ -40,6 +40,15 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+# What a network of clips does along time with the feature maps of its frames, at a place that it is told by name.
+AlongTime = Callable[[str, Tensor], Tensor]
+
+
+def frame_by_frame(place: str, x: Tensor) -> Tensor:
+    """Nothing along time: of images."""
+    return x
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions around a modulation by the embedding, added to their input."""
 
@@ -50,11 +59,13 @@ class Block(nn.Module):
         self.norm2, self.conv2 = norm(width), zero_init(nn.Conv2d(width, width, 3, padding=1))
         self.dropout = nn.Dropout(check_dropout(dropout))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, along_time: AlongTime = frame_by_frame, place: str = ""
+    ) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # 2 x [B, C, 1, 1]
-        h = self.conv1(F.silu(self.norm1(x)))  # [B, C, H, W]
+        h = along_time(f"{place}_1", self.conv1(F.silu(self.norm1(x))))  # [B, C, H, W]
         h = torch.addcmul(shift, self.norm2(h), scale + 1)  # [B, C, H, W]
-        h = self.conv2(self.dropout(F.silu(h)))  # [B, C, H, W]
+        h = along_time(f"{place}_2", self.conv2(self.dropout(F.silu(h))))  # [B, C, H, W]
         return x + h.to(x.dtype)  # adding two types takes ten times as long on a CPU
 
 

@@ -112,7 +112,7 @@ def check(run: Run, out: Path, spec: ImageSpec, epoch: int, resume: bool, ranks:
     for field, parent in parents_of(run).items():
         path, named = path_of(run, out, field), getattr(run.model, field)
         height, width = parent.size(run.model, spec) if parent.size else (spec.height, spec.width)
-        wanted = replace(spec, height=height, width=width)
+        wanted = replace(spec, height=height, width=width, frames=1 if parent.stills else spec.frames)
         if named and builds_on(path, out):
             raise LimnerError(
                 f"{out} cannot build on {path}, which is the same run or was built on it: name another run with "

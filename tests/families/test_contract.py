@@ -69,10 +69,15 @@ def spec_for(family: type[Model], channels: int = 3, height: int = 16, width: in
         channels,
         height,
         width,
+        frames_of(family),
         classes=CLASSES if "label" in family.reads else (),
         captions="text" in family.reads,
         given=given_spec(family, channels, height, width),
     )
+
+
+def frames_of(family: type[Model]) -> int:
+    return 4 if family.video else 1
 
 
 def given_spec(family: type[Model], channels: int, height: int, width: int) -> ImageSpec | None:
@@ -106,10 +111,12 @@ def batch_for(model: Model, size: int = 8) -> Batch:
 
 
 def smooth(spec: ImageSpec, seeds: list[int], each: int = 1) -> Tensor:
-    """[N, C, H, W] in [-1, 1]: ``each`` random pictures of every seed."""
+    """[N, C, H, W], or of clips [N, C, T, H, W], in [-1, 1]: ``each`` random pictures of every seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    coarse = torch.cat([torch.rand(each, spec.channels, 4, 4, generator=g) for g in generators]) * 2 - 1
-    return nn.functional.interpolate(coarse, (spec.height, spec.width), mode="bilinear")
+    channels = spec.channels * spec.frames
+    coarse = torch.cat([torch.rand(each, channels, 4, 4, generator=g) for g in generators]) * 2 - 1
+    large = nn.functional.interpolate(coarse, (spec.height, spec.width), mode="bilinear")
+    return large.unflatten(1, spec.shape[:-2])
 
 
 def condition_for(model: Model, size: int) -> Condition:
@@ -261,7 +268,9 @@ def test_a_paper_preset_has_the_papers_size(name: str, preset: str) -> None:
     classes = tuple(f"class {i}" for i in range(paper.classes))
     with torch.device("meta"):
         given = given_spec(families.load(name), paper.channels, *paper.size)
-        spec = ImageSpec(paper.channels, *paper.size, classes=classes, captions=paper.captions, given=given)
+        spec = ImageSpec(
+            paper.channels, *paper.size, frames_of(families.load(name)), classes, paper.captions, given
+        )
         model = families.build(name, paper.model, spec)
     assert counts(model) == paper.parameters
 
@@ -273,7 +282,8 @@ def test_a_paper_preset_has_the_papers_size(name: str, preset: str) -> None:
     ids="{0[0]}x{0[1]}x{0[2]}x{0[3]}".format,
 )
 def test_takes_an_odd_spec_or_says_why_not(family: type[Model], shape: tuple[int, int, int, int]) -> None:
-    spec = ImageSpec(*shape, given=given_spec(family, *shape[:3]))
+    frames = max(shape[3], frames_of(family))
+    spec = ImageSpec(*shape[:3], frames, given=given_spec(family, *shape[:3]))
     try:
         model = build(family, spec)
     except LimnerError as refusal:
@@ -282,7 +292,7 @@ def test_takes_an_odd_spec_or_says_why_not(family: type[Model], shape: tuple[int
         assert text.endswith(".") and "\n" not in text and len(text) < 300
         assert ":" in text or "," in text, "it also says what to do"
         return
-    assert spec.frames == 1, "a video family is to extend this test"
+    assert spec.frames == 1 or family.video
     for objective in model.objectives():
         play(model, objective, batch_for(model), 1)
     model.eval()
@@ -373,7 +383,8 @@ def test_samples_have_the_shape_and_range_of_the_data(
 ) -> None:
     model = trained(family, spec_for(family, channels, height, width), steps=3)
     picture = paint(model, condition_for(model, 3), [0, 1, 2])
-    assert picture.shape == (3, channels, height, width)
+    assert picture.shape == (3, *model.spec.shape)
+    assert (model.spec.channels, *model.spec.shape[-2:]) == (channels, height, width)
     assert picture.dtype == torch.float32
     assert picture.isfinite().all()
     assert picture.abs().max() <= 1
@@ -482,17 +493,26 @@ def test_a_latent_determines_an_image(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 24 labelled and captioned images of 16x16 pixels."""
-    path = tmp_path_factory.mktemp("images")
+    """A folder of 24 labelled and captioned images of 16x16 pixels; beside it clips of 4 frames."""
+    top = tmp_path_factory.mktemp("data")
+    fill(top / "images", 1)
+    fill(top / "clips", 4)
+    return top / "images"
+
+
+def fill(path: Path, frames: int) -> None:
+    path.mkdir()
     rng = np.random.default_rng(0)
     lines = []
     for i in range(24):
-        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        coarse.resize((16, 16), Image.Resampling.BICUBIC).save(path / f"{i:02d}.png")
+        first, *others = (
+            Image.fromarray(coarse).resize((16, 16), Image.Resampling.BICUBIC)
+            for coarse in rng.integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
+        )
+        first.save(path / f"{i:02d}.png", save_all=frames > 1, append_images=others)
         entry = {"file_name": f"{i:02d}.png", "label": CLASSES[i % 3], "text": f"a {CLASSES[i % 3]}, {i}"}
         lines.append(json.dumps(entry) + "\n")
     (path / "metadata.jsonl").write_text("".join(lines))
-    return path
 
 
 def train(name: str, folder: Path, out: Path, resume: bool = False) -> Any:
@@ -505,7 +525,9 @@ def train(name: str, folder: Path, out: Path, resume: bool = False) -> Any:
         "sample_every": "1h",
         "evaluate_every": "1h",
     }
-    data = {"cache": str(folder.parent / "cache"), "holdout": 0.0}
+    frames = frames_of(families.load(name))
+    folder = folder.parent / "clips" if frames > 1 else folder
+    data = {"cache": str(folder.parent / "cache"), "holdout": 0.0, "frames": frames}
     needs_two = given_spec(families.load(name), 3, 16, 16)
     return limner.train(
         name,
@@ -575,7 +597,7 @@ def counters(state: dict[str, Any]) -> dict[str, Any]:
 def test_settings_that_make_no_network_are_one_sentence(name: str) -> None:
     """Each number of the settings, and of those inside them, too small or not finite: refused by its name, or built."""
     given = given_spec(families.load(name), 3, 32, 32)
-    spec = ImageSpec(3, 32, 32, classes=("a", "b"), given=given)
+    spec = ImageSpec(3, 32, 32, frames_of(families.load(name)), classes=("a", "b"), given=given)
     for field, config in odd_settings(families.load(name).presets["tiny"].model):
         with torch.device("meta"):
             try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limner.networks.blocks import Attention, Block, norm
+from limner.networks.blocks import AlongTime, Attention, Block, frame_by_frame, norm
 from limner.networks.layers import at_least_float32, pad_to_multiple, time_features, zero_init
 from limner.networks.shape import FeatureShape, Size, attention_levels, check_levels, level_sizes
 
@@ -73,27 +73,31 @@ class UNet(nn.Module):
         self.head = zero_init(nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1))
 
     def forward(
-        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None,
+        along_time: AlongTime = frame_by_frame,
+    ) -> Tensor:  # fmt: skip
+        """``along_time`` is told places such as down1_0_2 (level, block, convolution) and down1 (the level's end)."""
         height, width = x.shape[-2:]
         x = self.stem(F.pixel_unshuffle(pad_to_multiple(x, self.multiple), self.patch))  # [B, W0, H/p, W/p]
         skips = []
         for level, blocks in enumerate(self.down):
             x = x + self.position[level]  # [B, Wl, H/p/2^l, W/p/2^l]
-            for block in blocks.children():
-                x = block(x, embedding)  # [B, Wl, H/p/2^l, W/p/2^l]
+            for i, block in enumerate(blocks.children()):
+                x = block(x, embedding, along_time, f"down{level}_{i}")  # [B, Wl, H/p/2^l, W/p/2^l]
             if f"down{level}" in self.attention:
                 x = self.attention[f"down{level}"](x, tokens, mask)
+            x = along_time(f"down{level}", x)
             if level < len(self.downsample):
                 skips.append(x)
                 x = self.downsample[level](x)
         for level in reversed(range(len(self.up))):
             if level < len(self.upsample):
                 x = F.interpolate(self.upsample[level](x), scale_factor=2.0) + skips.pop()
-            for block in self.up[level].children():
-                x = block(x, embedding)
+            for i, block in enumerate(self.up[level].children()):
+                x = block(x, embedding, along_time, f"up{level}_{i}")
             if f"up{level}" in self.attention:
                 x = self.attention[f"up{level}"](x, tokens, mask)
+            x = along_time(f"up{level}", x)
         x = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)  # [B, out, H, W]
         return x[..., :height, :width]
 

@@ -1,0 +1,300 @@
+"""How `video` draws clips of any length: windows, some of whose frames are given, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Draws, ImageSpec
+from limner.diffusion.forcing import forcing_levels, frame_steps, per_frame, sliding_windows
+from limner.diffusion.paths import NoiseLevel
+from limner.diffusion.sampling import (
+    GUIDANCE_FLAGS,
+    Call,
+    Drawing,
+    Guidance,
+    Plan,
+    SamplingConfig,
+    Shift,
+    SolverName,
+    drive,
+    evaluate,
+)
+from limner.diffusion.solvers import Step
+from limner.fields import Bounds, Checked, Share
+from limner.settings import LimnerError
+
+# How a network sees given frames: as they are, with the noise of the frames that are drawn, or as noise alone.
+Shown = Literal["clean", "noised", "hidden"]
+
+
+@dataclass(frozen=True)
+class VideoSampling(Checked):
+    """How to draw a clip."""
+
+    steps: int = 16  # steps from noise to clip
+    solver: SolverName = "unipc"  # heun: two network calls a step, the others one
+    guidance: Guidance | None = None  # guidance scale; 1: no guidance. Default: 2, or 1 without conditions
+    guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
+    guidance_high: Share = 1.0  # and at most this
+    # guidance by given frames: 1: none; above: away from the clip that does without them (Song 2025)
+    history_guidance: Guidance = 1.0
+    shift: Shift = 2.0  # flow matching: above 1, more of the steps near the noise
+    # of the frames of a window: all at once, each a step behind the one before, or one after another
+    order: Literal["together", "pyramid", "frames"] = "together"
+    # of a longer clip: frames of a window that the next one is given. Default: half of them
+    kept: Annotated[int, Bounds(1, 1023)] | None = None
+
+
+class DrawsFrames(Protocol):
+    """What `draw_clip` asks of a model: it denoises frames, each with a level of its own."""
+
+    clean: NoiseLevel  # what a given frame is told
+    shared_levels: bool  # whether it was trained with one level for all frames alone
+    causal: bool  # whether it sees no later frames
+
+    @property
+    def spec(self) -> ImageSpec: ...
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def follows(self) -> frozenset[str]: ...
+
+    @property
+    def drops_condition(self) -> bool: ...
+
+    def plan(self, sampling: Any) -> Plan: ...
+
+    def embed(self, condition: Condition) -> ConditionEmbedding: ...
+
+    def denoise_frames(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Tensor:
+        """x [B, C, T, H, W], its times [B, T], alpha and sigma [B, 1, T, 1, 1] -> the clean clip."""
+
+
+@dataclass(eq=False)
+class Window:
+    """Some frames of a clip as a model that `Drawing` draws by; those that are given stay as they are."""
+
+    model: DrawsFrames
+    sampling: VideoSampling
+    known: Tensor  # [B, C, T, H, W]; frames that are drawn may hold anything
+    drawn: Tensor  # [B, 1, T, 1, 1], False: given
+    shown: Shown
+    noise: Tensor | None = None  # like known, where given frames are not shown clean
+    levels: Sequence[NoiseLevel] | None = None  # of each frame now; None: one for all
+    guidance_flags: tuple[str, str] = GUIDANCE_FLAGS
+
+    def __post_init__(self) -> None:
+        self.spec, self.family, self.follows = self.model.spec, self.model.family, self.model.follows
+        self.drops_condition, self.embed = self.model.drops_condition, self.model.embed
+
+    def plan(self, sampling: Any) -> Plan:
+        return replace(self.model.plan(self.sampling), shape=self.known.shape[1:])
+
+    def denoise(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Denoised:
+        """Several times the window's clips, one after the other, where calls are made together."""
+        now = [y.reshape(-1, 1).expand(-1, x.shape[2]) for y in (time, alpha, sigma)]  # [R, T] each
+        if self.levels is not None:
+            now = [_column(self.levels, name, x).expand(len(x), -1) for name in ("time", "alpha", "sigma")]
+        repeats = len(x) // len(self.known)
+        drawn, known = self.drawn.repeat(repeats, 1, 1, 1, 1), self.known.repeat(repeats, 1, 1, 1, 1)
+        frames = drawn[:, 0, :, 0, 0]  # [R, T]
+        if self.shown == "noised":
+            assert self.noise is not None
+            noise = self.noise.repeat(repeats, 1, 1, 1, 1)
+            x = torch.where(drawn, x, per_frame(now[1]) * known + per_frame(now[2]) * noise)
+        else:
+            level, given = self.model.clean, known
+            if self.shown == "hidden":
+                assert self.noise is not None
+                level = self.plan(None).levels[0]
+                given = level.sigma * self.noise.repeat(repeats, 1, 1, 1, 1)
+            x = torch.where(drawn, x, given)
+            told = (level.time, level.alpha, level.sigma)
+            now = [torch.where(frames, y, number) for y, number in zip(now, told, strict=True)]
+        time, alpha, sigma = now[0].float(), per_frame(now[1]), per_frame(now[2])
+        data = self.model.denoise_frames(x, time, alpha, sigma, rows)
+        return Denoised(torch.where(drawn, data, known))
+
+
+def _column(levels: Sequence[NoiseLevel], name: str, like: Tensor) -> Tensor:
+    """[1, T]"""
+    return torch.tensor([[getattr(level, name) for level in levels]], dtype=like.dtype, device=like.device)
+
+
+class WindowDrawing(Drawing):
+    """`Drawing` of a window, with guidance by its given frames besides.
+
+    The guess moves away from that of the window whose given frames are noise (Song 2025, history guidance).
+    """
+
+    def __init__(self, window: Window, condition: Condition, draws: Draws):
+        s = window.sampling
+        options = SamplingConfig(s.steps, s.solver, s.guidance, s.guidance_low, s.guidance_high)
+        super().__init__(window, condition, options, draws)
+        self.window, self.scale = window, s.history_guidance
+        self.blind: Window | None = None
+        if self.scale != 1 and not window.drawn.all():
+            noise = draws.normal(*window.known.shape[1:])
+            self.blind = replace(window, shown="hidden", noise=noise)
+
+    def calls(self, x: Tensor, level: NoiseLevel) -> list[Call]:
+        blind = [Call(self.blind, x, level, self.rows)] if self.blind else []
+        return super().calls(x, level) + blind
+
+    def combine(self, guesses: Sequence[Denoised]) -> Denoised:
+        if self.blind is None:
+            return super().combine(guesses)
+        *own, blind = guesses
+        data = super().combine(own).data + (self.scale - 1) * (own[0].data - blind.data)
+        return Denoised(data.clamp(-self.plan.clip, self.plan.clip) if self.plan.clip else data)
+
+    def steps(self, table: Sequence[Sequence[int]] | None) -> Iterator[Step]:
+        """The steps to its clip: by its solver, or frame after frame by the levels of a table."""
+        if table is None:
+            yield from drive(self)
+            return
+        levels = [*self.plan.levels[:-1], self.window.model.clean]
+        solver = frame_steps(self.problem.x, levels, table)
+        x, now, done = next(solver)
+        while True:
+            for window in filter(None, (self.window, self.blind)):
+                window.levels = now
+            guess = self.combine(evaluate(self.calls(x, max(now, key=lambda level: level.ratio)))).data
+            try:
+                x, now, done = solver.send(guess)
+            except StopIteration as end:
+                yield Step(done + 1, end.value, guess)
+                return
+            yield Step(done, x, guess)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames ``first`` to ``last`` of a clip, which are drawn at a time, by rows of levels or all together."""
+
+    first: int
+    last: int
+    table: list[list[int]] | None
+    steps: int
+
+
+def plan_windows(drawn: Tensor, window: int, sampling: VideoSampling) -> list[Stretch]:
+    """The windows of a clip [B, 1, T, 1, 1] of which some frames are given; the last may reach past its end.
+
+    Raises LimnerError where nothing is left to draw, or ``kept`` leaves nothing of a window.
+    """
+    wanted = drawn[:, 0, :, 0, 0].any(0).tolist()  # [T], whether any clip of the batch draws the frame
+    if not any(wanted):
+        raise LimnerError(
+            "All frames of the clip are given, so nothing is left to draw: set --frames higher."
+        )
+    frames, kept = len(wanted), sampling.kept or max(window // 2, 1)
+    if frames > window and kept >= window:
+        raise LimnerError(f"A window has {window} frames, so it cannot keep {kept}: choose a lower --kept.")
+    start = max(0, wanted.index(True) - kept) if frames > window else 0
+    spans = [
+        (start + first, start + last)
+        for first, last in sliding_windows(frames - start, window, kept % window)
+    ]
+    first, last = spans[-1]
+    if (
+        last - first < window
+    ):  # a window is as long as training's, but where the clip's own last frame is given
+        spans[-1] = (first, first + window) if wanted[-1] else (max(0, last - window), last)
+    return [_stretch(*span, wanted, sampling, kept if i else 0) for i, span in enumerate(spans)]
+
+
+def _stretch(first: int, last: int, wanted: Sequence[bool], sampling: VideoSampling, kept: int) -> Stretch:
+    """A window whose first ``kept`` frames the one before has drawn."""
+    left = [i >= kept and (first + i >= len(wanted) or wanted[first + i]) for i in range(last - first)]
+    if sampling.order == "together":
+        return Stretch(first, last, None, sampling.steps)
+    behind = 1 if sampling.order == "pyramid" else sampling.steps
+    rows = forcing_levels(sum(left), sampling.steps, behind)
+    places = [sum(left[:i]) for i in range(len(left))]  # of each frame among those that are drawn
+    table = [[row[at] if draws else 0 for at, draws in zip(places, left, strict=True)] for row in rows]
+    return Stretch(first, last, table, len(table) - 1)
+
+
+def draw_clip(
+    model: DrawsFrames, condition: Condition, sampling: VideoSampling, draws: Draws
+) -> Iterator[Canvas]:
+    """Canvases of clips [B, C, T, H, W] in [-1, 1]; T is that of ``condition.image``, or of the model's spec.
+
+    With ``condition.mask`` [B, 1, T, 1, 1] frames of the image where it is 0 are given, and come back exactly; without
+    one, all frames are drawn. Raises LimnerError for settings that do not fit the model.
+    """
+    clip, drawn = _start(model, condition, draws)
+    condition = replace(condition, image=None, mask=None)
+    _check(model, drawn, sampling)
+    windows, frames = plan_windows(drawn, model.spec.frames, sampling), clip.shape[2]
+    past = max(windows[-1].last - frames, 0)
+    known = torch.cat([clip, clip.new_zeros(*clip.shape[:2], past, *clip.shape[3:])], dim=2)
+    left = torch.cat([drawn, drawn.new_ones(len(drawn), 1, past, 1, 1)], dim=2)  # what is still to be drawn
+    done, total = 0, sum(window.steps for window in windows)
+
+    def picture(known: Tensor, first: int, x: Tensor) -> Tensor:
+        whole = torch.cat([known[:, :, :first], x, known[:, :, first + x.shape[2] :]], dim=2)
+        return torch.where(drawn, whole[:, :, :frames].clamp(-1, 1), clip)
+
+    for span in windows:
+        rows = slice(span.first, span.last)
+        window = _window(model, sampling, known[:, :, rows], left[:, :, rows], draws)
+        for step in WindowDrawing(window, condition, draws).steps(span.table):
+            at = done + step.done
+            guess = partial(picture, known, span.first, step.denoised) if at < total else None
+            yield Canvas(at, total, partial(picture, known, span.first, step.x), guess)
+        drawn_now = torch.where(left[:, :, rows], step.x.clamp(-1, 1), known[:, :, rows])
+        known = torch.cat([known[:, :, : span.first], drawn_now, known[:, :, span.last :]], dim=2)
+        left = left.clone()
+        left[:, :, rows] = False
+        done += span.steps
+
+
+def _start(model: DrawsFrames, condition: Condition, draws: Draws) -> tuple[Tensor, Tensor]:
+    """A clip [B, C, T, H, W], and which of its frames are drawn [B, 1, T, 1, 1]."""
+    clip, mask = condition.image, condition.mask
+    if clip is None:
+        clip = torch.zeros(len(draws), *model.spec.shape, device=draws.device)
+    if mask is None:
+        mask = torch.ones(len(clip), 1, clip.shape[2], 1, 1, device=clip.device)
+    return clip, mask > 0
+
+
+def _check(model: DrawsFrames, drawn: Tensor, sampling: VideoSampling) -> None:
+    """Raises LimnerError for what the training of the model leaves out."""
+    frames = drawn[:, 0, :, 0, 0]  # [B, T]
+    if model.causal and bool((frames[:, :-1] & ~frames[:, 1:]).any()):
+        raise LimnerError(
+            "This run was trained with --model.causal, so no frame sees a later one: leave out --last."
+        )
+    if model.shared_levels and sampling.order != "together":
+        raise LimnerError(
+            f"This run was trained with --model.levels shared, so its frames cannot be drawn with --order "
+            f"{sampling.order}: leave that out, or name a run of --model.levels frames."
+        )
+    if model.shared_levels and sampling.history_guidance != 1:
+        raise LimnerError(
+            "This run was trained with --model.levels shared, so it takes no --history-guidance: leave that out, or "
+            "name a run of --model.levels frames."
+        )
+
+
+def _window(
+    model: DrawsFrames, sampling: VideoSampling, known: Tensor, drawn: Tensor, draws: Draws
+) -> Window:
+    if model.shared_levels and not drawn.all():  # Ho 2022, section 3.1: given frames take part in the noise
+        return Window(model, sampling, known, drawn, "noised", draws.normal(*known.shape[1:]))
+    return Window(model, sampling, known, drawn, "clean")

@@ -1,0 +1,214 @@
+"""Clips: a factorised space-time network, whose frames each have a noise level of their own.
+
+Video diffusion (Ho 2022) by flow matching, on the network of `flow` with layers along time beside its own. Levels by
+frame (diffusion forcing: Chen 2024; Song 2025) let one run draw from nothing, a label or a text, animate a picture,
+fill in between frames and go on with a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limner.core import (
+    Batch,
+    Canvas,
+    Condition,
+    ConditionEmbedding,
+    Draws,
+    ImageSpec,
+    Model,
+    Objective,
+    Parent,
+    Preset,
+)
+from limner.diffusion.forcing import per_frame, random_given
+from limner.diffusion.objectives import FlowMatching, denoised
+from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, betas, training_times
+from limner.diffusion.sampling import Plan
+from limner.families._clips import VideoSampling, draw_clip
+from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition
+from limner.families._flow import FlowNetwork, FlowNetworkConfig
+from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, training
+from limner.fields import Share
+from limner.networks.unets.space_time import Positions, TemporalLayers, fold_frames, unfold_frames
+from limner.networks.unets.vdm import VDMLevels, VDMUNet
+from limner.settings import LimnerError, Optimiser
+
+COSINE = Discrete(betas("cosine", 1000))  # of the published 3D U-Net
+
+
+@dataclass(frozen=True)
+class VideoConfig(FlowMatching):
+    time_mean: float = -1.2  # flow matching: training times are sigmoid(normal); mean of the normal
+    # run of flow, on single pictures: its network of frames is taken over, and training begins as that run
+    pretrained: str = ""
+    # flow: that of flow with layers along time, and flow matching; vdm: the 3D U-Net of Ho 2022, which predicts noise
+    network: Literal["flow", "vdm"] = "flow"
+    unet: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)  # flow: the network of a frame
+    vdm: VDMLevels = field(default_factory=VDMLevels)  # vdm: its feature maps
+    positions: Positions = "rotary"  # flow: how attention along time tells frames apart
+    causal: bool = False  # no frame sees a later one
+    # noise levels in training: of each frame by itself in a share of the clips, or one for all frames (Ho 2022)
+    levels: Literal["frames", "shared"] = "frames"
+    independent: Share = (
+        0.2  # levels=frames: fraction of training clips whose frames have levels of their own
+    )
+    given: Share = 0.4  # levels=frames: fraction of training clips that are given some of their frames
+    condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
+    condition_dropout: Share = 0.1  # fraction of training clips whose condition is left out, for guidance
+
+
+class Network(nn.Module):
+    """Noisy clip [B, C, T, H, W], the times of its frames [B, T] and condition -> clean clip [B, C, T, H, W]."""
+
+    def __init__(self, config: VideoConfig, spec: ImageSpec, condition: str):
+        super().__init__()
+        c = config.unet
+        self.frame = FlowNetwork(c, spec, condition)
+        self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, config.positions, config.causal)
+
+    @property
+    def embedder(self) -> ConditionEmbedder:
+        return self.frame.embedder
+
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
+        frames = x.shape[2]
+        rows = condition[
+            torch.arange(len(x), device=x.device).repeat_interleave(frames)
+        ]  # one for each frame
+        along_time = partial(self.time_layers, frames=frames)
+        out = self.frame(fold_frames(x), t.flatten(), rows, along_time)  # [B T, C, H, W]
+        return unfold_frames(out, frames)
+
+
+class VDMNetwork(nn.Module):
+    """Noisy clip [B, C, T, H, W], the times of its frames [B, T] in steps and condition -> noise [B, C, T, H, W]."""
+
+    def __init__(self, config: VideoConfig, spec: ImageSpec, condition: str):
+        super().__init__()
+        self.unet = VDMUNet(spec.channels, spec.channels, config.vdm, config.causal)
+        self.embedder = ConditionEmbedder(condition, len(spec.classes), self.unet.embedding, config.unet.text)
+
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding) -> Tensor:
+        frames, added = x.shape[2], condition.embedding
+        added = None if added is None else added.repeat_interleave(frames, 0)  # [B T, E]
+        return unfold_frames(self.unet(fold_frames(x), t.flatten(), frames, added), frames)
+
+
+class Video(Model):
+    Config = VideoConfig
+    Sampling = VideoSampling
+    reads = frozenset({"label", "text", "image", "mask"})
+    video = True
+    averaged = ("network",)
+    parents: ClassVar[dict[str, Parent]] = {
+        "pretrained": Parent(FlowNetwork, "a network of flow", config="unet", weights="network.frame",
+                             source="network", frozen=False, stills=True)
+    }  # fmt: skip
+    paper = "Ho 2022, Video Diffusion Models; Chen 2024, Diffusion Forcing; Song 2025, History-Guided Video Diffusion"
+    about = "clips by flow matching: from text, from given frames, longer"
+
+    def __init__(self, config: VideoConfig, spec: ImageSpec):
+        super().__init__(config, spec)
+        if spec.frames < 2:
+            raise LimnerError(
+                "video trains on clips, not on stills: set --data.frames to 2 or more, or train flow on them."
+            )
+        self.discrete = config.network == "vdm"
+        if self.discrete and config.pretrained:
+            raise LimnerError(
+                "--model.pretrained names a run of flow, whose network --model.network vdm does not have: leave one of "
+                "them out."
+            )
+        make = VDMNetwork if self.discrete else Network
+        self.network: Any = make(config, spec, choose_condition(self, "text", "label"))
+        self.shared_levels, self.causal = config.levels == "shared", config.causal
+        self.clean = NoiseLevel(1.0, 0.0, 0.0 if self.discrete else 1.0)
+
+    def objectives(self) -> list[Objective]:
+        return [Objective("network", self.loss)]
+
+    def random_levels(self, clips: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Training times [B, T], and which frames are given [B, T]: those have the time of clean data."""
+        c = self.config
+
+        def times(n: int) -> Tensor:
+            if self.discrete:
+                return COSINE.random_times(n, device)
+            return training_times(n, c.time_mean, c.time_std, c.time_uniform, device)
+
+        t = times(clips)[:, None].expand(-1, frames)  # [B, T]
+        given = torch.zeros(clips, frames, dtype=torch.bool, device=device)
+        if not self.shared_levels:
+            kind = torch.rand(clips, 1, device=device)
+            own = torch.rand(clips, frames, device=device).clamp(1e-6, 1 - 1e-6)  # uniform (Chen 2024, 3.2)
+            own = (COSINE.steps * own).long() if self.discrete else own
+            t = torch.where(kind < c.independent, own, t)
+            given = random_given(clips, frames, device, c.causal) & (kind > 1 - c.given)
+        return t.masked_fill(given, self.clean.time), given
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the velocity of the frames that are not given (Lipman 2023), or of their noise."""
+        data, c = batch.image, self.config
+        t, given = self.random_levels(len(data), data.shape[2], data.device)
+        alpha, sigma = self.scales(t, given)
+        x = alpha * data + sigma * (noise := torch.randn_like(data))
+        rows = self.network.embedder.with_dropout(batch, c.condition_dropout)
+        out = self.network(x, t, rows)  # [B, C, T, H, W]
+        if self.discrete:
+            name, error = "noise", (out - noise).abs()
+        else:
+            name, error = "velocity", ((out - data) / sigma.clamp(min=c.sigma_floor)).square()
+        counted = per_frame(~given).expand_as(error)
+        return {name: (error * counted).sum() / counted.sum()}
+
+    def scales(self, t: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma [B, 1, T, 1, 1] at times [B, T]; 1 and 0 for given frames."""
+        path = COSINE if self.discrete else STRAIGHT
+        alpha, sigma = path.alpha(t).float(), path.sigma(t).float()
+        return per_frame(torch.where(given, 1.0, alpha)), per_frame(torch.where(given, 0.0, sigma))
+
+    embed = embed_condition
+
+    def denoise_frames(
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+    ) -> Tensor:
+        """x [B, C, T, H, W], its times [B, T], alpha and sigma [B, 1, T, 1, 1] -> the clean clip."""
+        out = self.network(x, time, rows)
+        return denoised("noise", COSINE, x, out, alpha, sigma).data if self.discrete else out
+
+    def plan(self, sampling: VideoSampling) -> Plan:
+        if self.discrete:
+            return Plan(COSINE, COSINE.levels(sampling.steps), self.spec.shape, clip=1.0)
+        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, sampling: VideoSampling, draws: Draws) -> Iterator[Canvas]:
+        if not self.drops_condition:  # it never learned to draw without a label
+            condition = self.with_labels(condition, draws)
+        yield from draw_clip(self, condition, sampling, draws)
+
+
+CLIPS = replace(SMALL_UNET, batch=8, samples=8, average=2_000.0)
+Video.presets = {
+    "tiny": Preset(VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS)), replace(CLIPS, average=100.0)),
+    "small": Preset(VideoConfig(), CLIPS),
+    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS)), replace(BASE_MUON, batch=64)),
+    # lucidrains' video-diffusion-pytorch: two batches of 32 clips of 16 frames a step; every tenth step the average
+    # moves by 0.005.
+    "paper": Preset(
+        VideoConfig(network="vdm", levels="shared", condition="none", condition_dropout=0.0),
+        training(
+            Optimiser("adam", lr=1e-4, betas=(0.9, 0.999)), "network", batch=64, accumulate=2, schedule="constant",
+            average=640 * math.log(0.5) / math.log(0.995),
+        ),
+        size=(64, 64), channels=3, parameters={"network": 35_706_243},
+    ),
+}  # fmt: skip
