@@ -158,10 +158,10 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             skipped = [p for listing in listings for p in listing.skipped]
             unused = [p for listing in listings for p in listing.unused]
             channels = options.channels or max(written.used)
-            problems = skipped + unused + bad + written.short
+            problems = skipped + unused + bad + written.short + written.cut
             index = _index([row.item for row in kept], problems, plan, channels, options)
             if plan.cut:
-                entries, about = clips_entries(written, headers, n - len(written.bad))
+                entries, about = clips_entries(written, n - len(written.bad))
                 index["clips"], index["spec"]["rate"] = entries["clips"], entries["rate"]
                 index["notes"] += about
             index["notes"] = [note for listing in listings for note in listing.notes] + index["notes"]

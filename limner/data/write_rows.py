@@ -73,9 +73,9 @@ class Written:
         default_factory=lambda: Counter({1: 0})
     )  # channels in use, by item
     short: list[Problem] = dataclasses.field(default_factory=list)  # of films without a clip
-    traits: Counter[str] = dataclasses.field(
-        default_factory=Counter
-    )  # of films: see `limner.data.clips.notes`
+    cut: list[Problem] = dataclasses.field(default_factory=list)  # of films that could be read in part
+    # of films: names of those that have each trait of `limner.data.clips.notes`
+    traits: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     frames: int = 0  # of clips, in all
 
 

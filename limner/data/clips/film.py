@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
+from limner.data.images.formats import not_read
 from limner.data.images.header import Header
-from limner.data.images.limits import UNDER_WAY, Unusable, check_size
+from limner.data.images.limits import Unusable, check_size
 from limner.settings import need
 
 # Of a frame; the most that level 6.2 of H.264 allows (ITU-T H.264, table A-1). A decoder holds up to 16 of them.
@@ -57,8 +59,10 @@ class Film:
         self.alpha = len(parts) in (2, 4)
         self.grey = len(parts) < 3 and not self._codec.format.has_palette
         if self._stream.metadata.get("alpha_mode") == "1" and (name := _ALPHA.get(self._codec.name)):
-            self._codec, self.alpha = _decoder(av, name), True
+            self._codec, self.alpha = av.CodecContext.create(name, "r"), True
         self.unread = 0  # packets that could not be decoded
+        self._last = 0.0  # time of the last frame so far
+        self._interlaced = False
 
     @property
     def expected(self) -> int:
@@ -75,7 +79,7 @@ class Film:
         """Time in seconds and frame of PyAV, in the order in which they are shown; damaged ones are passed over."""
         unit, rate = self._stream.time_base, self._stream.average_rate
         time = -1.0
-        for frame in self._decoded():
+        for frame in self._whole(self._decoded()):
             if frame.is_corrupt:
                 self.unread += 1
                 continue
@@ -84,8 +88,29 @@ class Film:
                 stated is None or stated <= time
             ):  # without a time, or back in time, as where films were joined
                 stated = time + 1 / float(rate or 25)
-            time = stated
+            time = self._last = stated
             yield time, frame
+
+    def _whole(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """The same frames; those of a film whose first one is interlaced have their lines joined."""
+        first = next(frames, None)
+        if first is None:
+            return
+        frames = chain([first], frames)
+        self._interlaced = first.interlaced_frame
+        if not self._interlaced:
+            yield from frames
+            return
+        graph = self._av.filter.Graph()
+        graph.link_nodes(
+            graph.add_buffer(template=self._stream), graph.add("bwdif", "send_frame"), graph.add("buffersink")
+        ).configure()
+        empty = self._av.error.BlockingIOError, EOFError
+        for frame in chain(frames, [None]):
+            graph.push(frame)
+            with suppress(*empty):
+                while True:
+                    yield graph.pull()
 
     def _decoded(self) -> Iterator[Any]:
         error = self._av.error
@@ -129,6 +154,29 @@ class Film:
         aspect = float(stated) if stated else 1.0
         return 1 / aspect if int(frame.rotation) in (90, -90) else aspect
 
+    def traits(self, frame: Any) -> set[str]:
+        """What is done to the film, by one of its frames: see `notes.TRAITS`."""
+        has = {
+            "sound": self.sound, "turned": int(frame.rotation) != 0, "oblong": self.aspect(frame) != 1,
+            "interlaced": self._interlaced,
+        }  # fmt: skip
+        return {name for name, is_so in has.items() if is_so}
+
+    def lost(self, read: int) -> str:
+        """What of the film is missing where ``read`` frames were read to its end; "" for nothing.
+
+        Damaged H.264 decodes to fewer frames without an error, so they are counted.
+        """
+        stated, length = self.expected, self._container.duration
+        if not stated and self.rate and length:  # microseconds
+            end = (length + (self._container.start_time or 0)) / 1e6
+            missing = (end - self._last) * self.rate - 1
+            stated = read + round(missing) if missing > 1.5 else read  # times and lengths are rounded
+        if read >= stated and not self.unread:
+            return ""
+        of = f"{read:,} of its {stated:,} frames" if stated > read else f"all but {self.unread:,} parts of it"
+        return f"cut or damaged: {of} can be read, and are used"
+
     def header(self) -> Header:
         """What the film is, from its header and its first frame. Raises Unusable where there is none."""
         first = next((frame for _, frame in self.frames()), None)
@@ -137,17 +185,12 @@ class Film:
         turned = int(first.rotation) in (90, -90)
         width, height = (first.height, first.width) if turned else (first.width, first.height)
         aspect = self.aspect(first)
-        said = {
-            "sound": self.sound, "turned": int(first.rotation) != 0, "oblong": aspect != 1,
-            "interlaced": first.interlaced_frame,
-        }  # fmt: skip
         rate = self._stream.average_rate
         length = self._container.duration
         frames = self.expected or (round(length / 1e6 * float(rate)) if length and rate else 0)
         return Header(
             self._container.format.name.partition(",")[0].upper(), self._codec.pix_fmt or first.format.name,
             max(1, round(width * aspect)), height, 8, 4 if self.alpha else 1 if self.grey else 3, max(frames, 1),
-            traits=tuple(name for name, is_so in said.items() if is_so),
         )  # fmt: skip
 
 
@@ -163,15 +206,12 @@ def opened(source: IO[bytes], hdr: str) -> Iterator[Film]:
         container = av.open(source, "r", options={"format_whitelist": _CONTAINERS}, metadata_errors="replace")
     except av.error.FFmpegError:
         raise Unusable(_no_film(source)) from None
-    with container, UNDER_WAY.hold(0):
-        film = Film(av, container, hdr)
-        yield film
+    with container:
+        yield Film(av, container, hdr)
 
 
 def _no_film(source: IO[bytes]) -> str:
     """Why a file cannot be opened as a film."""
-    from limner.data.images.formats import not_read
-
     source.seek(0)
     start = source.read(2**16)
     if start[4:8] == b"ftyp" and b"moov" not in start:
@@ -191,10 +231,6 @@ def _refuse_hdr(codec: Any, hdr: str) -> None:
     if found:
         how = "convert it to 8 bits of BT.709, or choose --data.hdr clip, which takes its values as they are"
         raise Unusable(f"a film of high dynamic range ({', '.join(found)}): {how}")
-
-
-def _decoder(av: Any, name: str) -> Any:
-    return av.CodecContext.create(name, "r")
 
 
 def rgb_of(film: Film, frame: Any) -> np.ndarray:

@@ -7,45 +7,57 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from limner.data.images.header import Header
 from limner.data.items import Problem
 from limner.data.write_rows import Row, Written
 from limner.settings import LimnerError
 
-# Of films and animations: what is said of those that have it, after their number.
+# What is said of films and animations that have a trait: of several, and of one.
 TRAITS = {
-    "sound": "have sound, which is ignored",
-    "turned": "are turned upright, as their header says",
-    "oblong": "have pixels that are not square: they are shown as wide as their header says",
-    "interlaced": "are interlaced: their lines are joined to whole frames",
-    "no delay": "have frames without a delay, which are shown for 100 ms, as browsers do",
-    "uneven": "show frames for unlike times: --data.rate takes clips at even times",
-    "slower": "have fewer frames a second than --data.rate, so frames are repeated",
-    "untimed": "are numbered images, which have no times: each counts as one frame at --data.rate",
-    "cut": "are cut or damaged: fewer frames were read than they should have",
-    "still": "are stills: each is a clip of which one frame counts",
+    "sound": ("have sound, which is ignored", "has sound, which is ignored"),
+    "turned": ("are turned upright, as their header says", "is turned upright, as its header says"),
+    "oblong": (
+        "have pixels that are not square, and are shown as wide as their header says",
+        "has pixels that are not square, and is shown as wide as its header says",
+    ),
+    "interlaced": (
+        "are interlaced, and their lines are joined to whole frames",
+        "is interlaced, and its lines are joined to whole frames",
+    ),
+    "no delay": (
+        "have frames without a delay, which are shown for 100 ms, as browsers do",
+        "has frames without a delay, which are shown for 100 ms, as browsers do",
+    ),
+    "uneven": (
+        "have a variable rate (--data.rate takes clips at even times)",
+        "has a variable rate (--data.rate takes clips at even times)",
+    ),
+    "slower": (
+        "have fewer frames a second than --data.rate, so frames are repeated",
+        "has fewer frames a second than --data.rate, so frames are repeated",
+    ),
+    "untimed": (
+        "are numbered images, which have no times: each counts as a frame at --data.rate",
+        "is of numbered images, which have no times: each counts as a frame at --data.rate",
+    ),
+    "cut": (
+        "are cut or damaged, and what can be read of them is used",
+        "is cut or damaged, and what can be read of it is used",
+    ),
+    "still": (
+        "are stills: of each clip of one, one frame counts",
+        "is a still: of its clip, one frame counts",
+    ),
 }
 
 
-def trait_notes(traits: Mapping[str, int], of: int) -> list[str]:
-    """A sentence for each trait of so many of ``of`` films."""
-    verbs = {"have ": "has ", "are ": "is ", "show ": "shows "}
+def trait_notes(traits: Mapping[str, Sequence[str]], of: int) -> list[str]:
+    """A sentence for each trait of some of ``of`` films, with the first that has it."""
     notes = []
-    for trait, said in TRAITS.items():
-        if count := traits.get(trait, 0):
-            if count == 1:
-                plural, singular = next(pair for pair in verbs.items() if said.startswith(pair[0]))
-                said = singular + said.removeprefix(plural)
-            notes.append(f"{count:,} of {of:,} {said}.")
+    for trait, (several, one) in TRAITS.items():
+        if names := traits.get(trait):
+            such = f", {'such as ' if len(names) > 1 else ''}{names[0]!r},"
+            notes.append(f"{len(names):,} of {of:,}{such} {one if len(names) == 1 else several}.")
     return notes
-
-
-def header_traits(headers: Mapping[Header, int]) -> Counter[str]:
-    found = Counter[str]()
-    for header, count in headers.items():
-        for trait in header.traits:
-            found[trait] += count
-    return found
 
 
 def short_notes(short: Sequence[Problem], of: int, clips: int) -> list[str]:
@@ -60,12 +72,10 @@ def short_notes(short: Sequence[Problem], of: int, clips: int) -> list[str]:
     return [f"{are} too short and left out, {example}: {change}."]
 
 
-def clips_entries(
-    written: Written, headers: Mapping[Header, int], of: int
-) -> tuple[dict[str, Any], list[str]]:
+def clips_entries(written: Written, of: int) -> tuple[dict[str, Any], list[str]]:
     """Where the clips of ``of`` films lie and their rate, as kept in an index, and sentences. Raises LimnerError."""
     rows = list(chain.from_iterable(written.rows))
-    notes = trait_notes(header_traits(headers) + written.traits, of)
+    notes = trait_notes(written.traits, of)
     notes += short_notes(written.short, of, len(rows))
     refuse_stills(rows)
     rate, about = rate_of(rows)

@@ -52,7 +52,8 @@ class Reel:
     rate: float | None = None  # frames a second, where the file says so
     timed: bool = True  # whether its frames have times
     still: bool = False  # one picture, which does not move
-    traits: set[str] = field(default_factory=set)  # what is found while it is read: see `notes.TRAITS`
+    traits: set[str] = field(default_factory=set)  # known once it is read: see `notes.TRAITS`
+    lost: str = ""  # likewise, what could not be read
 
 
 def is_film(item: Item) -> bool:
@@ -68,7 +69,7 @@ def header_of(item: Item, hdr: str = "refuse") -> Header:
     with opener(0, 0) as source:
         header = read_header(source)
     if item.pictures:
-        return replace(header, frames=len(item.pictures), traits=("numbered",))
+        return replace(header, frames=len(item.pictures))
     return header if header.format in animated.FORMATS else replace(header, frames=1)
 
 
@@ -139,15 +140,14 @@ def _of_film(found: film.Film, form: Form) -> Reel:
         raise Unusable("no frame of it can be decoded: its start is damaged or cut off")
     image, aspect = found.image(first[1]), found.aspect(first[1])
     size = image.height, max(1, round(image.width * aspect))
-    reel = Reel(iter(()), size, film.ROUNDING, found.rate)
+    reel = Reel(iter(()), size, film.ROUNDING, found.rate, traits=found.traits(first[1]))
 
     def each() -> Frames:
         read = 0
         for time, frame in _with(first, frames):
             read += 1
             yield time, Frame(partial(_fitted, found, frame, form))
-        if read < found.expected or found.unread:
-            reel.traits.add("cut")
+        reel.lost = found.lost(read)
 
     reel.frames = each()
     return reel

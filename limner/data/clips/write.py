@@ -37,7 +37,8 @@ class Taken:
     clips: list[Row]  # whose ``first`` counts from the item's own first row
     ticks: int
     channels: int  # in use
-    traits: frozenset[str]
+    traits: frozenset[str] = frozenset()
+    lost: str = ""  # what could not be read
 
 
 def write_clips(
@@ -62,7 +63,9 @@ def write_clips(
             written.rows[origin] += rows
             written.frames += taken.count
             written.used[taken.channels] += 1
-            written.traits.update(taken.traits)
+            written.cut += [Problem(item.name, taken.lost)] if taken.lost else []
+            for trait in taken.traits:
+                written.traits.setdefault(trait, []).append(item.name)
     return written
 
 
@@ -95,7 +98,7 @@ def _drawn(file: IO[bytes], plan: Plan, cut: Cut, item: Item) -> Taken:
     channels = uses(pixels)
     file.write(_rows(pixels, plan))
     row = Row(dataclasses.replace(item, name=clip_name(item.name, 0)), (plan.height, plan.width), 0, 1, rate)
-    return Taken(file, len(pixels), [row], len(pixels), channels, frozenset())
+    return Taken(file, len(pixels), [row], len(pixels), channels)
 
 
 def _taken(file: IO[bytes], plan: Plan, cut: Cut, item: Item, found: Reel) -> Taken:
@@ -123,7 +126,8 @@ def _taken(file: IO[bytes], plan: Plan, cut: Cut, item: Item, found: Reel) -> Ta
         )
         for start, first in zip(cut.starts(ticks), firsts, strict=True)
     ]  # fmt: skip
-    return Taken(file, used, rows, ticks, channels, frozenset(found.traits | _of_times(found, spacing, cut)))
+    traits = frozenset(found.traits | _of_times(found, spacing, cut))
+    return Taken(file, used, rows, ticks, channels, traits, found.lost)
 
 
 def _own_rate(found: Reel, spacing: Spacing) -> float | None:

@@ -29,7 +29,6 @@ class Header:
     profile: str = ""  # the name of a colour profile that is not sRGB, from which the image is converted
     span: tuple[float, float] | None = None  # the least and greatest of floats, or integers, of any range
     cut: bool = False  # colour of more than 8 bits that is taken as 8
-    traits: tuple[str, ...] = ()  # of a clip: see `limner.data.clips.notes.TRAITS`
 
     @property
     def kind(self) -> str:
