@@ -15,6 +15,9 @@ from PIL import Image
 
 from limner.data import tiles
 from limner.data.annotations.labels import Classes
+from limner.data.clips.look import Films, look
+from limner.data.clips.times import Cut, cut_of
+from limner.data.clips.write import Taken
 from limner.data.given import alike, partners_of, way_of
 from limner.data.images import decode, formats
 from limner.data.images.header import Header, colour_notes
@@ -28,6 +31,7 @@ from limner.files import cache_folder
 from limner.progress import bar
 from limner.settings import BUILT_IN_TWO, DataOptions
 
+Look = tuple[Header, bytes, Taken | None]  # of a file: header, digest, and its clips in a data set of clips
 _FEW_IMAGES = 100
 _SHOWN = 10  # lines of each list in the printed report
 _FIRST = 2**16  # bytes of a file that are read at once
@@ -55,13 +59,16 @@ class Report:
     kinds: dict[str, int]  # what these are
     notes: list[str]  # sentences on how the sources were read
     advice: list[str]
+    clips: int = 0  # of films, animations and numbered images; 0 where --data.frames is 1
+    rates: dict[str, int] = field(default_factory=dict)  # frames a second of the clips
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.images:,} images in {', '.join(self.sources)}"]
-        counted = ("formats", "modes", "sizes", "bits", "profiles", "classes")
+        held = f"{self.clips:,} clips of {self.images:,} files" if self.clips else f"{self.images:,} images"
+        lines = [f"{held} in {', '.join(self.sources)}"]
+        counted = ("formats", "modes", "sizes", "bits", "rates", "profiles", "classes")
         shown = {name: _counts(getattr(self, name)) for name in counted}
         shown |= {"captions": f"{self.captions:,}", "animated": f"{self.animated:,}"}
         shown["follows"] = self.follows
@@ -98,13 +105,16 @@ class _Tally:
     first: dict[bytes, str] = field(default_factory=dict)  # digest of a file -> the first such file
     same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
     own: list[dict[str, tuple[int, int]]] = field(default_factory=list)  # sizes of images by name, by source
+    films: Films = field(default_factory=Films)  # of a data set of clips
 
-    def add(self, item: Item, found: tuple[Header, bytes] | Problem, drawn: bool) -> None:
+    def add(self, item: Item, found: Look | Problem, drawn: bool, cut: Cut | None) -> None:
         if isinstance(found, Problem):
             self.problems.append(found)
             self.unreadable += 1
             return
-        header, digest = found
+        header, digest, taken = found
+        if cut and taken:
+            self.films.add(item, taken, cut)
         self.headers[header] += 1
         self.captions += bool(item.caption)
         self.classes.add(item)
@@ -119,16 +129,20 @@ class _Tally:
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
     texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
+    cut = cut_of(options)
     for source in _sources(texts, options):
         listing = source.listing()
         tally.own.append({})
+        fit = options.fit or "crop"
+        act = partial(look, cut, fit, options.hdr) if cut else partial(_look, fit)
         with bar(f"checking {printable(source.name)}", not progress) as watch:
-            for item, found in in_parallel(partial(_look, options.fit or "crop"), listing.items, watch):
-                tally.add(item, found, source.drawn)
+            for item, found in in_parallel(act, listing.items, watch, group=1 if cut else 16):
+                tally.add(item, found, source.drawn, cut)
         tally.problems += listing.skipped + listing.unused
         tally.unused += len(listing.unused)
         kinds.update(listing.kinds)
         notes += listing.notes
+    tally.problems += tally.films.problems()
     if way_of(texts, options) == "pairs" and len(texts) == 2:
         tally.problems += _pairs(tally, texts, options)
 
@@ -156,8 +170,13 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         problems=tally.problems,
         others=kinds.total(),
         kinds=dict(kinds.most_common()),
-        notes=notes + colour_notes(headers) + tally.classes.notes(options.labels),
+        notes=notes
+        + colour_notes(headers)
+        + tally.classes.notes(options.labels)
+        + tally.films.notes(headers.total()),
         advice=[],
+        clips=len(tally.films.rows),
+        rates=tally.films.rates,
     )
     advice = list(_advice(report, tally, options))
     return dataclasses.replace(report, advice=advice or ["No problems found."])
@@ -182,26 +201,26 @@ def _pairs(tally: _Tally, texts: Sequence[str], options: DataOptions) -> list[Pr
     return problems + alike(names, [sizes[i] for i in rows], [of_given[i] for i in partners])[1]
 
 
-def _look(fit: str, item: Item) -> tuple[Header, bytes]:
+def _look(fit: str, item: Item) -> Look:
     """The header of an image that can be decoded, and a digest of its file, which is read once."""
     with item.image(64, 64) as source:
         if isinstance(source, Image.Image):
-            return decode.look(source, fit), b""
+            return decode.look(source, fit), b"", None
         content = source.read(_FIRST)
         if len(content) == _FIRST:  # a buffer of _WHOLE for each small file would take longer than reading it
             content += source.read(_WHOLE - _FIRST)
         digest = hashlib.blake2b(content, digest_size=16)
         if len(content) < _WHOLE:
-            return decode.look(BytesIO(content), fit), digest.digest()
+            return decode.look(BytesIO(content), fit), digest.digest(), None
         while block := source.read(2**20):
             digest.update(block)
         source.seek(0)
-        return decode.look(source, fit), digest.digest()
+        return decode.look(source, fit), digest.digest(), None
 
 
 def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str]:
     """What to do, in sentences."""
-    n, bad = report.images, len(report.problems) - tally.unused
+    n, bad = report.images, len(report.problems) - tally.unused - len(tally.films.cut)
     headers, unreadable = tally.files, tally.unreadable
 
     def among(is_so: Callable[[Header], bool]) -> int:
@@ -209,6 +228,8 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
 
     if n == 0:
         yield "There are no usable images: choose a folder with PNG, JPEG, WebP or other images."
+    elif options.frames > 1 and not report.clips:
+        yield tally.films.nothing()
     yield from formats.advice(report.kinds)
     if n == 0:
         return
@@ -218,8 +239,9 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
         yield f"Fix the {tally.unused:,} texts and rows of metadata listed as problems: what they say is lost."
     if unreadable > options.max_bad * (n + unreadable):
         yield f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
-    if n < _FEW_IMAGES:
-        yield f"{n} images are few: a model will copy them more than it varies them; add more, or --data.flip."
+    if (shown := report.clips or n) < _FEW_IMAGES:
+        what = "clips" if report.clips else "images"
+        yield f"{shown} {what} are few: a model will copy them more than it varies them; add more, or --data.flip."
     if report.duplicates:
         extra = sum(len(group) - 1 for group in report.duplicates)
         yield f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."

@@ -26,7 +26,7 @@ from limner.data.annotations.labels import classes_of
 from limner.data.cache import load, publish, sealed, unfinished
 from limner.data.clips import reels
 from limner.data.clips.notes import clips_entries
-from limner.data.clips.times import Cut
+from limner.data.clips.times import cut_of
 from limner.data.clips.write import write_clips
 from limner.data.dataset import Data
 from limner.data.images import decode
@@ -203,7 +203,7 @@ def _plan(request: Request, headers: Counter[Header]) -> Plan:
         request.half,
         scale_of((h.mode, *h.span) for h in headers.elements() if h.span),
         options.filter,
-        Cut(options.frames, options.stride, options.step, options.rate) if options.frames > 1 else None,
+        cut_of(options),
     )
 
 

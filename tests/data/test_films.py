@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.data import Data, open_data
+from limner.data import Data, check, open_data
 from limner.data.clips import film
 from limner.settings import DataOptions, LimnerError
 
@@ -285,3 +285,32 @@ def test_colours_of_either_standard(tmp_path):
             container.mux(stream.encode())
         data = read(tmp_path / f"{name}.mp4")
         assert np.abs(data.array.astype(int) - frames.astype(int)).max() <= 3
+
+
+def test_check_tells_of_clips(tmp_path):
+    for i in range(3):
+        write(tmp_path / "a" / f"{i}x.mp4", bars(9, first=i), sound=i == 2)
+    write(tmp_path / "a" / "short.webm", bars(2), codec="libvpx-vp9")
+    write(tmp_path / "a" / "hdr.mp4", bars(4), form="yuv420p10le")
+    (tmp_path / "a" / "2x.txt").write_text("bars that grow lighter")
+    report = check(tmp_path / "a", DataOptions(frames=4), progress=False)
+    assert report.clips == 6 and report.images == 4 and report.rates == {"10": 6} and report.captions == 1
+    assert {p.path: p.reason[:10] for p in report.problems} == {
+        "short.webm": "it has 2 f",
+        "hdr.mp4": "a film of ",
+    }
+    assert "1 of 4, '2x.mp4', has sound, which is ignored." in report.notes
+    stills = check(tmp_path / "a", DataOptions(), progress=False)
+    assert stills.images == 0 and any("--data.frames 16" in advice for advice in stills.advice)
+    short = check(tmp_path / "a" / "short.webm", DataOptions(frames=4), progress=False)
+    assert any("No film is as long as a clip" in advice for advice in short.advice)
+
+
+def test_the_command_checks_clips(tmp_path, limner):
+    write(tmp_path / "a" / "x.mp4", bars(9))
+    done = limner("data", "check", tmp_path / "a", "--data.frames", 4)
+    assert "2 clips of 1 files" in done.stdout and "48x64" in done.stdout
+    done = limner("train", "flow", tmp_path / "a", "--data.frames", 4, "--out", tmp_path / "r", ok=False)
+    assert done.returncode == 2 and "flow takes still images, not video" in done.stderr
+    done = limner("train", "flow", tmp_path / "a", "--out", tmp_path / "r", ok=False)
+    assert done.returncode == 2 and "--data.frames 16" in done.stderr

@@ -60,36 +60,41 @@ def trait_notes(traits: Mapping[str, Sequence[str]], of: int) -> list[str]:
     return notes
 
 
-def short_notes(short: Sequence[Problem], of: int, clips: int) -> list[str]:
-    """What is said of films without a clip. Raises LimnerError where no film has one."""
+_CHANGE = "choose a smaller --data.frames, or another --data.stride or --data.rate"
+
+
+def short_notes(short: Sequence[Problem], of: int) -> list[str]:
+    """What is said of films without a clip."""
     if not short:
         return []
-    example = f"such as {short[0].path!r} ({short[0].reason})"
-    change = "choose a smaller --data.frames, or another --data.stride or --data.rate"
-    if not clips:
-        raise LimnerError(f"No film is as long as a clip, {example}: {change}.")
     are = f"{len(short):,} of {of:,} are" if len(short) > 1 else f"1 of {of:,} is"
-    return [f"{are} too short and left out, {example}: {change}."]
+    return [f"{are} too short and left out, {_such(short)}: {_CHANGE}."]
+
+
+def no_clips(short: Sequence[Problem]) -> str:
+    """The sentence where nothing has a clip."""
+    if short:
+        return f"No film is as long as a clip, {_such(short)}: {_CHANGE}."
+    return (
+        "Nothing here moves: clips are films, GIFs, animated WebP or PNG, or folders of numbered images; for "
+        "stills leave out --data.frames and choose a family of images."
+    )
+
+
+def _such(short: Sequence[Problem]) -> str:
+    return f"such as {short[0].path!r} ({short[0].reason})"
 
 
 def clips_entries(written: Written, of: int) -> tuple[dict[str, Any], list[str]]:
     """Where the clips of ``of`` films lie and their rate, as kept in an index, and sentences. Raises LimnerError."""
     rows = list(chain.from_iterable(written.rows))
     notes = trait_notes(written.traits, of)
-    notes += short_notes(written.short, of, len(rows))
-    refuse_stills(rows)
+    notes += short_notes(written.short, of)
+    if all(row.stride == 0 for row in rows):
+        raise LimnerError(no_clips(written.short))
     rate, about = rate_of(rows)
     clips = {"first": [row.first for row in rows], "stride": [row.stride for row in rows]}
     return {"clips": clips, "rate": rate}, notes + about
-
-
-def refuse_stills(rows: Iterable[Row]) -> None:
-    """Raises LimnerError where nothing moves."""
-    if all(row.stride == 0 for row in rows):
-        raise LimnerError(
-            "Nothing here moves: clips are films, GIFs, animated WebP or PNG, or folders of numbered images; for "
-            "stills leave out --data.frames and choose a family of images."
-        )
 
 
 def rate_of(rows: Iterable[Row]) -> tuple[float | None, list[str]]:

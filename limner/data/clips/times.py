@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from limner.data.images.limits import Unusable
+from limner.settings import DataOptions
 
 T = TypeVar("T")
 _NEAR = 1e-9  # seconds: readers round time stamps in unlike ways
@@ -58,6 +59,13 @@ class Cut:
     @property
     def _apart(self) -> bool:
         return self.every >= self.span
+
+
+def cut_of(options: DataOptions) -> Cut | None:
+    """How clips are cut by the options; None of still images."""
+    if options.frames == 1:
+        return None
+    return Cut(options.frames, options.stride, options.step, options.rate)
 
 
 def ticks(times: Sequence[float], rate: float, end: float | None = None) -> list[int]:

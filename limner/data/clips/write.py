@@ -58,7 +58,7 @@ def write_clips(
                 taken.frames.seek(0)
                 shutil.copyfileobj(taken.frames, file, 2**20)
             if not taken.clips:
-                written.short.append(Problem(item.name, _short(taken.ticks, plan.cut)))
+                written.short.append(Problem(item.name, too_short(taken.ticks, plan.cut)))
             rows = [dataclasses.replace(clip, first=clip.first + written.frames) for clip in taken.clips]
             written.rows[origin] += rows
             written.frames += taken.count
@@ -69,7 +69,8 @@ def write_clips(
     return written
 
 
-def _short(ticks: int, cut: Cut | None) -> str:
+def too_short(ticks: int, cut: Cut | None) -> str:
+    """Why a film has no clip."""
     span = cut.span if cut else 1
     frames = f"{ticks:,} frame{'s' if ticks != 1 else ''}"
     at = f" at {cut.rate:g} a second" if cut and cut.rate else ""
@@ -82,15 +83,15 @@ def _take(scratch: Path, plan: Plan, hdr: str, item: Item) -> Taken:
     file = tempfile.SpooledTemporaryFile(_HELD, dir=str(scratch))  # noqa: SIM115 (closed by who copies it)
     try:
         if item.clip is not None:
-            return _drawn(file, plan, plan.cut, item)
+            return drawn_clip(file, plan, plan.cut, item)
         with reel(item, plan.form, hdr) as found:
-            return _taken(file, plan, plan.cut, item, found)
+            return taken_of(file, plan, plan.cut, item, found)
     except BaseException:
         file.close()
         raise
 
 
-def _drawn(file: IO[bytes], plan: Plan, cut: Cut, item: Item) -> Taken:
+def drawn_clip(file: IO[bytes], plan: Plan, cut: Cut, item: Item) -> Taken:
     """A clip that Limner draws."""
     assert item.clip is not None
     rate = (cut.rate or DRAWN_RATE) / cut.stride
@@ -101,7 +102,7 @@ def _drawn(file: IO[bytes], plan: Plan, cut: Cut, item: Item) -> Taken:
     return Taken(file, len(pixels), [row], len(pixels), channels)
 
 
-def _taken(file: IO[bytes], plan: Plan, cut: Cut, item: Item, found: Reel) -> Taken:
+def taken_of(file: IO[bytes], plan: Plan, cut: Cut, item: Item, found: Reel) -> Taken:
     spacing = Spacing(found.rounding)
     channels, ticks, count = 1, 0, 0
     before: tuple[Frame, bytes] | None = None
