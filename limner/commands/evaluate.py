@@ -76,6 +76,10 @@ def run(argv: list[str]) -> None:
         say(f"{compared(fidelity)} Features {features}.")
         for note in fidelity.notes:
             say(note)
+        if fidelity.frames:
+            say(
+                "Motion and jitter are relative to real clips'. A clip that stands still has no jitter: read both."
+            )
         if fidelity.compared < 10_000:
             say("Below 10,000 images trust the kernel distance: the Frechet distance is biased by n.")
     if scores:

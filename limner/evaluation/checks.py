@@ -23,10 +23,13 @@ def check_enough(n: int, real: Real, there: int | None = None) -> None:
     ``there``: images in the folder that is measured; None: a run draws as many as it is asked for.
     """
     total = len(real) + real.held_out.twins
+    images = "images" if real.training.spec.frames == 1 else "clips"
     if total < MIN_IMAGES:
-        raise LimnerError(f"{total} real images are too few to measure against: give at least {MIN_IMAGES}.")
+        raise LimnerError(
+            f"{total} real {images} are too few to measure against: give at least {MIN_IMAGES}."
+        )
     if there is not None and there < MIN_IMAGES:
-        raise LimnerError(f"{there} images are too few to measure: the folder needs at least {MIN_IMAGES}.")
+        raise LimnerError(f"{there} {images} are too few to measure: the folder needs at least {MIN_IMAGES}.")
     if n < MIN_IMAGES:
         raise LimnerError(f"--n {n} is too few to measure: choose at least {MIN_IMAGES}.")
 

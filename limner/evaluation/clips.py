@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from limner.data import Data
+from limner.data.clips.names import film_of
 from limner.evaluation.images import Images, frames_of
+from limner.evaluation.real import Real
 from limner.evaluation.results import Ratio
 from limner.metrics import motion
 from limner.metrics.probes import Z95
@@ -57,3 +60,47 @@ def ratio_of(drawn: Tensor, real: Tensor) -> Ratio | None:
     relative = [float(x.var()) / len(x) / float(x.mean()) ** 2 for x in (drawn, real) if float(x.mean()) > 0]
     value, factor = mean / of_real, math.exp(Z95 * math.sqrt(sum(relative)))
     return Ratio(value, value / factor, value * factor, mean, of_real)
+
+
+def films_note(real: Real) -> list[str]:
+    """A sentence where several real clips are of one film: then real ones are nearer to each other than new ones."""
+    films = {
+        film_of(name)
+        for data in (real.training, real.held_out)
+        if data.strides is not None
+        for name in data.names
+    }
+    if not films or len(films) >= len(real):
+        return []
+    return [
+        f"The {len(real):,} real clips are cut from {len(films):,} films, and those of one film are alike: floors are "
+        "lower than of as many films."
+    ]
+
+
+def rates_note(drawn: Data, real: Data) -> list[str]:
+    """A sentence where a folder of clips and the real ones have different rates."""
+    ours, theirs = drawn.spec.rate, real.spec.rate
+    if not ours or not theirs or math.isclose(ours, theirs, rel_tol=0.01):
+        return []
+    return [
+        f"The clips have {ours:g} frames a second and the real ones {theirs:g}: name one for both with --clip-rate."
+    ]
+
+
+def without_stills(real: Real) -> Real:
+    """The clips that move: a still is a clip whose other frames do not count."""
+    own = (
+        replace(real.own, training=moving(real.own.training), held_out=moving(real.own.held_out))
+        if real.own
+        else None
+    )
+    return Real(moving(real.training), moving(real.held_out), own)
+
+
+def moving(data: Data) -> Data:
+    return (
+        data
+        if data.strides is None or (data.strides > 0).all()
+        else data.part(np.flatnonzero(data.strides > 0))
+    )

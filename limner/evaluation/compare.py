@@ -21,6 +21,7 @@ from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.checks import check_held_out, refuse_few
+from limner.evaluation.clips import without_stills
 from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.prompts import measure_prompts
@@ -228,7 +229,7 @@ def _reason(lines: Sequence[str]) -> str:
 def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tuple[Cost, Fidelity | None]:
     pipeline = Pipeline(run)
     header = pipeline.loaded.header
-    real = open_whole(sources, pipeline.spec, pipeline.loaded.run.data, progress=False)
+    real = without_stills(open_whole(sources, pipeline.spec, pipeline.loaded.run.data, progress=False))
     n = options.n or min(1000, len(real))
     start = time.perf_counter()
     with bar(f"drawing {n} images") as watch:

@@ -17,6 +17,7 @@ from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
 from limner.evaluation.checks import check_enough, check_held_out, other_source_note
+from limner.evaluation.clips import moving, rates_note, without_stills
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.matches import measure_matches, refuse_without_prompts
@@ -76,12 +77,18 @@ def evaluate(
 def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
     pipeline, ranks, options = Pipeline(task.what), task.ranks, task.options
     task = replace(task, frames=pipeline.spec.frames)
+    if options.clip_frames > 1 or options.clip_rate:
+        raise LimnerError(
+            "--clip-frames and --clip-rate are for a folder: a run knows its own, so leave them out."
+        )
     if task.frames > 1 and options.matches:
         raise LimnerError(
             "--matches compares still images with their prompts, and the run draws clips: leave it out."
         )
     with ranks.in_turn():
-        real = open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
+        real = without_stills(
+            open_whole(task.sources, pipeline.spec, pipeline.loaded.run.data, not task.quiet)
+        )
     held_out = check_held_out(pipeline, task.sources, real, task.quiet) if ranks.first else None
     per_class, seed = options.labels_per_class, options.seed
     comparer = open_comparer(options.matches) if options.matches else None
@@ -151,16 +158,20 @@ def _evaluate_folder(task: Task, sampling: Mapping[str, Any]) -> Evaluation | No
         raise LimnerError(
             f"{', '.join(sampling)} would set how a run draws, but {what} is not a run: leave it out, or name the run."
         )
-    sizes, said = sizes_of([str(what)], None), not task.quiet
+    task, said = replace(task, frames=options.clip_frames), not task.quiet
+    read = DataOptions(frames=options.clip_frames, rate=options.clip_rate)
+    unlabelled = replace(read, labels=False, captions=False)
+    sizes = sizes_of([str(what)], None, unlabelled)
     size = measuring_size(sizes, task.features[0].side) if sizes else None
     with task.ranks.in_turn():
-        unlabelled = DataOptions(labels=False, captions=False)
         made = open_data([str(what)], size=size, progress=said, options=unlabelled)
-        whole = open_like(task.sources, made.spec, DataOptions(), said, channels=None)
-    real = Real(*whole.split(DataOptions().holdout))
+        whole = open_like(task.sources, made.spec, read, said, channels=None)
+    real = without_stills(Real(*whole.split(read.holdout)))
+    made = moving(made)
     size = (made.spec.height, made.spec.width)
     notes = resized_note("Images", sizes, size, unlabelled.fit)
-    notes += resized_note("Real images", sizes_of(task.sources), size, unlabelled.fit)
+    notes += resized_note("Real images", sizes_of(task.sources, options=read), size, unlabelled.fit)
+    notes += rates_note(made, whole)
     n = min(options.n or len(made), len(made))
     check_enough(n, real, len(made))
     if (options.n or 0) > n:

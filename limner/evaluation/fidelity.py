@@ -15,7 +15,7 @@ from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
 from limner.evaluation import figures
-from limner.evaluation.clips import measure_movement
+from limner.evaluation.clips import films_note, measure_movement
 from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
 from limner.evaluation.figures import Described
 from limner.evaluation.images import Images, channels_of, frames_of
@@ -224,6 +224,7 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append(f"{identical:,} of the {len(drawn):,} {images} are equal to a real one, byte for byte.")
     if twins := real.held_out.twins_note:
         notes.append(twins)
+    notes += films_note(real)
     if len(np.unique(drawn)) == 1:
         notes.append(f"All {len(drawn):,} {images} are equal: what drew them has collapsed to one.")
     elif same := _duplicates(drawn):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from limner.fields import Checked, Count, Seed
+from limner.fields import Bounds, Checked, Count, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +14,13 @@ class EvaluateOptions(Checked):
 
     n: Count | None = None  # images to draw or to read. Default: 1000, or the number of real images if lower
     # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, inception, clip,
-    # dinov2, or a run that describes images
+    # dinov2, or a run that describes images; of clips also i3d, or a run that describes clips
     features: str = "auto"
     weights: str = ""  # file or folder of the features' weights, if they need any
+    # frames of a clip, to measure a folder of clips; 1: images. A run knows its own
+    clip_frames: Annotated[int, Bounds(1, 4096)] = 1
+    # frames a second, to measure a folder of clips. Default: that of the files
+    clip_rate: Annotated[float, Bounds(0, 1000, above=True)] | None = None
     # neighbours of precision, recall, density and coverage. Default: 3 for the first two, 5 for the others
     k: Count | None = None
     # also probe a run's features with this many labelled images per class; 0: do not

@@ -24,7 +24,7 @@ ACCURACIES = {
 EVALUATION = ("", "value", "95% interval", "real against real")  # headings of ``evaluation_rows``
 COMPARISON = (  # headings of ``comparison_row``
     "family", "kernel distance", "95% interval", "in other features", "Frechet", "precision", "recall", "memorised",
-    "parameters", "trained images/s", "ms to draw", "peak memory",
+    "parameters", "trained images/s", "ms to draw", "peak memory", "motion", "jitter",
 )  # fmt: skip
 COMPARISON_SHORT = {  # for a terminal: heading -> column of ``comparison_row``
     "family": 0, "KID": 1, "other KID": 3, "Frechet": 4, "precision": 5, "recall": 6, "memorised": 7, "trained/s": 9,
@@ -154,14 +154,15 @@ def _match_rows(result: Evaluation) -> list[Cells]:
 
 def compared(figures: FeatureFigures) -> str:
     """Two sentences: how many images each figure compares, and what real against real means."""
+    images = "clips" if isinstance(figures, Fidelity) and figures.frames else "images"
     if not figures.compared:
-        return f"{figures.n:,} images against {figures.real:,} real ones, measured by an earlier version."
+        return f"{figures.n:,} {images} against {figures.real:,} real ones, measured by an earlier version."
     some = f"{figures.compared:,}"
     if figures.compared < figures.n:
         some += f" of the {figures.n:,}"
     return (
-        f"Each figure compares {some} images with {figures.real:,} real ones. Real against real puts "
-        f"{figures.compared:,} other real images in their place: images as good as real ones score that on average."
+        f"Each figure compares {some} {images} with {figures.real:,} real ones. Real against real puts "
+        f"{figures.compared:,} other real {images} in their place: {images} as good as real ones score that on average."
     )
 
 
@@ -206,6 +207,7 @@ def comparison_row(row: Row) -> list[str]:
         f"{cost.images_per_second:,.0f}",
         f"{cost.sampling_ms:.1f}",
         f"{row.peak_memory / 1e6:,.0f} MB" if row.peak_memory else "",
+        *(number(ratio.value) if ratio else "" for ratio in (figures.motion, figures.jitter)),
     ]
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from limner.core import ImageSpec, LimnerError
 from limner.data import Data
-from limner.evaluation.clips import measure_movement, ratio_of
+from limner.evaluation.clips import films_note, measure_movement, rates_note, ratio_of, without_stills
+from limner.evaluation.evaluate import evaluate
 from limner.evaluation.fidelity import Samples, compute_features, measure_samples
 from limner.evaluation.images import Images, frames_of
+from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_bytes, as_saved
 from limner.evaluation.results import Evaluation
 from limner.evaluation.spaces import find_all, measure_beside
 from limner.evaluation.tables import evaluation_rows
+from limner.metrics.motion import motion
 from limner.networks.random_clips import moving_leaves
 
 FRAMES, SIDE = 6, 16
@@ -99,9 +104,53 @@ def test_a_ratio_of_means_has_an_interval_that_holds_the_truth():
     assert ratio_of(torch.zeros(5), torch.ones(5)).value == 0
 
 
+def test_stills_do_not_count_as_real_clips(clips):
+    data = packed(clips[:10])
+    frames = replace(
+        data, pixels=data.array.reshape(-1, SIDE, SIDE, 3), rows=np.arange(10) * FRAMES,
+        strides=np.array([1, 0] * 5),
+    )  # fmt: skip
+    real = without_stills(Real(frames, frames.part(np.arange(2))))
+    assert len(real.training) == 5 and len(real.held_out) == 1
+    assert float(motion(Images.of(real.training, 3)[:]).min()) > 0
+
+
 def test_features_of_clips_and_of_images_are_told_apart(tmp_path):
     assert [each.name for each in find_all("imagenet", clips=True)] == ["random", "imagenet on frames"]
     with pytest.raises(LimnerError, match="describe clips"):
         find_all("i3d")
     with pytest.raises(LimnerError, match="--weights"):
         find_all("i3d", clips=True)
+
+
+def test_notes_say_what_clips_are_of_one_film_and_of_other_rates(clips):
+    data = replace(
+        packed(clips[:10]), strides=np.ones(10, int), names=[f"film{i // 5}.mp4@{i}" for i in range(10)]
+    )
+    (note,) = films_note(Real(data.part(np.arange(5)), data.part(np.arange(5, 10))))
+    assert "10 real clips are cut from 2 films" in note and not films_note(
+        Real(packed(clips[:4]), packed(clips[4:5]))
+    )
+    slow = replace(data, spec=replace(SPEC, rate=4.0))
+    assert "4 frames a second and the real ones 8" in rates_note(slow, data)[0] and not rates_note(data, data)
+
+
+def write_clips(folder: Path, clips: torch.Tensor) -> Path:
+    folder.mkdir()
+    for i, clip in enumerate(as_bytes(as_saved(clips))):
+        first, *rest = map(Image.fromarray, clip)
+        first.save(folder / f"{i:03d}.webp", save_all=True, append_images=rest, duration=125, lossless=True)
+    return folder
+
+
+def test_a_folder_of_clips_is_measured_at_its_frames(clips, tmp_path):
+    made, known = write_clips(tmp_path / "made", clips[:24]), write_clips(tmp_path / "real", clips[24:84])
+    options = EvaluateOptions(clip_frames=FRAMES, features="random")
+    found = evaluate(made, [str(known)], options, to=tmp_path / "out", quiet=True)
+    assert found and found.fidelity and found.fidelity.frames == FRAMES and found.fidelity.n == 24
+    assert found.fidelity.rate == pytest.approx(8) and found.fidelity.motion
+    assert (tmp_path / "out" / "evaluation.json").exists()
+    with pytest.raises(LimnerError, match="5 real clips are too few"):
+        evaluate(
+            made, [str(write_clips(tmp_path / "few", clips[:5]))], options, to=tmp_path / "no", quiet=True
+        )
