@@ -19,50 +19,56 @@ from limner.networks.random_clips import RandomClips, moving_leaves
 from limner.settings import LimnerError
 
 STAGES = ((24,), (48,), (96,))  # channels of each stage's layers
-PROJECTED = 32  # dimensions of each part of the features
-OFFSET = 0.5  # before logarithms, in standard deviations of moving leaves: so that still clips are not infinitely far
-COURSE = 3.0  # weight of the course of time, which varies less between clips than what they show
+PROJECTED = 16  # dimensions of each part of the features
+OFFSET = 0.2  # before logarithms, in standard deviations of moving leaves: so that still clips are not infinitely far
+# Of the whole, of quarters of the picture, and of the course of time, which varies less between clips than the others
+WEIGHTS = 1.0, 0.7, 2.5
 PART = 8  # clips at a time: more take memory and no less time
 
 
 @cache
 def random_clips() -> Features:
-    """The default features of clips: of a random (2+1)D network, calibrated on moving leaves; 96 values.
+    """The default features of clips: of a random (2+1)D network, calibrated on moving leaves; 48 values.
 
-    Three parts, each projected to 32: logarithms of the means of all maps, the same over each quarter of the picture,
+    Three parts, each projected to 16: logarithms of the means of all maps, the same over each quarter of the picture,
     and how they change from the first quarter of the time to the last. Without the last part, a clip that is played
     backwards would hardly differ. No family may train on this network.
     """
     generator = torch.Generator().manual_seed(64)
-    network = RandomClips(STAGES, generator)
-    network.calibrate(moving_leaves(16, generator))
+    network, leaves = RandomClips(STAGES, generator), moving_leaves(16, generator)
+    network.calibrate(leaves)
     channels = sum(widths[-1] for widths in STAGES)
     projections = [
         torch.randn(size, PROJECTED, generator=generator) / size**0.5
         for size in (channels, 4 * channels, channels)
     ]
 
+    def describe(clips: Tensor) -> Tensor:
+        means = [F.adaptive_avg_pool3d(x, (4, 2, 2)) for x in network(clips)]
+        logs = [(x + OFFSET).log() for x in _parts(torch.cat(means, 1))]
+        parts = logs[0], logs[1].flatten(1), logs[2][:, :, 3] - logs[2][:, :, 0]
+        return torch.cat([w * x @ m for w, x, m in zip(WEIGHTS, parts, projections, strict=True)], 1)
+
+    with torch.no_grad():
+        known = describe(leaves)
+    centre, scale = known.mean(0), known.var(0).mean().sqrt()
+
     @torch.no_grad()
     def extract(clips: Tensor) -> Tensor:
         side = 32 if max(clips.shape[-2:]) <= 32 else 64
-        found = []
-        for part in resize_frames(with_channels(clips, 3), side, side).split(PART):
-            means = torch.cat(
-                [F.adaptive_avg_pool3d(x, (4, 2, 2)) for x in network(part)], 1
-            )  # [B, C, 4, 2, 2]
-            whole, quarters = _log(means.mean((2, 3, 4))), _log(means.mean(2)).flatten(1)
-            course = _log(means.mean((3, 4)))  # [B, C, 4]
-            parts = whole, quarters, COURSE * (course[:, :, 3] - course[:, :, 0])
-            found.append(torch.cat([x @ matrix for x, matrix in zip(parts, projections, strict=True)], 1))
-        return 10 * torch.cat(found)
+        parts = resize_frames(with_channels(clips, 3), side, side).split(PART)
+        return (torch.cat([describe(part) for part in parts]) - centre) / scale
 
-    digest = hashlib.sha256(f"RandomClips 1 {STAGES} {PROJECTED} {OFFSET} {COURSE}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"RandomClips 1 {STAGES} {PROJECTED} {OFFSET} {WEIGHTS}".encode()).hexdigest()[
+        :12
+    ]
     resized = "frames bicubic to 32x32, larger ones to 64x64"
     return Features("random", digest, resized, extract, side=64, clips=True)
 
 
-def _log(x: Tensor) -> Tensor:
-    return (x + OFFSET).log()
+def _parts(means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means [B, C, 4, 2, 2] over four parts of the time and of the picture -> [B, C], [B, C, 2, 2] and [B, C, 4]."""
+    return means.mean((2, 3, 4)), means.mean(2), means.mean((3, 4))
 
 
 def i3d(path: str | Path) -> Features:
