@@ -19,7 +19,7 @@ from limner.metrics import motion
 from limner.metrics.probes import Z95
 
 BATCH = 16  # clips that are read at a time
-REAL = 2000  # real clips that are looked at, at most
+REAL = 1000  # real clips that are looked at, at most, or three times as many as are drawn
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,8 @@ class Movement:
     jitter: Ratio | None
 
 
-def measure_movement(drawn: Images, real: Images, seed: int = 0) -> Movement:
+def measure_movement(drawn: Images, real: Images) -> Movement:
     """Ratios of means over clips; each clip's motion and jitter are means over its frames (metrics/motion.py)."""
-    if len(real) > REAL:
-        real = real.part(np.random.default_rng(seed).permutation(len(real))[:REAL])
     frames = frames_of(drawn.source)
     return Movement(
         ratio_of(_mean_of_each(drawn, motion.motion), _mean_of_each(real, motion.motion))
@@ -60,6 +58,22 @@ def ratio_of(drawn: Tensor, real: Tensor) -> Ratio | None:
     relative = [float(x.var()) / len(x) / float(x.mean()) ** 2 for x in (drawn, real) if float(x.mean()) > 0]
     value, factor = mean / of_real, math.exp(Z95 * math.sqrt(sum(relative)))
     return Ratio(value, value / factor, value * factor, mean, of_real)
+
+
+def choose_some(real: Real, drawn: int, seed: int) -> Real:
+    """A random part of many real clips, since describing a clip takes as long as describing many images."""
+    most = max(REAL, 3 * drawn)
+    if len(real) <= most:
+        return real
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(real))[:most])
+    split = len(real.training)
+
+    def part(of: Real) -> Real:
+        return Real(
+            of.training.part(chosen[chosen < split]), of.held_out.part(chosen[chosen >= split] - split)
+        )
+
+    return replace(part(real), own=part(real.own) if real.own else None)
 
 
 def films_note(real: Real) -> list[str]:

@@ -15,7 +15,7 @@ from limner.core import Condition, Generates, LimnerError
 from limner.data import Data
 from limner.distributed import ALONE, Ranks
 from limner.evaluation import figures
-from limner.evaluation.clips import films_note, measure_movement
+from limner.evaluation.clips import choose_some, films_note, measure_movement
 from limner.evaluation.copying import Copies, find_copies, nearest_pairs, why_not_measured
 from limner.evaluation.figures import Described
 from limner.evaluation.images import Images, channels_of, frames_of
@@ -162,7 +162,7 @@ def measure_fidelity(
     beside = beside.part(source.order(0, min(n, len(source)), seed))
     wasserstein = pixels.sliced_wasserstein(frames.drawn, beside, seed=seed)
     return Fidelity(
-        **vars(measured), size=list(drawn[:1].shape[-2:]), channels=drawn.channels, **_of_clips(compared, seed),
+        **vars(measured), size=list(drawn[:1].shape[-2:]), channels=drawn.channels, **_of_clips(compared),
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
@@ -171,14 +171,14 @@ def measure_fidelity(
     )  # fmt: skip
 
 
-def _of_clips(compared: Compared, seed: int) -> dict[str, Any]:
+def _of_clips(compared: Compared) -> dict[str, Any]:
     """What ``Fidelity`` has of clips alone; nothing of images."""
     real = compared.training if len(compared.training) else compared.held_out
     frames = frames_of(compared.drawn.source)
     if frames == 1:
         return {}
     rate = real.source.spec.rate if isinstance(real.source, Data) else None
-    return {"frames": frames, "rate": rate, **vars(measure_movement(compared.drawn, real, seed))}
+    return {"frames": frames, "rate": rate, **vars(measure_movement(compared.drawn, real))}
 
 
 def figures_of(
@@ -250,14 +250,15 @@ def measure_samples(
 
     Each process describes its part; the first measures and writes, the others return None.
     """
+    some = real if frames_of(samples.images) == 1 else choose_some(real, len(samples.images), seed)
     with bar("describing", quiet) as watch:
-        sets = compute_features(samples, real, features, watch, ranks)
+        sets = compute_features(samples, some, features, watch, ranks)
     if not ranks.first:
         return None
     with bar("searching for copies", quiet) as watch:
         copies = find_copies(samples.images, real, watch)
     with bar("measuring", quiet) as watch:
-        fidelity = measure_fidelity(samples, real, sets, watch, seed, copies, k)
+        fidelity = measure_fidelity(samples, some, sets, watch, seed, copies, k)
     images, captions = nearest_pairs(samples.images, real, copies)
     save_grid(folder / "nearest.png", images, captions, columns=8 if images.ndim == 4 else 1)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]

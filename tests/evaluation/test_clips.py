@@ -13,7 +13,14 @@ from torch.testing import assert_close
 
 from limner.core import ImageSpec, LimnerError
 from limner.data import Data
-from limner.evaluation.clips import films_note, measure_movement, rates_note, ratio_of, without_stills
+from limner.evaluation.clips import (
+    choose_some,
+    films_note,
+    measure_movement,
+    rates_note,
+    ratio_of,
+    without_stills,
+)
 from limner.evaluation.evaluate import evaluate
 from limner.evaluation.fidelity import Samples, compute_features, measure_samples
 from limner.evaluation.images import Images, frames_of
@@ -154,3 +161,15 @@ def test_a_folder_of_clips_is_measured_at_its_frames(clips, tmp_path):
         evaluate(
             made, [str(write_clips(tmp_path / "few", clips[:5]))], options, to=tmp_path / "no", quiet=True
         )
+
+
+def test_of_many_real_clips_a_random_part_is_described(clips, monkeypatch):
+    real = Real(packed(clips[:80]), packed(clips[80:100], "held"))
+    assert choose_some(real, 10, 0) is real
+    monkeypatch.setattr("limner.evaluation.clips.REAL", 20)
+    some = choose_some(real, 10, 0)
+    assert len(some) == 30 and 0 < len(some.held_out) < 20
+    assert {*some.training.names} < {*real.training.names} and {*some.held_out.names} < {*real.held_out.names}
+    assert_close(
+        Images.of(some.held_out, 3)[:1], as_saved(clips[80 + some.held_out.rows[:1]]), rtol=0, atol=1e-6
+    )
