@@ -34,7 +34,7 @@ class SampleOptions(Checked):
     # run that compares images with texts (clip): draw --candidates for each prompt, and keep those that fit it best
     rank: str = ""
     candidates: fields.Count = 64  # with --rank: images drawn for each prompt, of which N in all are kept
-    batch: int = 64  # images drawn at once
+    batch: int = 64  # images drawn at once; of clips an eighth
 
     def seeds(self, n: int) -> Sequence[Seed]:
         """One for each of ``n`` images; those of a blend share one, so that they differ by what they show alone."""
@@ -43,6 +43,17 @@ class SampleOptions(Checked):
         if self.between:
             return [(*self.between, i / max(n - 1, 1)) for i in range(n)]
         return range(self.seed, self.seed + n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions(Checked):
+    """How the clips that a run draws are written."""
+
+    # frames a second. Default: as the run's own clips, or 8
+    rate: Annotated[float, Bounds(0.01, 1000)] | None = None
+    lossless: bool = False  # a clip as it was drawn, not enlarged: a .mkv, or a .webp
+    # format of several clips in a folder. Default: webp, without loss
+    suffix: Literal["", "mp4", "webm", "mkv", "gif", "webp"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

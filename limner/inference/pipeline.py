@@ -39,6 +39,8 @@ from limner.inference.threads import THREADS
 from limner.pictures.grid import to_pil
 from limner.progress import Watch, ignore, part
 
+IMAGES_OF_CLIP = 8  # that a clip stands for, in sheets and batches
+
 
 def condition_for(model: Model, n: int, prompts: Sequence[str] = (), labels: Sequence[str] = ()) -> Condition:
     """The condition of ``n`` images, on the CPU; prompts and labels are taken in turn, over and over.
@@ -190,8 +192,9 @@ class Pipeline:
         condition, sampling = self.condition(n, wanted)[start:], self.sampling(others)
         seeds, precision = wanted.seeds(n)[start:], self.precision
         watch = part(watch, start / n, 1 - start / n)
+        batch = wanted.batch if self.spec.frames == 1 else max(1, wanted.batch // IMAGES_OF_CLIP)
         yield from generate_batches(
-            self.model, condition, seeds, sampling, wanted.batch, watch, precision, on_canvas
+            self.model, condition, seeds, sampling, batch, watch, precision, on_canvas
         )
 
     def best(self, n: int = 1, *, watch: Watch = ignore, **options: Any) -> Chosen:

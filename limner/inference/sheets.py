@@ -12,7 +12,7 @@ from torch import Tensor
 from limner.core import Condition, Draws, Generates, Model, Translates, given_pictures
 from limner.data import Data
 from limner.device import autocast
-from limner.inference.pipeline import captions_of, generate
+from limner.inference.pipeline import IMAGES_OF_CLIP, captions_of, generate
 from limner.networks.images.padding import pad_reflected
 from limner.pictures.grid import grid, in_rows
 
@@ -22,10 +22,12 @@ BATCH = 16  # pictures that are translated at a time
 def sample_grid(model: Model, data: Data, n: int, precision: str = "float32") -> Image.Image | None:
     """A sheet of ``n`` samples under the conditions of random images of ``data``, seeds 0 to n - 1; None for none.
 
+    Of clips an eighth, since each takes as long as many images: frames across, clips down.
     Of a model that is given pictures, each row shows given, drawn and wanted; of domains, what is drawn of either.
     """
     if not isinstance(model, Generates | Translates) or n < 1:
         return None
+    n = n if model.spec.frames == 1 else max(1, n // IMAGES_OF_CLIP)
     batch = data.batch(data.order(0, n, 0))
     used = {name: getattr(batch.condition, name) for name in ("label", "text") if name in model.follows}
     condition, training = Condition(n, **used), model.training

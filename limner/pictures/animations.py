@@ -9,7 +9,7 @@ import io
 import struct
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -25,8 +25,8 @@ class Gif:
     unit = Fraction(1, 100)  # second
     longest = 65535  # pixels a side
 
-    def __init__(self, path: Path, size: tuple[int, int]):
-        self.file = file = open(path, "wb")  # noqa: SIM115 (closed by close and abandon)
+    def __init__(self, to: Path | IO[bytes], size: tuple[int, int]):
+        self.file = file = opened(to)
         file.write(b"GIF89a" + struct.pack("<HHBBB", *size, 0, 0, 0))
         file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", FOREVER) + b"\x00")
 
@@ -46,7 +46,8 @@ class Gif:
         self.abandon()
 
     def abandon(self) -> None:
-        self.file.close()
+        if not isinstance(self.file, io.BytesIO):
+            self.file.close()
 
 
 def _with_palette(pixels: np.ndarray) -> tuple[Image.Image, int | None]:
@@ -98,8 +99,8 @@ class WebP:
     unit = Fraction(1, 1000)  # second
     longest = 16383  # pixels a side
 
-    def __init__(self, path: Path, size: tuple[int, int], alpha: bool, lossless: bool):
-        self.file = open(path, "wb")  # noqa: SIM115 (closed by close and abandon)
+    def __init__(self, to: Path | IO[bytes], size: tuple[int, int], alpha: bool, lossless: bool):
+        self.file = opened(to)
         self.size = b"".join(_three_bytes(side - 1) for side in size)
         self.options: dict[str, Any] = {"lossless": True, "exact": True} if lossless else {"quality": 90}
         self.file.write(b"RIFF\0\0\0\0WEBP")
@@ -127,7 +128,12 @@ class WebP:
         self.abandon()
 
     def abandon(self) -> None:
-        self.file.close()
+        if not isinstance(self.file, io.BytesIO):
+            self.file.close()
+
+
+def opened(to: Path | IO[bytes]) -> IO[bytes]:
+    return open(to, "wb") if isinstance(to, Path) else to
 
 
 def _three_bytes(number: int) -> bytes:

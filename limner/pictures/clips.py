@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
 
 from limner import files
 from limner.pictures.animations import Gif, WebP
-from limner.pictures.grid import png, to_pixels
+from limner.pictures.grid import grid, png, save_grid, to_pixels
 from limner.pictures.videos import TICK, Video, check_pyav
 from limner.settings import LimnerError, join_words
 
@@ -81,6 +82,34 @@ def frame_name(number: int) -> str:
     return f"{number:06d}.png"
 
 
+def save_clips(
+    path: Path, clips: Tensor, rate: float | Fraction = ASSUMED_RATE, lossless: bool = False,
+    captions: Sequence[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Write clips [N, C, T, H, W] in [-1, 1] in one file: .png a sheet, frames across and clips down; else a clip.
+
+    Several play side by side, each with its caption. Returns what was changed. Raises LimnerError.
+    """
+    if path.suffix.lower() == ".png":
+        save_grid(path, clips, captions)
+        return []
+    if len(clips) == 1:
+        return save_clip(path, clips[0].movedim(1, 0), rate, lossless)
+    with clip_file(path, rate, lossless) as clip:
+        for frames in clips.unbind(2):  # [N, C, H, W]
+            clip.add(np.asarray(grid(frames, captions)))
+    return clip.notes
+
+
+def clip_bytes(frames: Tensor, suffix: str, rate: float | Fraction, lossless: bool = False) -> bytes:
+    """Frames [T, C, H, W] in [-1, 1] as the bytes of a file. Raises LimnerError."""
+    file = io.BytesIO()
+    with ClipFile(file, SUFFIXES[suffix], rate, lossless) as clip:
+        for frame in frames:
+            clip.add(to_pixels(frame))
+    return file.getvalue()
+
+
 @contextmanager
 def clip_file(
     path: Path, rate: float | Fraction = ASSUMED_RATE, lossless: bool = False, own_times: bool = False
@@ -90,27 +119,39 @@ def clip_file(
     Raises LimnerError.
     """
     check_clip(path, rate, lossless)
-    with files.atomic(path) as unfinished:
-        clip = ClipFile(unfinished, Fraction(rate).limit_denominator(1001), lossless, own_times)
-        try:
-            yield clip
-            clip.close()
-        finally:
-            with suppress(OSError):
-                clip.abandon()
+    with (
+        files.atomic(path) as unfinished,
+        ClipFile(unfinished, SUFFIXES[path.suffix.lower()], rate, lossless, own_times) as clip,
+    ):
+        yield clip
 
 
 class ClipFile:
     """A clip under way. ``notes`` says what of its frames the format could not hold."""
 
-    def __init__(self, path: Path, rate: Fraction, lossless: bool, own_times: bool):
-        self.path, self.rate, self.lossless, self.own_times = path, rate, lossless, own_times
-        self.kind, self.notes, self.frames = SUFFIXES[path.suffix.lower()], list[str](), 0
+    def __init__(
+        self, to: Path | IO[bytes], kind: str, rate: float | Fraction, lossless: bool, own_times: bool = False
+    ):
+        self.to, self.kind, self.lossless, self.own_times = to, kind, lossless, own_times
+        self.rate = Fraction(rate).limit_denominator(1001)
+        self.notes, self.frames = list[str](), 0
         self._encoder: Any = None
         self._fit: Fit | None = None
         self._last: tuple[np.ndarray, int] | None = (
             None  # a frame whose end is not known yet, and its start in units
         )
+
+    def __enter__(self) -> ClipFile:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if error is None:
+                self._close()
+        finally:
+            with suppress(OSError):
+                if self._encoder:
+                    self._encoder.abandon()
 
     def add(self, pixels: np.ndarray, time: Fraction | None = None) -> None:
         """A frame uint8 [H, W, 1, 3 or 4] with straight alpha; its ``time`` in seconds, where each has its own."""
@@ -125,28 +166,23 @@ class ClipFile:
         self._last = self._fit(pixels), start
         self.frames += 1
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Write what is left. Raises LimnerError for a clip without frames."""
         if self._last is None:
-            raise LimnerError(f"There are no frames for {self.path.name}.")
+            raise LimnerError("A clip needs frames, and there are none.")
         stop = round(self.frames / self.rate / self._encoder.unit)
         if self.own_times or stop <= self._last[1]:
             stop = self._last[1] + max(1, round(1 / (self.rate * self._encoder.unit)))
         self._write_last(stop)
         self._encoder.close()
 
-    def abandon(self) -> None:
-        """Let the file go, finished or not."""
-        if self._encoder:
-            self._encoder.abandon()
-
     def _open(self, fit: Fit) -> Any:
         if self.kind == "gif":
-            return Gif(self.path, fit.size)
+            return Gif(self.to, fit.size)
         if self.kind == "webp":
-            return WebP(self.path, fit.size, fit.alpha, self.lossless)
+            return WebP(self.to, fit.size, fit.alpha, self.lossless)
         return Video(
-            self.path, self.kind, fit.size, fit.alpha, self.rate, TICK if self.own_times else 1 / self.rate
+            self.to, self.kind, fit.size, fit.alpha, self.rate, TICK if self.own_times else 1 / self.rate
         )
 
     def _write_last(self, stop: int) -> None:

@@ -26,6 +26,7 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # 
 
 _PAPER, _INK, _MARK, _GUTTER = (250, 250, 248), (66, 66, 72), (196, 48, 40), 12
 _TILE = 128  # pixels that small images are enlarged towards
+_STRIP = 1536  # likewise, of all frames of a clip side by side
 _LINES = 4  # of a caption at most
 _READ = 3000  # characters of a caption that are looked at
 _FONTS = (
@@ -95,9 +96,11 @@ def grid(
 ) -> Image.Image:  # fmt: skip
     """A contact sheet, RGB. Transparency lies over a checkerboard; small images are enlarged by a whole factor.
 
-    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's. Those `marked`
-    have a red frame and a red caption.
+    `images`: [N, C, H, W] in [-1, 1], uint8 [N, H, W, C], or a list of such images or of PIL's; or clips
+    [N, C, T, H, W], frames across and clips down. Those `marked` have a red frame and a red caption.
     """
+    if any(isinstance(image, Tensor) and image.ndim == 4 for image in images):
+        scale, columns = 1, columns or 1
     pictures = [_picture(image) for image in images]
     if not pictures:
         raise LimnerError("There are no images for a sheet.")
@@ -164,7 +167,20 @@ def save_grid(
 def _picture(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
-    return image if isinstance(image, Image.Image) else to_pil(image)
+    if isinstance(image, Image.Image):
+        return image
+    return strip(image) if image.ndim == 4 else to_pil(image)
+
+
+def strip(clip: Tensor) -> Image.Image:
+    """The frames of a clip [C, T, H, W] in [-1, 1] side by side, RGB; small ones enlarged by a whole factor."""
+    height, width = clip.shape[2:]
+    scale = max(1, min(_TILE // max(height, width), _STRIP // (clip.shape[1] * width)))
+    step = scale * width + _GUTTER // 6
+    row = Image.new("RGB", (clip.shape[1] * step - _GUTTER // 6, scale * height), _PAPER)
+    for i, frame in enumerate(clip.unbind(1)):
+        row.paste(_opaque(ImageOps.scale(to_pil(frame), scale, Image.Resampling.NEAREST)), (i * step, 0))
+    return row
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

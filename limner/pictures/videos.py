@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,7 +28,13 @@ class Video:
     longest = 16384  # pixels a side, of H.264 and VP9
 
     def __init__(
-        self, path: Path, kind: str, size: tuple[int, int], alpha: bool, rate: Fraction, unit: Fraction
+        self,
+        to: Path | IO[bytes],
+        kind: str,
+        size: tuple[int, int],
+        alpha: bool,
+        rate: Fraction,
+        unit: Fraction,
     ):
         """``kind``: mp4, webm or matroska; ``rate``: frames a second on average; ``unit`` of times, in seconds."""
         av = need("av", "Videos are written by PyAV, which is not installed", "video")
@@ -40,7 +46,7 @@ class Video:
         }[kind]  # fmt: skip
         self.unit, self._at, self._frame = unit, 0, av.VideoFrame.from_ndarray
         self._file = av.open(
-            str(path), "w", format=kind, options={"movflags": "+faststart"} if kind == "mp4" else {}
+            to, "w", format=kind, options={"movflags": "+faststart"} if kind == "mp4" else {}
         )
         self._stream: Any = self._file.add_stream(codec, rate=rate, options=options)
         self._stream.width, self._stream.height = size

@@ -15,7 +15,7 @@ from torch import Tensor
 from limner import checkpoint
 from limner.core import Condition
 from limner.fields import to_json
-from limner.inference.options import SampleOptions
+from limner.inference.options import ClipOptions, SampleOptions
 from limner.inference.pipeline import Pipeline, captions_of
 from limner.inference.rank import Ranker
 from limner.pictures.film import Film
@@ -33,6 +33,7 @@ class Request:
     condition: Condition
     options: SampleOptions
     sampling: Mapping[str, Any]  # fields of the family's Sampling
+    clips: ClipOptions | None = None  # of a run that draws clips: how they are written, with the rate
 
     def batches(self, start: int, watch: Watch, film: Film | None = None) -> Iterator[Tensor]:
         """The images from number ``start`` on."""
@@ -49,12 +50,13 @@ class Request:
         if options.rank:
             by = Ranker(options.rank, model.device).digest
             chosen_by = {"rank": by, "candidates": options.candidates}
+        clips = vars(self.clips) if self.clips else {}
         settings = to_json({
             "digest": self.pipeline.digest, "n": self.condition.size, "seed": options.seed,
             "between": options.between, "prompt": options.prompt, "label": options.label,
             "given": [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in given],
             "sampling": self.pipeline.named_sampling(self.sampling),
-        } | ({"blend": options.blend} if blend else {}) | chosen_by)  # fmt: skip
+        } | ({"blend": options.blend} if blend else {}) | chosen_by | clips)  # fmt: skip
         return Provenance(
             made_by=folder.SAMPLE, run=str(self.pipeline.loaded.path), family=model.family,
             images_seen=header["seen"], settings=settings,
@@ -103,7 +105,9 @@ def _fill(request: Request, place: Path, film_to: Path | None, quiet: bool) -> N
                 film.save(film_to)
             rows = slice(at, at + len(images))
             at = rows.stop
-            batch = ImageBatch(images, range(seed, seed + n)[rows], request.condition[rows], spec)
+            batch = ImageBatch(
+                images, range(seed, seed + n)[rows], request.condition[rows], spec, clips=request.clips
+            )
             provenance = replace(provenance, drawn=at, kept=at)
             folder.add(place, provenance, batch, range(len(images)))
 

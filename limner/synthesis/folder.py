@@ -1,6 +1,6 @@
 """Folders of drawn images with metadata.jsonl, which `limner train` reads: written batch by batch, and resumed.
 
-DIR/000000.png ...     the images, each named by its seed
+DIR/000000.png ...     the images, each named by its seed; clips in a format of theirs
 DIR/metadata.jsonl     a line for each: file_name, seed, and its label and text where it has them
 DIR/provenance.json    run, settings, versions, and how many images each filter refused; of ``limner sample`` it
                        is hidden, and there only until the folder is finished
@@ -25,11 +25,14 @@ from torch import Tensor
 from limner import files
 from limner.core import Condition, ImageSpec, LimnerError
 from limner.fields import JsonResult, from_json
+from limner.inference.options import ClipOptions
+from limner.pictures.clips import ASSUMED_RATE, SUFFIXES, clip_bytes
 from limner.pictures.grid import png
 
 SYNTHESIZE, SAMPLE = "limner synthesize", "limner sample"
 PROVENANCE = {SYNTHESIZE: "provenance.json", SAMPLE: ".provenance.json"}
 METADATA = "metadata.jsonl"
+CLIPS = "webp"  # the format of clips in a folder: one file each, without loss, for which Pillow is enough
 # Line ends to some programs, though not in JSON Lines; and halves of characters, which UTF-8 does not have.
 _SEPARATORS = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 NEW = ".limner-new"  # folder for a drawing while an earlier one still stands
@@ -40,14 +43,23 @@ AHEAD = 10_000  # seeds after the last one of a folder that its next batch may h
 class ImageBatch:
     """Images with all that their metadata says."""
 
-    images: Tensor  # [N, C, H, W] in [-1, 1]
+    images: Tensor  # [N, C, H, W] in [-1, 1]; clips [N, C, T, H, W]
     seeds: Sequence[int]
     condition: Condition
     spec: ImageSpec
     scores: Sequence[float] | None = None  # how well each fits its prompt, of images that were chosen by that
+    clips: ClipOptions | None = None  # how clips are written
 
     def name(self, i: int) -> str:
-        return f"{self.seeds[i]:06d}.png"
+        return f"{self.seeds[i]:06d}{suffix_of(self.clips)}"
+
+    def content(self, i: int) -> bytes:
+        """The file of image ``i``."""
+        if self.clips is None:
+            return png(self.images[i], self.spec.bits)
+        lossless = self.clips.lossless or not self.clips.suffix
+        frames, rate = self.images[i].movedim(1, 0), self.clips.rate or ASSUMED_RATE
+        return clip_bytes(frames, suffix_of(self.clips), rate, lossless)
 
     @cached_property
     def labels(self) -> list[str] | None:
@@ -66,6 +78,11 @@ class ImageBatch:
             line["score"] = round(self.scores[i], 4)
         text = json.dumps(line, ensure_ascii=False)
         return _SEPARATORS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+
+
+def suffix_of(clips: ClipOptions | None) -> str:
+    """That of the images of a folder, or of its clips."""
+    return ".png" if clips is None else f".{clips.suffix or CLIPS}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +147,8 @@ def begin(to: Path, provenance: Provenance) -> tuple[Provenance, set[int]]:
 
 def _repair(to: Path, provenance: Provenance) -> set[int]:
     """Remove what an interrupted batch left, which is drawn again; the seeds of the images that stay."""
-    listed, first = to / METADATA, provenance.settings["seed"]
+    listed, settings = to / METADATA, provenance.settings
+    first = settings["seed"]
     seeds = range(first, first + provenance.drawn)
     lines = listed.read_text("utf-8", "replace").split("\n") if listed.exists() else [""]
     kept: dict[int, str] = {}  # seed -> line
@@ -151,8 +169,9 @@ def _repair(to: Path, provenance: Provenance) -> set[int]:
         )
     if [*kept.values(), ""] != lines:
         files.write_text(listed, "".join(f"{line}\n" for line in kept.values()))
+    suffix = re.escape(f".{settings['suffix'] or CLIPS}" if "suffix" in settings else ".png")
     for path in to.iterdir():  # images that were never listed
-        match = re.fullmatch(r"(\.?)(-?\d{5,})\.png", path.name)
+        match = re.fullmatch(rf"(\.?)(-?\d{{5,}}){suffix}", path.name)
         if match and int(match[2]) not in kept:
             if not match[1] and int(match[2]) not in range(first, seeds.stop + AHEAD) and _is_image(path):
                 raise LimnerError(f"{path} was not made by {provenance.made_by}: move it to another folder.")
@@ -161,6 +180,9 @@ def _repair(to: Path, provenance: Provenance) -> set[int]:
 
 
 def _is_image(path: Path) -> bool:
+    """Whether a file is a whole image or animation, or a video, which are not looked into."""
+    if path.suffix in (".mp4", ".webm", ".mkv"):
+        return True
     try:
         with Image.open(path) as image:
             image.load()
@@ -178,7 +200,7 @@ def add(to: Path, provenance: Provenance, batch: ImageBatch, chosen: Sequence[in
     hidden, names = [to / f".{batch.name(i)}" for i in chosen], [to / batch.name(i) for i in chosen]
     listed = to / METADATA
     before = listed.stat().st_size if listed.exists() else 0
-    images = [png(batch.images[i], batch.spec.bits) for i in chosen]
+    images = [batch.content(i) for i in chosen]
     with files.uninterrupted():
         try:
             with files.writing(to):
@@ -212,7 +234,10 @@ def listed_images(to: Path) -> set[str]:
     with contextlib.suppress(OSError, LimnerError, ValueError, TypeError, KeyError):
         lines = (to / METADATA).read_text("utf-8").rstrip("\n").split("\n")
         rows = [files.parse_json(line, to) for line in lines]
-        listed = {row["file_name"] for row in rows if row["file_name"] == f"{row['seed']:06d}.png"}
+        for row in rows:
+            name, suffix = os.path.splitext(row["file_name"])
+            if name == f"{row['seed']:06d}" and suffix in (".png", *SUFFIXES):
+                listed.add(row["file_name"])
     return listed
 
 

@@ -228,6 +228,6 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_an_empty_clip_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(LimnerError, match="no frames"):
+    with pytest.raises(LimnerError, match="needs frames"):
         save_clip(tmp_path / "clip.gif", torch.zeros(0, 3, 8, 8))
     assert not list(tmp_path.iterdir())
