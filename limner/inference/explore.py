@@ -259,13 +259,15 @@ def explore(
     )  # fmt: skip
 
 
-def find_anchors(space: Space, options: ExploreOptions) -> Anchors:
-    """The points to interpolate between. Raises LimnerError."""
+def find_anchors(space: Space, options: ExploreOptions, least: int = 4) -> Anchors:
+    """The points to interpolate between, ``least`` or more. Raises LimnerError."""
     check_labels(space, options.label)
     given = [load_point(file, space) for file in options.start]
     first = [label for _, label in given if label][:1]
     labels = options.label or first or (space.spec.classes if space.responds_to_label else [""])
-    seeds = range(options.seed, options.seed + max(options.rows + 1, 4))  # enough where no points are given
+    seeds = range(
+        options.seed, options.seed + max(options.rows + 1, least)
+    )  # enough where no points are given
     names = (*(Path(file).stem for file in options.start), *(f"seed {seed}" for seed in seeds))
     return Anchors(space, options, tuple(labels), names, tuple(point for point, _ in given), seeds)
 

@@ -23,6 +23,13 @@ def loop(points: Tensor, frames: int, interpolate: Interpolate) -> Tensor:
     return torch.cat([interpolate(*pair, t) for pair in zip(points, points.roll(-1, 0), strict=True)])
 
 
+def evenly(points: Tensor, frames: int, interpolate: Interpolate) -> Tensor:
+    """[N, ..., D] -> [frames, ..., D]: round the points as ``loop`` goes, in equal shares of the way between them."""
+    at = torch.arange(frames, device=points.device, dtype=torch.float64) * len(points) / frames  # [frames]
+    legs = zip(points, points.roll(-1, 0), strict=True)
+    return torch.cat([interpolate(*leg, at[at.floor() == i] - i) for i, leg in enumerate(legs)])
+
+
 def plane(corners: Tensor, side: int, interpolate: Interpolate) -> Tensor:
     """Four points [4, ..., D], the upper two first -> [side, side, ..., D] between them."""
     t = torch.linspace(0, 1, side, device=corners.device)

@@ -72,6 +72,16 @@ class ExploreOptions(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoopOptions(Checked):
+    """How long a loop is."""
+
+    seconds: Annotated[float, Bounds(0, 3600, above=True)] = (
+        4.0  # length of the loop, which passes a point a second
+    )
+    rate: Annotated[float, Bounds(0.01, 1000)] = 24.0  # frames a second of the loop
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProjectOptions(Checked):
     """How the point of a picture is searched for."""
 
