@@ -104,14 +104,14 @@ def _clip_options(pipeline: Pipeline, given: Any, to: Path) -> ClipOptions | Non
         return None
     if given.rank:
         raise LimnerError("--rank chooses among still images, and this run draws clips: leave it out.")
-    options = replace(options, rate=options.rate or pipeline.spec.rate or ASSUMED_RATE)
+    rate = options.rate or pipeline.spec.rate or ASSUMED_RATE
     if to.suffix and options.suffix:
         raise LimnerError(f"--suffix is for clips in a folder, and {to} names a file: leave it out.")
     if to.suffix.lower() != ".png":
         check_clip(
             to.with_suffix(to.suffix or f".{options.suffix or 'webp'}"), options.rate, options.lossless
         )
-    return options
+    return replace(options, rate=rate)
 
 
 def _default_number(given: Any, to: Path, clips: bool) -> int:
@@ -126,7 +126,7 @@ def _default_number(given: Any, to: Path, clips: bool) -> int:
 def _file(request: Request, to: Path, film_to: Path | None) -> None:
     """One image, a sheet, or of clips a file or the folder of one's frames."""
     from limner.inference.pipeline import captions_of
-    from limner.pictures.clips import save_clips, save_frames
+    from limner.pictures.clips import ASSUMED_RATE, save_clips, save_frames
     from limner.pictures.film import Film
     from limner.pictures.grid import save_grid, save_png
 
@@ -143,7 +143,7 @@ def _file(request: Request, to: Path, film_to: Path | None) -> None:
         if clips and not to.suffix:
             save_frames(to, images[0].movedim(1, 0), bits=pipeline.spec.bits)
         elif clips:
-            notes = save_clips(to, images, clips.rate, clips.lossless, captions)
+            notes = save_clips(to, images, clips.rate or ASSUMED_RATE, clips.lossless, captions)
         elif n == 1:
             save_png(images[0], to, pipeline.spec.bits)
         else:
