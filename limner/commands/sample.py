@@ -108,9 +108,7 @@ def _clip_options(pipeline: Pipeline, given: Any, to: Path) -> ClipOptions | Non
     if to.suffix and options.suffix:
         raise LimnerError(f"--suffix is for clips in a folder, and {to} names a file: leave it out.")
     if to.suffix.lower() != ".png":
-        check_clip(
-            to.with_suffix(to.suffix or f".{options.suffix or 'webp'}"), rate, options.lossless
-        )
+        check_clip(to.with_suffix(to.suffix or f".{options.suffix or 'webp'}"), rate, options.lossless)
     return replace(options, rate=rate)
 
 
