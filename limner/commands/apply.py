@@ -13,19 +13,21 @@ from limner.commands.options import RunFolder, Sampling, SamplingOptions, parse_
 from limner.inference.options import ApplyOptions
 from limner.settings import ThreadCount, signal_of
 
-Given = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE|DIR")]
+Given = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE|DIR|CLIP")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ApplyOptions, SamplingOptions[Sampling]):
-    """Translate a picture of any size, or every picture of a folder: restore, enlarge, recolour, paint.
+    """Translate a picture of any size, every picture of a folder, or a clip: restore, enlarge, recolour, paint.
 
     To see the options of the run's family too: limner apply RUN --help
     """
 
     run: RunFolder  # folder of a run that makes pictures from given ones
-    source: Given  # a picture, or a folder of pictures
-    to: str  # the file to write, or a folder for files of the same names: png, jpg, webp or tif
+    source: Given  # a picture, a folder of pictures, or a clip
+    # the file to write, or a folder for files of the same names: png, jpg, webp or tif. Of a clip: mp4, webm, gif or
+    # webp, at the times of its frames, or a folder for these
+    to: str
     device: str = "auto"  # auto, cpu, cuda
     threads: ThreadCount = "auto"  # on a CPU: a number, or auto: measured again and again
     json: bool = False  # print JSON
@@ -33,7 +35,8 @@ class Options(ApplyOptions, SamplingOptions[Sampling]):
 
 def run(argv: list[str]) -> int:
     given = parse_for_run(Options, argv, "apply")
-    from limner.inference.apply import apply, summary
+    from limner.inference.applied import summary
+    from limner.inference.apply import apply
 
     options = select(ApplyOptions, given)
     try:

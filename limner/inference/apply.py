@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from limner import files
 from limner.core import LimnerError, Translates
-from limner.data.images.decode import as_channels, colour
-from limner.data.images.whole import WholePicture, open_whole, resized
-from limner.fields import JsonResult, to_json
+from limner.data.clips.whole import is_clip
+from limner.data.images.decode import colour
+from limner.data.images.whole import WholePicture, open_whole
+from limner.fields import to_json
+from limner.inference.applied import Applied, Notes, side_by_side
+from limner.inference.apply_clips import apply_clip, check_clip_job, plays
 from limner.inference.apply_files import Job, begin, jobs_of
 from limner.inference.capabilities import has, lacking
 from limner.inference.crops import save_crops
@@ -26,38 +26,34 @@ from limner.pictures.writing import encoded
 from limner.progress import Watch, bar, part
 
 AHEAD = 2  # results that wait to be written while the next picture is computed
-Notes = dict[str, list[str]]  # what was changed -> the pictures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Applied(JsonResult):
-    """What a call of ``apply`` did."""
-
-    to: str
-    made: int  # pictures that this call wrote
-    there: int = 0  # that an earlier, unfinished call had written
-    failed: dict[str, str] = field(default_factory=dict)  # picture -> why it could not be used
-    notes: Notes = field(default_factory=dict)
-    crops: str | None = None  # the sheet of details
 
 
 def apply(
     run: str | Path, source: str | Path, to: str | Path, options: ApplyOptions = ApplyOptions(), *,
     device: str = "auto", quiet: bool = False, **sampling: Any,
 ) -> Applied:  # fmt: skip
-    """Translate a picture, or all pictures of a folder. ``sampling`` holds fields of the family's Sampling.
+    """Translate a picture, all pictures of a folder, or a clip. ``sampling`` holds fields of the family's Sampling.
 
     A folder is filled file by file: after a stop the same call makes the rest. Pictures that cannot be used are left
     out, and named in ``failed``. Raises LimnerError where nothing can be made.
     """
-    work, pipeline = jobs_of(Path(source), Path(to), options), Pipeline(run, device)
+    clip = is_clip(Path(source)) and plays(Path(source), Path(to))
+    if clip:
+        check_clip_job(Path(source), Path(to), options)
+    elif options.lossless:
+        raise LimnerError("--lossless is for clips: leave it out.")
+    work = None if clip else jobs_of(Path(source), Path(to), options)
+    pipeline = Pipeline(run, device)
     if not has(pipeline.loaded, Translates):
         raise lacking(pipeline.loaded, Translates)
     translator = Translator(
         pipeline.model.eval(), pipeline.sampling(sampling), options.bytes, options.seed, options.exact
     )
     named = to_json(pipeline.named_sampling(sampling))
-    todo = begin(work, {"run": pipeline.digest, "sampling": named, **options.settings()}, options.overwrite)
+    settings = {"run": pipeline.digest, "sampling": named, **options.settings()}
+    if work is None:
+        return apply_clip(translator, Path(source), Path(to), settings, options, quiet)
+    todo = begin(work, settings, options.overwrite)
     failed: dict[str, str] = {}
     with bar(f"applying to {len(todo):,} pictures", quiet) as watch, Writer() as writer:
         for done, job in enumerate(todo):
@@ -130,29 +126,3 @@ def _write(made: _Made, options: ApplyOptions) -> _Made:
     content, notes = encoded(picture, made.job.target.suffix, colour(options.background))
     files.write_bytes(made.job.target, content)
     return replace(made, notes=[*made.notes, *notes])
-
-
-def side_by_side(given: WholePicture, result: WholePicture) -> WholePicture:
-    """Both at the size of the result, the given picture at the left in whole pixels."""
-    height, width = result.pixels.shape[:2]
-    channels = 4 if given.alpha or result.alpha else 1 if given.grey and result.grey else 3
-    halves = [
-        as_channels(
-            pixels if pixels.shape[2] != 2 else pixels[..., [0, 0, 0, 1]],
-            channels,
-            (255, 255, 255),
-            pixels.dtype,
-        )
-        for pixels in (resized(given.pixels, (width, height), Image.Resampling.NEAREST), result.pixels)
-    ]
-    return replace(result, pixels=np.concatenate(halves, 1))
-
-
-def summary(applied: Applied) -> list[str]:
-    """Sentences on what was done, for the person."""
-    there = f", and {applied.there:,} were there already" if applied.there else ""
-    said = [f"{applied.made:,} {'picture' if applied.made == 1 else 'pictures'} in {applied.to}{there}."]
-    for note, names in applied.notes.items():
-        others = f" and {len(names) - 1:,} others" if len(names) > 1 else ""
-        said.append(f"{names[0]}{others}: {note}.")
-    return said + ([f"Details are in {applied.crops}."] if applied.crops else [])

@@ -115,6 +115,7 @@ class ApplyOptions(Checked):
     metadata: bool = True  # keep EXIF and the colour profile; without, colours are converted to sRGB
     background: str = "white"  # what shows through alpha where a format has none
     seed: fields.Seed = 0  # of what a run draws besides
+    lossless: bool = False  # a clip without loss, as large as the result: a .mkv, or a .webp
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -55,9 +56,14 @@ class Pooled:
 
     def moments(self) -> Moments:
         """Of all parts together."""
-        counts, means, variances = zip(*self.parts, strict=True)
-        shares = [count / sum(counts) for count in counts]
-        mean = sum(share * each for share, each in zip(shares, means, strict=True))
-        around = [v + (each - mean).square() for v, each in zip(variances, means, strict=True)]
-        variance = sum(share * each for share, each in zip(shares, around, strict=True))
-        return torch.as_tensor(mean).float(), torch.as_tensor(variance).float()
+        return pool(self.parts)
+
+
+def pool(parts: Sequence[tuple[int, Tensor, Tensor]]) -> Moments:
+    """The mean and the variance of all pixels, from the pixels, mean and variance [B, G] of each part."""
+    counts, means, variances = zip(*parts, strict=True)
+    shares = [count / sum(counts) for count in counts]
+    mean = sum(share * each.double() for share, each in zip(shares, means, strict=True))
+    around = [v.double() + (each - mean).square() for v, each in zip(variances, means, strict=True)]
+    variance = sum(share * each for share, each in zip(shares, around, strict=True))
+    return torch.as_tensor(mean).float(), torch.as_tensor(variance).float()

@@ -8,6 +8,8 @@ request those of all tiles, one call of a norm after another.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,7 +24,7 @@ from limner.core import Condition, LimnerError, Model, Translates
 from limner.data.images.whole import resized
 from limner.device import return_freed_memory
 from limner.inference.footprint import Footprint, footprint, in_use
-from limner.inference.statistics import Enough, Pooled, Recorded
+from limner.inference.statistics import Enough, Pooled, Recorded, pool
 from limner.inference.threads import THREADS
 from limner.inference.tile_plan import PictureDraws, Tile, plan, whole
 from limner.networks.images.padding import pad_reflected, padded_side, reflected
@@ -41,6 +43,7 @@ class Translator:
     memory: int  # bytes that the process may have
     seed: int = 0
     exact: bool = False  # statistics of the whole picture also where it does not fit the memory
+    fixed: list[Moments] | None = None  # of norms: the same for all pictures, such as the frames of a clip
     taken: Footprint | None = field(default=None, init=False)  # of the network, once measured
 
     def __post_init__(self) -> None:
@@ -48,15 +51,18 @@ class Translator:
         self.network: Translates = self.model
         self.channels = self.network.channels_taken(self.sampling)
 
-    def __call__(self, pixels: np.ndarray, watch: Watch = ignore) -> np.ndarray:
-        """uint8 or uint16 [H, W, C] -> the same of [scale H, scale W, C'].
+    def __call__(self, pixels: np.ndarray, watch: Watch = ignore, fixed: bool = True) -> np.ndarray:
+        """uint8 or uint16 [H, W, C] -> the same of [scale H, scale W, C']; not ``fixed``: by its own statistics.
 
         Raises LimnerError where the memory is too little, and for a result that holds NaN.
         """
         factor, least = self.network.factor, self.network.least
         height, width = (padded_side(side, factor, least) for side in pixels.shape[:2])
         tiles = self._plan(pixels, height, width)
-        source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, tiles)
+        if fixed and self.fixed:
+            source: Any = statistics_from(self.model, Recorded(self.fixed))
+        else:
+            source = nullcontext() if len(tiles) == 1 else self._statistics(pixels, tiles)
         with source, THREADS.at_work(self.model.device):
             return self.in_tiles(pixels, tiles, watch)
 
@@ -141,6 +147,20 @@ class Translator:
 
     def statistics_of(self, pixels: np.ndarray) -> Any:
         """The context in which norms have the statistics that they have in this picture."""
+        return statistics_from(self.model, Recorded(self.record(pixels)))
+
+    def fix_statistics(self, frames: Iterable[np.ndarray]) -> None:
+        """Give norms the same statistics in every picture from now on: those of these frames together."""
+        known = []
+        for pixels in frames if picture_norms(self.model) else ():
+            factor, least = self.network.factor, self.network.least
+            area = math.prod(padded_side(side, factor, least) for side in pixels.shape[:2])
+            most = self.footprint.most(KEPT * self.memory - in_use(self.model.device))
+            known.append(self.record(pixels if area <= most else thumbnail(pixels, most, factor)))
+        self.fixed = [pool([(1, *each) for each in calls]) for calls in zip(*known, strict=True)]
+
+    def record(self, pixels: np.ndarray) -> list[Moments]:
+        """The statistics of each call of a norm in this picture."""
         known: list[Moments] = []
 
         def record(x: Tensor, groups: int) -> Moments:
@@ -151,7 +171,7 @@ class Translator:
         with statistics_from(self.model, record), THREADS.at_work(self.model.device):
             self._run(given, whole(*given.shape[2:]))
         return_freed_memory()
-        return statistics_from(self.model, Recorded(known))
+        return known
 
     def exact_statistics(self, pixels: np.ndarray, tiles: list[Tile]) -> list[Moments]:
         """Those of each norm's call over the whole picture: one pass over the tiles for each, up to that call."""

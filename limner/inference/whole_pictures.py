@@ -49,7 +49,7 @@ def _alpha(translator: Translator, alpha: np.ndarray, watch: Watch) -> np.ndarra
         return resized(alpha, size, Image.Resampling.BICUBIC)
     if (alpha == np.iinfo(alpha.dtype).max).all():
         return np.full((*(translator.network.scale * side for side in alpha.shape[:2]), 1), alpha.flat[0])
-    grey = translator(as_channels(alpha, translator.channels, (0, 0, 0), alpha.dtype), watch)
+    grey = translator(as_channels(alpha, translator.channels, (0, 0, 0), alpha.dtype), watch, fixed=False)
     return as_channels(grey, 1, (0, 0, 0), alpha.dtype)
 
 

@@ -18,7 +18,8 @@ from PIL import Image, ImageCms
 import limner as package
 from limner import families, files
 from limner.core import LimnerError
-from limner.inference.apply import Applied, apply, summary
+from limner.inference.applied import Applied, summary
+from limner.inference.apply import apply
 from limner.inference.apply_files import begin, jobs_of
 from limner.inference.options import ApplyOptions
 from tests.helpers import paint
