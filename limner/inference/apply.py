@@ -9,7 +9,7 @@ from typing import Any
 
 from limner import files
 from limner.core import LimnerError, Translates
-from limner.data.clips.whole import is_clip
+from limner.data.clips.survey import is_clip
 from limner.data.images.decode import colour
 from limner.data.images.whole import WholePicture, open_whole
 from limner.fields import to_json

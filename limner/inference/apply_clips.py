@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from limner import files
-from limner.data.clips.whole import Survey, frames_of, survey
+from limner.data.clips.survey import Survey, frames_of, survey
 from limner.data.images.decode import colour
 from limner.data.images.formats import FILMS
 from limner.data.images.whole import WholePicture, straight
