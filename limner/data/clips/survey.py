@@ -66,9 +66,8 @@ def survey(path: Path) -> Survey:
                 alpha = found.alpha
                 if found.sound:
                     notes.append("its sound is left out")
-                if found.unread or len(times) < found.expected:
-                    lacking = max(found.unread, found.expected - len(times))
-                    notes.append(f"it is cut or damaged: {lacking:,} of its frames cannot be read")
+                if lost := found.lost(len(times)):
+                    notes.append(lost)
     even = all(abs(time - times[0] - i / rate) <= EVEN for i, time in enumerate(times))
     if not even and len(times) > 1:
         rate = (len(times) - 1) / (times[-1] - times[0])
