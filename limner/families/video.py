@@ -146,7 +146,7 @@ class Video(Model):
 
         t = times(clips)[:, None].expand(-1, frames)  # [B, T]
         given = torch.zeros(clips, frames, dtype=torch.bool, device=device)
-        if not self.shared_levels:
+        if not self.shared_levels and frames > 1:
             kind = torch.rand(clips, 1, device=device)
             own = torch.rand(clips, frames, device=device).clamp(1e-6, 1 - 1e-6)  # uniform (Chen 2024, 3.2)
             own = (COSINE.steps * own).long() if self.discrete else own
@@ -155,19 +155,33 @@ class Video(Model):
         return t.masked_fill(given, self.clean.time), given
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The error of the velocity of the frames that are not given (Lipman 2023), or of their noise."""
-        data, c = batch.image, self.config
+        """The error of the velocity of the frames that are not given (Lipman 2023), or of their noise.
+
+        Stills among the clips are clips of one frame: no other frame takes part.
+        """
+        rows = self.network.embedder.with_dropout(batch, self.config.condition_dropout)
+        still = torch.zeros(len(batch.image), dtype=torch.bool, device=batch.image.device)
+        if batch.counts is not None:
+            still = batch.counts.sum(1) == 1  # [B]
+        parts = []
+        for chosen, frames in (((~still).nonzero()[:, 0], None), (still.nonzero()[:, 0], 1)):
+            if len(chosen):
+                parts.append(self.errors(batch.image[chosen, :, :frames], rows[chosen]))
+        error, counted = (torch.stack([part[i] for part in parts]).sum() for i in (0, 1))
+        return {"noise" if self.discrete else "velocity": error / counted}
+
+    def errors(self, data: Tensor, condition: ConditionEmbedding) -> tuple[Tensor, Tensor]:
+        """The sum of the errors of clips [B, C, T, H, W], and of how many numbers it is."""
         t, given = self.random_levels(len(data), data.shape[2], data.device)
         alpha, sigma = self.scales(t, given)
         x = alpha * data + sigma * (noise := torch.randn_like(data))
-        rows = self.network.embedder.with_dropout(batch, c.condition_dropout)
-        out = self.network(x, t, rows)  # [B, C, T, H, W]
+        out = self.network(x, t, condition)  # [B, C, T, H, W]
         if self.discrete:
-            name, error = "noise", (out - noise).abs()
+            error = (out - noise).abs()
         else:
-            name, error = "velocity", ((out - data) / sigma.clamp(min=c.sigma_floor)).square()
+            error = ((out - data) / sigma.clamp(min=self.config.sigma_floor)).square()
         counted = per_frame(~given).expand_as(error)
-        return {name: (error * counted).sum() / counted.sum()}
+        return (error * counted).sum(), counted.sum()
 
     def scales(self, t: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma [B, 1, T, 1, 1] at times [B, T]; 1 and 0 for given frames."""

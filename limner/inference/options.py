@@ -27,8 +27,14 @@ class SampleOptions(Checked):
     seed: fields.Seed = 0
     # two seeds: interpolate from the image of the first to that of the second, in N images
     between: Annotated[tuple[int, int], Bounds(0, 2**63 - 1)] | None = None
-    image: str = ""  # picture to draw variations of: noised by --strength, where the family has that
+    # picture to draw variations of: noised by --strength, where the family has that; of a run of clips, the first frame
+    image: str = ""
     mask: str = ""  # picture that is white where --image is to be repainted; the rest is kept
+    last: str = ""  # of a run of clips: picture that is the last frame
+    # of a run of clips: film, animation or folder of numbered images that they begin with, to go on with it
+    video: str = ""
+    # of a run of clips: how many frames they have. Default: as in training, or half as many more than --video gives
+    frames: Annotated[int, Bounds(1, 2**16)] | None = None
     # two ends, each the name of a picture or else a prompt: draw the way between what they show, in N images
     blend: tuple[str, str] | None = None
     # run that compares images with texts (clip): draw --candidates for each prompt, and keep those that fit it best

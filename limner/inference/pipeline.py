@@ -31,6 +31,7 @@ from limner.data.images.formats import SUFFIXES
 from limner.data.own_size import open_at_own_size
 from limner.device import autocast, pick_device
 from limner.fields import Count, Images, check, checked, from_json, join_words
+from limner.inference.given_frames import refuse_frames, with_frames
 from limner.inference.options import SampleOptions
 from limner.inference.precision import choose_bf16, network_name
 from limner.inference.prompts import warn_of_prompts
@@ -272,6 +273,9 @@ class Pipeline:
                     f"Runs of {self.loaded.run.family} take no --{name}, those of {join_words(able, 'and')} do: "
                     "leave it out, or name another run."
                 )
+        if self.spec.frames > 1:
+            return with_frames(condition, options, self.spec, self.loaded.run.data)
+        refuse_frames(options)
         if not image:
             if mask:
                 raise LimnerError("A --mask says which part of an --image to repaint: name that image too.")

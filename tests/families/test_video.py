@@ -176,6 +176,33 @@ def test_given_frames_do_not_count_in_the_loss() -> None:
     assert seen[0].any()
 
 
+def test_a_still_among_clips_is_a_clip_of_one_frame() -> None:
+    """Its other frames take no part, and it gives none of its one."""
+    model = video(given=1.0, independent=0.0, condition_dropout=0.0)
+    clip = torch.rand(4, 3, 4, 16, 16) * 2 - 1
+    counts = torch.ones(4, 4, dtype=torch.bool)
+    counts[2:, 1:] = False
+    lengths: list[tuple[int, ...]] = []
+    forward = type(model.network).forward
+
+    def network(self: Any, x: Tensor, t: Tensor, rows: Any) -> Tensor:
+        lengths.append((len(x), x.shape[2]))
+        assert x.shape[2] > 1 or not (t == 1).any()
+        return forward(self, x, t, rows)
+
+    batch = Batch(clip, Condition(4, text=["a", "b", "c", "d"]), counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.network), "forward", network)
+        torch.manual_seed(5)
+        loss = model.loss(batch)["velocity"]
+        other = clip.clone()
+        other[2:, :, 1:] = 0
+        torch.manual_seed(5)
+        assert torch.equal(model.loss(Batch(other, batch.condition, counts))["velocity"], loss)
+        model.loss(batch[2:])
+    assert lengths == [(2, 4), (2, 1), (2, 4), (2, 1), (2, 1)]
+
+
 @pytest.mark.parametrize("spec", [CLIPS, ImageSpec(3, 16, 16, frames=4, classes=("a", "b"))])
 def test_one_frame_of_a_new_run_is_the_image_runs_output_bit_for_bit(spec: ImageSpec) -> None:
     """Also of each frame of a clip, before the first step."""
