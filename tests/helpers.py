@@ -29,6 +29,15 @@ def paint(
     return folder
 
 
+def animate(path: Path, frames: int, seed: int = 0, size: tuple[int, int] = (16, 16)) -> list[np.ndarray]:
+    """An animated PNG of random pictures, (height, width) each, 8 a second; its frames, uint8 [H, W, 3] each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
+    first, *others = (Image.fromarray(c).resize(size[::-1], Image.Resampling.BICUBIC) for c in coarse)
+    first.save(path, save_all=True, append_images=others, duration=125)
+    return [np.asarray(frame) for frame in (first, *others)]
+
+
 def toy_run(toy: Any, **changes: Any) -> Run:
     """A run of the toy family, with settings that differ from the defaults."""
     stage = sys.modules[toy.__module__].Stage(latent=7, rate=0.5)

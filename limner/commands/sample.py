@@ -76,7 +76,7 @@ def _check_paths(given: Any, to: Path, film_to: Path | None) -> None:
         raise LimnerError(f"Cannot write {film_to}: name a .gif for --progress-to.")
     if os.path.isfile(to) and not to.suffix:
         files.refuse_other_files(to, "--to")
-    files.refuse_to_replace(to, [given.image, given.mask, *(given.blend or ())])
+    files.refuse_to_replace(to, [given.image, given.mask, given.last, given.video, *(given.blend or ())])
     files.check_writable(to, folder=not to.suffix)
     if film_to:
         files.check_writable(film_to)

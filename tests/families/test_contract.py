@@ -16,10 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import limner
@@ -47,6 +45,7 @@ from limner.families._tokens import ConfiguredTokenizer
 from limner.fields import from_json, to_json
 from limner.networks.checks import SettingsError
 from limner.training.journal import COUNTS
+from tests.helpers import animate
 
 FAMILIES = families.names()
 CLASSES = ("cat", "dog", "owl")
@@ -501,15 +500,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(path: Path, frames: int) -> None:
-    path.mkdir()
-    rng = np.random.default_rng(0)
     lines = []
     for i in range(24):
-        first, *others = (
-            Image.fromarray(coarse).resize((16, 16), Image.Resampling.BICUBIC)
-            for coarse in rng.integers(0, 256, (frames, 4, 4, 3), dtype=np.uint8)
-        )
-        first.save(path / f"{i:02d}.png", save_all=frames > 1, append_images=others)
+        animate(path / f"{i:02d}.png", frames, i)
         entry = {"file_name": f"{i:02d}.png", "label": CLASSES[i % 3], "text": f"a {CLASSES[i % 3]}, {i}"}
         lines.append(json.dumps(entry) + "\n")
     (path / "metadata.jsonl").write_text("".join(lines))

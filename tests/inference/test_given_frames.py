@@ -14,19 +14,9 @@ import limner
 from limner.core import ImageSpec, LimnerError
 from limner.data.clips.whole import open_clip
 from limner.settings import DataOptions
-from tests.helpers import paint
+from tests.helpers import animate, paint
 
 FRAMES = 4
-
-
-def animate(path: Path, frames: int, seed: int = 0, size: tuple[int, int] = (16, 16)) -> list[np.ndarray]:
-    """An animation without loss, and its frames [H, W, 3]."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(frames)]
-    first, *others = map(Image.fromarray, pictures)
-    first.save(path, save_all=True, append_images=others, duration=125)
-    return pictures
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop, learning_rate_factor
 from limner.training.run import train
 from limner.training.session import ROLLBACKS, SKIPS_BEFORE_ROLLBACK
-from tests.helpers import paint
+from tests.helpers import animate, paint
 
 SPEC = ImageSpec(1, 4, 4)
 
@@ -400,6 +400,8 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
     images = tmp_path / "images"
     for i, label in enumerate(("cat", "dog")):
         paint(images / label, 20, seed=i)
+        for number in range(20):
+            animate(tmp_path / "clips" / label / f"{number}.png", 4, 20 * i + number)
     if (
         "text" in families.load(name).reads and "label" not in families.load(name).reads
     ):  # which need captions
@@ -407,6 +409,9 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
             path.with_suffix(".txt").write_text(f"{path.parent.name} {path.stem}", "utf-8")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     run = run_for(name, images, "120img", accumulate=2)
+    if families.load(name).video:
+        data = dataclasses.replace(run.data, frames=4)
+        run = dataclasses.replace(run, sources=(str(tmp_path / "clips"),), data=data)
     if families.load(name).given_by[:1] in (("pairs",), ("domains",)):  # which need two sources
         for i, label in enumerate(("cat", "dog")):
             paint(tmp_path / "given" / label, 20, seed=2 + i)
