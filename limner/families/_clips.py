@@ -44,7 +44,7 @@ class VideoSampling(Checked):
     guidance_high: Share = 1.0  # and at most this
     # guidance by given frames: 1: none; above: away from the clip that does without them (Song 2025)
     history_guidance: Guidance = 1.0
-    shift: Shift = 2.0  # flow matching: above 1, more of the steps near the noise
+    shift: Shift = 3.0  # flow matching: above 1, more of the steps near the noise
     # of the frames of a window: all at once, each a step behind the one before, or one after another
     order: Literal["together", "pyramid", "frames"] = "together"
     # of a longer clip: frames of a window that the next one is given. Default: half of them

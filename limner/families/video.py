@@ -46,7 +46,9 @@ COSINE = Discrete(betas("cosine", 1000))  # of the published 3D U-Net
 
 @dataclass(frozen=True)
 class VideoConfig(FlowMatching):
-    time_mean: float = -1.2  # flow matching: training times are sigmoid(normal); mean of the normal
+    # flow matching: training times are sigmoid(normal); mean of the normal. Below that of images: frames that are alike
+    # tell at more noise what they show
+    time_mean: float = -1.5
     # run of flow, on single pictures: its network of frames is taken over, and training begins as that run
     pretrained: str = ""
     # flow: that of flow with layers along time, and flow matching; vdm: the 3D U-Net of Ho 2022, which predicts noise
