@@ -24,12 +24,8 @@ class VDMLevels:
     """A part of a family's Config."""
 
     width: int = 64  # vdm: unit of channels
-    multiples: tuple[int, ...] = (
-        1,
-        2,
-        4,
-        8,
-    )  # vdm: channels of each level in those units; each halves the side
+    # vdm: channels of each level in those units; each halves the side
+    multiples: tuple[int, ...] = (1, 2, 4, 8)
     heads: int = 8  # vdm: of attention, 32 channels each
 
 
