@@ -19,6 +19,7 @@ from limner.metrics import motion
 from limner.metrics.probes import Z95
 
 BATCH = 16  # clips that are read at a time
+DRAWN = 256  # clips that are drawn, where --n does not say
 REAL = 1000  # real clips that are looked at, at most, or three times as many as are drawn
 
 

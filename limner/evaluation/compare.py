@@ -21,7 +21,7 @@ from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
 from limner.evaluation.checks import check_held_out, refuse_few
-from limner.evaluation.clips import without_stills
+from limner.evaluation.clips import DRAWN, without_stills
 from limner.evaluation.fidelity import draw_samples, measure_samples
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.prompts import measure_prompts
@@ -68,7 +68,8 @@ def compare(
         )
     settings = {"sources": list(sources), **to_json(options), "extra": list(extra)}
     parse_budget(options.budget, 1)
-    refuse_few(sources)
+    if not any("data.frames" in word for word in extra):  # a film has many clips
+        refuse_few(sources)
     _check_folder(names, to, settings)
     with checkpoint.lock(to, "--to"):
         files.write_json(to / ABOUT, settings)
@@ -230,7 +231,7 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     pipeline = Pipeline(run)
     header = pipeline.loaded.header
     real = without_stills(open_whole(sources, pipeline.spec, pipeline.loaded.run.data, progress=False))
-    n = options.n or min(1000, len(real))
+    n = options.n or min(1000 if pipeline.spec.frames == 1 else DRAWN, len(real))
     start = time.perf_counter()
     with bar(f"drawing {n} images") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)

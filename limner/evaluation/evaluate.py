@@ -17,7 +17,7 @@ from limner.device import pick_device
 from limner.distributed import Ranks, join
 from limner.evaluation import probe
 from limner.evaluation.checks import check_enough, check_held_out, other_source_note
-from limner.evaluation.clips import moving, rates_note, without_stills
+from limner.evaluation.clips import DRAWN, moving, rates_note, without_stills
 from limner.evaluation.fidelity import BATCH, Samples, draw_samples, measure_samples
 from limner.evaluation.images import measuring_size, resized_note, sizes_of
 from limner.evaluation.matches import measure_matches, refuse_without_prompts
@@ -112,7 +112,8 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
                 )
             translation = replace(translation, notes=notes)
     elif isinstance(pipeline.model, Generates):
-        n, opened = options.n or min(MOST, len(real)), pipeline.sampling(sampling)
+        most = MOST if task.frames == 1 else DRAWN
+        n, opened = options.n or min(most, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
         with bar(f"drawing {n:,} {'images' if task.frames == 1 else 'clips'}", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)

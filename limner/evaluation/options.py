@@ -12,7 +12,8 @@ from limner.fields import Bounds, Checked, Count, Seed
 class EvaluateOptions(Checked):
     """How a run or a folder of images is measured."""
 
-    n: Count | None = None  # images to draw or to read. Default: 1000, or the number of real images if lower
+    # images or clips to draw or to read. Default: 1000 images or 256 clips, or the number of real ones if lower
+    n: Count | None = None
     # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, inception, clip,
     # dinov2, or a run that describes images; of clips also i3d, or a run that describes clips
     features: str = "auto"
@@ -38,7 +39,8 @@ class CompareOptions(Checked):
     budget: str = "5m"  # length of each training
     preset: str = ""  # tiny, small, base or paper. Default: small on a CPU, base on a GPU
     size: str = ""  # of the images: 32, or HEIGHTxWIDTH as in 64x48. Default: as for limner train
-    n: Count | None = None  # images to draw with each. Default: 1000, or the number of real images if lower
+    # images or clips to draw with each. Default: 1000 images or 256 clips, or the number of real ones if lower
+    n: Count | None = None
     # auto (random, and imagenet beside it where limner[imagenet] is installed), random, imagenet, clip or dinov2
     features: str = "auto"
     # neighbours of precision, recall, density and coverage. Default: 3 for the first two, 5 for the others

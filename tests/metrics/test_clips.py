@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from limner.core import ImageSpec, Model
 from limner.metrics.clip_features import i3d, of_frames, random_clips
 from limner.metrics.copies import Originals
 from limner.metrics.distances import frechet_distance
-from limner.metrics.features import random_vgg
+from limner.metrics.features import of_model, random_vgg
 from limner.metrics.find import find, find_of_clips
 from limner.metrics.motion import jitter, motion
 from limner.networks.i3d import CLASSES, I3D
@@ -92,6 +93,24 @@ def test_features_on_frames_are_those_of_images():
     features, images = of_frames(random_vgg()), leaves(2)[:, :, 0]
     assert_close(features.of(images), random_vgg().of(images))
     assert features.name == "random on frames" and not features.clips
+
+
+class Clipper(Model):
+    """Describes clips by the mean colour of each frame."""
+
+    def features(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.mean((3, 4)).flatten(1)
+
+
+def test_a_run_that_describes_clips_has_features_of_clips_of_its_length():
+    model = Clipper(None, ImageSpec(3, 8, 12))
+    model.spec = ImageSpec(3, 8, 12, frames=4)
+    model.weight = torch.nn.Parameter(torch.zeros(1))  # of whose device the model is
+    features = of_model(model, "runs/a", "0123456789abcdef")
+    assert features.clips and features.hash == "0123456789ab" and "8x12" in features.resize
+    assert_close(features.of(torch.full((2, 1, 4, 16, 16), 0.5)), torch.full((2, 12), 0.5))
+    with pytest.raises(LimnerError, match="clips of 4 frames, and these have 8"):
+        features.of(leaves(1))
 
 
 def test_i3d_is_the_published_network():
