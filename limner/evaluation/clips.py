@@ -33,19 +33,12 @@ class Movement:
 
 def measure_movement(drawn: Images, real: Images) -> Movement:
     """Ratios of means over clips; each clip's motion and jitter are means over its frames (metrics/motion.py)."""
-    frames = frames_of(drawn.source)
-    return Movement(
-        ratio_of(_mean_of_each(drawn, motion.motion), _mean_of_each(real, motion.motion))
-        if frames > 1
-        else None,
-        ratio_of(_mean_of_each(drawn, motion.jitter), _mean_of_each(real, motion.jitter))
-        if frames > 2
-        else None,
-    )
 
+    def ratio(measure: Callable[[Tensor], Tensor]) -> Ratio | None:
+        means = [torch.cat([measure(b).mean(1) for b in side.batches(BATCH)]) for side in (drawn, real)]
+        return ratio_of(*means)
 
-def _mean_of_each(clips: Images, measure: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.cat([measure(batch).mean(1) for batch in clips.batches(BATCH)])
+    return Movement(ratio(motion.motion), ratio(motion.jitter) if frames_of(drawn.source) > 2 else None)
 
 
 def ratio_of(drawn: Tensor, real: Tensor) -> Ratio | None:
@@ -105,17 +98,12 @@ def rates_note(drawn: Data, real: Data) -> list[str]:
 
 def without_stills(real: Real) -> Real:
     """The clips that move: a still is a clip whose other frames do not count."""
-    own = (
-        replace(real.own, training=moving(real.own.training), held_out=moving(real.own.held_out))
-        if real.own
-        else None
-    )
+    own = without_stills(real.own) if real.own else None
     return Real(moving(real.training), moving(real.held_out), own)
 
 
 def moving(data: Data) -> Data:
-    return (
-        data
-        if data.strides is None or (data.strides > 0).all()
-        else data.part(np.flatnonzero(data.strides > 0))
-    )
+    """The clips that are no stills."""
+    if data.strides is None or (data.strides > 0).all():
+        return data
+    return data.part(np.flatnonzero(data.strides > 0))

@@ -59,9 +59,8 @@ def random_clips() -> Features:
         parts = resize_frames(with_channels(clips, 3), side, side).split(PART)
         return (torch.cat([describe(part) for part in parts]) - centre) / scale
 
-    digest = hashlib.sha256(f"RandomClips 1 {STAGES} {PROJECTED} {OFFSET} {WEIGHTS}".encode()).hexdigest()[
-        :12
-    ]
+    recipe = f"RandomClips 1 {STAGES} {PROJECTED} {OFFSET} {WEIGHTS}"
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     resized = "frames bicubic to 32x32, larger ones to 64x64"
     return Features("random", digest, resized, extract, side=64, clips=True)
 
