@@ -260,7 +260,7 @@ def measure_samples(
     with bar("measuring", quiet) as watch:
         fidelity = measure_fidelity(samples, some, sets, watch, seed, copies, k)
     images, captions = nearest_pairs(samples.images, real, copies)
-    save_grid(folder / "nearest.png", images, captions, columns=8 if images.ndim == 4 else 1)
+    save_grid(folder / "nearest.png", images, captions, columns=8 if images.ndim == 4 else 2)
     drawn = Images.of(samples.images, channels_of(samples.images))[:64]
     save_grid(folder / "drawn.png", drawn, samples.captions[:64] if samples.captions else None)
     return fidelity
