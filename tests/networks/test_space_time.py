@@ -82,6 +82,8 @@ def test_rotary_positions_are_a_turn_of_each_pair() -> None:
     assert_close(angles[1], 10_000.0 ** (-torch.arange(4.0, dtype=torch.float64) / 4))
     turned = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * angles)
     assert_close(turn(x, angles), torch.cat([turned.real, turned.imag], dim=-1))
+    turned = torch.view_as_complex(x.unflatten(-1, (4, 2))) * torch.exp(1j * angles)
+    assert_close(turn(x, angles, neighbours=True), torch.view_as_real(turned).flatten(-2))
     q, k = (turn(torch.randn(8, dtype=torch.float64).expand(5, 8), angles) for _ in range(2))
     logits = q @ k.T
     assert_close(logits[0, 2], logits[2, 4])

@@ -57,10 +57,16 @@ def frame_angles(frames: int, width: int, device: torch.device | None = None) ->
     return torch.arange(frames, device=device)[:, None] * frequency
 
 
-def turn(x: Tensor, angles: Tensor) -> Tensor:
-    """[..., T, D], each pair (i, i + D / 2) turned by its angle [T, D / 2]: `apply_rope` in half of the passes."""
-    cos, sin = angles.cos(), angles.sin()
-    cos, sin = torch.cat([cos, cos], dim=1).to(x.dtype), torch.cat([-sin, sin], dim=1).to(x.dtype)  # [T, D]
+def turn(x: Tensor, angles: Tensor, neighbours: bool = False) -> Tensor:
+    """[..., T, D], each pair of channels turned by its angle [T, D / 2] (Su 2021, eq. 34).
+
+    Pairs are (i, i + D / 2), as in `apply_rope` but in half of the passes; ``neighbours``: (2 i, 2 i + 1).
+    """
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)  # [T, D / 2] each
+    if neighbours:
+        a, b = x[..., ::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+    cos, sin = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)  # [T, D] each
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 

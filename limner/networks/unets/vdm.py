@@ -111,7 +111,8 @@ class Attention(nn.Module):
             h = h.unflatten(0, (-1, bias.shape[-1])).transpose(1, 2).flatten(0, 1)  # [B HW, T, C]
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [., h, L, D] each
         if bias is not None:
-            q, k = turn(torch.stack([q, k]), frame_angles(bias.shape[-1], q.shape[3], q.device))
+            angles = frame_angles(bias.shape[-1], q.shape[3], q.device)
+            q, k = turn(torch.stack([q, k]), angles, neighbours=True)
             bias = bias.to(q.dtype)
         h = self.out(attend(q, k, v, bias).transpose(1, 2).flatten(2))  # [., L, C]
         if bias is not None:
