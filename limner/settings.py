@@ -103,9 +103,8 @@ class DataOptions(Checked):
     # frames from the start of a clip to that of the next; 0: clips do not overlap
     step: Annotated[int, Bounds(0, 2**20)] = 0
     hdr: Literal["refuse", "clip"] = "refuse"  # films of high dynamic range; clip: shown as if they had none
-    numbered: Literal["clips", "stills"] = (
-        "clips"  # what a folder of numbered images holds, where frames are above 1
-    )
+    # what a folder of numbered images holds, where frames are above 1
+    numbered: Literal["clips", "stills"] = "clips"
     cache: str = ""  # folder of packed data; default: $LIMNER_CACHE or ~/.cache/limner
 
     def __post_init__(self) -> None:
