@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from limner.data.sources.drawing import Style, coverage, draw, line_width, pixel_grid
+from limner.data.sources.ink import PALETTE, connected, ink
 from limner.data.sources.scenes import (
     COLOURS,
     RELATIONS,
@@ -34,7 +35,6 @@ __all__ = [
     "read", "recognise", "scenes", "score", "unseen",
 ]  # fmt: skip
 
-_PALETTE = np.array(list(COLOURS.values()), np.float32)
 _NEAR = 0.04  # of the shorter side: how far an object may be from where it should be
 
 
@@ -79,21 +79,10 @@ class _Marks:
 
 def _read_batch(images: np.ndarray) -> list[Reading | None]:
     pixels = images.astype(np.float32)
-    border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
-    paper = np.median(border, 1)[:, None, None]  # [N, 1, 1, 3]
-    ink = _PALETTE - paper[:, :, :, None]  # [N, 1, 1, colours, 3]
-    stain = pixels - paper  # [N, H, W, 3]
-    # How much of each colour would explain each pixel, and how badly it would.
-    amount = np.einsum("nhwd,nabcd->nhwc", stain, ink) / (ink**2).sum(-1)  # [N, H, W, colours]
-    amount = np.clip(amount, 0, 1)
-    error = np.stack(
-        [np.square(stain - amount[..., c, None] * ink[:, :, :, c]).sum(-1) for c in range(len(COLOURS))], -1
-    )
-    best = error.argmin(-1)  # [N, H, W]
-    amount = np.take_along_axis(amount, best[..., None], -1)[..., 0]
+    paper, amount, best, _ = ink(pixels)
     dark = paper.mean(-1)[:, 0, 0] < 128  # [N]
     cover = np.where(dark[:, None, None], _filled(amount), amount)
-    parts = _connected(cover > 0.5)
+    parts = connected(cover > 0.5)
     styles: list[Style] = ["outlined" if is_dark else "filled" for is_dark in dark]
     each = zip(pixels, paper[:, 0, 0], amount, best, cover, parts, styles, strict=True)
     return [_reading(_Marks(*one)) for one in each]
@@ -128,23 +117,11 @@ def _along_rows(outside: np.ndarray, line: np.ndarray) -> np.ndarray:
     return reached[stretch] & ~line
 
 
-def _connected(mask: np.ndarray) -> np.ndarray:
-    """Labels [N, H, W] of the connected parts (8 neighbours) of each mask; 0 is outside."""
-    inside = torch.from_numpy(mask)[:, None].float()
-    count = mask[0].size
-    label = torch.arange(1, count + 1).reshape(1, 1, *mask.shape[1:]) * inside
-    while True:  # the largest label floods its part
-        flooded = F.max_pool2d(label, 3, 1, 1) * inside
-        if torch.equal(flooded, label):
-            return label[:, 0].numpy().astype(np.int64)
-        label = flooded
-
-
 def _reading(marks: _Marks) -> Reading | None:
     height, width = marks.parts.shape
     labels, areas = np.unique(marks.parts[marks.parts > 0], return_counts=True)
     labels = labels[areas >= max(3, 0.003 * min(height, width) ** 2)]  # specks smaller than that do not count
-    if len(labels) != 2 or (np.linalg.norm(_PALETTE - marks.paper, axis=1) < 60).any():
+    if len(labels) != 2 or (np.linalg.norm(PALETTE - marks.paper, axis=1) < 60).any():
         return None
     one, two = (_thing(marks, marks.parts == label) for label in labels)
     if one is None or two is None:
@@ -197,9 +174,7 @@ def _colour(marks: _Marks, part: np.ndarray) -> int | None:
     colour = int(np.bincount(marks.colours[core]).argmax())
     # Between the colour and the background, as far as the pixel is covered.
     share = np.where(marks.style == "filled", 1, marks.amount[core])[:, None]
-    off = np.linalg.norm(
-        marks.pixels[core] - (marks.paper + share * (_PALETTE[colour] - marks.paper)), axis=1
-    )
+    off = np.linalg.norm(marks.pixels[core] - (marks.paper + share * (PALETTE[colour] - marks.paper)), axis=1)
     if ((marks.colours[core] == colour) & (off < 70)).mean() < 0.85:
         return None
     return None if marks.style == "filled" and core.sum() < 0.4 * part.sum() else colour

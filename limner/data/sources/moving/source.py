@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from limner.data.items import Item, Listing, Source
-from limner.data.sources.moving.digits import DIGITS, digit_cover
+from limner.data.sources.moving.digits import digit_cover
 from limner.data.sources.moving.draw import Clip, Cover, shape_cover
-from limner.data.sources.moving.scenes import captions, scenes
-from limner.data.sources.scenes import SHAPES
+from limner.data.sources.moving.oracle import OF_DIGITS, OF_SHAPES, Oracle
+from limner.data.sources.moving.scenes import captions
 
 CLIPS = 5_000  # in either source
 # Files that decide how clips look: another drawing must not find the old ones in the cache.
@@ -29,17 +28,17 @@ def moving(language: str = "en") -> Source:
 
     ``language``: see ``DataOptions``. Of a data set of still images, each is the first frame of its clip.
     """
-    return _source("moving", SHAPES, shape_cover, language)
+    return _source("moving", shape_cover, OF_SHAPES, language)
 
 
 def moving_digits(language: str = "en") -> Source:
     """The same with handwritten digits in place of shapes."""
-    return _source("moving-digits", DIGITS, digit_cover, language)
+    return _source("moving-digits", digit_cover, OF_DIGITS, language)
 
 
-def _source(name: str, shapes: Sequence[str], cover: Cover, language: str) -> Source:
+def _source(name: str, cover: Cover, oracle: Oracle, language: str) -> Source:
     def listing() -> Listing:
-        every = scenes(CLIPS, 0, shapes)
+        every = oracle.scenes(CLIPS, 0)
         texts = captions(every, language)
         clips = [Clip(scene, i, cover) for i, scene in enumerate(every)]
         return Listing(
@@ -57,7 +56,7 @@ def _source(name: str, shapes: Sequence[str], cover: Cover, language: str) -> So
 
     files = [(Path(__file__).parent / file).read_bytes() for file in _FILES]
     version = hashlib.sha256(b"".join(files)).hexdigest()[:16]
-    return Source(name, [name, version, CLIPS, language], listing, drawn=True, channels=3)
+    return Source(name, [name, version, CLIPS, language], listing, drawn=True, channels=3, oracle=oracle)
 
 
 def _still(clip: Clip, height: int, width: int) -> Image.Image:
