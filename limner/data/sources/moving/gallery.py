@@ -17,6 +17,7 @@ _CELLS, _REACH = (
     12,
     2.4,
 )  # a thing is brought to so many cells a side, which reach so many spreads from its centroid
+_SHIFTS = np.array([[[0.0], [0.0]], [[0.5], [0.25]]])  # of known pictures, in pixels
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ class Gallery:
     kinds: Sequence[tuple[str, float]]  # shapes, and which one of several of that shape
     radii: Sequence[float]  # pixels
     least: float  # the cosine from which on a thing is the one that is most alike
-    fragile: bool = False  # whether a thing may be in several parts
 
     @cached_property
     def _known(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -74,18 +74,14 @@ class Gallery:
         parts = []
         for radius in self.radii:
             side = int(2.6 * radius) + 5
+            centres = [np.array([[side / 2], [side / 2]]) + shift for shift in _SHIFTS]
             masks = [
-                self.cover(
-                    shape,
-                    *(np.array([v / side]) for v in (side / 2 + dx, side / 2 + dy, radius)),
-                    (side, side),
-                    own,
-                )
+                self.cover(shape, x / side, y / side, np.array([radius / side]), (side, side), own)
                 for shape, own in self.kinds
-                for dx, dy in ((0, 0), (0.5, 0.25))
+                for x, y in centres
             ]
             found = measure(np.concatenate(masks))
-            shift = np.tile(np.array([[0, 0], [0.5, 0.25]]) / side + 0.5, (len(self.kinds), 1))
+            shift = np.tile(_SHIFTS[..., 0] / side + 0.5, (len(self.kinds), 1))
             share = radius / side
             names = np.repeat([self.shapes.index(shape) for shape, _ in self.kinds], 2)
             parts.append((found.cells, names, found.spreads / share, (found.places - shift) / share))
@@ -113,4 +109,4 @@ def digit_gallery() -> Gallery:
     digits = bitmaps()[1]
     counts = np.bincount(digits)
     kinds = [(digit, (k + 0.5) / counts[int(digit)]) for digit in DIGITS for k in range(counts[int(digit)])]
-    return Gallery(DIGITS, digit_cover, kinds, (4, 6, 12), 0.85, fragile=True)
+    return Gallery(DIGITS, digit_cover, kinds, (4, 6, 12), 0.8)

@@ -18,6 +18,7 @@ _OFF = 0.03  # root of the mean square distance from a fit, at most
 STILL = 0.05  # what moves less than that, stands
 _CHANGES = np.log(1.15)  # of the radius: what changes less, keeps its size
 _EXPLAINED = 0.8  # of the variance along the way, at least
+_EXACT = 0.012  # likewise, of a fit than which no other need be better
 _UNEVEN = 0.04  # as _OFF, of a way unfolded at the edges
 
 
@@ -94,9 +95,13 @@ def motion_of(track: Track, size: tuple[int, int]) -> str | None:
         return None
     if spread < STILL:
         return STANDS
-    if np.linalg.norm(step) >= STILL and place.error <= _OFF**2 and place.explained >= _EXPLAINED:
+    moves = np.linalg.norm(step) >= STILL and place.error <= _OFF**2 and place.explained >= _EXPLAINED
+    bouncing = _bouncing(track, size)
+    if (
+        moves and bouncing > (place.error - _EXACT**2) / 2
+    ):  # what turns at the end of a clip almost seems to stop
         return _direction(step)
-    return BOUNCES if _bounces(track, size) else None
+    return BOUNCES if bouncing < np.inf else None
 
 
 def _direction(step: np.ndarray) -> str:
@@ -106,22 +111,23 @@ def _direction(step: np.ndarray) -> str:
     )
 
 
-def _bounces(track: Track, size: tuple[int, int]) -> bool:
-    """Whether the way, unfolded at the edges, is even along both axes."""
+def _bouncing(track: Track, size: tuple[int, int]) -> float:
+    """The mean square distance from an even way between the edges along both axes; infinite for another way."""
     extent, reach = np.array([size[1], size[0]]) / min(size), REACH * track.radii.mean() + MARGIN
-    turned = 0
+    error, turned = 0.0, 0
     for axis in (0, 1):
         values = track.places[:, axis]
         if np.ptp(values) < STILL:
+            error += float(values.var())
             continue
         ways = [_unfolded(values, reach, extent[axis] - reach, ahead) for ahead in (True, False)]
         fits = [fit(track.frames, way[:, None]) for way, _ in ways]
         best = int(fits[1].error < fits[0].error)
         # What bounces does not stop.
         if fits[best].error > _UNEVEN**2 or fits[best].until < track.frames[-1] - 1:
-            return False
-        turned += ways[best][1]
-    return turned > 0
+            return np.inf
+        error, turned = error + fits[best].error, turned + ways[best][1]
+    return error if turned else np.inf
 
 
 def _unfolded(values: np.ndarray, low: float, high: float, ahead: bool) -> tuple[np.ndarray, int]:

@@ -163,7 +163,7 @@ def _covered(found: Sequence[Sequence[Seen]], whole: np.ndarray) -> np.ndarray:
     What is seen of a thing that is partly hidden may have the same shape.
     """
     covered = np.zeros(len(whole), bool)
-    at = np.flatnonzero(whole)
+    at = np.flatnonzero(whole).tolist()
     if len(found[at[0]]) == 2:
         radii = np.array([[thing.radius for thing in found[t]] for t in at])
         apart = [np.hypot(*np.subtract(found[t][0].place, found[t][1].place)) for t in at]

@@ -49,11 +49,11 @@ def _see(pixels: np.ndarray, gallery: Gallery) -> list[list[Seen] | None]:
     )  # [N, colours, H, W]
     where = np.argwhere(masks.sum((2, 3)) >= least)  # [P, 2] frame, colour
     found: list[list[Seen] | None] = [[] for _ in pixels]
-    for i in np.flatnonzero((np.linalg.norm(PALETTE - paper[:, 0], axis=-1) < 60).any(-1)):
+    for i in np.flatnonzero((np.linalg.norm(PALETTE - paper[:, 0], axis=-1) < 60).any(-1)).tolist():
         found[i] = None  # a background on which a colour cannot be seen
     if not len(where):
         return found
-    of, parts = _parts(masks[where[:, 0], where[:, 1]], least, gallery.fragile)
+    of, parts = _parts(masks[where[:, 0], where[:, 1]], least)
     if not len(of):
         return found
     frame, colour = where[of].T
@@ -62,7 +62,7 @@ def _see(pixels: np.ndarray, gallery: Gallery) -> list[list[Seen] | None]:
     soft = amount[frame] * (near & own)
     clean = _clean(parts, amount[frame], off[frame])
     shapes, alike, radii, places = gallery.name(soft)
-    for i, n in enumerate(frame):
+    for i, n in enumerate(frame.tolist()):
         things = found[n]
         if not clean[i] or alike[i] < gallery.least:
             found[n] = None
@@ -76,9 +76,9 @@ def _see(pixels: np.ndarray, gallery: Gallery) -> list[list[Seen] | None]:
     return found
 
 
-def _parts(masks: np.ndarray, least: float, fragile: bool) -> tuple[np.ndarray, np.ndarray]:
+def _parts(masks: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
     """The connected parts [M, H, W] of masks [P, H, W], but specks, and the mask that each is of [M]."""
-    labels = connected(_closed(masks) if fragile else masks) * masks
+    labels = connected(masks)
     of, parts = [], []
     for i, label in enumerate(labels):
         names, areas = np.unique(label[label > 0], return_counts=True)
@@ -86,12 +86,6 @@ def _parts(masks: np.ndarray, least: float, fragile: bool) -> tuple[np.ndarray, 
             of.append(i)
             parts.append(label == name)
     return np.array(of, int), np.array(parts, bool).reshape(-1, *masks.shape[1:])
-
-
-def _closed(masks: np.ndarray) -> np.ndarray:
-    """Masks with gaps of a pixel filled."""
-    wide = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), 3, 1, 1)
-    return (-F.max_pool2d(-wide, 3, 1, 1))[:, 0].numpy() > 0
 
 
 def _clean(parts: np.ndarray, amount: np.ndarray, off: np.ndarray) -> np.ndarray:
