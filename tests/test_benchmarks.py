@@ -177,3 +177,17 @@ def test_style(monkeypatch, capsys, tmp_path):
     assert rows["the given picture"]["nearer"] == 1 and rows["the given picture"]["content"] == 0
     assert rows["Gatys, from the picture"]["content"] < rows["Gatys, from noise"]["content"]
     assert (tmp_path / "runs/painted.png").is_file()
+
+
+def test_moving_measures_the_oracle_and_runs_of_clips(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("limner.data.sources.moving.source.CLIPS", 24)
+    out, data = tmp_path / "video", {"frames": 4, "rate": 8.0, "cache": str(tmp_path / "cache")}
+    limner.train("video", "moving", out, preset="tiny", size=24, budget="16img", quiet=True, data=data)
+    common = ["--n", "2", "--threads", "1", "--sheets", str(tmp_path / "sheets")]
+    run(monkeypatch, "moving.py", "followed", out, *common)
+    run(monkeypatch, "moving.py", "given", out, *common)
+    run(monkeypatch, "moving.py", "longer", out, *common, "--frames", 7, "--to", tmp_path / "longer.svg")
+    assert "'unchanged': True" in capsys.readouterr().out
+    assert (tmp_path / "longer.svg").read_text("utf-8").startswith("<svg")
+    assert Image.open(tmp_path / "sheets" / "longer-video.png").width > 7 * 24
