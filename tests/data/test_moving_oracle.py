@@ -102,6 +102,21 @@ def test_a_clip_that_breaks_is_read_up_to_there():
         assert not wrong.right(OF_SHAPES.parse(caption))["exact"]
 
 
+def test_whatever_a_clip_shows_is_read():
+    """Also two things that flicker and touch, in few frames, as a run that is hardly trained may draw them."""
+    frames = [
+        drawn(f"a {size} red star stands and a small blue circle stands", 1, 3)[0]
+        for size in ("small", "large")
+    ]
+    wide = np.abs(frames[0].astype(int) - np.median(frames[0], (0, 1))).sum(-1) > 100
+    shifted = np.where(np.roll(wide, 5, 1)[..., None], np.roll(frames[0], 5, 1), frames[1])
+    for clip in (frames, [frames[0], shifted], [shifted, frames[1]], [shifted, *frames]):
+        (reading,) = OF_SHAPES.read(np.stack(clip)[None])
+        assert 0 <= reading.kept <= len(clip)
+    random = np.random.default_rng(0).integers(0, 256, (4, 5, 32, 32, 3), dtype=np.uint8)
+    assert [reading.kept for reading in OF_SHAPES.read(random)] == [0] * 4
+
+
 def test_passing_in_front_is_not_passing_behind():
     caption = "a small red star passes behind a large blue circle"
     clip = drawn(caption)

@@ -22,13 +22,13 @@ class Passing:
 
     mover: int
     places: np.ndarray  # [T, 2] of its centre
-    hidden: frozenset[int]  # frames, of those that were asked for, that show so
+    hidden: frozenset[int]  # frames, of those that were asked for, that show so: one at least
 
 
 def passing(clip: np.ndarray, tracks: list[Track], colours: list[str], frames: list[int]) -> Passing | None:
     """Which of some frames of a clip (uint8 [T, H, W, 3]) show one of two things behind the other, which stands.
 
-    ``frames`` are those in which not both are seen as they are. None where neither thing leads behind the other.
+    ``frames`` are those in which not both are seen as they are. None where neither thing is behind the other in any.
     """
     if len(tracks) != 2 or colours[0] == colours[1] or len(tracks[0].frames) < 2:
         return None
@@ -41,7 +41,7 @@ def passing(clip: np.ndarray, tracks: list[Track], colours: list[str], frames: l
     numbers = names.index(colours[mover]), names.index(colours[1 - mover])
     shows = partial(_is_behind, clip, moving, front, numbers)
     found = [_way(places, moving, front, frames, shows, mover) for places in _ways(moving, len(clip))]
-    return max((way for way in found if way), key=lambda way: len(way.hidden), default=None)
+    return max((way for way in found if way and way.hidden), key=lambda way: len(way.hidden), default=None)
 
 
 def _ways(track: Track, frames: int) -> list[np.ndarray]:

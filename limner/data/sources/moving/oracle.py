@@ -29,16 +29,13 @@ class Reading:
     """What a clip of T frames shows; of things, those of its first frame, the first by shape and colour first."""
 
     things: tuple[Thing, ...]  # none: the first frame is not one of clean things
-    motions: tuple[
-        str | None, ...
-    ]  # of the frames up to ``broken_at``; None: of no kind, or of a single frame
+    # of the frames up to ``broken_at``; None: of no kind, or of a single frame
+    motions: tuple[str | None, ...]
     kept: int  # frames that show these things, from the first on
-    broken_at: (
-        int | None
-    )  # the first frame that shows other things, or not where their motion leads; None: none
-    places: (
-        np.ndarray
-    )  # [A, T, 2] centres (x, y), in units of the shorter side; NaN where a thing is not seen
+    # the first frame that shows other things, or not where their motion leads; None: none
+    broken_at: int | None
+    # [A, T, 2] centres (x, y), in units of the shorter side; NaN where a thing is not seen
+    places: np.ndarray
 
     def right(self, told: Scene) -> dict[str, bool]:
         """What is as told; ``kept``: number, shapes and colours are, in every frame."""
@@ -143,12 +140,12 @@ def read_frames(clip: np.ndarray, seen: Sequence[list[Seen] | None]) -> Reading:
     way = passing(clip, tracks, [colour for _, colour in names], np.flatnonzero(~whole).tolist())
     if way:
         for t in way.hidden:
-            whole[t], places[:, t] = True, np.nanmean(places[:, at], 1)
+            whole[t], places[:, t] = True, places[:, at].mean(1)
             places[way.mover, t] = way.places[t]
         tracks = [track.with_places(places[k], whole) for k, track in enumerate(tracks)]
     kept = frames if whole.all() else int(whole.argmin())
     motions, until = _motions(tracks, kept, size)
-    if way and min(way.hidden, default=frames) < until and motions[way.mover] in DIRECTIONS:
+    if way and min(way.hidden) < until and motions[way.mover] in DIRECTIONS:
         motions[way.mover] = BEHIND
     things = tuple(
         Thing(*name, _size(float(fit(track.frames, track.radii[:, None]).at(at[:1])[0, 0])))
@@ -169,6 +166,7 @@ def _covered(found: Sequence[Sequence[Seen]], whole: np.ndarray) -> np.ndarray:
         apart = [np.hypot(*np.subtract(found[t][0].place, found[t][1].place)) for t in at]
         usual = np.median(radii, 0)
         covered[at] = (np.abs(radii / usual - 1) > 0.08).any(1) & (np.array(apart) < 1.05 * usual.sum())
+    covered[0] = False  # what the first frame shows is what the others are compared with
     return covered
 
 
