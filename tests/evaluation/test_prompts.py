@@ -13,6 +13,7 @@ from limner import api
 from limner.core import DataOptions
 from limner.data import open_data
 from limner.data.sources import scenes, shapes
+from limner.data.sources.moving import source
 from limner.evaluation import evaluate as evaluating
 from limner.evaluation import prompts
 from limner.evaluation.options import EvaluateOptions
@@ -120,3 +121,10 @@ def test_a_run_without_text_has_no_prompts(run):
     pipeline, real = opened(run)
     pipeline.model.follows = frozenset({"label"})
     assert prompts.measure_prompts(pipeline, ["shapes"], real) is None
+
+
+def test_clips_are_read_as_they_are(monkeypatch):
+    monkeypatch.setattr(source, "CLIPS", 12)
+    data = open_data("moving", size=(32, 32), options=DataOptions(frames=8), progress=False)
+    assert prompts._exact(data.oracle, data.array, data.captions) == 1
+    assert prompts._exact(data.oracle, data.array, data.captions[::-1]) < 0.3
