@@ -45,7 +45,7 @@ def write(path: Path, frames: np.ndarray, rate: float = 10, times: list[float] |
             setattr(stream.codec_context, name, value)
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
-        sound = container.add_stream("aac", rate=8000) if how.get("sound") else None
+        sound = container.add_stream(how["sound"], rate=48000, layout="mono") if how.get("sound") else None
         for i, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, "rgba" if pixels.shape[-1] == 4 else "rgb24")
             if times:
@@ -53,9 +53,11 @@ def write(path: Path, frames: np.ndarray, rate: float = 10, times: list[float] |
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if sound:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-            silence.sample_rate = 8000
-            container.mux(sound.encode(silence))
+            for i in range(200):  # four seconds
+                kind = np.float32 if sound.format.name.startswith("flt") else np.int16
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), kind), sound.format.name, "mono")
+                silence.sample_rate, silence.pts = 48000, 960 * i
+                container.mux(sound.encode(silence))
             container.mux(sound.encode())
     return path
 
@@ -177,7 +179,7 @@ def test_high_dynamic_range_is_refused_unless_it_is_to_be_clipped(tmp_path, form
 
 def test_sound_is_ignored_and_said_once(tmp_path):
     for i in range(3):
-        write(tmp_path / "a" / f"{i}x.mp4", bars(4, first=i), sound=i != 1)
+        write(tmp_path / "a" / f"{i}x.mp4", bars(4, first=i), sound="aac" if i != 1 else "")
     notes = [note for note in read(tmp_path / "a").notes if "sound" in note]
     assert notes == ["2 of 3, such as '0x.mp4', have sound, which is ignored."]
 
@@ -224,6 +226,16 @@ def test_a_film_that_is_cut(tmp_path):
     assert [p.path for p in data.problems] == ["x.mkv"] and "of its 24 frames can be read" in data.problems[
         0
     ].reason
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.webm"])
+@pytest.mark.parametrize("long", [False, True])
+def test_a_whole_film_is_not_taken_for_a_cut_one(tmp_path, name, long):
+    """Also where sound goes on for longer, or the last frame is shown for longer than others."""
+    codec, sound = ("libvpx-vp9", "opus") if name == "x.webm" else ("libx264", "aac")
+    times = [0.1 * i for i in range(7)] + [1.2] if long else None
+    write(tmp_path / "a" / name, bars(8), codec=codec, times=times, sound=sound)
+    assert read(tmp_path / "a").problems == []
 
 
 def test_damage_in_the_middle_is_counted(tmp_path):
@@ -289,7 +301,7 @@ def test_colours_of_either_standard(tmp_path):
 
 def test_check_tells_of_clips(tmp_path):
     for i in range(3):
-        write(tmp_path / "a" / f"{i}x.mp4", bars(9, first=i), sound=i == 2)
+        write(tmp_path / "a" / f"{i}x.mp4", bars(9, first=i), sound="aac" if i == 2 else "")
     write(tmp_path / "a" / "short.webm", bars(2), codec="libvpx-vp9")
     write(tmp_path / "a" / "hdr.mp4", bars(4), form="yuv420p10le")
     (tmp_path / "a" / "2x.txt").write_text("bars that grow lighter")

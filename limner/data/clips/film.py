@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -48,6 +49,8 @@ class Film:
         self._stream = streams[0]
         self._codec = self._stream.codec_context
         width, height = self._codec.width, self._codec.height
+        if width * height == 0:
+            raise Unusable("its size is not known: it is damaged, or too large")
         check_size(width, height)
         if width * height > MOST_PIXELS:
             most = f"over {MOST_PIXELS / 1e6:.0f} million pixels a frame"
@@ -61,13 +64,17 @@ class Film:
         if self._stream.metadata.get("alpha_mode") == "1" and (name := _ALPHA.get(self._codec.name)):
             self._codec, self.alpha = av.CodecContext.create(name, "r"), True
         self.unread = 0  # packets that could not be decoded
-        self._last = 0.0  # time of the last frame so far
+        self._last, self._longest = (
+            0.0,
+            0.0,
+        )  # time of the last frame so far, and the longest that one was shown
         self._interlaced = False
 
     @property
     def expected(self) -> int:
-        """How many frames the file says that it has; 0 where it does not."""
-        return self._stream.frames
+        """How many frames the file's index has, without those that it says to pass over; 0 where it has none."""
+        passed_over = sum(entry.is_discard for entry in self._stream.index_entries)
+        return max(0, self._stream.frames - passed_over)
 
     @property
     def rate(self) -> float | None:
@@ -88,6 +95,7 @@ class Film:
                 stated is None or stated <= time
             ):  # without a time, or back in time, as where films were joined
                 stated = time + 1 / float(rate or 25)
+            self._longest = max(self._longest, stated - time if time >= 0 else 0)
             time = self._last = stated
             yield time, frame
 
@@ -167,15 +175,24 @@ class Film:
 
         Damaged H.264 decodes to fewer frames without an error, so they are counted.
         """
-        stated, length = self.expected, self._container.duration
-        if not stated and self.rate and length:  # microseconds
-            end = (length + (self._container.start_time or 0)) / 1e6
+        stated = self.expected
+        if not stated and self.rate and (end := self._end()):
             missing = (end - self._last) * self.rate - 1
-            stated = read + round(missing) if missing > 1.5 else read  # times and lengths are rounded
+            longest = max(1.0, self._longest * self.rate)  # in frames: the last may be shown for as long
+            stated = read + round(missing) if missing > 1.5 * longest else read
         if read >= stated and not self.unread:
             return ""
         of = f"{read:,} of its {stated:,} frames" if stated > read else f"all but {self.unread:,} parts of it"
         return f"cut or damaged: {of} can be read, and are used"
+
+    def _end(self) -> float | None:
+        """The time in seconds at which the pictures end, as the file says; sound may go on for longer."""
+        length = self._container.duration  # microseconds
+        if stated := re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", "")):
+            return 3600 * int(stated[1]) + 60 * int(stated[2]) + float(stated[3])
+        if self.sound or not length:
+            return None
+        return (length + (self._container.start_time or 0)) / 1e6
 
     def header(self) -> Header:
         """What the film is, from its header and its first frame. Raises Unusable where there is none."""
@@ -203,7 +220,8 @@ def opened(source: IO[bytes], hdr: str) -> Iterator[Film]:
         raise Unusable("the file is empty")
     source.seek(0)
     try:
-        container = av.open(source, "r", options={"format_whitelist": _CONTAINERS}, metadata_errors="replace")
+        limits = {"format_whitelist": _CONTAINERS, "max_pixels": str(MOST_PIXELS)}  # opening decodes a frame
+        container = av.open(source, "r", options=limits, metadata_errors="replace")
     except av.error.FFmpegError:
         raise Unusable(_no_film(source)) from None
     with container:
