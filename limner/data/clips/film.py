@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image
 
 from limner.data.images.formats import not_read
@@ -68,7 +67,7 @@ class Film:
             0.0,
             0.0,
         )  # time of the last frame so far, and the longest that one was shown
-        self._interlaced = False
+        self._aspect, self._interlaced = float(self._stream.sample_aspect_ratio or 1), False
 
     @property
     def expected(self) -> int:
@@ -158,9 +157,7 @@ class Film:
 
     def aspect(self, frame: Any) -> float:
         """How wide a pixel is, of the upright frame, in its heights."""
-        stated = self._stream.sample_aspect_ratio
-        aspect = float(stated) if stated else 1.0
-        return 1 / aspect if int(frame.rotation) in (90, -90) else aspect
+        return 1 / self._aspect if int(frame.rotation) in (90, -90) else self._aspect
 
     def traits(self, frame: Any) -> set[str]:
         """What is done to the film, by one of its frames: see `notes.TRAITS`."""
@@ -249,11 +246,3 @@ def _refuse_hdr(codec: Any, hdr: str) -> None:
     if found:
         how = "convert it to 8 bits of BT.709, or choose --data.hdr clip, which takes its values as they are"
         raise Unusable(f"a film of high dynamic range ({', '.join(found)}): {how}")
-
-
-def rgb_of(film: Film, frame: Any) -> np.ndarray:
-    """uint8 [H, W, C] of a frame with square pixels, at its own height."""
-    image, aspect = film.image(frame), film.aspect(frame)
-    if aspect != 1:
-        image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BICUBIC)
-    return np.asarray(image)
