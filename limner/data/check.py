@@ -220,7 +220,7 @@ def _look(fit: str, item: Item) -> Look:
 
 def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str]:
     """What to do, in sentences."""
-    n, bad = report.images, len(report.problems) - tally.unused - len(tally.films.cut)
+    n, bad = report.images, len(report.problems) - tally.unused - len(tally.films.problems())
     headers, unreadable = tally.files, tally.unreadable
 
     def among(is_so: Callable[[Header], bool]) -> int:

@@ -71,9 +71,10 @@ class Film:
 
     @property
     def expected(self) -> int:
-        """How many frames the file's index has, without those that it says to pass over; 0 where it has none."""
-        passed_over = sum(entry.is_discard for entry in self._stream.index_entries)
-        return max(0, self._stream.frames - passed_over)
+        """How many frames the file's index has, without empty ones and those to pass over; 0 where it has none."""
+        if not self._stream.frames:  # Matroska's index has only some of them
+            return 0
+        return sum(entry.size > 0 and not entry.is_discard for entry in self._stream.index_entries)
 
     @property
     def rate(self) -> float | None:
@@ -172,8 +173,8 @@ class Film:
 
         Damaged H.264 decodes to fewer frames without an error, so they are counted.
         """
-        stated = self.expected
-        if not stated and self.rate and (end := self._end()):
+        stated = max(read, self.expected)
+        if stated == read and self.rate and (end := self._end()):
             missing = (end - self._last) * self.rate - 1
             longest = max(1.0, self._longest * self.rate)  # in frames: the last may be shown for as long
             stated = read + round(missing) if missing > 1.5 * longest else read
@@ -184,8 +185,10 @@ class Film:
 
     def _end(self) -> float | None:
         """The time in seconds at which the pictures end, as the file says; sound may go on for longer."""
-        length = self._container.duration  # microseconds
-        if stated := re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", "")):
+        stream, length = self._stream, self._container.duration  # in its unit of time, and in microseconds
+        if stream.duration and stream.time_base:
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if stated := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
             return 3600 * int(stated[1]) + 60 * int(stated[2]) + float(stated[3])
         if self.sound or not length:
             return None
@@ -199,9 +202,8 @@ class Film:
         turned = int(first.rotation) in (90, -90)
         width, height = (first.height, first.width) if turned else (first.width, first.height)
         aspect = self.aspect(first)
-        rate = self._stream.average_rate
         length = self._container.duration
-        frames = self.expected or (round(length / 1e6 * float(rate)) if length and rate else 0)
+        frames = self.expected or round((length or 0) / 1e6 * (self.rate or 0))
         return Header(
             self._container.format.name.partition(",")[0].upper(), self._codec.pix_fmt or first.format.name,
             max(1, round(width * aspect)), height, 8, 4 if self.alpha else 1 if self.grey else 3, max(frames, 1),
