@@ -174,10 +174,10 @@ class Film:
         Damaged H.264 decodes to fewer frames without an error, so they are counted.
         """
         stated = max(read, self.expected)
-        if stated == read and self.rate and (end := self._end()):
+        if self.rate and (end := self._end()):
             missing = (end - self._last) * self.rate - 1
             longest = max(1.0, self._longest * self.rate)  # in frames: the last may be shown for as long
-            stated = read + round(missing) if missing > 1.5 * longest else read
+            stated = max(stated, read + round(missing) if missing > 1.5 * longest else read)
         if read >= stated and not self.unread:
             return ""
         of = f"{read:,} of its {stated:,} frames" if stated > read else f"all but {self.unread:,} parts of it"
