@@ -13,7 +13,6 @@ from PIL import Image
 
 from limner.data import Data, check, open_data
 from limner.data.clips import film
-from limner.data.clips.reels import open_reel
 from limner.settings import DataOptions, LimnerError
 
 av = pytest.importorskip("av")
@@ -331,22 +330,3 @@ def test_the_command_checks_clips(tmp_path, limner):
     assert done.returncode == 2 and "flow takes still images, not video" in done.stderr
     done = limner("train", "flow", tmp_path / "a", "--out", tmp_path / "r", ok=False)
     assert done.returncode == 2 and "--data.frames 16" in done.stderr
-
-
-def test_a_film_at_its_own_size(tmp_path):
-    write(tmp_path / "x.mp4", bars(4, 48, 48), rate=5, aspect=Fraction(2, 1))
-    with open_reel(tmp_path / "x.mp4") as reel:
-        times, frames = zip(*reel.frames, strict=True)
-        assert reel.size == (48, 96) and reel.rate == 5
-    assert times == pytest.approx((0, 0.2, 0.4, 0.6))
-    pixels = np.stack([frame.pixels for frame in frames])
-    assert pixels.shape == (4, 48, 96, 3) and numbers(pixels) == [0, 1, 2, 3]
-    (tmp_path / "a").mkdir()
-    for i, frame in enumerate(pixels):
-        Image.fromarray(frame).save(tmp_path / "a" / f"{i}.png")
-    with open_reel(tmp_path / "a") as reel:
-        assert np.array_equal(np.stack([frame.pixels for _, frame in reel.frames]), pixels)
-        assert not reel.timed
-    (tmp_path / "y.mp4").write_text("no film")
-    with pytest.raises(LimnerError, match=r"y\.mp4 cannot be read: text"), open_reel(tmp_path / "y.mp4"):
-        pass

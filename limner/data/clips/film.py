@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import IO, Any
 
+import numpy as np
 from PIL import Image
 
 from limner.data.images.formats import not_read
@@ -248,3 +249,11 @@ def _refuse_hdr(codec: Any, hdr: str) -> None:
     if found:
         how = "convert it to 8 bits of BT.709, or choose --data.hdr clip, which takes its values as they are"
         raise Unusable(f"a film of high dynamic range ({', '.join(found)}): {how}")
+
+
+def rgb_of(film: Film, frame: Any) -> np.ndarray:
+    """uint8 [H, W], or [H, W, C] of colours, of a frame with square pixels, at its own height."""
+    image, aspect = film.image(frame), film.aspect(frame)
+    if aspect != 1:
+        image = image.resize((max(1, round(image.width * aspect)), image.height), Image.Resampling.BICUBIC)
+    return np.asarray(image)

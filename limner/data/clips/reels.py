@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -22,9 +21,7 @@ from limner.data.images.formats import FILMS
 from limner.data.images.header import Header, read_header
 from limner.data.images.limits import UNDER_WAY, Unusable, check_size, cost
 from limner.data.images.opening import Opened, open_image
-from limner.data.items import Item, opener_of
-from limner.data.sources.folder import Folder
-from limner.settings import LimnerError
+from limner.data.items import Item
 
 _NO_DELAY = 0.1  # seconds for which browsers show a frame without one
 _HELD = 2**26  # bytes of a film in an archive that are held in memory; more go to a file
@@ -101,25 +98,6 @@ def reel(item: Item, form: Form, hdr: str = "refuse") -> Iterator[Reel]:
                 animation = Reel(iter(()), (height, width), rounding=0.005)
                 animation.frames = _animation(opened, form, animation.traits)
                 yield animation
-
-
-@contextmanager
-def open_reel(path: str | os.PathLike[str], hdr: str = "refuse") -> Iterator[Reel]:
-    """The frames of a film, an animation or a folder of numbered images, at their own size. Raises LimnerError.
-
-    Colours are premultiplied by alpha. ``hdr`` is that of ``DataOptions``.
-    """
-    found = Folder(Path(path)).source(str(path), clips="clips").listing() if Path(path).is_dir() else None
-    items = [Item(Path(path).name, opener_of(Path(path)))] if found is None else found.items
-    if found is not None and (len(items) != 1 or not items[0].pictures):
-        raise LimnerError(f"{path} is not one folder of numbered images without a gap: name that, or a film.")
-    try:
-        with reel(items[0], Form(1, 1, "tiles"), hdr) as opened:
-            yield opened
-    except (LimnerError, GeneratorExit):
-        raise
-    except Exception as error:  # on damaged files Pillow raises nearly anything
-        raise LimnerError(f"{path} cannot be read: {decode.reason(error)}.") from None
 
 
 def _numbered(item: Item, form: Form) -> Frames:

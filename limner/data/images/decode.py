@@ -202,8 +202,7 @@ def resized(
         start = 0 if form.half == "left" else image.width - side
         image = image.crop((start, 0, start + side, image.height))
     if form.fit == "tiles":
-        size = max(1, round(aspect * image.width)), image.height
-        return np.asarray(image if aspect == 1 else image.resize(size, Image.Resampling.BICUBIC))
+        return np.asarray(image)
     across, down = aspect * (image.width - beyond[0]), image.height - beyond[1]
     height, width = form.height, form.width
     if form.fit == "pad":
