@@ -81,9 +81,8 @@ class ExploreOptions(Checked):
 class LoopOptions(Checked):
     """How long a loop is."""
 
-    seconds: Annotated[float, Bounds(0, 3600, above=True)] = (
-        4.0  # length of the loop, which passes a point a second
-    )
+    # length of the loop, which passes a point of the latent space a second
+    seconds: Annotated[float, Bounds(0, 3600, above=True)] = 4.0
     rate: Annotated[float, Bounds(0.01, 1000)] = 24.0  # frames a second of the loop
 
 

@@ -45,9 +45,9 @@ class Video:
             "matroska": ("ffv1", "bgra" if alpha else "bgr0", {"level": "3"}),
         }[kind]  # fmt: skip
         self.unit, self._at, self._frame = unit, 0, av.VideoFrame.from_ndarray
-        self._file = av.open(
-            to, "w", format=kind, options={"movflags": "+faststart"} if kind == "mp4" else {}
-        )
+        # The index is moved to the front, so that a page plays while it loads: for that the file is opened again.
+        quick = {"movflags": "+faststart"} if kind == "mp4" and isinstance(to, Path) else {}
+        self._file = av.open(to, "w", format=kind, options=quick)
         self._stream: Any = self._file.add_stream(codec, rate=rate, options=options)
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = self.format

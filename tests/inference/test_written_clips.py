@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from limner.pictures import clips
-from limner.pictures.clips import clip_file, save_clip, save_frames
+from limner.pictures.clips import clip_bytes, clip_file, save_clip, save_frames
 from limner.pictures.grid import to_pixels
 from limner.settings import LimnerError
 
@@ -86,6 +86,18 @@ def test_the_other_reader_finds_the_same_frames_at_the_same_times(
     assert length == pytest.approx(size[0] / rate, abs=max(1.1 * unit, 0.001))
     found = middles(frames, size[1:], suffix)[..., :3]
     assert psnr(found, np.stack([to_pixels(f) for f in wanted])) >= LEAST_PSNR[suffix]
+
+
+@pytest.mark.parametrize("suffix", [*VIDEOS, *ANIMATIONS])
+def test_the_bytes_of_a_clip_are_those_of_a_file(tmp_path: Path, suffix: str) -> None:
+    if suffix in VIDEOS:
+        pytest.importorskip("av")
+    path = tmp_path / f"clip{suffix}"
+    path.write_bytes(clip_bytes(moving(), suffix, 8, lossless=suffix == ".mkv"))
+    frames, times, _ = read(path)
+    assert times == pytest.approx([t / 8 for t in range(6)], abs=0.006)
+    found = middles(frames, (32, 32), suffix)[..., :3]
+    assert psnr(found, np.stack([to_pixels(f) for f in moving()])) >= LEAST_PSNR[suffix]
 
 
 @pytest.mark.parametrize("suffix", [*VIDEOS, *ANIMATIONS])
