@@ -25,6 +25,7 @@ from limner.evaluation.evaluate import evaluate
 from limner.evaluation.fidelity import Samples, compute_features, measure_samples
 from limner.evaluation.images import Images, frames_of
 from limner.evaluation.options import EvaluateOptions
+from limner.evaluation.prompts import _exact
 from limner.evaluation.real import Real, as_bytes, as_saved
 from limner.evaluation.results import Evaluation
 from limner.evaluation.spaces import find_all, measure_beside
@@ -140,6 +141,15 @@ def test_notes_say_what_clips_are_of_one_film_and_of_other_rates(clips):
     )
     slow = replace(data, spec=replace(SPEC, rate=4.0))
     assert "4 frames a second and the real ones 8" in rates_note(slow, data)[0] and not rates_note(data, data)
+
+
+def test_an_oracle_is_given_whole_clips(clips):
+    class Oracle:
+        def score(self, images: np.ndarray, captions: list[str]) -> dict[str, float]:
+            assert images.shape == (4, FRAMES, SIDE, SIDE, 3) and images.dtype == np.uint8
+            return {"exact": 0.5}
+
+    assert _exact(Oracle(), as_bytes(as_saved(clips[:4])), ["a"] * 4) == 0.5
 
 
 def write_clips(folder: Path, clips: torch.Tensor) -> Path:
