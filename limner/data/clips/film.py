@@ -63,6 +63,9 @@ class Film:
         self.grey = len(parts) < 3 and not self._codec.format.has_palette
         if self._stream.metadata.get("alpha_mode") == "1" and (name := _ALPHA.get(self._codec.name)):
             self._codec, self.alpha = av.CodecContext.create(name, "r"), True
+        self._codec.thread_count = (
+            1  # films are read side by side; threads of one film would wait for one another
+        )
         self.unread = 0  # packets that could not be decoded
         self._last, self._longest = (
             0.0,
