@@ -150,8 +150,7 @@ class Video(Model):
         given = torch.zeros(clips, frames, dtype=torch.bool, device=device)
         if not self.shared_levels and frames > 1:
             kind = torch.rand(clips, 1, device=device)
-            own = torch.rand(clips, frames, device=device).clamp(1e-6, 1 - 1e-6)  # uniform (Chen 2024, 3.2)
-            own = (COSINE.steps * own).long() if self.discrete else own
+            own = times(clips * frames).view(clips, frames)
             t = torch.where(kind < c.independent, own, t)
             given = random_given(clips, frames, device, c.causal) & (kind > 1 - c.given)
         return t.masked_fill(given, self.clean.time), given
