@@ -63,14 +63,11 @@ class Film:
         self.grey = len(parts) < 3 and not self._codec.format.has_palette
         if self._stream.metadata.get("alpha_mode") == "1" and (name := _ALPHA.get(self._codec.name)):
             self._codec, self.alpha = av.CodecContext.create(name, "r"), True
-        self._codec.thread_count = (
-            1  # films are read side by side; threads of one film would wait for one another
-        )
+        # Films are read side by side; threads of one film would wait for one another.
+        self._codec.thread_count = 1
         self.unread = 0  # packets that could not be decoded
-        self._last, self._longest = (
-            0.0,
-            0.0,
-        )  # time of the last frame so far, and the longest that one was shown
+        # Time of the last frame so far, and the longest that one was shown.
+        self._last, self._longest = 0.0, 0.0
         self._aspect, self._interlaced = float(self._stream.sample_aspect_ratio or 1), False
 
     @property
