@@ -7,7 +7,7 @@
 
 ``large`` gives a run of scale s a picture of 4000/s x 3000/s pixels. ``tiles`` cuts china.jpg of scikit-learn; where a
 network has norms over the picture, with the statistics of the whole picture and with those of a thumbnail of 256
-pixels: the seams are the largest mean jump of the error across a border of tiles, over the mean jump elsewhere.
+pixels: the seams are the largest mean jump of the error across a border of tiles, over that across lines beside it.
 ``kills`` sends SIGKILL after random times and calls again, until the folder is whole.
 """
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from limner.networks.images.padding import padded_side
 from limner.networks.instance import picture_norms
 
 SIDE, THUMBNAIL = 256, 256  # pixels a side of small pictures, and of the thumbnail that gives statistics
+BESIDE = 8  # lines on either side of a border that its jump is compared with
 PIECE = 224  # pixels a side of a tile with its margins, at least
 
 
@@ -86,18 +88,19 @@ def measure_large(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def seams(error: np.ndarray, borders: Sequence[set[int]]) -> float:
-    """Of an error [H, W]: the largest mean jump across one of the borders (down, across), over the mean elsewhere."""
-    at, elsewhere = [], []
+    """Of an error [H, W]: the largest mean jump across a border (down, across), over that of the lines beside it."""
+    found = []
     for axis, places in enumerate(borders):
-        steps = np.moveaxis(np.abs(np.diff(error, axis=axis)), axis, 0)
-        at += [steps[place - 1].mean() for place in places]
-        elsewhere.append(np.delete(steps, [place - 1 for place in places], axis=0).mean())
-    return float(max(at) / np.mean(elsewhere))
+        steps = np.abs(np.diff(error, axis=axis)).mean(1 - axis)  # [H - 1] or [W - 1]
+        for place in places:
+            near = [*range(max(0, place - 1 - BESIDE), place - 1), *range(place, place + BESIDE)]
+            found.append(steps[place - 1] / steps[[i for i in near if i < len(steps)]].mean())
+    return float(max(found))
 
 
 def decibels(error: np.ndarray) -> float:
     mean = float(np.square(error).mean())
-    return 10 * np.log10(255**2 / mean) if mean else float("inf")
+    return float(10 * np.log10(255**2 / mean)) if mean else float("inf")
 
 
 def measure_tiles(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -115,14 +118,10 @@ def measure_tiles(given: argparse.Namespace) -> list[dict[str, Any]]:
         borders = [{network.scale * tile[axis].start for tile in parts} - {0} for axis in (0, 1)]
         norms = bool(picture_norms(translator.model))
         small = thumbnail(pixels, THUMBNAIL**2, network.factor)
-        for title, source in (
-            (("the whole picture's", pixels), ("a thumbnail's", small)) if norms else (("none", None),)
-        ):
-            if source is None:
+        sources = {"the whole picture's": pixels, "a thumbnail's": small, "each tile's own": None}
+        for title, source in (sources if norms else {"none": None}).items():
+            with translator.statistics_of(source) if source is not None else nullcontext():
                 made = translator.in_tiles(pixels, parts)
-            else:
-                with translator.statistics_of(source):
-                    made = translator.in_tiles(pixels, parts)
             error = np.abs(made - untiled)
             row: dict[str, Any] = {
                 "run": name,
