@@ -23,6 +23,7 @@ DOCUMENTS = (
     "docs/results.md",
     "docs/generators.md",
     "docs/text-to-image.md",
+    "docs/image-to-image.md",
     "docs/measures.md",
     "docs/gpu.md",
     "README.md",
