@@ -207,9 +207,7 @@ def measure_share(given: argparse.Namespace) -> list[dict[str, Any]]:
             apply(run, source, Path(temporary) / "second", device="cpu", quiet=True)
             whole = time.perf_counter() - start
             type(translator.network).translate = original  # type: ignore[method-assign]
-        rows.append(
-            {"run": name, "n": 25, "ms": round(40 * whole, 1), "share": round(100 * inside / whole)}
-        )
+        rows.append({"run": name, "n": 25, "ms": round(40 * whole, 1), "share": round(100 * inside / whole)})
         print(rows[-1], flush=True)
     return rows
 

@@ -51,7 +51,7 @@ class Pooled:
             )
             x = x[:, :, down, across]
         mean, variance = moments(x, groups)
-        self.parts.append((x.shape[2] * x.shape[3], mean.double(), variance.double()))
+        self.parts.append((x.shape[2] * x.shape[3], mean, variance))
         raise Enough
 
     def moments(self) -> Moments:
@@ -66,4 +66,4 @@ def pool(parts: Sequence[tuple[int, Tensor, Tensor]]) -> Moments:
     mean = sum(share * each.double() for share, each in zip(shares, means, strict=True))
     around = [v.double() + (each - mean).square() for v, each in zip(variances, means, strict=True)]
     variance = sum(share * each for share, each in zip(shares, around, strict=True))
-    return torch.as_tensor(mean).float(), torch.as_tensor(variance).float()
+    return torch.as_tensor(mean), torch.as_tensor(variance)

@@ -12,7 +12,9 @@ from limner.networks.layers import at_least_float32
 
 SMALL = 256  # pixels of maps that a CPU normalises by channels faster in rows, copies included
 
-Moments = tuple[Tensor, Tensor]  # mean and variance (by 1/N) [B, G] of each group of channels
+# mean and variance (by 1/N) of each group of channels, float64 [B, G]: where maps are nearly constant, a mean of
+# float32 is off by much of their deviation
+Moments = tuple[Tensor, Tensor]
 
 
 class GroupNorm(nn.GroupNorm):
@@ -29,15 +31,17 @@ class GroupNorm(nn.GroupNorm):
             gain = gain[:, :, None, None]
             return y * gain if shift is None else torch.addcmul(shift[:, :, None, None], y, gain)
         mean, variance = self.source(x, self.num_groups)  # [B, G]
-        factor = (variance + self.eps).rsqrt()
         each = self.num_channels // self.num_groups
-        factor, offset = (v.repeat_interleave(each, 1) for v in (factor, -mean * factor))  # [B, C]
+        mean, factor = (v.repeat_interleave(each, 1) for v in (mean, (variance + self.eps).rsqrt()))  # [B, C]
+        near = mean.to(x.dtype)  # what it rounds off is subtracted with the offset
+        offset = (near.double() - mean) * factor
         for times, plus in ((self.weight, self.bias), (gain, shift)):
             if times is not None:
                 factor, offset = factor * times, offset * times
             if plus is not None:
                 offset = offset + plus
-        return torch.addcmul(offset[:, :, None, None].to(x.dtype), x, factor[:, :, None, None].to(x.dtype))
+        offset, near, factor = (v.to(x.dtype)[:, :, None, None] for v in (offset, near, factor))
+        return torch.addcmul(offset, x - near, factor)
 
     def normalise(self, x: Tensor) -> Tensor:
         """By its own statistics. Of few channels a group a CPU is slow, in small maps and where it learns in bf16."""
@@ -50,13 +54,13 @@ class GroupNorm(nn.GroupNorm):
         return y.to(x.dtype, memory_format=torch.channels_last if last else torch.preserve_format)
 
     def level(self, x: Tensor) -> Tensor:
-        """[B, C, 1, 1] a value near each group's mean where its maps are nearly constant; no gradient runs through it.
+        """[B, C, 1, 1], each group's mean, roughly; no gradient runs through it, since the norm does not depend on it.
 
         PyTorch's variance in channels_last is a difference of squares, so without it a white wall would become noise.
         """
-        corner = x.detach()[..., :1, :1]  # [B, C, 1, 1]
+        mean = x.detach().mean((2, 3), keepdim=True)  # [B, C, 1, 1]
         each = self.num_channels // self.num_groups
-        return corner if each == 1 else corner.unflatten(1, (-1, each)).mean(2).repeat_interleave(each, 1)
+        return mean if each == 1 else mean.unflatten(1, (-1, each)).mean(2).repeat_interleave(each, 1)
 
 
 class InstanceNorm(GroupNorm):
@@ -71,8 +75,10 @@ class InstanceNorm(GroupNorm):
 
 def moments(x: Tensor, groups: int) -> Moments:
     """The statistics of [B, C, H, W] that a norm takes itself."""
-    variance, mean = torch.var_mean(at_least_float32(x).reshape(len(x), groups, -1), 2, correction=0)
-    return mean, variance
+    grouped = at_least_float32(x).reshape(len(x), groups, -1)
+    level = grouped[..., :1]  # float32 holds differences from it exactly where maps are nearly constant
+    variance, mean = torch.var_mean(grouped - level, 2, correction=0)
+    return level[..., 0].double() + mean.double(), variance.double()
 
 
 def picture_norms(network: nn.Module) -> list[GroupNorm]:
