@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from limner import families
-from tests.helpers import paint
+from tests.helpers import animate, paint
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh-CN.md")
@@ -53,6 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photos", "sketches", "drawings", "horses", "zebras"):
         paint(folder / name, 24)
     paint(folder / "large", 4, (160, 160))
+    for i in range(6):
+        animate(folder / "clips" / f"{i}.png", 8, i)
     return folder
 
 
@@ -93,6 +95,8 @@ def test_every_command_runs(place: Path, limner: Callable[..., subprocess.Comple
         "coloured.png",
         "plain.png",
         "painted.png",
+        "moves.webp",
+        "alive.webp",
     ):
         assert (place / name).exists(), name
     assert (place / "digits").is_dir() and len(list((place / "synthetic").glob("*.png"))) == 30
