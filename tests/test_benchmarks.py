@@ -133,7 +133,7 @@ def test_restore(monkeypatch, capsys, tmp_path):
         tmp_path / "red.png",
     )
     told = capsys.readouterr().out
-    assert told.count("'network': ") == 6 and "'network': 'SRGAN, red'" in told
+    assert told.count("'network': ") == 7 and "'network': 'SRGAN, red'" in told
     assert (tmp_path / "runs/restored.png").is_file()
     assert (
         f"'parameters': {sum(p.numel() for p in limner.load(tmp_path / 'runs/SPAN').model.parameters()):}"

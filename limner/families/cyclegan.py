@@ -44,9 +44,8 @@ class CycleGANConfig:
     discriminator_width: int = 64  # feature maps of the discriminators' first layer
     discriminator_layers: int = 3  # halvings of the discriminators; 3 see 70x70 pixels
     discriminator_norm: Literal["instance", "none"] = "instance"  # without it they too see colours
-    penalty: float = (
-        0.0  # cyclegan: weight of the squared gradients of their mean scores (Mescheder 2018, R1 and R2)
-    )
+    # weight of the squared gradients of their mean scores (R1 and R2, Mescheder 2018)
+    penalty: float = 0.0
     cycle: float = 10.0  # cyclegan: weight of the way there and back
     # cyclegan: weight of leaving the other domain's pictures as they are, times that of cycle; cut: its share of nce
     identity: Share = 0.5
