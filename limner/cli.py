@@ -39,7 +39,8 @@ Train, sample and measure image generators of every family on your own images.
   families [FAMILY]                 list families; one's settings and size
 
 limner COMMAND --help shows the options. A SOURCE is a folder of images, a zip,
-a tar, a parquet file, hf:owner/name, or a built-in set: {", ".join(BUILT_IN)}."""
+a tar, a parquet file, hf:owner/name, or a built-in set:
+{", ".join(BUILT_IN)}."""
 
 COMMANDS = (
     "demo", "data", "train", "sample", "apply", "explore", "project", "synthesize", "evaluate", "embed",
