@@ -105,7 +105,10 @@ def measure_shapes(args: argparse.Namespace) -> list[dict[str, Cell]]:
             given, truth = (second, first) if name == "backward" else (first, second)
             made, ms = translated(pipeline, as_floats(given), options)
             found = shapes.compare(as_bytes(made), truth)
-            shares = {key: [found[key], *wilson(found[key], n)] for key in ("exact", *MEASURED)}
+            shares = {
+                key: [round(x, 4) for x in (found[key], *wilson(found[key], n))]
+                for key in ("exact", *MEASURED)
+            }
             way = "to outlined" if truth is outlined else "to filled"
             quality = {"psnr": round(float(psnr(made, as_floats(truth)).mean()), 2), **shares}
             rows.append({**row(run, pipeline, f"{way}, {name}", ms, n), **quality})
