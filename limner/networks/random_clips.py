@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limner.networks.random_vgg import standardise
+
 DISCS = 60  # of a clip of moving leaves
 SPEED = 2.0  # pixels a frame along each axis, at most
 
@@ -44,15 +46,12 @@ class RandomClips(nn.Module):
             if i:
                 x = F.max_pool3d(x, (1, 2, 2))  # [B, C, T, H/2^i, W/2^i]
             for convolution in stage.children():
-                assert isinstance(convolution, nn.Conv3d) and convolution.bias is not None
+                assert isinstance(convolution, nn.Conv3d)
                 if convolution.kernel_size[0] > 1:  # the first and the last frame stand still outside
                     x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
                 x = convolution(x)  # [B, C, T, H/2^i, W/2^i]
                 if calibrate:
-                    mean, std = x.mean((0, 2, 3, 4)), x.std((0, 2, 3, 4)).clamp(min=1e-6)
-                    convolution.weight.div_(std[:, None, None, None, None])
-                    convolution.bias.sub_(mean).div_(std)
-                    x = (x - mean[:, None, None, None]) / std[:, None, None, None]
+                    x = standardise(convolution, x)
                 x = F.relu(x)
             maps.append(x)
         return maps

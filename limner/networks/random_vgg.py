@@ -40,11 +40,8 @@ class RandomVGG(nn.Module):
             for convolution in stage.children():
                 x = convolution(x)
                 if calibrate:
-                    mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3)).clamp(min=1e-6)
-                    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-                    convolution.weight.div_(std[:, None, None, None])
-                    convolution.bias.sub_(mean).div_(std)
-                    x = (x - mean[:, None, None]) / std[:, None, None]
+                    assert isinstance(convolution, nn.Conv2d)
+                    x = standardise(convolution, x)
                 x = F.relu(x)  # [B, C, H/2^i, W/2^i]
             maps.append(x)
         return maps
@@ -53,6 +50,17 @@ class RandomVGG(nn.Module):
     def calibrate(self, pictures: Tensor) -> Self:
         self(pictures, calibrate=True)
         return self
+
+
+def standardise(convolution: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution's output [B, C, ...] with mean 0 and deviation 1 a channel; its weights are changed to give that."""
+    others = (0, *range(2, x.ndim))
+    mean, std = x.mean(others), x.std(others).clamp(min=1e-6)  # [C]
+    assert convolution.bias is not None
+    convolution.weight.div_(std.view(-1, *[1] * (x.ndim - 1)))
+    convolution.bias.sub_(mean).div_(std)
+    mean, std = (each.view(-1, *[1] * (x.ndim - 2)) for each in (mean, std))
+    return (x - mean) / std
 
 
 @functools.cache

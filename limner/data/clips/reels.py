@@ -23,7 +23,7 @@ from limner.data.images.limits import UNDER_WAY, Unusable, check_size, cost
 from limner.data.images.opening import Opened, open_image
 from limner.data.items import Item
 
-_NO_DELAY = 0.1  # seconds for which browsers show a frame without one
+NO_DELAY = 0.1  # seconds for which browsers show a frame without one
 _HELD = 2**26  # bytes of a film in an archive that are held in memory; more go to a file
 
 
@@ -128,7 +128,7 @@ def _animation(opened: Opened, form: Form, traits: set[str]) -> Frames:
         delay = float(image.info.get("duration") or 0) / 1000
         if delay <= 0:
             traits.add("no delay")
-            delay = _NO_DELAY
+            delay = NO_DELAY
         time += delay
     yield time, None
 

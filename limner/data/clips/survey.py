@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from limner.data.clips import film
+from limner.data.clips.reels import NO_DELAY
 from limner.data.images.animated import FORMATS, moves
 from limner.data.images.decode import reason
 from limner.data.images.formats import FILMS
@@ -19,7 +20,6 @@ from limner.data.images.limits import Unusable
 from limner.data.images.opening import open_image
 from limner.settings import LimnerError
 
-NO_DELAY = 0.1  # seconds for which browsers show a frame without one
 EVEN = 0.0021  # seconds: times that differ less from those of an even rate are rounded ones
 
 
