@@ -53,7 +53,7 @@ class RandomVGG(nn.Module):
 
 
 def standardise(convolution: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """A convolution's output [B, C, ...] with mean 0 and deviation 1 a channel; its weights are changed to give that."""
+    """A convolution's output [B, C, ...] with mean 0 and deviation 1 a channel; its weights now give that."""
     others = (0, *range(2, x.ndim))
     mean, std = x.mean(others), x.std(others).clamp(min=1e-6)  # [C]
     assert convolution.bias is not None
