@@ -44,7 +44,7 @@ def bf16(monkeypatch, tmp_path):
         lambda: {"cpu_name": "Some", "amx_bf16": False, "avx512_bf16": True},
         raising=False,
     )
-    return tmp_path / "bf16.json"
+    return tmp_path / "precision.json"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,21 @@ def test_other_work_beside_most_runs_does_not_mislead(bf16):
         timer.now += next(slow)
 
     assert choose_bf16(CPU, "auto", "a network", run, timer)
+
+
+def test_one_pair_beside_other_work_decides_for_large_networks_neither_now_nor_later(bf16):
+    """Found by a training at half of its speed: one pair had been timed, and what it said was kept."""
+    timer = Timer(0.4, 0.8, first=5)  # seconds: a large network, whose first pair says nothing
+    slow = iter([6.0, 0.0, 1.0, 0.0] + [0.0] * 20)
+
+    def run(in_bf16: bool) -> None:
+        timer.run(in_bf16)
+        timer.now += next(slow)
+
+    assert choose_bf16(CPU, "auto", "a network", run, timer)
+    assert not bf16.exists()  # the pairs disagree: the next process measures it again
+    timer = Timer(0.8, 0.4)
+    assert timer.choose() and not timer.runs  # this one does not change its mind
 
 
 def test_what_was_measured_is_kept_by_network(bf16):

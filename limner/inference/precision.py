@@ -22,6 +22,9 @@ from limner.settings import LimnerError
 
 GAIN = 1.1  # float32 must take so many times as long as bf16
 MEASURING = 0.5  # seconds after which few further pairs are timed; two beside other work have misled
+# Seconds of the first pair, from which two are timed after it, and from which it alone decides, for this time.
+LARGE, HUGE = 2.0, 20.0
+_of_this_process: dict[tuple[Path, str], bool] = {}  # what the timed pairs do not agree about
 
 
 def has_bf16() -> bool:
@@ -32,30 +35,37 @@ def has_bf16() -> bool:
 
 def choose_bf16(
     device: torch.device, precision: str, network: str, run: Callable[[bool], object],
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.process_time,
 ) -> bool:  # fmt: skip
     """Whether a network runs in bf16: as ``precision`` says, and for auto on a GPU, or where it is measured as faster.
 
-    ``run(in_bf16)`` is what is timed: in turns, since other work slows both, and the shortest times count. ``network``
-    names the network and the batch: what was found for it on this processor is kept in the folder of the cache.
+    ``run(in_bf16)`` is what is timed, by the processor time of this process, which other work changes least: in turns,
+    and the shortest times count. ``network`` names the network and the batch: what was found for it on this processor
+    is kept in the folder of the cache where all timed pairs agree, and otherwise to the end of this process.
     """
     if precision != "auto" or device.type != "cpu":
         return precision != "float32"
     if not has_bf16():
         return False
-    path = files.cache_folder() / "bf16.json"
+    path = files.cache_folder() / "precision.json"
     key = f"{torch.cpu.get_capabilities().get('cpu_name', '')}, torch {torch.__version__}: {network}"
-    if isinstance(found := _measured(path).get(key), bool):
+    if isinstance(found := _measured(path).get(key, _of_this_process.get((path, key))), bool):
         return found
-    start, pairs = clock(), list[dict[bool, float]]()
-    while len(pairs) < 6 or (len(pairs) < 9 and clock() - start < MEASURING):
-        pairs.append({in_bf16: _seconds(run, in_bf16, clock) for in_bf16 in (True, False)})
-        if len(pairs) == 1 and clock() - start > 4 * MEASURING:
-            break
-    pairs = pairs[1:] or pairs  # the first also makes what the others find
-    chosen = min(pair[False] for pair in pairs) >= GAIN * min(pair[True] for pair in pairs)
-    with contextlib.suppress(LimnerError):  # a folder that cannot be written to: measured again next time
-        files.write_text(path, json.dumps(_measured(path) | {key: chosen}, indent=1))
+    start = clock()
+    first = _pair(run, clock)  # also makes what the others find
+    took, start = clock() - start, clock()
+    if took > HUGE:
+        return _of_this_process.setdefault((path, key), _faster(*first))
+    pairs = list[tuple[float, float]]()
+    while len(pairs) < (5 if took <= LARGE else 2) or (len(pairs) < 8 and clock() - start < MEASURING):
+        pairs.append(_pair(run, clock))
+    half, full = zip(*pairs, strict=True)
+    chosen = _faster(min(half), min(full))
+    if all(_faster(*pair) == chosen for pair in pairs):
+        with contextlib.suppress(LimnerError):  # a folder that cannot be written to: measured again next time
+            files.write_text(path, json.dumps(_measured(path) | {key: chosen}, indent=1))
+    else:
+        _of_this_process[path, key] = chosen
     return chosen
 
 
@@ -80,7 +90,15 @@ def _read(path: Path, written: tuple[int, ...]) -> dict[str, Any]:
     return files.read_json(path)
 
 
-def _seconds(run: Callable[[bool], object], in_bf16: bool, clock: Callable[[], float]) -> float:
-    start = clock()
-    run(in_bf16)
-    return clock() - start
+def _faster(half: float, full: float) -> bool:
+    return full >= GAIN * half
+
+
+def _pair(run: Callable[[bool], object], clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds in bf16 and in float32."""
+    times = []
+    for in_bf16 in (True, False):
+        start = clock()
+        run(in_bf16)
+        times.append(clock() - start)
+    return times[0], times[1]
