@@ -5,9 +5,10 @@
     python benchmarks/moving.py given runs/video --n 128 --record
     python benchmarks/moving.py longer runs/video --n 128 --to docs/longer.svg --record
 
-``oracle`` reads held-out clips, and the same with their frames shuffled. ``followed`` draws held-out prompts; a run of
-still images draws each frame by itself. ``given`` draws held-out clips whose first frame is given, or first and last.
-``longer`` goes on with the frames of held-out clips to 64 frames, and plots how many are right up to each frame.
+``oracle`` reads held-out clips, and the same with their frames shuffled. ``followed`` draws held-out prompts, and
+measures the distances of clips and of their frames to three times as many real ones, in floors; a run of still images
+draws each frame by itself. ``given`` draws held-out clips whose first frame is given, or first and last. ``longer``
+goes on with the frames of held-out clips to 64 frames, and plots how many are right up to each frame.
 Right: number, shapes and colours in every frame, and each thing moves as told. Every share has its 95% interval.
 """
 
@@ -31,22 +32,31 @@ from limner.data.sources.moving.digits import digit_cover
 from limner.data.sources.moving.draw import Clip, shape_cover
 from limner.data.sources.moving.oracle import OF_DIGITS, OF_SHAPES, Oracle, Reading
 from limner.data.sources.moving.scenes import Scene, captions
+from limner.evaluation.figures import Described, measure
 from limner.evaluation.real import as_bytes, as_saved
+from limner.evaluation.spaces import find_all
 from limner.inference.pipeline import Pipeline, generate
+from limner.metrics.features import Features
 from limner.metrics.motion import jitter, motion
 from limner.pictures.grid import save_grid
+from limner.progress import ignore
 
 SEED = 17  # of held-out clips that no packing has
+REFERENCE = 18  # of others, to which distances are measured
+DESCRIBED = 32  # clips that are described at a time
 ATTRIBUTES = ("exact", "kept", "motion", "shape", "colour", "exact_with_size")
 
 
 def real_clips(
-    oracle: Oracle, n: int, size: tuple[int, int], frames: int, rate: float | None = None
+    oracle: Oracle, n: int, size: tuple[int, int], frames: int, rate: float | None = None, seed: int = SEED
 ) -> tuple[np.ndarray, list[Scene]]:
     """Held-out clips, uint8 [n, T, H, W, 3], and what they show."""
     cover = shape_cover if oracle is OF_SHAPES else digit_cover
-    scenes = oracle.scenes(n, SEED, held_out=True)
-    drawn = [Clip(scene, 10**6 + i, cover).draw(*size, frames, rate) for i, scene in enumerate(scenes)]
+    scenes = oracle.scenes(n, seed, held_out=True)
+    drawn = [
+        Clip(scene, (seed - SEED + 1) * 10**6 + i, cover).draw(*size, frames, rate)
+        for i, scene in enumerate(scenes)
+    ]
     return np.stack(drawn), scenes
 
 
@@ -136,6 +146,28 @@ def row_of(
     return row | {"seen": header["seen"], "seconds": round(header["seconds"])}
 
 
+def described(clips: Tensor, features: Features, first: int) -> Described:
+    """The features of clips [N, C, T, H, W]; on one random frame of each where they are of images."""
+    places = torch.randint(clips.shape[2], (len(clips),), generator=torch.Generator().manual_seed(first))
+    inputs = clips if features.clips else clips[torch.arange(len(clips)), :, places]
+    values = torch.cat([features.of(part) for part in as_saved(inputs).split(DESCRIBED)])
+    return Described(values, np.arange(first, first + len(clips)))
+
+
+def distances(clips: Tensor, oracle: Oracle, rate: float | None) -> dict[str, Cell]:
+    """Frechet distances of clips and of their frames to real ones of held-out captions, in floors."""
+    n, (frames, *size) = len(clips), clips.shape[2:]
+    real, _ = real_clips(oracle, 3 * n, (size[0], size[1]), frames, rate, REFERENCE)
+    row: dict[str, Cell] = {}
+    for name, features in zip(
+        ("clip_distance", "frame_distance"), find_all("random", clips=True), strict=True
+    ):
+        sides = described(clips, features, 0), described(as_floats(real), features, n)
+        figure = measure(*sides, ignore)["frechet"]
+        row[name] = round(figure.value / figure.floor, 2)
+    return row
+
+
 def save_sheet(folder: str, name: str, clips: Tensor, scenes: Sequence[Scene], rows: int = 12) -> None:
     """Frames across, clips down."""
     if folder:
@@ -158,6 +190,7 @@ def followed(given: argparse.Namespace) -> list[dict[str, Cell]]:
             pipeline, scenes, given.batch, sampling_of(pipeline, given.order), frames=frames
         )
         row = row_of(Path(run).name, pipeline, clips, scenes, as_floats(real)) | {"s": round(each, 3)}
+        row |= distances(clips, oracle_of(pipeline), pipeline.spec.rate)
         print(row, flush=True)
         save_sheet(given.sheets, f"followed-{row['run']}", clips, scenes)
         rows.append(row)
@@ -273,7 +306,8 @@ _RUN = {"motion_ratio": "motion, of real", "jitter_ratio": "jitter, of real", "s
         "seconds": "seconds of training"}  # fmt: skip
 COLUMNS = {
     "oracle": {"data": "data", "clips": "clips", **_READ, "shuffled": "right, frames shuffled"},
-    "followed": {"run": "run", **_READ, **_RUN, "s": "s a clip"},
+    "followed": {"run": "run", **_READ, **_RUN, "clip_distance": "clip distance, floors",
+                 "frame_distance": "frame distance, floors", "s": "s a clip"},
     "given": {"run": "run", "given": "given", **_READ, "unchanged": "given frames come back", **_RUN},
     "longer": {"run": "run", "frames": "frames", **_READ, "median": "frames right, median", **_RUN, "s": "s a clip"},
 }  # fmt: skip

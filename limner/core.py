@@ -42,6 +42,17 @@ class ImageSpec:
         """(C, H, W), or (C, T, H, W) for video."""
         return (self.channels, *([self.frames] if self.frames > 1 else []), self.height, self.width)
 
+    @property
+    def noun(self) -> str:
+        """What one of the data is, in messages."""
+        return "clip" if self.frames > 1 else "image"
+
+    @property
+    def size_in_words(self) -> str:
+        """Such as 3x64x64, or 16 frames of 3x64x64."""
+        image = f"{self.channels}x{self.height}x{self.width}"
+        return f"{self.frames} frames of {image}" if self.frames > 1 else image
+
 
 @dataclass(frozen=True)
 class Condition:

@@ -155,7 +155,7 @@ def _all(request: Request, film: Film | None) -> Tensor:
 
     from limner.progress import bar
 
-    with bar(f"drawing {request.condition.size} images") as watch:
+    with bar(f"drawing {request.condition.size} {request.pipeline.spec.noun}s") as watch:
         return cat(list(request.batches(0, watch, film)))
 
 

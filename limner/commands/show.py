@@ -30,11 +30,12 @@ def run(argv: list[str]) -> None:
     rows = {
         "family": f"{run.family} ({run.preset}): {type(loaded.model).about}",
         "paper": type(loaded.model).paper,
-        "images": f"{spec.channels} channels, {spec.height} x {spec.width}"
+        f"{spec.noun}s": (f"{spec.frames} frames, " if spec.frames > 1 else "")
+        + f"{spec.channels} channels, {spec.height} x {spec.width}"
         + (f", {len(spec.classes)} classes: {', '.join(spec.classes[:8])}" if spec.classes else "")
         + (", captions" if spec.captions else ""),
         "trained on": ", ".join(run.sources) + f", seed {run.seed}, budget {run.budget}",
-        "images seen": f"{header['seen']:,} in {header.get('seconds', 0):,.0f} s",
+        f"{spec.noun}s seen": f"{header['seen']:,} in {header.get('seconds', 0):,.0f} s",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in parts.items()),
         "parents": ", ".join(header.get("parents") or ()) or "none",
         "written by": ", ".join(f"{name} {version}" for name, version in header.get("versions", {}).items()),

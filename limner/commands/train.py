@@ -60,9 +60,8 @@ def run(argv: list[str]) -> int:
     if int(os.environ.get("RANK", "0")) > 0:  # of several processes only the first reports
         return code
     family, out = given.run.family, Path(given.out)
-    summary = (
-        f"{result.seen:,} images seen in {result.seconds:.0f} s, {result.images_per_second:,.0f} per second."
-    )
+    rate = result.images_per_second
+    summary = f"{result.seen:,} {result.noun}s seen in {result.seconds:.0f} s, {rate:,.0f} per second."
     settings = json.dumps(fields.to_json(given.run), indent=2)
     sections = report.training_sections(out, read_log(out), settings)
     files.write_text(out / "report.html", report.page(f"{family}: {out.name}", summary, sections))

@@ -75,7 +75,9 @@ class Data:
     @property
     def follows(self) -> str:
         """What a model can follow, in words; "" for nothing."""
-        return to_follow(len(self), sum(map(bool, self.captions or ())), len(self.spec.classes))
+        return to_follow(
+            len(self), sum(map(bool, self.captions or ())), len(self.spec.classes), self.spec.noun
+        )
 
     @property
     def held_out_notes(self) -> list[str]:

@@ -97,9 +97,9 @@ def in_short(error: Exception) -> str:
 NOTHING = "the images have no captions and no classes"
 
 
-def to_follow(images: int, captions: int = 0, classes: int = 0) -> str:
+def to_follow(images: int, captions: int = 0, classes: int = 0, noun: str = "image") -> str:
     """What a model can follow of its data, in words; "" for nothing."""
-    parts = [f"captions of {captions:,} of {images:,} images"] if captions else []
+    parts = [f"captions of {captions:,} of {images:,} {noun}s"] if captions else []
     return "; ".join(parts + ([f"{classes:,} classes"] if classes else []))
 
 

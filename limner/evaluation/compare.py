@@ -233,7 +233,7 @@ def _measure(run: Path, sources: Sequence[str], options: CompareOptions) -> tupl
     real = without_stills(open_whole(sources, pipeline.spec, pipeline.loaded.run.data, progress=False))
     n = options.n or min(1000 if pipeline.spec.frames == 1 else DRAWN, len(real))
     start = time.perf_counter()
-    with bar(f"drawing {n} images") as watch:
+    with bar(f"drawing {n} {pipeline.spec.noun}s") as watch:
         samples = draw_samples(pipeline, real, n, options.seed, watch)
     drawing = time.perf_counter() - start
     features, *others = find_all(options.features, clips=pipeline.spec.frames > 1)

@@ -115,7 +115,7 @@ def _evaluate_run(task: Task, sampling: Mapping[str, Any]) -> Evaluation | None:
         most = MOST if task.frames == 1 else DRAWN
         n, opened = options.n or min(most, len(real)), pipeline.sampling(sampling)
         check_enough(n, real)
-        with bar(f"drawing {n:,} {'images' if task.frames == 1 else 'clips'}", task.quiet) as watch:
+        with bar(f"drawing {n:,} {pipeline.spec.noun}s", task.quiet) as watch:
             samples = draw_samples(pipeline, real, n, options.seed, watch, ranks, opened)
         prompts = measure_prompts(pipeline, task.sources, real, seed, task.quiet, ranks, opened)
         chosen = pipeline.named_sampling(sampling)

@@ -99,7 +99,7 @@ def _fill(request: Request, place: Path, film_to: Path | None, quiet: bool) -> N
     if film and film_to and at and not film_to.exists():  # the film's images are in the folder already
         next(request.batches(0, ignore, film))
         film.save(film_to)
-    with bar(f"drawing {n} images", quiet) as watch:
+    with bar(f"drawing {n} {spec.noun}s", quiet) as watch:
         for images in request.batches(at, watch, film) if at < n else ():
             if film and film_to and at == 0:
                 film.save(film_to)

@@ -25,7 +25,7 @@ def follows(model: Model, data: Data) -> list[str]:
     """What the model follows; and how many captions are longer than it reads, if any are."""
     captions = [text for text in data.captions or () if text]
     has = {
-        "text": to_follow(len(data), len(captions)),
+        "text": to_follow(len(data), len(captions), noun=data.spec.noun),
         "label": to_follow(len(data), 0, len(data.spec.classes)),
         "given": "given pictures"
         if data.given is not None
@@ -91,7 +91,8 @@ def notes_on_captions(model: Model, data: Data, flip: bool) -> Iterator[str]:
         return
     captions = [text for text in data.captions if text]
     if missing := len(data) - len(captions):
-        have = "1 image has" if missing == 1 else f"{missing:,} of {len(data):,} images have"
+        noun = data.spec.noun
+        have = f"1 {noun} has" if missing == 1 else f"{missing:,} of {len(data):,} {noun}s have"
         yield f"{have} no caption: trained on as if without a prompt."
     if len(captions) > 1 and len(set(captions)) == 1:
         yield (

@@ -35,6 +35,7 @@ class Journal:
         # Since the last line. They stay on the device until the next is due, so that no GPU waits.
         self._terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._since = (0, 0.0)  # images, seconds at the last line
+        self.noun = "image"  # what they are: see ImageSpec
         self._log = out / "log.jsonl" if out else None
         self._write_failed = False  # the warning is given once
         self._printed = time.monotonic()
@@ -72,11 +73,12 @@ class Journal:
         self.log_every = run.training.log_every
         seconds, memory = cost
         spec, count = model.spec, sum(p.numel() for p in model.parameters())
+        self.noun = spec.noun
         self.console.print(
-            f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {images:,} images of "
-            f"{spec.channels}x{spec.height}x{spec.width}, {places}, for {run.budget}\n"
-            f"about {run.training.batch / seconds:,.0f} images/s, {seconds:.2f} s a step of "
-            f"{run.training.batch} images, {memory / 1e6:,.1f} MB for weights and activations"
+            f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {images:,} {spec.noun}s of "
+            f"{spec.size_in_words}, {places}, for {run.budget}\n"
+            f"about {run.training.batch / seconds:,.0f} {spec.noun}s/s, {seconds:.2f} s a step of "
+            f"{run.training.batch} {spec.noun}s, {memory / 1e6:,.1f} MB for weights and activations"
         )
 
     def step(self, seen: int, step: int, seconds: float, terms: dict[str, Tensor]) -> None:
@@ -95,11 +97,11 @@ class Journal:
         shown = round(rate, 1) if before else None
         self.write({"seen": seen, "step": step, "seconds": round(seconds, 3), "rate": shown} | means)
         losses = [v for name, v in means.items() if not name.endswith(("/gradient", *COUNTS))]
-        speed, loss = f"{rate:,.0f} img/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
+        speed, loss = f"{rate:,.0f} {self.noun}s/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
         self._bar.update(self._task, rate=speed, loss=loss)
         if not self.console.is_terminal and time.monotonic() - self._printed > 20:
             self._printed = time.monotonic()
-            self.console.print(f"{seen:,} images  {seconds:.0f} s  {speed}  {loss}")
+            self.console.print(f"{seen:,} {self.noun}s  {seconds:.0f} s  {speed}  {loss}")
 
     def progress(self, spent: float) -> None:
         """Show the share of the budget that is spent."""

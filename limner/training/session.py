@@ -41,6 +41,7 @@ class Result:
     images_per_second: float
     stopped: int = 0  # the signal that ended it early, or 0
     terms: dict[str, float] = field(default_factory=dict)  # the last held-out losses
+    noun: str = "image"  # what was seen: see ImageSpec
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Session:
             journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
         if len(self.training) < run.training.batch:
             journal.warn(
-                f"{len(self.training)} images are fewer than a batch of {run.training.batch}: a batch repeats images."
+                f"{len(self.training)} {data.spec.noun}s are fewer than a batch of {run.training.batch}: a batch "
+                "repeats them."
             )
         resumed = checkpoint.resume(out) if resume else None
         self.threads = resumed.state.get("threads", 0) if resumed else 0  # of the checkpoint; 0: not known
@@ -193,7 +195,7 @@ class Session:
             for sentence in loop.model.remarks() if self.ranks.first else ():
                 journal.remark(loop.seen, sentence)
         rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
-        return Result(self.out, loop.seen, loop.seconds, rate, stop, losses)
+        return Result(self.out, loop.seen, loop.seconds, rate, stop, losses, self.data.spec.noun)
 
     def _agree(self, seconds: float, caught: int) -> tuple[float, int]:
         """The clock and the stop signal of all processes. Raises LimnerError if the folder is gone, and Stopped for
