@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from limner import checkpoint
 from limner.distributed import Ranks
@@ -20,8 +21,8 @@ from tests.helpers import paint
 ATOL = 1e-4  # the stated tolerance: sums are taken in another order
 
 
-def train(processes: int, images: Path, out: Path, *flags: object) -> None:
-    launch(processes, "train", "vae", images, "--out", out, "--preset", "tiny", "--training.batch", 8,
+def train(processes: int, images: Path, out: Path, *flags: object, family: str = "vae") -> None:
+    launch(processes, "train", family, images, "--out", out, "--preset", "tiny", "--training.batch", 8,
            "--training.schedule", "constant", "--training.log-every", 1, "--training.precision", "float32",
            "--training.samples", 4, *flags)  # fmt: skip
 
@@ -68,6 +69,26 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
         tensors = checkpoint.read_model(out)[1]
         for name, tensor in expected.items():
             torch.testing.assert_close(tensors[name], tensor, atol=ATOL, rtol=ATOL)
+
+
+def test_two_processes_train_on_clips_as_one_does(tmp_path: Path) -> None:
+    """Levels by frame, given frames and dropped captions are drawn alike."""
+    films = tmp_path / "films"
+    films.mkdir()
+    for i in range(24):
+        frames = [Image.new("RGB", (16, 16), (10 * i, 30 * t, 90)) for t in range(4)]
+        frames[0].save(
+            films / f"{i}.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True
+        )
+    clips = ("--data.frames", 4, "--size", 16)
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(1, films, one, "--training.accumulate", 2, "--budget", "24img", *clips, family="video")
+    train(2, films, two, "--budget", "16img", *clips, family="video")
+    train(2, films, two, "--resume", "--budget", "24img", family="video")
+    wanted, got = losses(one), losses(two)
+    assert len(wanted) == 3 and wanted.keys() == got.keys()
+    for seen, loss in wanted.items():
+        assert abs(got[seen] - loss) <= ATOL * abs(loss)
 
 
 STEPS = """
