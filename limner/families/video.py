@@ -53,8 +53,7 @@ class VideoConfig(FlowMatching):
     pretrained: str = ""
     # flow: that of flow with layers along time, and flow matching; vdm: the 3D U-Net of Ho 2022, which predicts noise
     network: Literal["flow", "vdm"] = "flow"
-    # flow: the network of a frame
-    unet: FlowNetworkConfig = field(default_factory=partial(FlowNetworkConfig, input_skip=True))
+    unet: FlowNetworkConfig = FlowNetworkConfig(input_skip=True)  # flow: the network of a frame
     vdm: VDMLevels = field(default_factory=VDMLevels)  # vdm: its feature maps
     positions: Positions = "rotary"  # flow: how attention along time tells frames apart
     causal: bool = False  # no frame sees a later one
