@@ -53,7 +53,7 @@ class VideoConfig(FlowMatching):
     pretrained: str = ""
     # flow: that of flow with layers along time, and flow matching; vdm: the 3D U-Net of Ho 2022, which predicts noise
     network: Literal["flow", "vdm"] = "flow"
-    unet: FlowNetworkConfig = FlowNetworkConfig(input_skip=True)  # flow: the network of a frame
+    unet: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)  # flow: the network of a frame
     vdm: VDMLevels = field(default_factory=VDMLevels)  # vdm: its feature maps
     positions: Positions = "rotary"  # flow: how attention along time tells frames apart
     causal: bool = False  # no frame sees a later one
@@ -213,9 +213,9 @@ class Video(Model):
 
 CLIPS = replace(SMALL_UNET, batch=8, samples=32, average=2_000.0)
 Video.presets = {
-    "tiny": Preset(VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS, input_skip=True)), replace(CLIPS, average=100.0)),
+    "tiny": Preset(VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS)), replace(CLIPS, average=100.0)),
     "small": Preset(VideoConfig(), CLIPS),
-    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS, input_skip=True)), replace(BASE_MUON, batch=64)),
+    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS)), replace(BASE_MUON, batch=64)),
     # lucidrains' video-diffusion-pytorch: two batches of 32 clips of 16 frames a step; every tenth step the average
     # moves by 0.005.
     "paper": Preset(
