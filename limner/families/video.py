@@ -37,12 +37,10 @@ from limner.families._conditioning import ConditionEmbedder, choose_condition, e
 from limner.families._flow import FlowNetwork, FlowNetworkConfig
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, training
 from limner.fields import Share
-from limner.networks.layers import time_features, zero_init
 from limner.networks.unets.space_time import Positions, TemporalLayers, fold_frames, unfold_frames
 from limner.networks.unets.vdm import VDMLevels, VDMUNet
 from limner.settings import LimnerError, Optimiser
 
-UNIT = 16  # frames in which the places of frames are told to the network
 COSINE = Discrete(betas("cosine", 1000))  # of the published 3D U-Net
 
 
@@ -76,7 +74,6 @@ class Network(nn.Module):
         super().__init__()
         c = config.unet
         self.frame = FlowNetwork(c, spec, condition)
-        self.place = zero_init(nn.Linear(64, c.embedding))  # of a frame in its clip
         self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, config.positions, config.causal)
 
     @property
@@ -88,10 +85,6 @@ class Network(nn.Module):
         rows = condition[
             torch.arange(len(x), device=x.device).repeat_interleave(frames)
         ]  # one for each frame
-        if frames > 1:
-            place = self.place(time_features(torch.arange(frames, device=x.device) / UNIT, 64))  # [T, E]
-            added = 0 if rows.embedding is None else rows.embedding
-            rows = replace(rows, embedding=added + place.repeat(len(x), 1))
         along_time = partial(self.time_layers, frames=frames)
         out = self.frame(fold_frames(x), t.flatten(), rows, along_time)  # [B T, C, H, W]
         return unfold_frames(out, frames)
