@@ -142,7 +142,7 @@ def row_of(
     row: dict[str, Cell] = {"run": name}
     row |= shares(oracle_of(pipeline).read(pixels(clips)), scenes)
     for figure_name, figure in (("motion_ratio", motion), ("jitter_ratio", jitter)):
-        row[figure_name] = round(float(figure(clips).mean() / figure(real).mean()), 3)
+        row[figure_name] = round(float(figure(as_saved(clips)).mean() / figure(real).mean()), 3)
     return row | {"seen": header["seen"], "seconds": round(header["seconds"])}
 
 

@@ -174,3 +174,35 @@ def test_training_shows_an_eighth_of_the_samples_as_clips(mover: None) -> None:
     data = SimpleNamespace(order=lambda seen, n, seed: np.arange(n), batch=lambda rows: batch)
     sheet = sample_grid(family(family.Config(), SPEC), data, 16)
     assert sheet is not None and sheet.width == 5 * 128 + 4 * 2 + 24
+
+
+def test_a_training_of_clips_speaks_of_clips(
+    mover: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    for i in range(8):
+        frames = [Image.new("RGB", (16, 16), (30 * i, 50 * t, 90)) for t in range(4)]
+        frames[0].save(
+            films / f"{i}.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True
+        )
+    out = tmp_path / "run"
+    more = (
+        "--data.frames",
+        "4",
+        "--size",
+        "16",
+        "--preset",
+        "tiny",
+        "--budget",
+        "8img",
+        "--training.batch",
+        "4",
+    )
+    assert cli.run(["train", "mover", str(films), "--out", str(out), *more]) == 0
+    assert cli.run(["show", str(out)]) == 0
+    said = capsys.readouterr()
+    heard = " ".join((said.err + said.out).split())
+    assert "of 4 frames of 3x16x16" in heard and "a step of 4 clips" in heard
+    assert "clips seen 8 in" in heard
+    assert "images seen" not in heard and "images/s" not in heard
