@@ -53,10 +53,8 @@ def real_clips(
     """Held-out clips, uint8 [n, T, H, W, 3], and what they show."""
     cover = shape_cover if oracle is OF_SHAPES else digit_cover
     scenes = oracle.scenes(n, seed, held_out=True)
-    drawn = [
-        Clip(scene, (seed - SEED + 1) * 10**6 + i, cover).draw(*size, frames, rate)
-        for i, scene in enumerate(scenes)
-    ]
+    first = (seed - SEED + 1) * 10**6  # beyond the numbers of the clips that are trained on
+    drawn = [Clip(scene, first + i, cover).draw(*size, frames, rate) for i, scene in enumerate(scenes)]
     return np.stack(drawn), scenes
 
 

@@ -19,6 +19,7 @@ from limner.inference.pipeline import Pipeline
 from limner.inference.sheets import sample_grid
 from limner.pictures.grid import to_pixels
 from limner.settings import DataOptions, LimnerError
+from tests.helpers import animate
 
 SPEC = ImageSpec(3, 16, 16, frames=5, classes=("cat", "dog"), captions=True, rate=10.0)
 
@@ -179,27 +180,12 @@ def test_training_shows_an_eighth_of_the_samples_as_clips(mover: None) -> None:
 def test_a_training_of_clips_speaks_of_clips(
     mover: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    films = tmp_path / "films"
-    films.mkdir()
     for i in range(8):
-        frames = [Image.new("RGB", (16, 16), (30 * i, 50 * t, 90)) for t in range(4)]
-        frames[0].save(
-            films / f"{i}.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True
-        )
+        animate(tmp_path / "films" / f"{i}.png", 4, i)
     out = tmp_path / "run"
-    more = (
-        "--data.frames",
-        "4",
-        "--size",
-        "16",
-        "--preset",
-        "tiny",
-        "--budget",
-        "8img",
-        "--training.batch",
-        "4",
-    )
-    assert cli.run(["train", "mover", str(films), "--out", str(out), *more]) == 0
+    flags = "--data.frames 4 --size 16 --preset tiny --budget 8img --training.batch 4"
+    command = ["train", "mover", str(tmp_path / "films"), "--out", str(out), *flags.split()]
+    assert cli.run(command) == 0
     assert cli.run(["show", str(out)]) == 0
     said = capsys.readouterr()
     heard = " ".join((said.err + said.out).split())

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from limner import checkpoint
 from limner.distributed import Ranks
 from limner.training.journal import read_log
-from tests.helpers import paint
+from tests.helpers import animate, paint
 
 ATOL = 1e-4  # the stated tolerance: sums are taken in another order
 
@@ -74,12 +73,8 @@ def test_two_processes_equal_one_that_accumulates(images: Path, tmp_path: Path) 
 def test_two_processes_train_on_clips_as_one_does(tmp_path: Path) -> None:
     """Levels by frame, given frames and dropped captions are drawn alike."""
     films = tmp_path / "films"
-    films.mkdir()
     for i in range(24):
-        frames = [Image.new("RGB", (16, 16), (10 * i, 30 * t, 90)) for t in range(4)]
-        frames[0].save(
-            films / f"{i}.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True
-        )
+        animate(films / f"{i}.png", 4, i)
     clips = ("--data.frames", 4, "--size", 16)
     one, two = tmp_path / "one", tmp_path / "two"
     train(1, films, one, "--training.accumulate", 2, "--budget", "24img", *clips, family="video")
