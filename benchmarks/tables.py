@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/generators.md",
     "docs/text-to-image.md",
     "docs/image-to-image.md",
+    "docs/video.md",
     "docs/measures.md",
     "docs/gpu.md",
     "README.md",
