@@ -332,6 +332,7 @@ class Model(nn.Module):
     restores: bool = False
     # of one that Translates: multiples of its factor that a side has at least; 2 where edges are mirrored inside
     least: int = 2
+    progress: float = 1.0  # share of its budget that training has spent, in [0, 1]; set before each step
     averaged: ClassVar[tuple[str, ...]] = ()  # submodules that the moving average follows
     parents: ClassVar[dict[str, Parent]] = {}  # runs that it builds on, by the config field that names one
     presets: ClassVar[dict[str, Preset]] = {}

@@ -62,6 +62,21 @@ def random_given(clips: int, frames: int, device: torch.device | str, causal: bo
     return given & ~(given.all(1, keepdim=True) & (place == (frames - 1 if causal else left)))
 
 
+def some_frames(clips: Tensor, few: int, times: int) -> tuple[Tensor, int]:
+    """Clips [B, C, T, H, W] -> ``few`` random frames of each, ``times`` over [times B, C, few, H, W]; how far apart.
+
+    They are equally far apart, in all clips alike, and span most of the clip; of a single frame that says nothing: 1.
+    """
+    frames, rows = clips.shape[2], len(clips) * times
+    widest = (frames - 1) // (few - 1) if few > 1 else 1
+    apart = int(torch.randint(max(widest - 2, 1), widest + 1, ()))
+    room = frames - (few - 1) * apart  # places of the first frame
+    first = (torch.rand(rows, 1, device=clips.device) * room).long()  # [times B, 1]
+    place = first + apart * torch.arange(few, device=clips.device)  # [times B, few]
+    row = torch.arange(rows, device=clips.device)[:, None] % len(clips)
+    return clips.transpose(1, 2)[row, place].transpose(1, 2).contiguous(), apart
+
+
 def per_frame(values: Tensor) -> Tensor:
     """[B, T] -> [B, 1, T, 1, 1], beside clips."""
     return values[:, None, :, None, None]

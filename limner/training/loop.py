@@ -102,6 +102,7 @@ class Loop:
     def _rehearsal(self) -> Iterator[Selection]:
         """The images of the next step, for losses without an update: what they change in buffers is set back."""
         before = {name: b.clone() for name, b in self.model.named_buffers()}
+        self.model.progress = 1.0  # the end of training costs most, where that differs
         self.model.advance(self.seen)
         yield self.data.select(self.seen, self.run.training.batch, self.run.seed)
         for name, b in self.model.named_buffers():
@@ -154,6 +155,7 @@ class Loop:
         t = self.run.training
         self.decide_precision()
         selection = self.data.select(self.seen, t.batch, self.run.seed, self.run.data.flip)
+        self.model.progress = min(max(progress, 0.0), 1.0)
         self.model.advance(self.seen)
         factor = learning_rate_factor(self.run, self.seen, progress)
         report: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from limner.diffusion.forcing import (
     given_counts,
     random_given,
     sliding_windows,
+    some_frames,
 )
 from limner.diffusion.paths import STRAIGHT
 from limner.diffusion.solvers import Problem, ddim, drive
@@ -91,3 +92,21 @@ def test_frames_together_take_the_steps_of_a_solver_and_one_by_one_end_at_the_sa
     assert_close(run(forcing_levels(3, 4, 4)), together), "each frame's guess is its own here"
     given = [[0, *row] for row in forcing_levels(2, 4, 1)]
     assert torch.equal(run(given)[:, :, 0], x[:, :, 0]), "a frame at level 0 stays"
+
+
+@pytest.mark.parametrize(
+    ("frames", "few", "apart"), [(16, 4, {3, 4, 5}), (16, 1, {1}), (4, 2, {1, 2, 3}), (2, 2, {1})]
+)
+def test_some_frames_of_clips(frames: int, few: int, apart: set[int]) -> None:
+    """In order, equally far apart, of the right clip, and all places occur."""
+    clips = torch.arange(3.0 * frames).reshape(3, 1, frames, 1, 1)
+    torch.manual_seed(0)
+    steps, places = set(), set()
+    for _ in range(100):
+        some, step = some_frames(clips, few, 2)
+        assert some.shape == (6, 1, few, 1, 1)
+        steps.add(step)
+        place = some.flatten(1) - frames * torch.tensor([0, 1, 2] * 2)[:, None]  # [6, few]
+        assert ((place >= 0) & (place < frames)).all() and (place.diff() == step).all()
+        places |= set(place.flatten().tolist())
+    assert steps == apart and places == set(range(frames))

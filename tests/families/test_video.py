@@ -203,6 +203,41 @@ def test_a_still_among_clips_is_a_clip_of_one_frame() -> None:
     assert lengths == [(2, 4), (2, 1), (2, 4), (2, 1), (2, 1)]
 
 
+@pytest.mark.parametrize("changes", [{}, {"pretrained": "run"}, VDM])
+def test_training_begins_on_single_frames_and_goes_over_few_to_whole_clips(changes: dict[str, Any]) -> None:
+    """As many numbers a step or fewer; a run that builds on single frames has seen them, held-out losses never cut."""
+    cheap = {"stills": 0.2, "sparse": 0.3, "given": 0.0, "independent": 0.0}
+    model = video(dataclasses.replace(CLIPS, frames=16), **cheap, **changes).train()
+    torch.manual_seed(0)
+    clips = torch.rand(2, 3, 16, 16, 16) * 2 - 1
+    batch = Batch(clips, Condition(2, text=["a", "b"]))
+    shown: list[tuple[int, int, int]] = []
+    forward = type(model.network).forward
+
+    def network(self: Any, x: Tensor, t: Tensor, rows: Any, **apart: Any) -> Tensor:
+        shown.append((len(x), x.shape[2], apart.get("step", 1)))
+        if rows.tokens is not None:  # each part of a clip beside its own caption
+            assert torch.equal(rows.tokens[::2], rows.tokens[:1].expand_as(rows.tokens[::2]))
+        return forward(self, x, t, rows, **apart)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.network), "forward", network)
+        for model.progress in (0.0, 0.19, 0.2, 0.3, 0.4, 0.49, 0.5, 1.0):
+            model.loss(batch)
+        model.progress = 0.0
+        model.eval().loss(batch)
+    *early, last, held_out = ((rows, frames) for rows, frames, _ in shown)
+    single, few, whole = (8, 1), (4, 4), (2, 16)
+    assert last == held_out == whole
+    if changes is VDM:
+        assert set(early) == {whole}
+    elif changes:
+        assert early == [few] * 3 + [whole] * 4
+    else:
+        assert early == [single] * 2 + [few] * 4 + [whole]
+        assert {step for _, frames, step in shown if frames == 4} <= {3, 4, 5}
+
+
 @pytest.mark.parametrize("spec", [CLIPS, ImageSpec(3, 16, 16, frames=4, classes=("a", "b"))])
 def test_one_frame_of_a_new_run_is_the_image_runs_output_bit_for_bit(spec: ImageSpec) -> None:
     """Also of each frame of a clip, before the first step."""
@@ -223,6 +258,8 @@ def test_bad_requests_are_one_sentence() -> None:
         Video(TINY, ImageSpec(3, 16, 16))
     with pytest.raises(LimnerError, match="leave one of them out"):
         Video(dataclasses.replace(TINY, pretrained="run", **VDM), CLIPS)
+    with pytest.raises(LimnerError, match="are more than the whole training"):
+        Video(dataclasses.replace(TINY, stills=0.6, sparse=0.5), CLIPS)
     with pytest.raises(LimnerError, match="nothing is left to draw"):
         draw(video(), given([0, 1, 2, 3]))
     with pytest.raises(LimnerError, match="cannot keep 4"):

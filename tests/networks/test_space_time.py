@@ -102,6 +102,27 @@ def test_relative_positions_share_buckets_by_logarithm() -> None:
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_frames_that_are_apart_have_the_positions_of_the_whole_clip(positions: Any) -> None:
+    """Attention over every third frame is that over all, where the others are hidden from it."""
+    torch.manual_seed(0)
+    attention = FrameAttention(2, positions)
+    q, k, v = torch.randn(3, 2, 7, 5, 8)  # [B, T, P, C]
+    seen = torch.arange(7) % 3 == 0
+
+    class Hiding(FrameAttention):
+        def mask(self, frames: int, like: Tensor, step: int) -> Tensor:
+            known = super().mask(frames, like, step)
+            hidden = torch.zeros(frames, frames).masked_fill(~seen, -math.inf)
+            return hidden if known is None else hidden + known
+
+    hiding = Hiding(2, positions)
+    hiding.load_state_dict(attention.state_dict())
+    some = attention(*(y[:, ::3] for y in (q, k, v)), 3)
+    assert_close(some, hiding(q, k, v)[:, ::3])
+    assert not torch.allclose(some, attention(*(y[:, ::3] for y in (q, k, v))), atol=1e-3)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
 def test_no_frame_sees_a_later_one(positions: Any) -> None:
     torch.manual_seed(0)
     layers = nn.ModuleList([TemporalConv(8, True), TemporalAttention(8, 4, positions, True)])
