@@ -236,7 +236,7 @@ class Video(Model):
         yield from draw_clip(self, condition, sampling, draws)
 
 
-CLIPS = replace(SMALL_UNET, batch=8, samples=32, average=2_000.0)
+CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
     "tiny": Preset(VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS)), replace(CLIPS, average=100.0)),
     "small": Preset(VideoConfig(), CLIPS),

@@ -15,7 +15,7 @@ from limner.data.sources.moving.draw import Clip, Cover, shape_cover
 from limner.data.sources.moving.oracle import OF_DIGITS, OF_SHAPES, Oracle
 from limner.data.sources.moving.scenes import captions
 
-CLIPS = 5_000  # in either source
+CLIPS = 20_000  # in either source
 # Files that decide how clips look: another drawing must not find the old ones in the cache.
 _FILES = (
     *("draw.py", "digits.py", "paths.py", "scenes.py", "scenes_zh.py"),
@@ -24,7 +24,7 @@ _FILES = (
 
 
 def moving(language: str = "en") -> Source:
-    """5,000 drawn clips of one or two shapes that move, with captions; the class is how the first moves.
+    """20,000 drawn clips of one or two shapes that move, with captions; the class is how the first moves.
 
     ``language``: see ``DataOptions``. Of a data set of still images, each is the first frame of its clip.
     """
@@ -44,7 +44,7 @@ def _source(name: str, cover: Cover, oracle: Oracle, language: str) -> Source:
         return Listing(
             [
                 Item(
-                    f"{name}/{i:04d}",
+                    f"{name}/{i:05d}",
                     partial(_still, clip),
                     clip.scene.first.motion,
                     text,
