@@ -4,11 +4,13 @@
     python benchmarks/moving.py followed runs/video runs/shared runs/flow --record
     python benchmarks/moving.py given runs/video --n 128 --record
     python benchmarks/moving.py longer runs/video --n 128 --to docs/longer.svg --record
+    python benchmarks/moving.py speed runs/video runs/flow --threads 2 --record
 
 ``oracle`` reads held-out clips, and the same with their frames shuffled. ``followed`` draws held-out prompts, and
 measures the distances of clips and of their frames to three times as many real ones, in floors; a run of still images
 draws each frame by itself. ``given`` draws held-out clips whose first frame is given, or first and last. ``longer``
-goes on with the frames of held-out clips to 64 frames, and plots how many are right up to each frame.
+goes on with the frames of held-out clips to 64 frames, and plots how many are right up to each frame. ``speed`` times a
+clip alone and in a batch, and as many still images of a run of them, in turns.
 Right: number, shapes and colours in every frame, and each thing moves as told. Every share has its 95% interval.
 """
 
@@ -222,6 +224,34 @@ def given_frames(given: argparse.Namespace) -> list[dict[str, Cell]]:
     return rows
 
 
+def speed(given: argparse.Namespace) -> list[dict[str, Cell]]:
+    """A row a run and a batch: the median of five, each run's once a round."""
+    loaded = [Pipeline(run, "cpu") for run in given.run]
+    asked = [
+        (pipeline, clips)
+        for pipeline in loaded
+        for clips in ((1, given.batch) if pipeline.spec.frames > 1 else (1,))
+    ]
+    times: list[list[float]] = [[] for _ in asked]
+    for _ in range(6):
+        for (pipeline, clips), own in zip(asked, times, strict=True):
+            _, each = drawn_by(
+                pipeline, oracle_of(pipeline).scenes(clips, SEED, held_out=True), clips,
+                pipeline.model.Sampling(), frames=given.frames,
+            )  # fmt: skip
+            own.append(each)
+    return [
+        {
+            "run": Path(given.run[loaded.index(pipeline)]).name,
+            "what": f"{clips} clip{'s' * (clips > 1)} of {pipeline.spec.frames}"
+            if pipeline.spec.frames > 1
+            else f"{given.frames} images",
+            "s": round(float(np.median(own[1:])), 3),
+        }
+        for (pipeline, clips), own in zip(asked, times, strict=True)  # the first round warms up
+    ]
+
+
 def right_frames(reading: Reading, scene: Scene, frames: int) -> int:
     """How many frames of a clip are right before it breaks: 0 where it shows something else from the start."""
     right = reading.right(scene)
@@ -309,6 +339,7 @@ COLUMNS = {
     "followed": {"run": "run", **_READ, **_RUN, "clip_distance": "clip distance, floors",
                  "frame_distance": "frame distance, floors", "s": "s a clip"},
     "given": {"run": "run", "given": "given", **_READ, "unchanged": "given frames come back", **_RUN},
+    "speed": {"run": "run", "what": "drawn at a time", "s": "s for each clip, or for the images"},
     "longer": {"run": "run", "frames": "frames", **_READ, "median": "frames right, median", **_RUN, "s": "s a clip"},
 }  # fmt: skip
 
@@ -332,7 +363,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     tables: dict[str, Callable[[], list[dict[str, Cell]]]] = {
         "oracle": lambda: oracle_table(given.n), "followed": lambda: followed(given),
-        "given": lambda: given_frames(given),
+        "given": lambda: given_frames(given), "speed": lambda: speed(given),
     }  # fmt: skip
     if given.table == "longer":
         rows, curves = longer(given)
@@ -341,6 +372,8 @@ def main() -> None:
             Path(given.to).write_text(plot(curves, first), "utf-8")
     else:
         rows = tables[given.table]()
+        if given.table == "speed":
+            print(*rows, sep="\n", flush=True)
     if given.record:
         record(f"moving-{given.table}", COLUMNS[given.table], rows)
 
