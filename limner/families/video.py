@@ -238,7 +238,10 @@ class Video(Model):
 
 CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
-    "tiny": Preset(VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS)), replace(CLIPS, average=100.0)),
+    # Whole clips from the start: a budget of a few steps has no time for phases, and a longer one goes on exactly.
+    "tiny": Preset(
+        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), stills=0.0, sparse=0.0), replace(CLIPS, average=100.0)
+    ),
     "small": Preset(VideoConfig(), CLIPS),
     "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS)), replace(BASE_MUON, batch=64)),
     # lucidrains' video-diffusion-pytorch: two batches of 32 clips of 16 frames a step; every tenth step the average
