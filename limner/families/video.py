@@ -56,6 +56,7 @@ class VideoConfig(FlowMatching):
     unet: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)  # flow: the network of a frame
     vdm: VDMLevels = field(default_factory=VDMLevels)  # vdm: its feature maps
     positions: Positions = "rotary"  # flow: how attention along time tells frames apart
+    depth: int = 3  # flow: transformer layers over the lowest feature maps of all frames
     causal: bool = False  # no frame sees a later one
     # noise levels in training: of each frame by itself in a share of the clips, or one for all frames (Ho 2022)
     levels: Literal["frames", "shared"] = "frames"
@@ -77,7 +78,9 @@ class Network(nn.Module):
         super().__init__()
         c = config.unet
         self.frame = FlowNetwork(c, spec, condition)
-        self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, config.positions, config.causal)
+        self.time_layers = TemporalLayers(
+            c.widths, c.blocks, c.head_width, config.positions, config.causal, config.depth
+        )
 
     @property
     def embedder(self) -> ConditionEmbedder:

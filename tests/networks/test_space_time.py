@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from limner.networks.unets.space_time import (
     FrameAttention,
+    SpaceTimeLayer,
     TemporalAttention,
     TemporalConv,
     TemporalLayers,
@@ -123,9 +124,34 @@ def test_frames_that_are_apart_have_the_positions_of_the_whole_clip(positions: A
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_attention_over_all_places_of_all_frames(positions: Any) -> None:
+    """As written out for one query: its logits depend on the distance of frames, not on that of places."""
+    torch.manual_seed(0)
+    attention = FrameAttention(1, positions, all_places=True).double()
+    q, k, v = torch.randn(3, 1, 4, 6, 8, dtype=torch.float64)  # [B, T, P, C]
+    out = attention(q, k, v)
+    frame, place, angles = 2, 5, frame_angles(4, 8).double()
+    logits = torch.stack([
+        turn(q[0, frame, place].expand(4, 8), angles)[frame] @ turn(k[0, :, p], angles).T for p in range(6)
+    ]) / math.sqrt(8)  # [P, T]  # fmt: skip
+    if positions == "relative":
+        assert attention.bias is not None
+        logits = torch.stack([q[0, frame, place] @ k[0, :, p].T for p in range(6)]) / math.sqrt(8)
+        logits = logits + attention.bias(relative_buckets(4))[frame, :, 0]
+    weights = logits.flatten().softmax(0).view(6, 4)
+    assert_close(out[0, frame, place], torch.einsum("pt,tpc->c", weights, v[0]))
+
+
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
 def test_no_frame_sees_a_later_one(positions: Any) -> None:
     torch.manual_seed(0)
-    layers = nn.ModuleList([TemporalConv(8, True), TemporalAttention(8, 4, positions, True)])
+    layers = nn.ModuleList(
+        [
+            TemporalConv(8, True),
+            TemporalAttention(8, 4, positions, True),
+            SpaceTimeLayer(8, 4, positions, True),
+        ]
+    )
     for p in layers.parameters():
         nn.init.normal_(p, std=0.3)
     x = torch.randn(2, 8, 6, 3, 3)
@@ -147,7 +173,7 @@ def test_a_unet_of_clips_begins_as_that_of_images() -> None:
     levels = UNetLevels((8, 16), (1, 2), (4,), (), 2, 8)
     unet = UNet(3, 3, (8, 8), 16, levels)
     nn.init.normal_(unet.head.weight)
-    layers = TemporalLayers(levels.widths, levels.blocks, 8)
+    layers = TemporalLayers(levels.widths, levels.blocks, 8, depth=2)
     assert {name for name in layers.at if "_" not in name} == {"down0", "up0", "down1", "up1"}
     assert len(layers.at) == 4 + 2 * 2 * 3, "two convolutions a block"
     x, embedding = torch.randn(6, 3, 8, 8), torch.randn(6, 16)

@@ -94,26 +94,38 @@ def frames_seen(frames: int, causal: bool, device: torch.device | None = None) -
 
 
 class FrameAttention(nn.Module):
-    """Each place attends over its own frames: queries, keys and values [B, T, P, C] -> [B, T, P, C].
+    """Each place attends over its own frames, or over all places of all: q, k and v [B, T, P, C] -> [B, T, P, C].
 
     ``relative``: a number for each bucket of distance and each head is added to the logits, rather than turning
     queries and keys by their times.
     """
 
-    def __init__(self, heads: int, positions: Positions = "rotary", causal: bool = False):
+    def __init__(
+        self, heads: int, positions: Positions = "rotary", causal: bool = False, all_places: bool = False
+    ):
         super().__init__()
         self.heads, self.causal, self.rotary = heads, causal, positions == "rotary"
+        self.all_places = all_places
         self.bias = None if self.rotary else nn.Embedding(32, heads)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, step: int = 1) -> Tensor:
         frames, places = q.shape[1:3]
-        q, k, v = (  # [B P, h, T, C/h]
-            y.unflatten(3, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1) for y in (q, k, v)
-        )
+        q, k, v = (
+            y.unflatten(3, (self.heads, -1)).permute(0, 2, 3, 1, 4) for y in (q, k, v)
+        )  # [B, P, h, T, C/h]
         if self.rotary:
-            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[3], q.device, step))
-        h = attend(q, k, v, self.mask(frames, q, step))  # [B P, h, T, C/h]
-        return h.unflatten(0, (-1, places)).permute(0, 3, 1, 2, 4).flatten(3)  # [B, T, P, C]
+            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[4], q.device, step))
+        mask = self.mask(frames, q, step)
+        if self.all_places:
+            q, k, v = (y.transpose(1, 2).flatten(2, 3) for y in (q, k, v))  # [B, h, P T, C/h]
+            h = attend(
+                q, k, v, None if mask is None else mask.repeat(*(1,) * (mask.ndim - 2), places, places)
+            )
+            h = h.unflatten(2, (places, frames)).transpose(1, 2)  # [B, P, h, T, C/h]
+        else:
+            q, k, v = (y.flatten(0, 1) for y in (q, k, v))  # [B P, h, T, C/h]
+            h = attend(q, k, v, mask).unflatten(0, (-1, places))  # [B, P, h, T, C/h]
+        return h.permute(0, 3, 1, 2, 4).flatten(3)  # [B, T, P, C]
 
     def mask(self, frames: int, like: Tensor, step: int) -> Tensor | None:
         """[T, T] or [h, T, T]: False or minus infinity where a frame does not see another."""
@@ -141,15 +153,36 @@ class TemporalAttention(nn.Module):
         return x + h.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1).to(x.dtype)  # [B T, C, H, W]
 
 
+class SpaceTimeLayer(nn.Module):
+    """A transformer layer over all places of all frames of [B T, C, H, W]; the identity at first."""
+
+    def __init__(self, width: int, head_width: int, positions: Positions, causal: bool):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention = FrameAttention(head_count(width, head_width), positions, causal, all_places=True)
+        self.out = zero_init(nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), zero_init(nn.Linear(3 * width, width))
+        )
+
+    def forward(self, x: Tensor, frames: int, step: int = 1) -> Tensor:
+        h = x.unflatten(0, (-1, frames)).flatten(3).transpose(2, 3)  # [B, T, HW, C]
+        h = h + self.out(self.attention(*self.qkv(self.norm1(h)).chunk(3, dim=-1), step)).to(h.dtype)
+        h = h + self.mlp(self.norm2(h)).to(h.dtype)  # [B, T, HW, C]
+        return h.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1)  # [B T, C, H, W]
+
+
 class TemporalLayers(nn.Module):
     """The layers along time of a `UNet`, by the place at which they stand: see its ``forward``.
 
-    A convolution follows each 3x3 one of its blocks, and attention each of its two lowest levels.
+    A convolution follows each 3x3 one of its blocks, and attention each of its two lowest levels. ``depth``
+    transformer layers over all of the lowest level stand in the middle: there it is decided what goes where.
     """
 
     def __init__(
         self, widths: Sequence[int], blocks: Sequence[int], head_width: int, positions: Positions = "rotary",
-        causal: bool = False,
+        causal: bool = False, depth: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.at = nn.ModuleDict()
@@ -159,10 +192,20 @@ class TemporalLayers(nn.Module):
                     self.at[f"{way}{level}_{name}"] = TemporalConv(width, causal)
                 if level >= len(widths) - 2:
                     self.at[f"{way}{level}"] = TemporalAttention(width, head_width, positions, causal)
+        self.middle = nn.ModuleList(
+            SpaceTimeLayer(widths[-1], head_width, positions, causal) for _ in range(depth)
+        )
+        self.lowest = f"down{len(widths) - 1}"
 
     def forward(self, place: str, x: Tensor, frames: int, step: int = 1) -> Tensor:
         """``step``: how many frames of the clip lie from each of its ``frames`` to the next."""
         if place not in self.at:
             return x
         layer = self.at[place]
-        return layer(x, frames, step) if isinstance(layer, TemporalAttention) else layer(x, frames)
+        if isinstance(layer, TemporalConv):
+            return layer(x, frames)
+        x = layer(x, frames, step)
+        if place == self.lowest:
+            for layer in self.middle:
+                x = layer(x, frames, step)
+        return x
