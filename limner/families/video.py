@@ -79,7 +79,13 @@ class Network(nn.Module):
         c = config.unet
         self.frame = FlowNetwork(c, spec, condition)
         self.time_layers = TemporalLayers(
-            c.widths, c.blocks, c.head_width, config.positions, config.causal, config.depth
+            c.widths,
+            c.blocks,
+            c.head_width,
+            config.positions,
+            config.causal,
+            config.depth,
+            self.embedder.context,
         )
 
     @property
@@ -92,7 +98,10 @@ class Network(nn.Module):
         rows = condition[
             torch.arange(len(x), device=x.device).repeat_interleave(frames)
         ]  # one for each frame
-        along_time = partial(self.time_layers, frames=frames, step=step)
+        text = None
+        if condition.tokens is not None and condition.mask is not None:
+            text = condition.tokens, condition.mask
+        along_time = partial(self.time_layers, frames=frames, step=step, text=text)
         out = self.frame(fold_frames(x), t.flatten(), rows, along_time)  # [B T, C, H, W]
         return unfold_frames(out, frames)
 

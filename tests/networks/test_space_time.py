@@ -131,15 +131,24 @@ def test_attention_over_all_places_of_all_frames(positions: Any) -> None:
     q, k, v = torch.randn(3, 1, 4, 6, 8, dtype=torch.float64)  # [B, T, P, C]
     out = attention(q, k, v)
     frame, place, angles = 2, 5, frame_angles(4, 8).double()
-    logits = torch.stack([
-        turn(q[0, frame, place].expand(4, 8), angles)[frame] @ turn(k[0, :, p], angles).T for p in range(6)
-    ]) / math.sqrt(8)  # [P, T]  # fmt: skip
-    if positions == "relative":
+    asked, keys, bias = q[0, frame, place], k[0].transpose(0, 1), torch.zeros(4)  # [C], [P, T, C], [T]
+    if positions == "rotary":
+        asked, keys = turn(asked.expand(4, 8), angles)[frame], turn(keys, angles)
+    else:
         assert attention.bias is not None
-        logits = torch.stack([q[0, frame, place] @ k[0, :, p].T for p in range(6)]) / math.sqrt(8)
-        logits = logits + attention.bias(relative_buckets(4))[frame, :, 0]
+        bias = attention.bias(relative_buckets(4))[frame, :, 0]
+    logits = keys @ asked / math.sqrt(8) + bias  # [P, T]
     weights = logits.flatten().softmax(0).view(6, 4)
     assert_close(out[0, frame, place], torch.einsum("pt,tpc->c", weights, v[0]))
+
+    words, known = torch.randn(1, 3, 16, dtype=torch.float64), torch.tensor([[True, False, True]])
+    told = attention(q, k, v, 1, (words, known))[0, frame, place]
+    logits = torch.cat([logits.flatten(), words[0, known[0], :8] @ asked / math.sqrt(8)])
+    values = torch.cat([v[0].transpose(0, 1).flatten(0, 1), words[0, known[0], 8:]])
+    assert_close(told, logits.softmax(0) @ values)
+    other = words.clone()
+    other[:, 1] = 9.0
+    assert torch.equal(attention(q, k, v, 1, (other, known))[0, frame, place], told), "padding"
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
