@@ -46,8 +46,6 @@ COSINE = Discrete(betas("cosine", 1000))  # of the published 3D U-Net
 
 @dataclass(frozen=True)
 class VideoConfig(FlowMatching):
-    may_be_zero: ClassVar[tuple[str, ...]] = ("depth",)
-
     # flow matching: training times are sigmoid(normal); mean of the normal. Below that of images: frames that are alike
     # tell at more noise what they show
     time_mean: float = -1.5
@@ -58,8 +56,6 @@ class VideoConfig(FlowMatching):
     unet: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)  # flow: the network of a frame
     vdm: VDMLevels = field(default_factory=VDMLevels)  # vdm: its feature maps
     positions: Positions = "rotary"  # flow: how attention along time tells frames apart
-    # flow: transformer layers over the lowest feature maps of all frames, which read the text; 0: none
-    depth: int = 0
     causal: bool = False  # no frame sees a later one
     # noise levels in training: of each frame by itself in a share of the clips, or one for all frames (Ho 2022)
     levels: Literal["frames", "shared"] = "frames"
@@ -81,8 +77,7 @@ class Network(nn.Module):
         super().__init__()
         c = config.unet
         self.frame = FlowNetwork(c, spec, condition)
-        options = config.positions, config.causal, config.depth, self.embedder.context
-        self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, *options)
+        self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, config.positions, config.causal)
 
     @property
     def embedder(self) -> ConditionEmbedder:
@@ -94,10 +89,7 @@ class Network(nn.Module):
         rows = condition[
             torch.arange(len(x), device=x.device).repeat_interleave(frames)
         ]  # one for each frame
-        text = None
-        if condition.tokens is not None and condition.mask is not None:
-            text = condition.tokens, condition.mask
-        along_time = partial(self.time_layers, frames=frames, step=step, text=text)
+        along_time = partial(self.time_layers, frames=frames, step=step)
         out = self.frame(fold_frames(x), t.flatten(), rows, along_time)  # [B T, C, H, W]
         return unfold_frames(out, frames)
 

@@ -46,10 +46,8 @@ def given(frames: list[int], total: int = 4, n: int = 1) -> Condition:
 
 
 VDM: dict[str, Any] = {"network": "vdm", "vdm": VDMLevels(8, (1, 2), 2)}
-KINDS: list[dict[str, Any]] = [
-    {}, {"depth": 1}, {"positions": "relative"}, {"depth": 2, "positions": "relative", "causal": True},
-    {"levels": "shared"}, {"causal": True}, VDM, {**VDM, "levels": "shared"},
-]  # fmt: skip
+KINDS: list[dict[str, Any]] = [{}, {"positions": "relative"}, {"levels": "shared"}, {"causal": True}, VDM,
+                               {**VDM, "levels": "shared"}]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", KINDS)
@@ -246,7 +244,7 @@ def test_one_frame_of_a_new_run_is_the_image_runs_output_bit_for_bit(spec: Image
     torch.manual_seed(3)
     flow = Flow(Flow.presets["tiny"].model, dataclasses.replace(spec, frames=1)).eval()
     torch.nn.init.normal_(flow.network.unet.head.weight, std=0.1)
-    model = Video(dataclasses.replace(TINY, depth=1), spec).eval()
+    model = Video(TINY, spec).eval()
     model.network.frame.load_state_dict(flow.network.state_dict())
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([0.2, 0.7])
     condition = Condition(2, text=["a", "b c"]) if spec.captions else Condition(2, label=torch.tensor([0, 1]))

@@ -13,7 +13,6 @@ from torch.testing import assert_close
 
 from limner.networks.unets.space_time import (
     FrameAttention,
-    SpaceTimeLayer,
     TemporalAttention,
     TemporalConv,
     TemporalLayers,
@@ -124,43 +123,9 @@ def test_frames_that_are_apart_have_the_positions_of_the_whole_clip(positions: A
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
-def test_attention_over_all_places_of_all_frames(positions: Any) -> None:
-    """As written out for one query: its logits depend on the distance of frames, not on that of places."""
-    torch.manual_seed(0)
-    attention = FrameAttention(1, positions, all_places=True).double()
-    q, k, v = torch.randn(3, 1, 4, 6, 8, dtype=torch.float64)  # [B, T, P, C]
-    out = attention(q, k, v)
-    frame, place, angles = 2, 5, frame_angles(4, 8).double()
-    asked, keys, bias = q[0, frame, place], k[0].transpose(0, 1), torch.zeros(4)  # [C], [P, T, C], [T]
-    if positions == "rotary":
-        asked, keys = turn(asked.expand(4, 8), angles)[frame], turn(keys, angles)
-    else:
-        assert attention.bias is not None
-        bias = attention.bias(relative_buckets(4))[frame, :, 0]
-    logits = keys @ asked / math.sqrt(8) + bias  # [P, T]
-    weights = logits.flatten().softmax(0).view(6, 4)
-    assert_close(out[0, frame, place], torch.einsum("pt,tpc->c", weights, v[0]))
-
-    words, known = torch.randn(1, 3, 16, dtype=torch.float64), torch.tensor([[True, False, True]])
-    told = attention(q, k, v, 1, (words, known))[0, frame, place]
-    logits = torch.cat([logits.flatten(), words[0, known[0], :8] @ asked / math.sqrt(8)])
-    values = torch.cat([v[0].transpose(0, 1).flatten(0, 1), words[0, known[0], 8:]])
-    assert_close(told, logits.softmax(0) @ values)
-    other = words.clone()
-    other[:, 1] = 9.0
-    assert torch.equal(attention(q, k, v, 1, (other, known))[0, frame, place], told), "padding"
-
-
-@pytest.mark.parametrize("positions", ["rotary", "relative"])
 def test_no_frame_sees_a_later_one(positions: Any) -> None:
     torch.manual_seed(0)
-    layers = nn.ModuleList(
-        [
-            TemporalConv(8, True),
-            TemporalAttention(8, 4, positions, True),
-            SpaceTimeLayer(8, 4, positions, True),
-        ]
-    )
+    layers = nn.ModuleList([TemporalConv(8, True), TemporalAttention(8, 4, positions, True)])
     for p in layers.parameters():
         nn.init.normal_(p, std=0.3)
     x = torch.randn(2, 8, 6, 3, 3)
@@ -182,7 +147,7 @@ def test_a_unet_of_clips_begins_as_that_of_images() -> None:
     levels = UNetLevels((8, 16), (1, 2), (4,), (), 2, 8)
     unet = UNet(3, 3, (8, 8), 16, levels)
     nn.init.normal_(unet.head.weight)
-    layers = TemporalLayers(levels.widths, levels.blocks, 8, depth=2)
+    layers = TemporalLayers(levels.widths, levels.blocks, 8)
     assert {name for name in layers.at if "_" not in name} == {"down0", "up0", "down1", "up1"}
     assert len(layers.at) == 4 + 2 * 2 * 3, "two convolutions a block"
     x, embedding = torch.randn(6, 3, 8, 8), torch.randn(6, 16)

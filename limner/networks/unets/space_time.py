@@ -12,14 +12,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limner.networks.attention import attend, head_count
 from limner.networks.blocks import norm
 from limner.networks.layers import zero_init
 
 Positions = Literal["rotary", "relative"]
-Text = tuple[Tensor, Tensor]  # tokens [B, L, D] and their mask [B, L], False at padding
 
 
 def fold_frames(x: Tensor) -> Tensor:
@@ -96,43 +94,26 @@ def frames_seen(frames: int, causal: bool, device: torch.device | None = None) -
 
 
 class FrameAttention(nn.Module):
-    """Each place attends over its own frames, or over all places of all: q, k and v [B, T, P, C] -> [B, T, P, C].
+    """Each place attends over its own frames: queries, keys and values [B, T, P, C] -> [B, T, P, C].
 
     ``relative``: a number for each bucket of distance and each head is added to the logits, rather than turning
     queries and keys by their times.
     """
 
-    def __init__(
-        self, heads: int, positions: Positions = "rotary", causal: bool = False, all_places: bool = False
-    ):
+    def __init__(self, heads: int, positions: Positions = "rotary", causal: bool = False):
         super().__init__()
         self.heads, self.causal, self.rotary = heads, causal, positions == "rotary"
-        self.all_places = all_places
         self.bias = None if self.rotary else nn.Embedding(32, heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: int = 1, text: Text | None = None) -> Tensor:
-        """``text``: with all places, more keys and values [B, L, 2 C] and which of them count [B, L]."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: int = 1) -> Tensor:
         frames, places = q.shape[1:3]
-        q, k, v = (
-            y.unflatten(3, (self.heads, -1)).permute(0, 2, 3, 1, 4) for y in (q, k, v)
-        )  # [B, P, h, T, C/h]
+        q, k, v = (  # [B P, h, T, C/h]
+            y.unflatten(3, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1) for y in (q, k, v)
+        )
         if self.rotary:
-            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[4], q.device, step))
-        mask = self.mask(frames, q, step)
-        if self.all_places:
-            q, k, v = (y.transpose(1, 2).flatten(2, 3) for y in (q, k, v))  # [B, h, P T, C/h]
-            if mask is not None:
-                mask = mask.repeat(*(1,) * (mask.ndim - 2), places, places)  # [P T, P T] or [h, P T, P T]
-            if text is not None:
-                more = text[0].unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [2, B, h, L, C/h]
-                k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)  # [B, h, P T + L, C/h]
-                mask = beside(mask, text[1], places * frames)
-            h = attend(q, k, v, mask)  # [B, h, P T, C/h]
-            h = h.unflatten(2, (places, frames)).transpose(1, 2)  # [B, P, h, T, C/h]
-        else:
-            q, k, v = (y.flatten(0, 1) for y in (q, k, v))  # [B P, h, T, C/h]
-            h = attend(q, k, v, mask).unflatten(0, (-1, places))  # [B, P, h, T, C/h]
-        return h.permute(0, 3, 1, 2, 4).flatten(3)  # [B, T, P, C]
+            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[3], q.device, step))
+        h = attend(q, k, v, self.mask(frames, q, step))  # [B P, h, T, C/h]
+        return h.unflatten(0, (-1, places)).permute(0, 3, 1, 2, 4).flatten(3)  # [B, T, P, C]
 
     def mask(self, frames: int, like: Tensor, step: int) -> Tensor | None:
         """[T, T] or [h, T, T]: False or minus infinity where a frame does not see another."""
@@ -142,17 +123,6 @@ class FrameAttention(nn.Module):
         buckets = relative_buckets(frames, step=step).to(like.device)
         added = self.bias(buckets).permute(2, 0, 1).to(like.dtype)  # [h, T, T]
         return added if seen is None else added.masked_fill(~seen, -math.inf)
-
-
-def beside(mask: Tensor | None, more: Tensor, keys: int) -> Tensor:
-    """A mask of ``keys`` keys, for all of a batch alike, beside that of more keys [B, L]."""
-    if mask is None:
-        return F.pad(more, (keys, 0), value=True)[:, None, None]  # [B, 1, 1, keys + L]
-    if mask.is_floating_point():
-        more = torch.zeros_like(more, dtype=mask.dtype).masked_fill(~more, -math.inf)
-    mask = mask if mask.ndim == 3 else mask[None]  # [h or 1, keys, keys]
-    wide = more[:, None, None].expand(-1, mask.shape[0], keys, -1)  # [B, h or 1, keys, L]
-    return torch.cat([mask.expand(len(more), -1, -1, -1), wide], dim=3)
 
 
 class TemporalAttention(nn.Module):
@@ -171,64 +141,28 @@ class TemporalAttention(nn.Module):
         return x + h.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1).to(x.dtype)  # [B T, C, H, W]
 
 
-class SpaceTimeLayer(nn.Module):
-    """A transformer layer over all places of all frames of [B T, C, H, W], and text; the identity at first.
-
-    ``context``: channels of the text's tokens, which are further keys; 0: none.
-    """
-
-    def __init__(self, width: int, head_width: int, positions: Positions, causal: bool, context: int = 0):
-        super().__init__()
-        self.context = nn.Linear(context, 2 * width) if context else None
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention = FrameAttention(head_count(width, head_width), positions, causal, all_places=True)
-        self.out = zero_init(nn.Linear(width, width))
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 3 * width), nn.GELU(), zero_init(nn.Linear(3 * width, width))
-        )
-
-    def forward(self, x: Tensor, frames: int, step: int = 1, text: Text | None = None) -> Tensor:
-        h = x.unflatten(0, (-1, frames)).flatten(3).transpose(2, 3)  # [B, T, HW, C]
-        more = None if text is None or self.context is None else (self.context(text[0]), text[1])
-        h = h + self.out(self.attention(*self.qkv(self.norm1(h)).chunk(3, dim=-1), step, more)).to(h.dtype)
-        h = h + self.mlp(self.norm2(h)).to(h.dtype)  # [B, T, HW, C]
-        return h.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1)  # [B T, C, H, W]
-
-
 class TemporalLayers(nn.Module):
     """The layers along time of a `UNet`, by the place at which they stand: see its ``forward``.
 
-    A convolution follows each 3x3 one of its blocks, and attention each of its two lowest levels. ``depth``
-    transformer layers over all of the lowest level stand in the middle: there it is decided what goes where.
+    A convolution follows each 3x3 one of its blocks, and attention each of its two lowest levels.
     """
 
     def __init__(
         self, widths: Sequence[int], blocks: Sequence[int], head_width: int, positions: Positions = "rotary",
-        causal: bool = False, depth: int = 0, context: int = 0,
+        causal: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.at = nn.ModuleDict()
-        for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        for level, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
             for way in ("down", "up"):
-                for name in (f"{block}_{number}" for block in range(count) for number in (1, 2)):
+                for name in (f"{block}_{number}" for block in range(depth) for number in (1, 2)):
                     self.at[f"{way}{level}_{name}"] = TemporalConv(width, causal)
                 if level >= len(widths) - 2:
                     self.at[f"{way}{level}"] = TemporalAttention(width, head_width, positions, causal)
-        self.middle = nn.ModuleList(
-            SpaceTimeLayer(widths[-1], head_width, positions, causal, context) for _ in range(depth)
-        )
-        self.lowest = f"down{len(widths) - 1}"
 
-    def forward(self, place: str, x: Tensor, frames: int, step: int = 1, text: Text | None = None) -> Tensor:
-        """``step``: how many frames of the clip lie from each of its ``frames`` to the next; ``text``: of each clip."""
+    def forward(self, place: str, x: Tensor, frames: int, step: int = 1) -> Tensor:
+        """``step``: how many frames of the clip lie from each of its ``frames`` to the next."""
         if place not in self.at:
             return x
         layer = self.at[place]
-        if isinstance(layer, TemporalConv):
-            return layer(x, frames)
-        x = layer(x, frames, step)
-        if place == self.lowest:
-            for layer in self.middle:
-                x = layer(x, frames, step, text)
-        return x
+        return layer(x, frames, step) if isinstance(layer, TemporalAttention) else layer(x, frames)
