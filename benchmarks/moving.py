@@ -140,7 +140,13 @@ def row_of(
     """What the oracle reads, and motion and jitter as ratios to those of real clips."""
     header = pipeline.loaded.header
     row: dict[str, Cell] = {"run": name}
-    row |= shares(oracle_of(pipeline).read(pixels(clips)), scenes)
+    readings = oracle_of(pipeline).read(pixels(clips))
+    row |= shares(readings, scenes)
+    for things in (1, 2):
+        exact = [
+            r.right(s)["exact"] for r, s in zip(readings, scenes, strict=True) if len(s.actors) == things
+        ]
+        row[f"exact_{things}"] = share(exact) if exact else None
     for figure_name, figure in (("motion_ratio", motion), ("jitter_ratio", jitter)):
         row[figure_name] = round(float(figure(as_saved(clips)).mean() / figure(real).mean()), 3)
     return row | {"seen": header["seen"], "seconds": round(header["seconds"])}
@@ -225,31 +231,27 @@ def given_frames(given: argparse.Namespace) -> list[dict[str, Cell]]:
 
 
 def speed(given: argparse.Namespace) -> list[dict[str, Cell]]:
-    """A row a run and a batch: the median of five, each run's once a round."""
-    loaded = [Pipeline(run, "cpu") for run in given.run]
-    asked = [
-        (pipeline, clips)
-        for pipeline in loaded
-        for clips in ((1, given.batch) if pipeline.spec.frames > 1 else (1,))
+    """A row a run and a batch: the median of five rounds, in each of which every row is timed once."""
+    asked: dict[tuple[str, str], tuple[Pipeline, int]] = {}
+    for run in given.run:
+        pipeline, name = Pipeline(run, "cpu"), Path(run).name
+        if pipeline.spec.frames == 1:
+            asked[name, f"{given.frames} images"] = pipeline, 1
+        else:
+            asked[name, "one clip"] = pipeline, 1
+            asked[name, f"{given.batch} clips"] = pipeline, given.batch
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in asked}
+    for _ in range(6):  # the first round warms up
+        for key, (pipeline, clips) in asked.items():
+            scenes = oracle_of(pipeline).scenes(clips, SEED, held_out=True)
+            _, each = drawn_by(pipeline, scenes, clips, pipeline.model.Sampling(), frames=given.frames)
+            times[key].append(each)
+    rows: list[dict[str, Cell]] = [
+        {"run": run, "what": what, "s": round(float(np.median(own[1:])), 3)}
+        for (run, what), own in times.items()
     ]
-    times: list[list[float]] = [[] for _ in asked]
-    for _ in range(6):
-        for (pipeline, clips), own in zip(asked, times, strict=True):
-            _, each = drawn_by(
-                pipeline, oracle_of(pipeline).scenes(clips, SEED, held_out=True), clips,
-                pipeline.model.Sampling(), frames=given.frames,
-            )  # fmt: skip
-            own.append(each)
-    return [
-        {
-            "run": Path(given.run[loaded.index(pipeline)]).name,
-            "what": f"{clips} clip{'s' * (clips > 1)} of {pipeline.spec.frames}"
-            if pipeline.spec.frames > 1
-            else f"{given.frames} images",
-            "s": round(float(np.median(own[1:])), 3),
-        }
-        for (pipeline, clips), own in zip(asked, times, strict=True)  # the first round warms up
-    ]
+    print(*rows, sep="\n", flush=True)
+    return rows
 
 
 def right_frames(reading: Reading, scene: Scene, frames: int) -> int:
@@ -332,8 +334,8 @@ _READ = {
     "exact": "right", "kept": "things right in every frame", "motion": "motion", "shape": "shape", "colour": "colour",
     "exact_with_size": "right, with sizes", "n": "n",
 }  # fmt: skip
-_RUN = {"motion_ratio": "motion, of real", "jitter_ratio": "jitter, of real", "seen": "clips seen",
-        "seconds": "seconds of training"}  # fmt: skip
+_RUN = {"exact_1": "right, of one thing", "exact_2": "right, of two", "motion_ratio": "motion, of real",
+        "jitter_ratio": "jitter, of real", "seen": "clips seen", "seconds": "seconds of training"}  # fmt: skip
 COLUMNS = {
     "oracle": {"data": "data", "clips": "clips", **_READ, "shuffled": "right, frames shuffled"},
     "followed": {"run": "run", **_READ, **_RUN, "clip_distance": "clip distance, floors",
@@ -372,8 +374,6 @@ def main() -> None:
             Path(given.to).write_text(plot(curves, first), "utf-8")
     else:
         rows = tables[given.table]()
-        if given.table == "speed":
-            print(*rows, sep="\n", flush=True)
     if given.record:
         record(f"moving-{given.table}", COLUMNS[given.table], rows)
 
