@@ -62,19 +62,19 @@ def random_given(clips: int, frames: int, device: torch.device | str, causal: bo
     return given & ~(given.all(1, keepdim=True) & (place == (frames - 1 if causal else left)))
 
 
-def some_frames(clips: Tensor, few: int, times: int) -> tuple[Tensor, int]:
-    """Clips [B, C, T, H, W] -> ``few`` random frames of each, ``times`` over [times B, C, few, H, W]; how far apart.
+def random_subclips(clips: Tensor, length: int, per_clip: int) -> tuple[Tensor, int]:
+    """Clips [B, C, T, H, W] -> ``per_clip`` random subclips of each, [per_clip B, C, length, H, W], and their stride.
 
-    They are equally far apart, in all clips alike, and span most of the clip; of a single frame that says nothing: 1.
+    All have one stride, the widest that fits or up to two less; a single frame has 1.
     """
-    frames, rows = clips.shape[2], len(clips) * times
-    widest = (frames - 1) // (few - 1) if few > 1 else 1
-    apart = int(torch.randint(max(widest - 2, 1), widest + 1, ()))
-    room = frames - (few - 1) * apart  # places of the first frame
-    first = (torch.rand(rows, 1, device=clips.device) * room).long()  # [times B, 1]
-    place = first + apart * torch.arange(few, device=clips.device)  # [times B, few]
+    frames, rows = clips.shape[2], len(clips) * per_clip
+    widest = (frames - 1) // (length - 1) if length > 1 else 1
+    stride = int(torch.randint(max(widest - 2, 1), widest + 1, ()))
+    starts = frames - (length - 1) * stride
+    first = (torch.rand(rows, 1, device=clips.device) * starts).long()  # [per_clip B, 1]
+    frame = first + stride * torch.arange(length, device=clips.device)  # [per_clip B, length]
     row = torch.arange(rows, device=clips.device)[:, None] % len(clips)
-    return clips.transpose(1, 2)[row, place].transpose(1, 2).contiguous(), apart
+    return clips.transpose(1, 2)[row, frame].transpose(1, 2).contiguous(), stride
 
 
 def per_frame(values: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from limner.core import (
     Parent,
     Preset,
 )
-from limner.diffusion.forcing import per_frame, random_given, some_frames
+from limner.diffusion.forcing import per_frame, random_given, random_subclips
 from limner.diffusion.objectives import FlowMatching, denoised
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, betas, training_times
 from limner.diffusion.sampling import Plan
@@ -63,9 +63,10 @@ class VideoConfig(FlowMatching):
         0.2  # levels=frames: fraction of training clips whose frames have levels of their own
     )
     given: Share = 0.4  # levels=frames: fraction of training clips that are given some of their frames
-    # network=flow: shares of the budget in which training is cheap at first: on single frames, then on few far apart
-    stills: Share = 0.15
-    sparse: Share = 0.35
+    # network=flow: training begins with these shares of the budget on single frames, then on few frames far apart;
+    # they cost less than whole clips
+    still_phase: Share = 0.15
+    sparse_phase: Share = 0.35
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: Share = 0.1  # fraction of training clips whose condition is left out, for guidance
 
@@ -83,19 +84,19 @@ class Network(nn.Module):
     def embedder(self) -> ConditionEmbedder:
         return self.frame.embedder
 
-    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding, step: int = 1) -> Tensor:
-        """``step``: how many frames of the clip lie from each given one to the next."""
+    def forward(self, x: Tensor, t: Tensor, condition: ConditionEmbedding, stride: int = 1) -> Tensor:
+        """``stride``: from each frame of x to the next, in frames of the whole clip."""
         frames = x.shape[2]
         rows = condition[
             torch.arange(len(x), device=x.device).repeat_interleave(frames)
         ]  # one for each frame
-        along_time = partial(self.time_layers, frames=frames, step=step)
+        along_time = partial(self.time_layers, frames=frames, stride=stride)
         out = self.frame(fold_frames(x), t.flatten(), rows, along_time)  # [B T, C, H, W]
         return unfold_frames(out, frames)
 
 
 class VDMNetwork(nn.Module):
-    """Noisy clip [B, C, T, H, W], the times of its frames [B, T] of 1000 and condition -> noise [B, C, T, H, W]."""
+    """Noisy clip [B, C, T, H, W], its frames' diffusion steps [B, T] and condition -> noise [B, C, T, H, W]."""
 
     def __init__(self, config: VideoConfig, spec: ImageSpec, condition: str):
         super().__init__()
@@ -127,10 +128,10 @@ class Video(Model):
             raise LimnerError(
                 "video trains on clips, not on stills: set --data.frames to 2 or more, or train flow on them."
             )
-        if config.stills + config.sparse > 1:
+        if config.still_phase + config.sparse_phase > 1:
             raise LimnerError(
-                f"--model.stills {config.stills:g} and --model.sparse {config.sparse:g} are more than the whole "
-                "training: choose shares whose sum is at most 1."
+                f"--model.still-phase {config.still_phase:g} and --model.sparse-phase {config.sparse_phase:g} "
+                "are more than the whole training: choose shares whose sum is at most 1."
             )
         self.discrete = config.network == "vdm"
         if self.discrete and config.pretrained:
@@ -176,31 +177,31 @@ class Video(Model):
         parts = []
         whole, single = (~still).nonzero()[:, 0], still.nonzero()[:, 0]
         if len(whole):
-            data, apart = self.cut(batch.image[whole])
-            parts.append(self.errors(data, rows[whole.repeat(len(data) // len(whole))], apart))
+            data, stride = self.subclips(batch.image[whole])
+            parts.append(self.errors(data, rows[whole.repeat(len(data) // len(whole))], stride))
         if len(single):
             parts.append(self.errors(batch.image[single, :, :1], rows[single]))
         error, counted = (torch.stack([part[i] for part in parts]).sum() for i in (0, 1))
         return {"noise" if self.discrete else "velocity": error / counted}
 
-    def cut(self, data: Tensor) -> tuple[Tensor, int]:
-        """Clips as training sees them now: whole in the end, before that a few of their frames; and how far apart."""
+    def subclips(self, data: Tensor) -> tuple[Tensor, int]:
+        """Clips [B, C, T, H, W] -> what this phase of training sees of them [N B, C, t, H, W], and its stride."""
         c, frames = self.config, data.shape[2]
         spent = self.progress if self.training and not self.discrete else 1.0
-        stills = 0.0 if c.pretrained else c.stills  # that run has seen single frames
-        if spent < stills:
-            return some_frames(data, 1, max(frames // 4, 1))
-        if spent < stills + c.sparse:
+        still_phase = 0.0 if c.pretrained else c.still_phase  # that run was trained on single frames
+        if spent < still_phase:
+            return random_subclips(data, 1, max(frames // 4, 1))
+        if spent < still_phase + c.sparse_phase:
             few = max(math.isqrt(frames), 2)
-            return some_frames(data, few, max(frames // (2 * few), 1))
+            return random_subclips(data, few, max(frames // (2 * few), 1))
         return data, 1
 
-    def errors(self, data: Tensor, condition: ConditionEmbedding, apart: int = 1) -> tuple[Tensor, Tensor]:
+    def errors(self, data: Tensor, condition: ConditionEmbedding, stride: int = 1) -> tuple[Tensor, Tensor]:
         """The sum of the errors of clips [B, C, T, H, W], and of how many numbers it is."""
         t, given = self.random_levels(len(data), data.shape[2], data.device)
         alpha, sigma = self.scales(t, given)
         x = alpha * data + sigma * (noise := torch.randn_like(data))
-        network = partial(self.network, step=apart) if apart > 1 else self.network
+        network = partial(self.network, stride=stride) if stride > 1 else self.network
         out = network(x, t, condition)  # [B, C, T, H, W]
         if self.discrete:
             error = (out - noise).abs()
@@ -240,7 +241,8 @@ CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
     # Whole clips from the start: a budget of a few steps has no time for phases, and a longer one goes on exactly.
     "tiny": Preset(
-        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), stills=0.0, sparse=0.0), replace(CLIPS, average=100.0)
+        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0),
+        replace(CLIPS, average=100.0),
     ),
     "small": Preset(VideoConfig(), CLIPS),
     "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS)), replace(BASE_MUON, batch=64)),
@@ -248,7 +250,7 @@ Video.presets = {
     # moves by 0.005.
     "paper": Preset(
         VideoConfig(
-            network="vdm", levels="shared", condition="none", condition_dropout=0.0, stills=0.0, sparse=0.0
+            network="vdm", levels="shared", condition="none", condition_dropout=0.0, still_phase=0.0, sparse_phase=0.0
         ),
         training(
             Optimiser("adam", lr=1e-4, betas=(0.9, 0.999)), "network", batch=64, accumulate=2, schedule="constant",

@@ -12,8 +12,8 @@ from limner.diffusion.forcing import (
     frame_steps,
     given_counts,
     random_given,
+    random_subclips,
     sliding_windows,
-    some_frames,
 )
 from limner.diffusion.paths import STRAIGHT
 from limner.diffusion.solvers import Problem, ddim, drive
@@ -97,13 +97,13 @@ def test_frames_together_take_the_steps_of_a_solver_and_one_by_one_end_at_the_sa
 @pytest.mark.parametrize(
     ("frames", "few", "apart"), [(16, 4, {3, 4, 5}), (16, 1, {1}), (4, 2, {1, 2, 3}), (2, 2, {1})]
 )
-def test_some_frames_of_clips(frames: int, few: int, apart: set[int]) -> None:
+def test_random_subclips(frames: int, few: int, apart: set[int]) -> None:
     """In order, equally far apart, of the right clip, and all places occur."""
     clips = torch.arange(3.0 * frames).reshape(3, 1, frames, 1, 1)
     torch.manual_seed(0)
     steps, places = set(), set()
     for _ in range(100):
-        some, step = some_frames(clips, few, 2)
+        some, step = random_subclips(clips, few, 2)
         assert some.shape == (6, 1, few, 1, 1)
         steps.add(step)
         place = some.flatten(1) - frames * torch.tensor([0, 1, 2] * 2)[:, None]  # [6, few]

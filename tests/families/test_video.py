@@ -206,7 +206,7 @@ def test_a_still_among_clips_is_a_clip_of_one_frame() -> None:
 @pytest.mark.parametrize("changes", [{}, {"pretrained": "run"}, VDM])
 def test_training_begins_on_single_frames_and_goes_over_few_to_whole_clips(changes: dict[str, Any]) -> None:
     """As many numbers a step or fewer; a run that builds on single frames has seen them, held-out losses never cut."""
-    cheap = {"stills": 0.2, "sparse": 0.3, "given": 0.0, "independent": 0.0}
+    cheap = {"still_phase": 0.2, "sparse_phase": 0.3, "given": 0.0, "independent": 0.0}
     model = video(dataclasses.replace(CLIPS, frames=16), **cheap, **changes).train()
     torch.manual_seed(0)
     clips = torch.rand(2, 3, 16, 16, 16) * 2 - 1
@@ -214,11 +214,11 @@ def test_training_begins_on_single_frames_and_goes_over_few_to_whole_clips(chang
     shown: list[tuple[int, int, int]] = []
     forward = type(model.network).forward
 
-    def network(self: Any, x: Tensor, t: Tensor, rows: Any, **apart: Any) -> Tensor:
-        shown.append((len(x), x.shape[2], apart.get("step", 1)))
+    def network(self: Any, x: Tensor, t: Tensor, rows: Any, **strided: Any) -> Tensor:
+        shown.append((len(x), x.shape[2], strided.get("stride", 1)))
         if rows.tokens is not None:  # each part of a clip beside its own caption
             assert torch.equal(rows.tokens[::2], rows.tokens[:1].expand_as(rows.tokens[::2]))
-        return forward(self, x, t, rows, **apart)
+        return forward(self, x, t, rows, **strided)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model.network), "forward", network)
@@ -259,7 +259,7 @@ def test_bad_requests_are_one_sentence() -> None:
     with pytest.raises(LimnerError, match="leave one of them out"):
         Video(dataclasses.replace(TINY, pretrained="run", **VDM), CLIPS)
     with pytest.raises(LimnerError, match="are more than the whole training"):
-        Video(dataclasses.replace(TINY, stills=0.6, sparse=0.5), CLIPS)
+        Video(dataclasses.replace(TINY, still_phase=0.6, sparse_phase=0.5), CLIPS)
     with pytest.raises(LimnerError, match="nothing is left to draw"):
         draw(video(), given([0, 1, 2, 3]))
     with pytest.raises(LimnerError, match="cannot keep 4"):

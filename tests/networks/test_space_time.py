@@ -110,8 +110,8 @@ def test_frames_that_are_apart_have_the_positions_of_the_whole_clip(positions: A
     seen = torch.arange(7) % 3 == 0
 
     class Hiding(FrameAttention):
-        def mask(self, frames: int, like: Tensor, step: int) -> Tensor:
-            known = super().mask(frames, like, step)
+        def mask(self, frames: int, like: Tensor, stride: int) -> Tensor:
+            known = super().mask(frames, like, stride)
             hidden = torch.zeros(frames, frames).masked_fill(~seen, -math.inf)
             return hidden if known is None else hidden + known
 

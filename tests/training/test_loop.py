@@ -577,3 +577,17 @@ def test_sheets_and_held_out_losses_show_all_classes(tmp_path: Path) -> None:
     model = Asked(find_preset(families.load("dcgan"), "tiny").model, data.spec)
     assert sample_grid(model, data, 12) is not None and len(set(labels)) == 4
     assert sample_grid(model, data, 0) is None
+
+
+def test_a_model_is_told_how_much_of_its_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each step; costs are estimated for the end, which costs most."""
+    told: list[float] = []
+    monkeypatch.setattr(Toy, "advance", lambda self, seen: told.append(self.progress))
+    loop = loop_for(settings(batch=2))
+    assert loop.model.progress == 1.0, "of a run that draws"
+    loop.estimate_cost()
+    rehearsals = len(told)
+    assert rehearsals and set(told) == {1.0}
+    for progress in (0.0, 0.25, 1.2):
+        loop.take_step(progress)
+    assert told[rehearsals:] == [0.0, 0.25, 1.0]

@@ -51,13 +51,13 @@ class TemporalConv(nn.Conv2d):
         return x.transpose(1, 2).unflatten(3, size).flatten(0, 1)  # [B T, C, H, W]
 
 
-def frame_angles(frames: int, width: int, device: torch.device | None = None, step: int = 1) -> Tensor:
+def frame_angles(frames: int, width: int, device: torch.device | None = None, stride: int = 1) -> Tensor:
     """[T, width / 2], what rotary positions turn the pairs of a head by: t / 10000^(2 i / width) (Su 2021, 3.2.2).
 
-    Frames are ``step`` apart: the last is at t = (T - 1) step.
+    Frame i is at t = stride i, in frames of the whole clip.
     """
     frequency = 1e-4 ** (torch.arange(width // 2, device=device) / (width // 2))
-    return step * torch.arange(frames, device=device)[:, None] * frequency
+    return stride * torch.arange(frames, device=device)[:, None] * frequency
 
 
 def turn(x: Tensor, angles: Tensor, neighbours: bool = False) -> Tensor:
@@ -73,13 +73,13 @@ def turn(x: Tensor, angles: Tensor, neighbours: bool = False) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def relative_buckets(frames: int, buckets: int = 32, farthest: int = 128, step: int = 1) -> Tensor:
-    """[T, T] in {0, ..., buckets - 1}, of how far key j is from query i (Raffel 2020, T5), frames ``step`` apart.
+def relative_buckets(frames: int, buckets: int = 32, farthest: int = 128, stride: int = 1) -> Tensor:
+    """[T, T] in {0, ..., buckets - 1}, of how far key j is from query i (Raffel 2020, T5), in frames of the whole clip.
 
     The first half is for keys at or before the query, the second for later ones. Half of each has a bucket for every
     distance, the rest widen by logarithm up to ``farthest``, from where on all share the last one.
     """
-    place = step * torch.arange(frames)
+    place = stride * torch.arange(frames)
     ahead = place[None] - place[:, None]  # [T, T], above 0: the key is later
     half, exact = buckets // 2, buckets // 4
     distance = ahead.abs()
@@ -105,22 +105,22 @@ class FrameAttention(nn.Module):
         self.heads, self.causal, self.rotary = heads, causal, positions == "rotary"
         self.bias = None if self.rotary else nn.Embedding(32, heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: int = 1) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, stride: int = 1) -> Tensor:
         frames, places = q.shape[1:3]
         q, k, v = (  # [B P, h, T, C/h]
             y.unflatten(3, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1) for y in (q, k, v)
         )
         if self.rotary:
-            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[3], q.device, step))
-        h = attend(q, k, v, self.mask(frames, q, step))  # [B P, h, T, C/h]
+            q, k = turn(torch.stack([q, k]), frame_angles(frames, q.shape[3], q.device, stride))
+        h = attend(q, k, v, self.mask(frames, q, stride))  # [B P, h, T, C/h]
         return h.unflatten(0, (-1, places)).permute(0, 3, 1, 2, 4).flatten(3)  # [B, T, P, C]
 
-    def mask(self, frames: int, like: Tensor, step: int) -> Tensor | None:
+    def mask(self, frames: int, like: Tensor, stride: int) -> Tensor | None:
         """[T, T] or [h, T, T]: False or minus infinity where a frame does not see another."""
         seen = frames_seen(frames, self.causal, like.device)
         if self.bias is None:
             return seen
-        buckets = relative_buckets(frames, step=step).to(like.device)
+        buckets = relative_buckets(frames, stride=stride).to(like.device)
         added = self.bias(buckets).permute(2, 0, 1).to(like.dtype)  # [h, T, T]
         return added if seen is None else added.masked_fill(~seen, -math.inf)
 
@@ -135,9 +135,9 @@ class TemporalAttention(nn.Module):
         self.attention = FrameAttention(head_count(width, head_width), positions, causal)
         self.out = zero_init(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, frames: int, step: int = 1) -> Tensor:
+    def forward(self, x: Tensor, frames: int, stride: int = 1) -> Tensor:
         h = self.norm(x).unflatten(0, (-1, frames)).flatten(3).transpose(2, 3)  # [B, T, HW, C]
-        h = self.out(self.attention(*self.qkv(h).chunk(3, dim=-1), step))  # [B, T, HW, C]
+        h = self.out(self.attention(*self.qkv(h).chunk(3, dim=-1), stride))  # [B, T, HW, C]
         return x + h.transpose(2, 3).unflatten(3, x.shape[2:]).flatten(0, 1).to(x.dtype)  # [B T, C, H, W]
 
 
@@ -160,9 +160,9 @@ class TemporalLayers(nn.Module):
                 if level >= len(widths) - 2:
                     self.at[f"{way}{level}"] = TemporalAttention(width, head_width, positions, causal)
 
-    def forward(self, place: str, x: Tensor, frames: int, step: int = 1) -> Tensor:
-        """``step``: how many frames of the clip lie from each of its ``frames`` to the next."""
+    def forward(self, place: str, x: Tensor, frames: int, stride: int = 1) -> Tensor:
+        """``stride``: from each of the ``frames`` to the next, in frames of the whole clip."""
         if place not in self.at:
             return x
         layer = self.at[place]
-        return layer(x, frames, step) if isinstance(layer, TemporalAttention) else layer(x, frames)
+        return layer(x, frames, stride) if isinstance(layer, TemporalAttention) else layer(x, frames)
