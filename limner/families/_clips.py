@@ -37,7 +37,7 @@ Shown = Literal["clean", "noised", "hidden"]
 class VideoSampling(Checked):
     """How to draw a clip."""
 
-    steps: int = 16  # steps from noise to clip
+    steps: int = 24  # steps from noise to clip
     solver: SolverName = "unipc"  # heun: two network calls a step, the others one
     guidance: Guidance | None = None  # guidance scale; 1: no guidance. Default: 2, or 1 without conditions
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
