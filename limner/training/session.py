@@ -206,8 +206,8 @@ class Session:
         if reached >= epoch:
             return []
         return [
-            f"The budget of {self.run.budget} ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was seen "
-            "once: raise --budget, or lower --size, if the result is poor."
+            f"The budget of {self.run.budget} ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was "
+            "seen once: raise --budget, or lower --size, if the result is poor."
         ]
 
     def _agree(self, seconds: float, caught: int) -> tuple[float, int]:
