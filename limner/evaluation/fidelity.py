@@ -22,6 +22,7 @@ from limner.evaluation.images import Images, channels_of, frames_of
 from limner.evaluation.real import MIN_IMAGES, Real, as_bytes, as_saved, condition_like, given_of_rows
 from limner.evaluation.results import FeatureFigures, Fidelity
 from limner.evaluation.tables import CHANNELS
+from limner.evaluation.variety import collapse, variety
 from limner.inference.pipeline import Pipeline, captions_of, generate
 from limner.inference.understand import over_batches
 from limner.metrics import pixels
@@ -161,13 +162,18 @@ def measure_fidelity(
     )
     beside = beside.part(source.order(0, min(n, len(source)), seed))
     wasserstein = pixels.sliced_wasserstein(frames.drawn, beside, seed=seed)
+    collapsed = collapse(variety(frames.drawn), variety(beside))
+    notes = _notes(samples, real, keys[0], real_keys)
+    if collapsed:
+        images = "clips" if frames_of(drawn.source) > 1 else "images"
+        notes.append(f"The {images} {collapsed}: what drew them has collapsed, or has only begun.")
     return Fidelity(
         **vars(measured), size=list(drawn[:1].shape[-2:]), channels=drawn.channels, **_of_clips(compared),
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
         duplicates=_duplicates(keys[0]), real_duplicates=_duplicates(real_keys),
-        notes=_notes(samples, real, keys[0], real_keys),
+        collapsed=collapsed, notes=notes,
     )  # fmt: skip
 
 

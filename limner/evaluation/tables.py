@@ -230,8 +230,13 @@ def _memorised_cell(figures: Fidelity) -> str:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The lowest kernel distance first; what failed last."""
-    return sorted(rows, key=lambda row: row.fidelity.kid.value if row.fidelity else float("inf"))
+    """The lowest kernel distance first; after them what draws nothing, or all alike, and what failed."""
+
+    def key(row: Row) -> tuple[bool, bool, float]:
+        figures = row.fidelity
+        return (not figures, bool(figures and figures.collapsed), figures.kid.value if figures else 0.0)
+
+    return sorted(rows, key=key)
 
 
 def advice(rows: Sequence[Row]) -> str:
@@ -240,9 +245,13 @@ def advice(rows: Sequence[Row]) -> str:
     if unfinished:
         missing = join_words(unfinished, "and")
         return f"There is no advice yet, as {missing} did not finish: the same command continues."
-    good = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
-    if not good:
+    measured = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
+    if not measured:
         return "No family could be trained and measured on these images: the table says why."
+    good = [each for each in measured if not each[1].collapsed]
+    bad = [f"the images of {family} {figures.collapsed}" for family, figures in measured if figures.collapsed]
+    if not good:
+        return f"No family draws these images yet: {join_words(bad, 'and')}. Train longer."
     best, figures = good[0]
     sentence = f"Take {best}"
     rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]
@@ -258,7 +267,7 @@ def advice(rows: Sequence[Row]) -> str:
         )
     elif figures.recall.value < 0.3:
         sentence += ", but it shows only a part of what your images show: train it longer"
-    return sentence + "."
+    return f"{sentence}. Not usable yet: {join_words(bad, 'and')}." if bad else f"{sentence}."
 
 
 def _other_choice(best: str, good: Sequence[tuple[str, Fidelity]], features: str) -> str:

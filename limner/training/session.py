@@ -164,8 +164,9 @@ class Session:
         if self.ranks.first:
             config.write_run(self.out, run)
         places = f"{self.ranks.world} x {loop.device}" if self.ranks.world > 1 else str(loop.device)
-        journal.announce(loop.model, len(self.data), run, places, loop.estimate_cost())
-        for sentence in follows(loop.model, self.data):
+        cost = loop.estimate_cost()
+        journal.announce(loop.model, len(self.data), run, places, cost)
+        for sentence in (*self._too_short(budget, t.batch / cost[0]), *follows(loop.model, self.data)):
             journal.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         for sentence in notes_on_captions(loop.model, self.data, run.data.flip):
             journal.warn(sentence)
@@ -196,6 +197,18 @@ class Session:
                 journal.remark(loop.seen, sentence)
         rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
         return Result(self.out, loop.seen, loop.seconds, rate, stop, losses, self.data.spec.noun)
+
+    def _too_short(self, budget: Budget, rate: float) -> list[str]:
+        """A sentence where the budget ends, at ``rate`` images a second, before each image was seen once."""
+        epoch, noun, reached = self.training.epoch, self.data.spec.noun, budget.amount
+        if budget.unit == "seconds":
+            reached = self.loop.seen + max(budget.amount - self.loop.seconds, 0) * rate
+        if reached >= epoch:
+            return []
+        return [
+            f"The budget of {self.run.budget} ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was "
+            "seen once: raise --budget, or lower --size, if the result is poor."
+        ]
 
     def _agree(self, seconds: float, caught: int) -> tuple[float, int]:
         """The clock and the stop signal of all processes. Raises LimnerError if the folder is gone, and Stopped for

@@ -30,7 +30,14 @@ from limner.evaluation.options import EvaluateOptions
 from limner.evaluation.real import Real, as_saved, condition_like, open_real, open_whole
 from limner.evaluation.results import Cost, Evaluation, FeatureFigures, Fidelity, Figure, Row
 from limner.evaluation.spaces import trained_in
-from limner.evaluation.tables import COMPARISON, advice, comparison_row, comparison_table, evaluation_rows
+from limner.evaluation.tables import (
+    COMPARISON,
+    advice,
+    comparison_row,
+    comparison_table,
+    evaluation_rows,
+    ranked,
+)
 from limner.families.flow import Flow
 from limner.inference.pipeline import Pipeline
 from limner.metrics.features import random_vgg
@@ -248,6 +255,7 @@ def test_images_that_are_all_the_same_have_finite_figures(tmp_path):
         for name in ("kid", "frechet", "precision", "recall", "density", "coverage"):
             figure = getattr(found, name)
             assert np.isfinite([figure.value, figure.low, figure.high, figure.floor]).all()
+        assert (found.collapsed is None) == (real.name == "black")
         if real.name == "black":
             assert (
                 found.kid.value == found.frechet.value == 0
@@ -433,6 +441,10 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
     assert "in the features imagenet, vae is closest to your images" in advice(rows)
     assert "imagenet" not in advice([rows[1], row("dit", 0.6, 0.4)])
     assert comparison_row(rows[0])[COMPARISON.index("in other features")] == "imagenet 0.2"
+    empty = replace(rows[1], fidelity=replace(rows[1].fidelity, collapsed="are wholly transparent"))
+    assert advice([rows[0], empty]) == "Take vae. Not usable yet: the images of flow are wholly transparent."
+    assert advice([empty]).startswith("No family draws these images yet: the images of flow are wholly")
+    assert [row.family for row in ranked([empty, rows[0]])] == ["vae", "flow"]
     alone = [replace(row, fidelity=replace(row.fidelity, other_features={})) for row in rows]
     assert (
         "in other features" in comparison_table(rows)[0]

@@ -115,3 +115,17 @@ def test_a_drawn_folder_is_read_whatever_its_prompt(tmp_path, limner):
     assert [json.loads(line)["text"] for line in lines] == [prompt] * 2
     told = check(str(tmp_path / "drawn"), progress=False)
     assert told.captions == 2 and not told.problems
+
+
+def test_a_budget_that_ends_before_each_image_was_seen_is_said(tmp_path, limner):
+    paint(tmp_path / "pictures", 60, (16, 16))
+
+    def said(budget: str) -> str:
+        out = tmp_path / budget
+        done = limner(
+            "train", "flow", tmp_path / "pictures", "--out", out, "--preset", "tiny", "--budget", budget
+        )
+        return " ".join(done.stderr.split())
+
+    assert "The budget of 16img ends after about 16 of 54 images, before each was seen once" in said("16img")
+    assert "before each was seen once" not in said("60img")
