@@ -5,7 +5,7 @@
 
 Each folder is compared by ``limner compare`` in TO/NAME, so that an interrupted run goes on where it was; a size may
 follow the folder after an @. Options after a lone -- go to every training. The table has the figures in each space of
-features with what real images score in the place of the drawn ones; TO/NAME.png is a sheet of a row a family.
+features with what real images score in the place of the drawn ones; TO/NAME.png has the top of each family's sheet.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from limner.evaluation.options import CompareOptions
 from limner.evaluation.results import FeatureFigures, Row
 
 COLUMNS = {
-    "data": "images", "size": "size", "family": "family", "features": "features",
-    "frechet": "Frechet distance (95%)", "frechet_floor": "real", "kid": "kernel distance (95%)", "kid_floor": "real",
-    "precision": "precision", "recall": "recall", "coverage": "coverage", "coverage_floor": "real",
-    "copies": "near copies", "copies_usual": "usual", "collapsed": "collapsed", "n": "n", "seen": "images seen",
-    "seconds": "seconds", "parameters": "parameters", "ms": "ms to draw", "peak": "peak memory, MB",
+    "data": "images", "size": "size", "family": "family", "features": "features", "frechet": "Frechet distance (95%)",
+    "frechet_floor": "its floor", "kid": "kernel distance (95%)", "kid_floor": "its floor", "precision": "precision",
+    "recall": "recall", "coverage": "coverage", "coverage_floor": "its floor", "copies": "near copies",
+    "copies_usual": "of new images", "collapsed": "collapsed", "n": "n", "seen": "images seen", "seconds": "seconds",
+    "parameters": "parameters", "ms": "ms to draw", "peak": "peak memory, MB",
 }  # fmt: skip
-SHOWN = 12  # images of each family on the sheet
 
 
 def rows_of(data: str, size: str, row: Row) -> list[dict[str, Any]]:
@@ -51,6 +50,7 @@ def rows_of(data: str, size: str, row: Row) -> list[dict[str, Any]]:
 
 
 def figures_in(space: FeatureFigures) -> dict[str, Any]:
+    """Distances with their intervals and floors, and shares, as cells of a row."""
     found: dict[str, Any] = {"features": space.features}
     for name in ("frechet", "kid"):
         figure = getattr(space, name)
@@ -64,7 +64,7 @@ def figures_in(space: FeatureFigures) -> dict[str, Any]:
 
 
 def sheet(folder: Path, families: Sequence[str], to: Path) -> None:
-    """The first row of each family's sheet, one below the other, in the order of the families."""
+    """The top quarter of each family's sheet, one below the other, in the order of the families."""
     strips = []
     for family in families:
         if (path := folder / family / "drawn.png").exists():
@@ -95,8 +95,8 @@ def main() -> None:
     given, extra = parser.parse_args(words[:end]), words[end + 1 :]
     torch.set_num_threads(given.threads)
     families, rows = given.families.split(","), list[dict[str, Any]]()
-    for each in given.folders:
-        name, _, source = each.partition("=")
+    for folder in given.folders:
+        name, _, source = folder.partition("=")
         source, _, size = source.partition("@")
         options = CompareOptions(
             budget=given.budget, preset=given.preset, size=size, n=given.n, seed=given.seed

@@ -163,17 +163,13 @@ def measure_fidelity(
     beside = beside.part(source.order(0, min(n, len(source)), seed))
     wasserstein = pixels.sliced_wasserstein(frames.drawn, beside, seed=seed)
     collapsed = collapse(variety(frames.drawn), variety(beside))
-    notes = _notes(samples, real, keys[0], real_keys)
-    if collapsed:
-        images = "clips" if frames_of(drawn.source) > 1 else "images"
-        notes.append(f"The {images} {collapsed}: what drew them has collapsed, or has only begun.")
     return Fidelity(
         **vars(measured), size=list(drawn[:1].shape[-2:]), channels=drawn.channels, **_of_clips(compared),
         memorised=found.value if found else None, copies=found, memorised_absent=copies.absent,
         sliced_wasserstein={str(side): distance for side, distance in wasserstein.items()},
         identical=int(np.isin(keys[0], real_keys).sum()),
         duplicates=_duplicates(keys[0]), real_duplicates=_duplicates(real_keys),
-        collapsed=collapsed, notes=notes,
+        collapsed=collapsed, notes=_notes(samples, real, keys[0], real_keys, collapsed),
     )  # fmt: skip
 
 
@@ -213,7 +209,9 @@ def _duplicates(keys: np.ndarray) -> int:
     return len(keys) - len(np.unique(keys))
 
 
-def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -> list[str]:
+def _notes(
+    samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray, collapsed: str | None
+) -> list[str]:
     """Sentences on what was compared, for the person; ``drawn`` and ``known`` are the keys of both sides' images."""
     notes, ours, theirs = [], channels_of(samples.images), channels_of(real.whole.training)
     images = "images" if frames_of(samples.images) == 1 else "clips"
@@ -235,6 +233,8 @@ def _notes(samples: Samples, real: Real, drawn: np.ndarray, known: np.ndarray) -
         notes.append(f"All {len(drawn):,} {images} are equal: what drew them has collapsed to one.")
     elif same := _duplicates(drawn):
         notes.append(f"{same:,} of the {len(drawn):,} {images} equal an earlier one of them.")
+    if collapsed:
+        notes.append(f"Of the {images} {collapsed}: the generator has collapsed, or needs more training.")
     if (different := len(np.unique(known))) < MIN_IMAGES:
         notes.append(
             f"Different real {images}: only {different} of {len(known):,}. No figure is reliable, so add others."

@@ -68,7 +68,9 @@ class Fidelity(FeatureFigures):
     memorised: float | None = None  # fraction nearer to a training image than held-out images usually are
     copies: Memorised | None = None  # the same with its interval, and beside that of a perfect generator
     memorised_absent: str | None = None  # why it was not measured
-    collapsed: str | None = None  # what all or most images are, in words: "are all alike"
+    collapsed: str | None = (
+        None  # what is wrong with most images: "80% are wholly transparent", "all are alike"
+    )
     identical: int = 0  # images that equal a real one, byte for byte
     duplicates: int = 0  # images that equal an earlier one of them
     real_duplicates: int = 0  # real images that equal an earlier real one

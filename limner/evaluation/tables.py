@@ -249,9 +249,11 @@ def advice(rows: Sequence[Row]) -> str:
     if not measured:
         return "No family could be trained and measured on these images: the table says why."
     good = [each for each in measured if not each[1].collapsed]
-    bad = [f"the images of {family} {figures.collapsed}" for family, figures in measured if figures.collapsed]
+    bad = [
+        f"{family} (of its images {figures.collapsed})" for family, figures in measured if figures.collapsed
+    ]
     if not good:
-        return f"No family draws these images yet: {join_words(bad, 'and')}. Train longer."
+        return f"No family is usable yet: {join_words(bad, 'and')}. Train longer."
     best, figures = good[0]
     sentence = f"Take {best}"
     rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]

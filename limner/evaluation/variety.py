@@ -6,57 +6,57 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from limner.evaluation.images import Images
+from limner.networks.images.channels import with_channels
 
-LOOKED_AT = 512  # images of a side
-FLAT = 6 / 127.5  # range of values, of 2, up to which a person sees one colour
-ALIKE = 0.1  # of the usual difference of two real images
+LOOKED_AT = 512  # images of each set, at most
+FLAT = 6 / 127.5  # difference of values in [-1, 1] that a person hardly sees: six grey levels
+SPECKS = 0.01  # fraction of an image's pixels that may differ from the rest, unseen
+MOST = 0.5  # fraction of images from which on a set has collapsed to what they are
+ALIKE = 0.1  # the same, for the difference of two drawn images relative to that of two real ones
 
 
 @dataclass(frozen=True)
 class Variety:
-    """Of images, RGBA as seen over black and over white; of clips, frames."""
+    """Of a set of images; RGBA as seen over black and over white."""
 
-    transparent: float  # share that is nowhere opaque
-    flat: float  # share of a single colour, the transparent ones included
-    difference: float  # root mean square difference of two of them, in [0, 2]
+    transparent: float  # fraction that is wholly transparent
+    flat: float  # fraction of a single colour
+    difference: float  # root mean square difference of two images, in [0, 2]
 
 
 def variety(images: Images) -> Variety:
-    """Of at most ``LOOKED_AT`` of them, chosen evenly. Empty for no images."""
+    """Of at most ``LOOKED_AT`` images, chosen evenly; all 0 for fewer than two."""
     some = images.part(np.unique(np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).astype(int)))
     transparent, flat, sums, squares, n = 0, 0, torch.zeros(()), 0.0, 0
     for batch in some.batches():
-        seen = over_black_and_white(batch).flatten(2)  # [B, S, N]
-        one_colour = (seen.amax(2) - seen.amin(2) <= FLAT).all(1)  # [B]
+        shown = batch
         if batch.shape[1] == 4:
-            transparent += int((batch[:, 3].flatten(1).amax(1) <= FLAT - 1).sum())
-        flat += int(one_colour.sum())
-        x = seen.flatten(1).double()
+            opaque = batch[:, 3].flatten(1) > FLAT - 1  # [B, H W]
+            transparent += int((opaque.float().mean(1) <= SPECKS).sum())
+            shown = torch.cat(
+                [batch[:, :3], with_channels(batch, 3)], dim=1
+            )  # over black, over white: [B, 6, H, W]
+        shown = shown.flatten(2)  # [B, C, H W]
+        off = (shown - shown.median(2, keepdim=True).values).abs() > FLAT  # [B, C, H W]
+        flat += int((off.any(1).float().mean(1) <= SPECKS).sum())
+        x = shown.flatten(1).double()
         sums, squares, n = sums + x.sum(0), squares + float(x.square().sum()), n + len(x)
     if n < 2:
         return Variety(0.0, 0.0, 0.0)
-    # Of two different ones of n: twice the variance with n - 1.
-    spread = (squares - float(sums.square().sum()) / n) / (n - 1) / sums.numel()
-    return Variety(transparent / n, flat / n, (2 * max(spread, 0.0)) ** 0.5)
-
-
-def over_black_and_white(images: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, S, H, W]: RGBA, alpha premultiplied, over black and over white; others as they are."""
-    if images.shape[1] < 4:
-        return images
-    colour, alpha = images[:, :3], images[:, 3:]
-    return torch.cat([colour, colour + (1 - alpha)], dim=1)
+    # The mean square difference of two samples is twice their variance.
+    variance = (squares - float(sums.square().sum()) / n) / (n - 1) / sums.numel()
+    return Variety(transparent / n, flat / n, (2 * max(variance, 0.0)) ** 0.5)
 
 
 def collapse(drawn: Variety, real: Variety) -> str | None:
-    """What drawn images are, in words ("are wholly transparent"); None where they are as varied as real ones."""
-    for name, words in (("transparent", "are wholly transparent"), ("flat", "are of a single colour")):
-        share, usual = getattr(drawn, name), getattr(real, name)
-        if share > 0.5 and share > 2 * usual:
-            return words
-    if drawn.difference < ALIKE * real.difference:
-        return "are all alike"
-    return None
+    """What is wrong with drawn images: "80% are wholly transparent", "all are alike". None where nothing is.
+
+    What is usual among the real images is not wrong.
+    """
+    if drawn.transparent > max(MOST, 2 * real.transparent):
+        return f"{drawn.transparent:.0%} are wholly transparent"
+    if drawn.flat > max(MOST, 2 * real.flat):
+        return f"{drawn.flat:.0%} are of a single colour"
+    return "all are alike" if drawn.difference < ALIKE * real.difference else None

@@ -41,7 +41,7 @@ class VideoSampling(Checked):
     solver: SolverName = "unipc"  # heun: two network calls a step, the others one
     guidance: Guidance | None = None  # guidance scale; 1: no guidance. Default: 2, or 1 without conditions
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
-    # and at most this (Kynkäänniemi 2024): near the clip guidance follows no text better, and frames flicker more
+    # and at most this (Kynkäänniemi 2024): in the last steps guidance follows a text no better, but frames flicker
     guidance_high: Share = 0.8
     # guidance by given frames: 1: none; above: away from the clip that does without them (Song 2025)
     history_guidance: Guidance = 1.0

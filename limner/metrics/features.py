@@ -42,10 +42,9 @@ class Features:
         """[B, C, H, W] or of clips [B, C, T, H, W], alpha premultiplied -> float32 [B, D] on the CPU."""
         if images.shape[1] < 4 or self.alpha:
             return self.extract(images).float().cpu()
-        colour, alpha = images[:, :3], images[:, 3:]  # over black: the premultiplied colour itself
-        features = self.extract(colour).float()
-        if bool((alpha < 1).any()):
-            features = (features + self.extract(colour + (1 - alpha)).float()) / 2
+        features = self.extract(images[:, :3]).float()  # over black: the premultiplied colour itself
+        if bool((images[:, 3:] < 1).any()):
+            features = (features + self.extract(with_channels(images, 3)).float()) / 2  # and over white
         return features.cpu()
 
 

@@ -441,9 +441,9 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
     assert "in the features imagenet, vae is closest to your images" in advice(rows)
     assert "imagenet" not in advice([rows[1], row("dit", 0.6, 0.4)])
     assert comparison_row(rows[0])[COMPARISON.index("in other features")] == "imagenet 0.2"
-    empty = replace(rows[1], fidelity=replace(rows[1].fidelity, collapsed="are wholly transparent"))
-    assert advice([rows[0], empty]) == "Take vae. Not usable yet: the images of flow are wholly transparent."
-    assert advice([empty]).startswith("No family draws these images yet: the images of flow are wholly")
+    empty = replace(rows[1], fidelity=replace(rows[1].fidelity, collapsed="all are alike"))
+    assert advice([rows[0], empty]) == "Take vae. Not usable yet: flow (of its images all are alike)."
+    assert advice([empty]).startswith("No family is usable yet: flow (of its images all are alike).")
     assert [row.family for row in ranked([empty, rows[0]])] == ["vae", "flow"]
     alone = [replace(row, fidelity=replace(row.fidelity, other_features={})) for row in rows]
     assert (
