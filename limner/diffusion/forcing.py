@@ -6,6 +6,7 @@ them, and goes on with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from itertools import pairwise
 
@@ -46,10 +47,22 @@ def given_counts(windows: Sequence[tuple[int, int]]) -> list[int]:
     return [0, *(before[1] - first for before, (first, _) in pairwise(windows))]
 
 
+def few_of(frames: int) -> int:
+    """How many frames tell what happens in a clip: the root of their number, and at least 2."""
+    return max(math.isqrt(frames), 2)
+
+
+def key_frames(frames: int) -> range:
+    """Few frames as far apart as a clip is long: those that are drawn first, before the ones between."""
+    few = min(few_of(frames), frames)
+    stride = max((frames - 1) // max(few - 1, 1), 1)
+    return range(0, few * stride, stride)
+
+
 def random_given(clips: int, frames: int, device: torch.device | str, causal: bool = False) -> Tensor:
     """[B, T], True for given frames, always leaving one: what a person may give, in the shares of training.
 
-    The first frame or more, in some clips with the last one; in a fifth of the clips any frames.
+    The first frame or more, in some clips with the last one; in a fifth of the clips any frames, in a fifth key frames.
     """
     place, draw = torch.arange(frames, device=device), torch.rand(clips, 4, device=device)
     first = torch.where(draw[:, :1] < 0.5, 1, (1 + draw[:, 1:2] * (frames - 1)).long())  # [B, 1]
@@ -58,6 +71,10 @@ def random_given(clips: int, frames: int, device: torch.device | str, causal: bo
         given |= (place == frames - 1) & (draw[:, 2:3] < 0.4)
         anywhere = torch.rand(clips, frames, device=device) < torch.rand(clips, 1, device=device)
         given = torch.where(draw[:, 3:] < 0.2, anywhere, given)
+        if frames > 3:
+            key = torch.zeros(frames, dtype=torch.bool, device=device)
+            key[list(key_frames(frames))] = True
+            given = torch.where(draw[:, 3:] > 0.8, key, given)
     left = torch.randint(frames, (clips, 1), device=device)  # drawn where all would be given
     return given & ~(given.all(1, keepdim=True) & (place == (frames - 1 if causal else left)))
 

@@ -28,7 +28,7 @@ from limner.core import (
     Parent,
     Preset,
 )
-from limner.diffusion.forcing import per_frame, random_given, random_subclips
+from limner.diffusion.forcing import few_of, per_frame, random_given, random_subclips
 from limner.diffusion.objectives import FlowMatching, denoised
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, betas, training_times
 from limner.diffusion.sampling import Plan
@@ -41,6 +41,7 @@ from limner.networks.unets.space_time import Positions, TemporalLayers, fold_fra
 from limner.networks.unets.vdm import VDMLevels, VDMUNet
 from limner.settings import LimnerError, Optimiser
 
+Phase = Literal["single", "sparse", "whole"]
 COSINE = Discrete(betas("cosine", 1000))  # of the published 3D U-Net
 
 
@@ -66,7 +67,10 @@ class VideoConfig(FlowMatching):
     # network=flow: training begins with these shares of the budget on single frames, then on few frames far apart;
     # they cost less than whole clips
     still_phase: Share = 0.15
-    sparse_phase: Share = 0.35
+    sparse_phase: Share = 0.45
+    # network=flow: fraction of training clips of which, after those phases, few frames are seen still, so that key
+    # frames are not forgotten
+    sparse: Share = 0.5
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: Share = 0.1  # fraction of training clips whose condition is left out, for guidance
 
@@ -176,25 +180,42 @@ class Video(Model):
             still = batch.counts.sum(1) == 1  # [B]
         parts = []
         whole, single = (~still).nonzero()[:, 0], still.nonzero()[:, 0]
-        if len(whole):
-            data, stride = self.subclips(batch.image[whole])
-            parts.append(self.errors(data, rows[whole.repeat(len(data) // len(whole))], stride))
+        for seen, of_phase in self.split(whole):
+            data, stride = self.subclips(batch.image[seen], of_phase)
+            parts.append(self.errors(data, rows[seen.repeat(len(data) // len(seen))], stride))
         if len(single):
             parts.append(self.errors(batch.image[single, :, :1], rows[single]))
         error, counted = (torch.stack([part[i] for part in parts]).sum() for i in (0, 1))
         return {"noise" if self.discrete else "velocity": error / counted}
 
-    def subclips(self, data: Tensor) -> tuple[Tensor, int]:
-        """Clips [B, C, T, H, W] -> what this phase of training sees of them [N B, C, t, H, W], and its stride."""
-        c, frames = self.config, data.shape[2]
-        spent = self.progress if self.training and not self.discrete else 1.0
+    def phase(self) -> Phase:
+        """What training sees of clips now: first single frames, then few, then all."""
+        c = self.config
+        if not self.training or self.discrete:
+            return "whole"
         still_phase = 0.0 if c.pretrained else c.still_phase  # that run was trained on single frames
-        if spent < still_phase:
+        if self.progress < still_phase:
+            return "single"
+        return "sparse" if self.progress < still_phase + c.sparse_phase else "whole"
+
+    def split(self, clips: Tensor) -> list[tuple[Tensor, Phase]]:
+        """The numbers of clips [N], and what is seen of them."""
+        phase = self.phase()
+        mixed = phase == "whole" and self.training and not self.discrete
+        few = round(self.config.sparse * len(clips)) if mixed else 0
+        parts: list[tuple[Tensor, Phase]] = [(clips[:few], "sparse"), (clips[few:], phase)]
+        return [(numbers, seen) for numbers, seen in parts if len(numbers)]
+
+    @staticmethod
+    def subclips(data: Tensor, seen: Phase) -> tuple[Tensor, int]:
+        """Clips [B, C, T, H, W] -> what is seen of them [N B, C, t, H, W], and its stride."""
+        frames = data.shape[2]
+        if seen == "whole":
+            return data, 1
+        if seen == "single":
             return random_subclips(data, 1, max(frames // 4, 1))
-        if spent < still_phase + c.sparse_phase:
-            few = max(math.isqrt(frames), 2)
-            return random_subclips(data, few, max(frames // (2 * few), 1))
-        return data, 1
+        few = few_of(frames)
+        return random_subclips(data, few, max(frames // (2 * few), 1))
 
     def errors(self, data: Tensor, condition: ConditionEmbedding, stride: int = 1) -> tuple[Tensor, Tensor]:
         """The sum of the errors of clips [B, C, T, H, W], and of how many numbers it is."""
@@ -241,7 +262,7 @@ CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
     # Whole clips from the start: a budget of a few steps has no time for phases, and a longer one goes on exactly.
     "tiny": Preset(
-        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0),
+        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0, sparse=0.0),
         replace(CLIPS, average=100.0),
     ),
     "small": Preset(VideoConfig(), CLIPS),
@@ -250,7 +271,8 @@ Video.presets = {
     # moves by 0.005.
     "paper": Preset(
         VideoConfig(
-            network="vdm", levels="shared", condition="none", condition_dropout=0.0, still_phase=0.0, sparse_phase=0.0
+            network="vdm", levels="shared", condition="none", condition_dropout=0.0, still_phase=0.0, sparse_phase=0.0,
+            sparse=0.0,
         ),
         training(
             Optimiser("adam", lr=1e-4, betas=(0.9, 0.999)), "network", batch=64, accumulate=2, schedule="constant",
