@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limner.core import Canvas, Condition, ConditionEmbedding, Denoised, Draws, ImageSpec
-from limner.diffusion.forcing import forcing_levels, frame_steps, per_frame, sliding_windows
+from limner.diffusion.forcing import forcing_levels, frame_steps, key_frames, per_frame, sliding_windows
 from limner.diffusion.paths import NoiseLevel
 from limner.diffusion.sampling import (
     GUIDANCE_FLAGS,
@@ -31,6 +31,7 @@ from limner.settings import LimnerError
 
 # How a network sees given frames: as they are, with the noise of the frames that are drawn, or as noise alone.
 Shown = Literal["clean", "noised", "hidden"]
+Order = Literal["keyframes", "together", "pyramid", "frames"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ class VideoSampling(Checked):
     # guidance by given frames: 1: none; above: away from the clip that does without them (Song 2025)
     history_guidance: Guidance = 1.0
     shift: Shift = 3.0  # flow matching: above 1, more of the steps near the noise
-    # of the frames of a window: all at once, each a step behind the one before, or one after another
-    order: Literal["together", "pyramid", "frames"] = "together"
+    # of the frames of a window: few far apart and then those between, all together, each a step behind the one before,
+    # or one after another. Default: keyframes where training showed such frames, else together
+    order: Order | None = None
+    # order=keyframes: how far back to noise all frames are taken in the end, so that they agree; 0: not
+    redraw: Share = 0.5
     # of a longer clip: frames of a window that the next one is given. Default: half of them
     kept: Annotated[int, Bounds(1, 1023)] | None = None
 
@@ -58,6 +62,7 @@ class DrawsFrames(Protocol):
     clean: NoiseLevel  # what a given frame is told
     shared_levels: bool  # whether it was trained with one level for all frames alone
     causal: bool  # whether it sees no later frames
+    key_frames: bool  # whether training showed it few frames far apart
 
     @property
     def spec(self) -> ImageSpec: ...
@@ -76,9 +81,12 @@ class DrawsFrames(Protocol):
     def embed(self, condition: Condition) -> ConditionEmbedding: ...
 
     def denoise_frames(
-        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding, stride: int = 1
     ) -> Tensor:
-        """x [B, C, T, H, W], its times [B, T], alpha and sigma [B, 1, T, 1, 1] -> the clean clip."""
+        """x [B, C, T, H, W], its times [B, T], alpha and sigma [B, 1, T, 1, 1] -> the clean clip.
+
+        ``stride``: from each frame of x to the next, in frames of the whole clip.
+        """
 
 
 @dataclass(eq=False)
@@ -92,6 +100,7 @@ class Window:
     shown: Shown
     noise: Tensor | None = None  # like known, where given frames are not shown clean
     levels: Sequence[NoiseLevel] | None = None  # of each frame now; None: one for all
+    stride: int = 1  # from each frame to the next
     guidance_flags: tuple[str, str] = GUIDANCE_FLAGS
 
     def __post_init__(self) -> None:
@@ -125,7 +134,7 @@ class Window:
             told = (level.time, level.alpha, level.sigma)
             now = [torch.where(frames, y, number) for y, number in zip(now, told, strict=True)]
         time, alpha, sigma = now[0].float(), per_frame(now[1]), per_frame(now[2])
-        data = self.model.denoise_frames(x, time, alpha, sigma, rows)
+        data = self.model.denoise_frames(x, time, alpha, sigma, rows, self.stride)
         return Denoised(torch.where(drawn, data, known))
 
 
@@ -138,11 +147,14 @@ class WindowDrawing(Drawing):
     """`Drawing` of a window, with guidance by its given frames besides.
 
     The guess moves away from that of the window whose given frames are noise (Song 2025, history guidance).
+    ``redraw``: how far back to noise the window's clip is taken; 1: it is drawn anew.
     """
 
-    def __init__(self, window: Window, condition: Condition, draws: Draws):
+    def __init__(self, window: Window, condition: Condition, draws: Draws, redraw: float = 1.0):
         s = window.sampling
         options = SamplingConfig(s.steps, s.solver, s.guidance, s.guidance_low, s.guidance_high)
+        if redraw < 1:
+            condition, options = replace(condition, image=window.known), replace(options, strength=redraw)
         super().__init__(window, condition, options, draws)
         self.window, self.scale = window, s.history_guidance
         self.blind: Window | None = None
@@ -183,16 +195,23 @@ class WindowDrawing(Drawing):
 
 @dataclass(frozen=True)
 class Stretch:
-    """Frames ``first`` to ``last`` of a clip, which are drawn at a time, by rows of levels or all together."""
+    """Frames ``first``, ``first + stride``, ... before ``last`` of a clip, which are drawn at a time."""
 
     first: int
     last: int
-    table: list[list[int]] | None
     steps: int
+    table: list[list[int]] | None = None  # rows of levels; None: all together
+    stride: int = 1
+    kept: int = 0  # of its first frames, those that an earlier window has drawn
+    redraw: float = 1.0  # how far back to noise the frames are taken; below 1 they have been drawn before
+
+    @property
+    def frames(self) -> slice:
+        return slice(self.first, self.last, self.stride)
 
 
 def plan_windows(drawn: Tensor, window: int, sampling: VideoSampling) -> list[Stretch]:
-    """The windows of a clip [B, 1, T, 1, 1] of which some frames are given; the last may reach past its end.
+    """What is drawn at a time of a clip [B, 1, T, 1, 1] of which some frames are given; it may reach past the end.
 
     Raises LimnerError where nothing is left to draw, or ``kept`` leaves nothing of a window.
     """
@@ -214,19 +233,37 @@ def plan_windows(drawn: Tensor, window: int, sampling: VideoSampling) -> list[St
         last - first < window
     ):  # a window is as long as training's, but where the clip's own last frame is given
         spans[-1] = (first, first + window) if wanted[-1] else (max(0, last - window), last)
-    return [_stretch(*span, wanted, sampling, kept if i else 0) for i, span in enumerate(spans)]
+    return [
+        stretch
+        for i, span in enumerate(spans)
+        for stretch in _stretches(*span, wanted, sampling, kept if i else 0)
+    ]
 
 
-def _stretch(first: int, last: int, wanted: Sequence[bool], sampling: VideoSampling, kept: int) -> Stretch:
-    """A window whose first ``kept`` frames the one before has drawn."""
+def _stretches(
+    first: int, last: int, wanted: Sequence[bool], sampling: VideoSampling, kept: int
+) -> list[Stretch]:
+    """How a window is drawn whose first ``kept`` frames the one before has drawn."""
     left = [i >= kept and (first + i >= len(wanted) or wanted[first + i]) for i in range(last - first)]
+    whole = Stretch(first, last, sampling.steps, kept=kept)
+    keys = key_frames(len(left))
     if sampling.order == "together":
-        return Stretch(first, last, None, sampling.steps)
+        return [whole]
+    if sampling.order == "keyframes":
+        # Frames that are given between key frames tell more than key frames could.
+        between = [drawn for i, drawn in enumerate(left) if i not in keys]
+        if not (between and all(between) and any(left[i] for i in keys)):
+            return [whole]
+        parts = [replace(whole, last=first + keys[-1] + 1, stride=keys.step), whole]
+        if sampling.redraw:
+            steps = max(1, round(sampling.redraw * sampling.steps))
+            parts.append(replace(whole, steps=steps, redraw=sampling.redraw))
+        return parts
     behind = 1 if sampling.order == "pyramid" else sampling.steps
     rows = forcing_levels(sum(left), sampling.steps, behind)
     places = [sum(left[:i]) for i in range(len(left))]  # of each frame among those that are drawn
     table = [[row[at] if draws else 0 for at, draws in zip(places, left, strict=True)] for row in rows]
-    return Stretch(first, last, table, len(table) - 1)
+    return [replace(whole, steps=len(table) - 1, table=table)]
 
 
 def draw_clip(
@@ -239,29 +276,40 @@ def draw_clip(
     """
     clip, drawn = _start(model, condition, draws)
     condition = replace(condition, image=None, mask=None)
-    _check(model, drawn, sampling)
-    windows, frames = plan_windows(drawn, model.spec.frames, sampling), clip.shape[2]
-    past = max(windows[-1].last - frames, 0)
+    sampling = _fit(model, drawn, sampling)
+    stretches, frames = plan_windows(drawn, model.spec.frames, sampling), clip.shape[2]
+    past = max(stretches[-1].last - frames, 0)
     known = torch.cat([clip, clip.new_zeros(*clip.shape[:2], past, *clip.shape[3:])], dim=2)
-    left = torch.cat([drawn, drawn.new_ones(len(drawn), 1, past, 1, 1)], dim=2)  # what is still to be drawn
-    done, total = 0, sum(window.steps for window in windows)
+    wanted = torch.cat([drawn, drawn.new_ones(len(drawn), 1, past, 1, 1)], dim=2)
+    left = wanted.clone()  # what is still to be drawn
+    done, total = 0, sum(stretch.steps for stretch in stretches)
 
-    def picture(known: Tensor, first: int, x: Tensor) -> Tensor:
-        whole = torch.cat([known[:, :, :first], x, known[:, :, first + x.shape[2] :]], dim=2)
-        return torch.where(drawn, whole[:, :, :frames].clamp(-1, 1), clip)
+    def picture(known: Tensor, opened: Tensor, stretch: Stretch, x: Tensor) -> Tensor:
+        return _paste(known, opened, stretch, x)[:, :, :frames]
 
-    for span in windows:
-        rows = slice(span.first, span.last)
-        window = _window(model, sampling, known[:, :, rows], left[:, :, rows], draws)
-        for step in WindowDrawing(window, condition, draws).steps(span.table):
-            at = done + step.done
-            guess = partial(picture, known, span.first, step.denoised) if at < total else None
-            yield Canvas(at, total, partial(picture, known, span.first, step.x), guess)
-        drawn_now = torch.where(left[:, :, rows], step.x.clamp(-1, 1), known[:, :, rows])
-        known = torch.cat([known[:, :, : span.first], drawn_now, known[:, :, span.last :]], dim=2)
+    for stretch in stretches:
+        opened = left[:, :, stretch.frames]
+        if stretch.redraw < 1:
+            opened = wanted[:, :, stretch.frames].clone()
+            opened[:, :, : stretch.kept] = False
+        window = _window(model, sampling, known[:, :, stretch.frames], opened, draws)
+        window.stride = stretch.stride
+        for step in WindowDrawing(window, condition, draws, stretch.redraw).steps(stretch.table):
+            at, shown = done + step.done, partial(picture, known, opened, stretch)
+            yield Canvas(
+                at, total, partial(shown, step.x), partial(shown, step.denoised) if at < total else None
+            )
+        known = _paste(known, opened, stretch, step.x)
         left = left.clone()
-        left[:, :, rows] = False
-        done += span.steps
+        left[:, :, stretch.frames] = False
+        done += stretch.steps
+
+
+def _paste(known: Tensor, opened: Tensor, stretch: Stretch, x: Tensor) -> Tensor:
+    """``known`` [B, C, T, H, W] with the frames of a stretch that are ``opened`` [B, 1, t, 1, 1] as in x."""
+    known = known.clone()
+    known[:, :, stretch.frames] = torch.where(opened, x.clamp(-1, 1), known[:, :, stretch.frames])
+    return known
 
 
 def _start(model: DrawsFrames, condition: Condition, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -274,23 +322,30 @@ def _start(model: DrawsFrames, condition: Condition, draws: Draws) -> tuple[Tens
     return clip, mask > 0
 
 
-def _check(model: DrawsFrames, drawn: Tensor, sampling: VideoSampling) -> None:
-    """Raises LimnerError for what the training of the model leaves out."""
+def _fit(model: DrawsFrames, drawn: Tensor, sampling: VideoSampling) -> VideoSampling:
+    """``sampling`` with an order. Raises LimnerError for what the training of the model leaves out."""
     frames = drawn[:, 0, :, 0, 0]  # [B, T]
+    order = sampling.order or ("keyframes" if model.key_frames else "together")
     if model.causal and bool((frames[:, :-1] & ~frames[:, 1:]).any()):
         raise LimnerError(
             "This run was trained with --model.causal, so no frame sees a later one: leave out --last."
         )
-    if model.shared_levels and sampling.order != "together":
+    if model.shared_levels and order in ("pyramid", "frames"):
         raise LimnerError(
-            f"This run was trained with --model.levels shared, so its frames cannot be drawn with --order "
-            f"{sampling.order}: leave that out, or name a run of --model.levels frames."
+            f"This run was trained with --model.levels shared, so its frames cannot be drawn with --order {order}: "
+            "leave that out, or name a run of --model.levels frames."
+        )
+    if order == "keyframes" and not model.key_frames:
+        raise LimnerError(
+            "This run was not trained on few frames far apart (--model.sparse), or sees no later frames, so it cannot "
+            "draw with --order keyframes: leave that out."
         )
     if model.shared_levels and sampling.history_guidance != 1:
         raise LimnerError(
             "This run was trained with --model.levels shared, so it takes no --history-guidance: leave that out, or "
             "name a run of --model.levels frames."
         )
+    return replace(sampling, order=order)
 
 
 def _window(

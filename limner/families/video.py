@@ -146,6 +146,7 @@ class Video(Model):
         make = VDMNetwork if self.discrete else Network
         self.network: Any = make(config, spec, choose_condition(self, "text", "label"))
         self.shared_levels, self.causal = config.levels == "shared", config.causal
+        self.key_frames = not (self.discrete or config.causal) and config.sparse > 0
         self.clean = NoiseLevel(1.0, 0.0, 0.0 if self.discrete else 1.0)
 
     def objectives(self) -> list[Objective]:
@@ -240,10 +241,11 @@ class Video(Model):
     embed = embed_condition
 
     def denoise_frames(
-        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding
+        self, x: Tensor, time: Tensor, alpha: Tensor, sigma: Tensor, rows: ConditionEmbedding, stride: int = 1
     ) -> Tensor:
         """x [B, C, T, H, W], its times [B, T], alpha and sigma [B, 1, T, 1, 1] -> the clean clip."""
-        out = self.network(x, time, rows)
+        network = partial(self.network, stride=stride) if stride > 1 else self.network
+        out = network(x, time, rows)
         return denoised("noise", COSINE, x, out, alpha, sigma).data if self.discrete else out
 
     def plan(self, sampling: VideoSampling) -> Plan:
