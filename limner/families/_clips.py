@@ -247,7 +247,7 @@ def _stretches(
     left = [i >= kept and (first + i >= len(wanted) or wanted[first + i]) for i in range(last - first)]
     whole = Stretch(first, last, sampling.steps, kept=kept)
     keys = key_frames(len(left))
-    if sampling.order == "together":
+    if sampling.order in (None, "together"):
         return [whole]
     if sampling.order == "keyframes":
         # Frames that are given between key frames tell more than key frames could.
@@ -279,6 +279,7 @@ def draw_clip(
     sampling = _fit(model, drawn, sampling)
     stretches, frames = plan_windows(drawn, model.spec.frames, sampling), clip.shape[2]
     past = max(stretches[-1].last - frames, 0)
+    clip = torch.where(drawn, 0.0, clip)
     known = torch.cat([clip, clip.new_zeros(*clip.shape[:2], past, *clip.shape[3:])], dim=2)
     wanted = torch.cat([drawn, drawn.new_ones(len(drawn), 1, past, 1, 1)], dim=2)
     left = wanted.clone()  # what is still to be drawn

@@ -125,6 +125,46 @@ def test_windows(frames: int, known: list[int], kept: int | None, spans: list[tu
     assert [(window.first, window.last) for window in windows] == spans
 
 
+@pytest.mark.parametrize(
+    ("known", "stages"),
+    [
+        ([], [(0, 16, 5, 4, 1.0), (0, 16, 1, 4, 1.0), (0, 16, 1, 3, 0.7)]),
+        ([0, 15], [(0, 16, 5, 4, 1.0), (0, 16, 1, 4, 1.0), (0, 16, 1, 3, 0.7)]),
+        ([0, 1], [(0, 16, 1, 4, 1.0)]),  # what is given between key frames tells more than they could
+        ([0, 5, 10, 15], [(0, 16, 1, 4, 1.0)]),  # nothing is left of the key frames
+    ],
+)
+def test_key_frames_come_first(known: list[int], stages: list[tuple[int, int, int, int, float]]) -> None:
+    drawn = torch.ones(1, 1, 16, 1, 1, dtype=torch.bool)
+    drawn[:, :, known] = False
+    sampling = VideoSampling(steps=4, order="keyframes", redraw=0.7)
+    planned = plan_windows(drawn, 16, sampling)
+    assert [(s.first, s.last, s.stride, s.steps, s.redraw) for s in planned] == stages
+    assert len(plan_windows(drawn, 16, dataclasses.replace(sampling, redraw=0.0))) == min(len(stages), 2)
+
+
+def test_key_frames_are_drawn_by_the_whole_clips_times_and_then_all_agree() -> None:
+    model, seen = video(dataclasses.replace(CLIPS, frames=9), sparse=0.5), []
+    network, condition = model.network.forward, given([0], total=9)
+
+    def watched(x: Tensor, t: Tensor, rows: Any, stride: int = 1) -> Tensor:
+        seen.append((x.shape[2], stride))
+        return network(x, t, rows, stride)
+
+    model.network.forward = watched
+    canvases = [*model.sample(condition, VideoSampling(steps=2, redraw=0.5), Draws([0]))]
+    assert seen == [(3, 4)] * 2 + [(9, 1)] * 3 and len(canvases) == canvases[-1].total == 5
+    clip = canvases[-1].picture()
+    assert torch.equal(clip[:, :, 0], condition.image[:, :, 0])  # type: ignore[index]
+    before = canvases[3].picture()  # of all frames, before they are drawn once more
+    assert not torch.allclose(before[:, :, 4], clip[:, :, 4]) and torch.equal(canvases[3].picture(), before)
+    apart = canvases[1].picture()
+    assert torch.equal(apart[:, :, [1, 2, 3, 5, 6, 7]], torch.zeros(1, 3, 6, 16, 16)), (
+        "between, nothing is drawn yet"
+    )
+    assert torch.equal(canvases[2].picture()[:, :, [0, 4, 8]], apart[:, :, [0, 4, 8]])
+
+
 def test_history_guidance_moves_away_from_the_clip_without_given_frames() -> None:
     model, condition = video(), given([0])
     plain, guided, more = (draw(model, condition, history_guidance=scale) for scale in (1.0, 1.5, 2.0))
