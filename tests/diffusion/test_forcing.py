@@ -11,6 +11,7 @@ from limner.diffusion.forcing import (
     forcing_levels,
     frame_steps,
     given_counts,
+    key_frames,
     random_given,
     random_subclips,
     sliding_windows,
@@ -55,6 +56,27 @@ def test_windows_cover_every_frame_once(frames: int, kept: int, windows: list[tu
 def test_a_window_that_keeps_all_never_ends_and_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot keep 16"):
         sliding_windows(40, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("frames", "keys"),
+    [
+        (16, [0, 5, 10, 15]),
+        (24, [0, 7, 14, 21]),
+        (9, [0, 4, 8]),
+        (4, [0, 3]),
+        (3, [0, 2]),
+        (2, [0, 1]),
+        (1, [0]),
+    ],
+)
+def test_key_frames_span_a_clip(frames: int, keys: list[int]) -> None:
+    assert list(key_frames(frames)) == keys
+    if frames > 3:  # training gives just these to a fifth of the clips that are given any
+        torch.manual_seed(0)
+        rows = random_given(2000, frames, "cpu").nonzero()
+        given = [set(rows[rows[:, 0] == i, 1].tolist()) for i in range(200)]
+        assert 25 < sum(row == set(keys) for row in given) < (120 if frames == 4 else 60)
 
 
 @pytest.mark.parametrize("causal", [False, True])

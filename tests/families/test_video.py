@@ -278,6 +278,27 @@ def test_training_begins_on_single_frames_and_goes_over_few_to_whole_clips(chang
         assert {step for _, frames, step in shown if frames == 4} <= {3, 4, 5}
 
 
+def test_few_frames_are_seen_to_the_end_of_training() -> None:
+    """A fraction of each batch, each clip beside its own caption; held-out losses see whole clips alone."""
+    model = video(dataclasses.replace(CLIPS, frames=16), sparse=0.5).train()
+    batch = Batch(torch.rand(4, 3, 16, 16, 16), Condition(4, text=["a", "b", "c", "d"]))
+    parts = model.split(torch.arange(4))
+    assert [(rows.tolist(), seen) for rows, seen in parts] == [([0, 1], "sparse"), ([2, 3], "whole")]
+    shown: list[tuple[int, int]] = []
+    forward = type(model.network).forward
+
+    def network(self: Any, x: Tensor, t: Tensor, rows: Any, **strided: Any) -> Tensor:
+        shown.append((len(x), x.shape[2]))
+        return forward(self, x, t, rows, **strided)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.network), "forward", network)
+        model.loss(batch)
+        model.eval().loss(batch)
+    assert shown == [(4, 4), (2, 16), (4, 16)]
+    assert [seen for _, seen in video(**VDM, sparse=0.5).train().split(torch.arange(4))] == ["whole"]
+
+
 @pytest.mark.parametrize("spec", [CLIPS, ImageSpec(3, 16, 16, frames=4, classes=("a", "b"))])
 def test_one_frame_of_a_new_run_is_the_image_runs_output_bit_for_bit(spec: ImageSpec) -> None:
     """Also of each frame of a clip, before the first step."""
@@ -308,5 +329,8 @@ def test_bad_requests_are_one_sentence() -> None:
         draw(video(causal=True), given([0, 3]))
     with pytest.raises(LimnerError, match="cannot be drawn with --order frames"):
         draw(video(levels="shared"), given([0]), order="frames")
+    for changes in ({"sparse": 0.0}, {"sparse": 0.5, "causal": True}):
+        with pytest.raises(LimnerError, match="cannot draw with --order keyframes"):
+            draw(video(**changes), Condition(1), order="keyframes")
     with pytest.raises(LimnerError, match="takes no --history-guidance"):
         draw(video(levels="shared"), given([0]), history_guidance=2.0)
