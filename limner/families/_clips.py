@@ -51,7 +51,7 @@ class VideoSampling(Checked):
     # or one after another. Default: keyframes where training showed such frames, else together
     order: Order | None = None
     # order=keyframes: how far back to noise all frames are taken in the end, so that they agree; 0: not
-    redraw: Share = 0.5
+    redraw: Share = 0.7
     # of a longer clip: frames of a window that the next one is given. Default: half of them
     kept: Annotated[int, Bounds(1, 1023)] | None = None
 
