@@ -357,7 +357,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--to", default="", help="longer: an .svg to write")
     parser.add_argument("--sheets", default="", help="a folder for sheets of clips")
-    parser.add_argument("--order", default="", help="of the frames of a window: together, pyramid or frames")
+    parser.add_argument(
+        "--order", default="", help="of a window's frames: keyframes, together, pyramid or frames"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()

@@ -293,8 +293,7 @@ def draw_clip(
         if stretch.redraw < 1:
             opened = wanted[:, :, stretch.frames].clone()
             opened[:, :, : stretch.kept] = False
-        window = _window(model, sampling, known[:, :, stretch.frames], opened, draws)
-        window.stride = stretch.stride
+        window = _window(model, sampling, known[:, :, stretch.frames], opened, draws, stretch.stride)
         for step in WindowDrawing(window, condition, draws, stretch.redraw).steps(stretch.table):
             at, shown = done + step.done, partial(picture, known, opened, stretch)
             yield Canvas(
@@ -350,8 +349,9 @@ def _fit(model: DrawsFrames, drawn: Tensor, sampling: VideoSampling) -> VideoSam
 
 
 def _window(
-    model: DrawsFrames, sampling: VideoSampling, known: Tensor, drawn: Tensor, draws: Draws
+    model: DrawsFrames, sampling: VideoSampling, known: Tensor, drawn: Tensor, draws: Draws, stride: int
 ) -> Window:
     if model.shared_levels and not drawn.all():  # Ho 2022, section 3.1: given frames take part in the noise
-        return Window(model, sampling, known, drawn, "noised", draws.normal(*known.shape[1:]))
-    return Window(model, sampling, known, drawn, "clean")
+        noise = draws.normal(*known.shape[1:])
+        return Window(model, sampling, known, drawn, "noised", noise, stride=stride)
+    return Window(model, sampling, known, drawn, "clean", stride=stride)

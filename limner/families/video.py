@@ -68,9 +68,9 @@ class VideoConfig(FlowMatching):
     # they cost less than whole clips
     still_phase: Share = 0.15
     sparse_phase: Share = 0.45
-    # network=flow: fraction of training clips of which, after those phases, few frames are seen still, so that key
-    # frames are not forgotten
-    sparse: Share = 0.5
+    # network=flow: fraction of training clips of which few frames are seen after those phases too: what draws key
+    # frames first
+    sparse: Share = 0.0
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: Share = 0.1  # fraction of training clips whose condition is left out, for guidance
 
@@ -264,17 +264,16 @@ CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
     # Whole clips from the start: a budget of a few steps has no time for phases, and a longer one goes on exactly.
     "tiny": Preset(
-        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0, sparse=0.0),
+        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0),
         replace(CLIPS, average=100.0),
     ),
-    "small": Preset(VideoConfig(), CLIPS),
-    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS)), replace(BASE_MUON, batch=64)),
+    "small": Preset(VideoConfig(sparse=0.5), CLIPS),
+    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS), sparse=0.5), replace(BASE_MUON, batch=64)),
     # lucidrains' video-diffusion-pytorch: two batches of 32 clips of 16 frames a step; every tenth step the average
     # moves by 0.005.
     "paper": Preset(
         VideoConfig(
-            network="vdm", levels="shared", condition="none", condition_dropout=0.0, still_phase=0.0, sparse_phase=0.0,
-            sparse=0.0,
+            network="vdm", levels="shared", condition="none", condition_dropout=0.0, still_phase=0.0, sparse_phase=0.0
         ),
         training(
             Optimiser("adam", lr=1e-4, betas=(0.9, 0.999)), "network", batch=64, accumulate=2, schedule="constant",
