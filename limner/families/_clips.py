@@ -38,8 +38,9 @@ Order = Literal["keyframes", "together", "pyramid", "frames"]
 class VideoSampling(Checked):
     """How to draw a clip."""
 
-    steps: int = 24  # steps from noise to clip
-    solver: SolverName = "unipc"  # heun: two network calls a step, the others one
+    steps: int = 32  # steps from noise to clip
+    # heun: two network calls a step, the others one; solvers that draw noise anew tell two things apart more often
+    solver: SolverName = "ancestral"
     guidance: Guidance | None = None  # guidance scale; 1: no guidance. Default: 2, or 1 without conditions
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
     # and at most this (Kynkäänniemi 2024): in the last steps guidance follows a text no better, but frames flicker
