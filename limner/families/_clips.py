@@ -39,7 +39,7 @@ class VideoSampling(Checked):
     """How to draw a clip."""
 
     steps: int = 32  # steps from noise to clip
-    # heun: two network calls a step, the others one; solvers that draw noise anew tell two things apart more often
+    # heun: two network calls a step, the others one; stochastic solvers draw two things right more often
     solver: SolverName = "ancestral"
     guidance: Guidance | None = None  # guidance scale; 1: no guidance. Default: 2, or 1 without conditions
     guidance_low: Share = 0.0  # guide only where signal / (signal + noise) is at least this
