@@ -129,6 +129,8 @@ def check(settings: Any, flags: str) -> None:
         if dataclasses.is_dataclass(value) and not isinstance(value, Checked):
             check(value, f"{name}.")
             continue
+        if "by_images" in f.metadata and value == f.default:
+            continue
         bounds = _bounds(hints[f.name]) or _usual_bounds(settings, f, value)
         if value == () and bounds.least > 0 and typing.get_args(hints[f.name])[:1] == (int,):
             raise LimnerError(f"{name} is empty: name at least one number.")
@@ -141,7 +143,8 @@ def _usual_bounds(settings: Any, f: dataclasses.Field[Any], value: Any) -> Bound
     if any(isinstance(entry, float) for entry in (value if isinstance(value, tuple) else (value,))):
         negative = f.name in getattr(settings, "may_be_negative", ()) or default < 0
         return Bounds() if negative else Bounds(0)
-    optional = f.name in getattr(settings, "may_be_zero", ()) or f.default in (0, ())
+    empty = f.default in (0, ()) and "by_images" not in f.metadata
+    optional = empty or f.name in getattr(settings, "may_be_zero", ())
     return Bounds(0 if optional else 1, max(LARGEST, default))
 
 

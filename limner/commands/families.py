@@ -60,10 +60,10 @@ def run(argv: list[str]) -> None:
         model = families.build(given.family, given.model, spec)
     parts = {n: sum(p.numel() for p in m.parameters() if p.requires_grad) for n, m in model.named_children()}
     if given.json:
-        print_json({"config": given.model, "parameters": parts})
+        print_json({"config": model.config, "parameters": parts})
         return
     say(f"{given.family} ({given.preset}): {family.about}\n{family.paper}\n")
-    print_json(given.model)
+    print_json(model.config)
     say(f"\ntrainable parameters at {spec.channels} x {height} x {width}:")
     for name, count in [*parts.items(), ("total", sum(parts.values()))]:
         print(f"{count:>15,}  {name}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from limner.families._by_images import Images, settle
 from limner.fields import check
 from limner.networks.checks import SettingsError
 from limner.settings import LimnerError, nearest
@@ -107,6 +108,7 @@ def build(name: str, config: Any, spec: ImageSpec) -> Model:
     """A family's model. Raises LimnerError for settings that make none, such as a width of 0."""
     family = load(name)
     check(config, "--model.")
+    config = settle(config, Images(spec.height, spec.width))
     try:
         return family(config, spec)
     except SettingsError as error:  # any other error is a bug, not a setting

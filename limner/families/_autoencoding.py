@@ -15,6 +15,7 @@ from limner.families._codec import CodecConfig
 from limner.losses.adversarial import hinge_d, hinge_g
 from limner.losses.perceptual import check_network, feature_maps, perceptual_distance
 from limner.networks.gans.patchgan import PatchGAN, fit_layers
+from limner.networks.images.headroom import with_headroom
 
 
 class Discriminator(nn.Module):
@@ -40,9 +41,10 @@ def check_perceptual(config: CodecConfig) -> None:
 
 def picture_errors(config: CodecConfig, output: Tensor, image: Tensor, scale: int = 1) -> dict[str, Tensor]:
     """The mean absolute error and the perceptual distance of pictures [B, C, H, W], times ``scale``."""
-    terms = {"pixels": scale * (output - image).abs().mean()}
+    wanted = with_headroom(image, config.headroom)
+    terms = {"pixels": scale * (output - wanted).abs().mean()}
     if config.perceptual:
-        drawn, shown = (feature_maps(config.perceptual_network, x) for x in (output, image))
+        drawn, shown = (feature_maps(config.perceptual_network, x) for x in (output, wanted))
         terms["perceptual"] = config.perceptual * scale * perceptual_distance(drawn, shown).mean()
     return terms
 
@@ -69,7 +71,8 @@ def discriminator_terms(
         return {"adversarial": 0.0 * nothing}
     with torch.no_grad():
         output = redraw()
-    return {"adversarial": 0.5 * hinge_d(discriminator(image), discriminator(output))}
+    real = with_headroom(image, config.headroom)
+    return {"adversarial": 0.5 * hinge_d(discriminator(real), discriminator(output))}
 
 
 def adaptive_weight(error: Tensor, adversarial: Tensor, last: Tensor, limit: float = 1e4) -> Tensor:

@@ -285,6 +285,7 @@ def draw_clip(
     wanted = torch.cat([drawn, drawn.new_ones(len(drawn), 1, past, 1, 1)], dim=2)
     left = wanted.clone()  # what is still to be drawn
     done, total = 0, sum(stretch.steps for stretch in stretches)
+    encode = model.plan(sampling).encode
 
     def picture(known: Tensor, opened: Tensor, stretch: Stretch, x: Tensor) -> Tensor:
         return _paste(known, opened, stretch, x)[:, :, :frames]
@@ -294,11 +295,12 @@ def draw_clip(
         if stretch.redraw < 1:
             opened = wanted[:, :, stretch.frames].clone()
             opened[:, :, : stretch.kept] = False
-        window = _window(model, sampling, known[:, :, stretch.frames], opened, draws, stretch.stride)
+        shown = encode(known[:, :, stretch.frames])
+        window = _window(model, sampling, shown, opened, draws, stretch.stride)
         for step in WindowDrawing(window, condition, draws, stretch.redraw).steps(stretch.table):
-            at, shown = done + step.done, partial(picture, known, opened, stretch)
+            at, drawing = done + step.done, partial(picture, known, opened, stretch)
             yield Canvas(
-                at, total, partial(shown, step.x), partial(shown, step.denoised) if at < total else None
+                at, total, partial(drawing, step.x), partial(drawing, step.denoised) if at < total else None
             )
         known = _paste(known, opened, stretch, step.x)
         left = left.clone()

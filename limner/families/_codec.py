@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from limner.core import ImageSpec
-from limner.fields import Images
+from limner.fields import Images, Share
 from limner.networks.codec import Codec
 from limner.networks.quantise import Codebook
 from limner.networks.shape import FeatureShape
@@ -34,6 +34,7 @@ class CodecConfig:
     standardise: bool = True  # scale the code to mean 0 and deviation 1 first, so that all entries are used
     legacy: bool = False  # that weight is on the codebook term instead, as in published VQGANs
     codebook: float = 1.0  # weight of the VQ loss, beside errors that are averaged over an image
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
     perceptual: float = 0.2  # weight of the perceptual distance; 1 in the papers, whose distance is learned
     # network of the perceptual distance: random, imagenet (needs limner[imagenet], and should not judge what it
     # trained), or a safetensors file of VGG-16 or VGG-19 with torchvision's names

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from torch import Tensor, nn
 
 from limner.core import ConditionEmbedding, ImageSpec
+from limner.families._by_images import by_images, unet_widths
 from limner.families._conditioning import ConditionEmbedder, run_body
 from limner.networks.blocks import AlongTime, frame_by_frame
 from limner.networks.layers import time_features
@@ -16,6 +17,9 @@ from limner.text.encoder import TextConfig
 
 @dataclass(frozen=True)
 class FlowNetworkConfig(UNetLevels):
+    widths: tuple[int, ...] = by_images(
+        unet_widths
+    )  # U-Net: channels by level; default: by the size of the images
     embedding: int = 128  # width of the embedding of time and condition
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 

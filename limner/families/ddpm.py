@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -18,11 +19,13 @@ from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, O
 from limner.diffusion.objectives import Prediction, denoised, diffusion_loss
 from limner.diffusion.paths import Discrete, Schedule, Spacing, betas
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, SolverName, draw
+from limner.families._by_images import by_images, unet_multiples
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.fields import Share, check
 from limner.networks import exchange
 from limner.networks.checks import SettingsError
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.diffusion import DiffusionUNet
 from limner.networks.unets.unet import QuickUNet
@@ -35,7 +38,8 @@ class DDPMConfig:
 
     network: Literal["quick", "ddpm", "adm"] = "quick"  # quick: for a CPU; ddpm: Ho 2020; adm: Dhariwal 2021
     width: int = 48  # channels of the first level
-    multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
+    # channels of each level in those units; each halves the side; default: by the images' size
+    multiples: tuple[int, ...] = by_images(unet_multiples)
     blocks: int = 1  # residual blocks by level, on the way down
     attention_resolutions: tuple[int, ...] = (4,)  # shorter sides, in pixels, of maps with attention
     head_width: int = 64  # channels of an attention head; 0: a single head
@@ -46,6 +50,7 @@ class DDPMConfig:
     order: Literal["heads", "split"] = "heads"  # adm: layout of queries, keys and values; split: ADM at 64x64
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
     steps: int = 1000  # diffusion steps from data to noise
     schedule: Schedule = "linear"  # noise schedule over the steps; cosine: Nichol 2021
     predict: Prediction = "noise"  # velocity: Salimans 2022; data: Li and He 2025
@@ -111,7 +116,8 @@ class DDPM(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_simple (Ho 2020, eq. 14) and, for the variance alone, L_vlb (Nichol 2021, eq. 16)."""
-        c, data = self.config, batch.image
+        c = self.config
+        data = with_headroom(batch.image, c.headroom)
         t = self.path.random_times(len(data), data.device)
         keep = torch.rand(len(data), device=data.device) >= c.condition_dropout
         label = self.embed(batch.condition).label
@@ -130,7 +136,9 @@ class DDPM(Model):
 
     def plan(self, sampling: DDPMSampling) -> Plan:
         levels = self.path.levels(sampling.steps, sampling.spacing)
-        return Plan(self.path, levels, self.spec.shape, clip=1.0, variance=sampling.variance)
+        room, variance = self.config.headroom, sampling.variance
+        shown = partial(with_headroom, room=room)
+        return Plan(self.path, levels, self.spec.shape, 1 + room, variance, encode=shown)
 
     sample = draw
 
@@ -143,7 +151,9 @@ class DDPM(Model):
             options = exchange.UNetOptions(self.network.shape, c.head_width, c.network == "ddpm",
                                            c.network == "adm" and c.scale_shift,
                                            exchange.norm_groups(unet))  # fmt: skip
-            scheduler = exchange.scheduler_settings(c.schedule, c.steps, c.predict, c.learn_variance)
+            scheduler = exchange.scheduler_settings(
+                c.schedule, c.steps, c.predict, c.learn_variance, c.headroom
+            )
             settings = exchange.unet_settings(options) | {exchange.DROPOUT: c.condition_dropout}
             unet_part = Part("unet", settings, exchange.export_weights(unet))
         except exchange.ExchangeError as error:
@@ -162,7 +172,7 @@ class DDPM(Model):
         try:
             options = exchange.unet_options(found["UNet2DModel"].settings)
             shape, original = options.shape, options.original
-            schedule, steps, predict, variance = exchange.scheduler_options(
+            schedule, steps, predict, variance, room = exchange.scheduler_options(
                 scheduler or {"_class_name": "DDIMScheduler"}
             )
             if shape.out != (wanted := shape.channels * (2 if variance else 1)):
@@ -174,7 +184,8 @@ class DDPM(Model):
                                 dropout=shape.dropout, scale_shift=options.scale_shift or original,
                                 resample_blocks=original, condition="label" if shape.classes else "none",
                                 condition_dropout=exchange.condition_dropout(found["UNet2DModel"].settings),
-                                steps=steps, schedule=schedule, predict=predict, learn_variance=variance)  # fmt: skip
+                                steps=steps, schedule=schedule, predict=predict, learn_variance=variance,
+                                headroom=room)  # fmt: skip
             classes = tuple(map(str, range(shape.classes)))
             check(config, "--model.")
             spec = ImageSpec(shape.channels, *shape.size, classes=classes)
@@ -188,9 +199,12 @@ class DDPM(Model):
 
 
 DDPM.presets = {
-    "tiny": Preset(DDPMConfig(width=16, multiples=(1, 2), head_width=16), replace(SMALL_UNET, batch=16, average=100.0)),
+    "tiny": Preset(
+        DDPMConfig(width=16, multiples=(1, 2), head_width=16, headroom=HEADROOM),
+        replace(SMALL_UNET, batch=16, average=100.0),
+    ),
     # Velocity and cosine: Frechet distance 18 instead of 33 after 10,000 digits (see docs/log.md).
-    "small": Preset(DDPMConfig(predict="velocity", schedule="cosine"), SMALL_UNET),
+    "small": Preset(DDPMConfig(predict="velocity", schedule="cosine", headroom=HEADROOM), SMALL_UNET),
     "base": Preset(
         DDPMConfig(network="adm", width=128, multiples=(1, 2, 2, 3), blocks=2, attention_resolutions=(32, 16, 8),
                    dropout=0.1, schedule="cosine", learn_variance=True),

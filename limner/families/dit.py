@@ -19,6 +19,7 @@ from limner.diffusion.sampling import Plan, SamplingConfig, Shift, draw
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
 from limner.fields import Share
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks, TimeEmbedder
 from limner.settings import Optimiser
 from limner.text.encoder import TextConfig
@@ -35,6 +36,7 @@ class DiTConfig(FlowMatching):
     embedding_std: float = 0.0  # initial standard deviation of time's and labels' weights; 0: by width
     learn_variance: bool = True  # predict=noise: also learn the variance of the ancestral solver's steps
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 
 
@@ -82,9 +84,8 @@ class DiT(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c = self.config
         rows = partial(self.network.embedder.with_dropout, batch, c.condition_dropout)
-        return denoising_loss(
-            lambda x, t: self.call_network(x, t, rows()), batch.image, self.path, c.predict, c
-        )
+        data = with_headroom(batch.image, c.headroom)
+        return denoising_loss(lambda x, t: self.call_network(x, t, rows()), data, self.path, c.predict, c)
 
     def call_network(self, x: Tensor, t: Tensor, rows: ConditionEmbedding) -> Tensor:
         return self.network(x, t if self.discrete else TIME_SCALE * t, rows)  # [B, out, H, W]
@@ -97,10 +98,13 @@ class DiT(Model):
         return denoised(self.config.predict, self.path, x, self.call_network(x, time, rows), alpha, sigma)
 
     def plan(self, sampling: DiTSampling) -> Plan:
-        s = sampling
+        s, room = sampling, self.config.headroom
+        shown = partial(with_headroom, room=room)
         if self.discrete:
-            return Plan(DISCRETE, DISCRETE.levels(s.steps, s.spacing), self.spec.shape, clip=1.0)
-        return Plan(STRAIGHT, STRAIGHT.levels(s.steps, s.shift), self.spec.shape)
+            return Plan(
+                DISCRETE, DISCRETE.levels(s.steps, s.spacing), self.spec.shape, 1 + room, encode=shown
+            )
+        return Plan(STRAIGHT, STRAIGHT.levels(s.steps, s.shift), self.spec.shape, encode=shown)
 
     sample = draw
 
@@ -108,16 +112,16 @@ class DiT(Model):
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
 DiT.presets = {
     "tiny": Preset(
-        DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TINY_TEXT),
+        DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TINY_TEXT, headroom=HEADROOM),
         training(Optimiser("adamw", lr=4e-3, matrix_lr=0.01), "network", batch=16, average=100.0),
     ),
     "small": Preset(
-        DiTConfig(body=DiTBlocks(width=192, heads=3, qk_norm=True, rope=True, swiglu=True)),
+        DiTConfig(body=DiTBlocks(width=192, heads=3, qk_norm=True, rope=True, swiglu=True), headroom=HEADROOM),
         training(Optimiser("muon", lr=2e-3, matrix_lr=0.01), "network", batch=32, samples=16, clip=1.0),
     ),
     "base": Preset(
         DiTConfig(body=DiTBlocks(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
-                  text=BASE_TEXT),
+                  text=BASE_TEXT, headroom=HEADROOM),
         BASE_MUON,
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.

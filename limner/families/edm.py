@@ -7,6 +7,7 @@ network's input and target are scaled to variance 1 at every noise level, and He
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -16,10 +17,12 @@ from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, O
 from limner.diffusion import paths
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, SolverName, draw
+from limner.families._by_images import by_images, unet_multiples
 from limner.families._conditioning import choose_classes, embed_labels
 from limner.families._presets import SMALL_UNET, training
 from limner.fields import Bounds, Share
 from limner.networks.images import augment_conditioning
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.networks.shape import FeatureShape
 from limner.networks.unets.song import SongUNet
 from limner.networks.unets.unet import QuickUNet
@@ -33,7 +36,8 @@ class EDMConfig:
     # quick: on a CPU; song: the paper's DDPM++; ncsnpp: its NCSN++
     network: Literal["quick", "song", "ncsnpp"] = "quick"
     width: int = 48  # channels of the first level
-    multiples: tuple[int, ...] = (1, 3, 4)  # channels of each level in those units; each halves the side
+    # channels of each level in those units; each halves the side; default: by the images' size
+    multiples: tuple[int, ...] = by_images(unet_multiples)
     blocks: int = 1  # residual blocks by level, on the way down
     attention_resolutions: tuple[int, ...] = (4,)  # shorter sides, in pixels, of maps with attention
     dropout: float = 0.0  # inside the blocks
@@ -41,6 +45,7 @@ class EDMConfig:
     head_width: int = 64  # quick: channels of an attention head
     condition: Literal["auto", "none", "label"] = "auto"  # auto: on labels where there are any
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
     augment: float = 0.0  # probability of each augmentation, which the network gets as a condition
     sigma_data: float = 0.5  # standard deviation of the data
     noise_mean: float = -1.2  # sigma in training is exp(normal): mean of the normal (P_mean)
@@ -118,7 +123,8 @@ class EDM(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Karras 2022, eq. 2 and table 1, with stratified noise levels."""
-        c, data = self.config, batch.image
+        c = self.config
+        data = with_headroom(batch.image, c.headroom)
         augmented = None
         if c.augment and self.training:  # not for the held-out loss
             data, augmented = augment_conditioning.augment(data, c.augment)
@@ -146,7 +152,8 @@ class EDM(Model):
                 "the defaults are 0.002 and 80."
             )
         path = paths.Exploding(s.sigma_min, s.sigma_max, s.rho)
-        return Plan(path, path.levels(s.steps), self.spec.shape)
+        shown = partial(with_headroom, room=self.config.headroom)
+        return Plan(path, path.levels(s.steps), self.spec.shape, encode=shown)
 
     sample = draw
 
@@ -162,14 +169,15 @@ _CIFAR_TRAINING = training(
 )  # fmt: skip
 EDM.presets = {
     "tiny": Preset(
-        EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1), replace(SMALL_UNET, batch=16, average=100.0)
+        EDMConfig(width=16, multiples=(1, 2), head_width=16, augment=0.1, headroom=HEADROOM),
+        replace(SMALL_UNET, batch=16, average=100.0),
     ),
     # More training at the noise levels that decide shapes: Frechet distance 11.4 instead of 15.1 after 10,000 digits
     # (see docs/log.md).
-    "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4), SMALL_UNET),
+    "small": Preset(EDMConfig(noise_mean=-0.6, noise_std=1.4, headroom=HEADROOM), SMALL_UNET),
     "base": Preset(
         EDMConfig(network="song", width=128, multiples=(1, 2, 2, 2), blocks=2, attention_resolutions=(32, 16),
-                  dropout=0.1, augment=0.1),
+                  dropout=0.1, augment=0.1, headroom=HEADROOM),
         training(Optimiser("adam", lr=5e-4, betas=(0.9, 0.999)), "network", batch=256, flat=0.5, warmup=100_000,
                  clip=1.0, average=500_000.0),
     ),

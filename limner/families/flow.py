@@ -20,6 +20,7 @@ from limner.families._conditioning import choose_condition, embed_condition
 from limner.families._flow import FlowNetwork, FlowNetworkConfig
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.fields import Share
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.settings import Optimiser
 
 
@@ -27,6 +28,7 @@ from limner.settings import Optimiser
 class FlowConfig(FlowMatching, FlowNetworkConfig):
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out, for guidance
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Flow(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         c = self.config
         rows = partial(self.network.embedder.with_dropout, batch, c.condition_dropout)
-        return flow_matching_loss(lambda x, t: self.network(x, t, rows()), batch.image, c, "data")
+        data = with_headroom(batch.image, c.headroom)
+        return flow_matching_loss(lambda x, t: self.network(x, t, rows()), data, c, "data")
 
     embed = embed_condition
 
@@ -64,15 +67,18 @@ class Flow(Model):
         return Denoised(self.network(x, time, rows))
 
     def plan(self, sampling: FlowSampling) -> Plan:
-        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape)
+        levels = STRAIGHT.levels(sampling.steps, sampling.shift)
+        return Plan(
+            STRAIGHT, levels, self.spec.shape, encode=partial(with_headroom, room=self.config.headroom)
+        )
 
     sample = draw
 
 
 Flow.presets = {
-    "tiny": Preset(FlowConfig(**TINY_LEVELS), TINY_UNET),
-    "small": Preset(FlowConfig(), SMALL_UNET),
-    "base": Preset(FlowConfig(**BASE_LEVELS), BASE_MUON),
+    "tiny": Preset(FlowConfig(**TINY_LEVELS, headroom=HEADROOM), TINY_UNET),
+    "small": Preset(FlowConfig(headroom=HEADROOM), SMALL_UNET),
+    "base": Preset(FlowConfig(**BASE_LEVELS, headroom=HEADROOM), BASE_MUON),
     # After Lipman 2023's CIFAR-10: uniform times, Adam, pixels rather than patches; with this U-Net.
     "paper": Preset(
         FlowConfig(patch=1, widths=(256, 512, 512, 512), blocks=(2, 2, 2, 2), attention_resolutions=(16,),

@@ -32,10 +32,12 @@ from limner.diffusion import paths
 from limner.diffusion.objectives import FlowMatching
 from limner.diffusion.paths import expand_dims
 from limner.diffusion.sampling import Guidance
+from limner.families._by_images import by_images, unet_widths
 from limner.families._conditioning import ConditionEmbedder, check_guidance, choose_condition, run_body
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, TINY_UNET, training
 from limner.fields import Checked, PositiveShare, Share
 from limner.losses.mean_flow import Average, adaptive_weight, implied_velocity, split_target
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.networks.layers import time_features
 from limner.networks.transformers.dit import DiffusionTransformer, DiTBlocks
 from limner.networks.unets.unet import UNet, UNetLevels
@@ -45,6 +47,9 @@ from limner.text.encoder import TextConfig
 
 @dataclass(frozen=True)
 class MeanFlowConfig(FlowMatching, UNetLevels):
+    widths: tuple[int, ...] = by_images(
+        unet_widths
+    )  # U-Net: channels by level; default: by the size of the images
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"  # unet: for a CPU; transformer: DiT
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer
@@ -59,6 +64,7 @@ class MeanFlowConfig(FlowMatching, UNetLevels):
     average_weight: float = 1.0  # loss weight of pairs with s > t: their errors are small, without noise
     adaptive_power: float = 0.0  # p of the loss weight 1 / (squared error + 0.001)^p; 0: the mean square
     condition_dropout: Share = 0.1  # fraction of training images whose condition is left out
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
     guidance: float = 1.0  # largest guidance scale that is learned; 1: none
     guided_share: float = 0.5  # fraction of training images with a guidance scale above 1, if it is learned
 
@@ -159,7 +165,8 @@ class MeanFlow(Model):
 
         The weighted sum is lowered. An adaptive weight hides that the errors fall, so the plain ones are shown.
         """
-        c, data, n = self.config, batch.image, len(batch.image)
+        c, n = self.config, len(batch.image)
+        data = with_headroom(batch.image, c.headroom)
         t, s, equal = self.times(n, data.device)
         x = paths.noised(paths.STRAIGHT, data, torch.randn_like(data), t)
         keep = torch.rand(n, device=data.device) >= c.condition_dropout
@@ -239,7 +246,7 @@ class MeanFlow(Model):
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
             start = 1 - k.strength
-            x = start * condition.image + (1 - start) * x
+            x = start * with_headroom(condition.image, self.config.headroom) + (1 - start) * x
         scale = torch.full((condition.size,), k.guidance, device=x.device)
         u = self.average(self.network.embed(condition, guidance=scale), sigma_floor=0.0)
         times = torch.linspace(start, 1, k.steps + 1, device=x.device)
@@ -250,9 +257,9 @@ class MeanFlow(Model):
 
 
 MeanFlow.presets = {
-    "tiny": Preset(MeanFlowConfig(**TINY_LEVELS, guidance=3.0), TINY_UNET),
-    "small": Preset(MeanFlowConfig(), SMALL_UNET),
-    "base": Preset(MeanFlowConfig(**BASE_LEVELS, guidance=4.0), BASE_MUON),
+    "tiny": Preset(MeanFlowConfig(**TINY_LEVELS, guidance=3.0, headroom=HEADROOM), TINY_UNET),
+    "small": Preset(MeanFlowConfig(headroom=HEADROOM), SMALL_UNET),
+    "base": Preset(MeanFlowConfig(**BASE_LEVELS, guidance=4.0, headroom=HEADROOM), BASE_MUON),
     # Lu 2026's pMF-B/16: objective, times, guidance and batch. Its perceptual losses need networks trained on
     # ImageNet, and its transformer has a second head for v: neither is here.
     "paper": Preset(

@@ -37,6 +37,7 @@ from limner.families._conditioning import ConditionEmbedder, choose_condition, e
 from limner.families._flow import FlowNetwork, FlowNetworkConfig
 from limner.families._presets import BASE_LEVELS, BASE_MUON, SMALL_UNET, TINY_LEVELS, training
 from limner.fields import Share
+from limner.networks.images.headroom import HEADROOM, with_headroom
 from limner.networks.unets.space_time import Positions, TemporalLayers, fold_frames, unfold_frames
 from limner.networks.unets.vdm import VDMLevels, VDMUNet
 from limner.settings import LimnerError, Optimiser
@@ -73,6 +74,7 @@ class VideoConfig(FlowMatching):
     sparse: Share = 0.0
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     condition_dropout: Share = 0.1  # fraction of training clips whose condition is left out, for guidance
+    headroom: Share = 0.0  # how far beyond the range of pixels those at its ends are learned
 
 
 class Network(nn.Module):
@@ -82,7 +84,7 @@ class Network(nn.Module):
         super().__init__()
         c = config.unet
         self.frame = FlowNetwork(c, spec, condition)
-        self.time_layers = TemporalLayers(c.widths, c.blocks, c.head_width, config.positions, config.causal)
+        self.time_layers = TemporalLayers(c.widths, c.depths, c.head_width, config.positions, config.causal)
 
     @property
     def embedder(self) -> ConditionEmbedder:
@@ -176,16 +178,17 @@ class Video(Model):
         Stills among the clips are clips of one frame: no other frame takes part.
         """
         rows = self.network.embedder.with_dropout(batch, self.config.condition_dropout)
+        image = with_headroom(batch.image, self.config.headroom)
         still = torch.zeros(len(batch.image), dtype=torch.bool, device=batch.image.device)
         if batch.counts is not None:
             still = batch.counts.sum(1) == 1  # [B]
         parts = []
         whole, single = (~still).nonzero()[:, 0], still.nonzero()[:, 0]
         for seen, of_phase in self.split(whole):
-            data, stride = self.subclips(batch.image[seen], of_phase)
+            data, stride = self.subclips(image[seen], of_phase)
             parts.append(self.errors(data, rows[seen.repeat(len(data) // len(seen))], stride))
         if len(single):
-            parts.append(self.errors(batch.image[single, :, :1], rows[single]))
+            parts.append(self.errors(image[single, :, :1], rows[single]))
         error, counted = (torch.stack([part[i] for part in parts]).sum() for i in (0, 1))
         return {"noise" if self.discrete else "velocity": error / counted}
 
@@ -249,9 +252,11 @@ class Video(Model):
         return denoised("noise", COSINE, x, out, alpha, sigma).data if self.discrete else out
 
     def plan(self, sampling: VideoSampling) -> Plan:
+        room = self.config.headroom
+        shown = partial(with_headroom, room=room)
         if self.discrete:
-            return Plan(COSINE, COSINE.levels(sampling.steps), self.spec.shape, clip=1.0)
-        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape)
+            return Plan(COSINE, COSINE.levels(sampling.steps), self.spec.shape, 1 + room, encode=shown)
+        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape, encode=shown)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: VideoSampling, draws: Draws) -> Iterator[Canvas]:
@@ -264,11 +269,13 @@ CLIPS = replace(SMALL_UNET, batch=16, samples=32, average=2_000.0)
 Video.presets = {
     # Whole clips from the start: a budget of a few steps has no time for phases, and a longer one goes on exactly.
     "tiny": Preset(
-        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0),
+        VideoConfig(unet=FlowNetworkConfig(**TINY_LEVELS), still_phase=0.0, sparse_phase=0.0, headroom=HEADROOM),
         replace(CLIPS, average=100.0),
     ),
-    "small": Preset(VideoConfig(sparse=0.5), CLIPS),
-    "base": Preset(VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS), sparse=0.5), replace(BASE_MUON, batch=64)),
+    "small": Preset(VideoConfig(sparse=0.5, headroom=HEADROOM), CLIPS),
+    "base": Preset(
+        VideoConfig(unet=FlowNetworkConfig(**BASE_LEVELS), sparse=0.5, headroom=HEADROOM), replace(BASE_MUON, batch=64)
+    ),
     # lucidrains' video-diffusion-pytorch: two batches of 32 clips of 16 frames a step; every tenth step the average
     # moves by 0.005.
     "paper": Preset(

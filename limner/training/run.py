@@ -14,10 +14,12 @@ import torch
 
 from limner import checkpoint, config, families, files
 from limner.config import Run, parse_budget
+from limner.core import ImageSpec
 from limner.data import open_data
 from limner.data.given import settle as settle_given
 from limner.device import pick_device
 from limner.distributed import join
+from limner.families import _by_images as by_images
 from limner.inference.threads import THREADS
 from limner.settings import CAPTIONED, LimnerError, join_words
 from limner.text.pretrained import settle
@@ -118,6 +120,7 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
     context.refuse_lost()
     if not resume_run:
         epoch = data.split(run.data.holdout, run.data.per_class, twins=True)[0].epoch
+        run = _settle(run, data.spec, epoch, context)
         parents.check(run, out, data.spec, epoch, resume, context.ranks)
         for name in parents.trained_first(run):
             first, folder = parents.first_run(run, name, out, data.spec, epoch, resume), out / name
@@ -135,3 +138,14 @@ def _train_all(run: Run, out: Path, resume: bool, context: Context) -> Result:
                 return replace(result, out=out)
     with Journal(out if context.ranks.first else None, context.quiet, run.training.tensorboard) as journal:
         return Session(run, out, data, resume_run, context, journal).train()
+
+
+def _settle(run: Run, spec: ImageSpec, count: int, context: Context) -> Run:
+    """The run with the settings that follow its images, which a line tells."""
+    model = by_images.settle(run.model, by_images.Images(spec.height, spec.width, count))
+    if flags := list(by_images.chosen(run.model, model)):
+        Journal(None, context.quiet).console.print(
+            f"Settings that follow {count:,} {spec.noun}s of {spec.size_in_words}: {', '.join(flags)}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return replace(run, model=model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from limner.config import Budget, Run
 from limner.core import Model, mix
 from limner.data import Data
 from limner.distributed import Ranks
+from limner.families import _by_images as by_images
 from limner.inference.sheets import sample_grid
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
@@ -124,7 +125,8 @@ class Session:
     def _resume(self, run: Run, resumed: checkpoint.Resumed) -> dict[str, Model]:
         """No models: the checkpoint has the weights of the parents."""
         saved = resuming.check(run, resumed, self.out, self.data_state)
-        self.run = parents.keep_parents(run, saved, self.out)
+        run = parents.keep_parents(run, saved, self.out)
+        self.run = replace(run, model=by_images.keep(run.model, saved.model))
         self.digests = resumed.header["parents"]
         self.first_loss = resumed.state.get("first_loss", math.nan)
         self.seconds_before = resumed.header["seconds"] - resumed.state["seconds"]

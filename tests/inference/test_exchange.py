@@ -112,7 +112,7 @@ def test_what_is_predicted_is_told_there_and_back(predict: str) -> None:
     kind = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}[predict]
     assert parts[-1].settings["prediction_type"] == kind
     back = DDPM.from_diffusers(parts)
-    assert back is not None and back.config.predict == predict
+    assert back is not None and back.config.predict == predict and back.config.headroom == 0
 
 
 def test_the_published_networks_settings_are_the_paper_presets() -> None:
@@ -133,9 +133,10 @@ def test_the_published_networks_settings_are_the_paper_presets() -> None:
     assert {name: unet.settings[name] for name in expected} == expected
 
 
-def test_their_pipeline_draws_what_ours_draws(tmp_path: Path) -> None:
-    """Of the same noise, by DDIM."""
-    model = stirred(DDPM(SMALL, ImageSpec(3, 16, 16)))
+@pytest.mark.parametrize("headroom", [0.0, 0.1])
+def test_their_pipeline_draws_what_ours_draws(headroom: float, tmp_path: Path) -> None:
+    """Of the same noise, by DDIM; guesses are clipped, and as far out as ours are."""
+    model = stirred(DDPM(dataclasses.replace(SMALL, headroom=headroom), ImageSpec(3, 16, 16)))
     parts = kept(model, tmp_path / "run", "ddpm")
     exchange.to_diffusers(parts, tmp_path / "ours")
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours")
@@ -220,10 +221,10 @@ def test_every_scheduler_is_read_as_it_is_or_refused(name: str) -> None:
         return
     for beta_schedule in ("linear", "squaredcos_cap_v2"):
         theirs = getattr(diffusers, name)(beta_schedule=beta_schedule)
-        schedule, steps, predict, learned = exchanging.scheduler_options(
+        schedule, steps, predict, learned, headroom = exchanging.scheduler_options(
             {"_class_name": name, **theirs.config}
         )
-        assert predict == "noise" and not learned
+        assert predict == "noise" and not learned and headroom == 0
         assert_close(Discrete(betas(schedule, steps)).alphas_cumprod.float(), theirs.alphas_cumprod)
 
 

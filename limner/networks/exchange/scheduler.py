@@ -13,7 +13,9 @@ SCHEDULES = {  # our schedule -> their beta_schedule, its start and end
 PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
 
 
-def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -> dict[str, Any]:
+def scheduler_settings(
+    schedule: str, steps: int, predict: str, learned: bool, headroom: float = 0.0
+) -> dict[str, Any]:
     """The settings of their DDPMScheduler; ``predict`` is a key of PREDICTIONS."""
     if steps != 1000:
         raise ExchangeError(f"it takes {steps} steps, not 1000")
@@ -21,7 +23,8 @@ def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -
     return {
         "_class_name": "DDPMScheduler", "num_train_timesteps": steps, "beta_schedule": name,
         "beta_start": start or 1e-4, "beta_end": end or 0.02, "prediction_type": PREDICTIONS[predict],
-        "variance_type": "learned_range" if learned else "fixed_large", "clip_sample": True, "trained_betas": None,
+        "variance_type": "learned_range" if learned else "fixed_large", "clip_sample": True,
+        "clip_sample_range": 1 + headroom, "trained_betas": None,
     }  # fmt: skip
 
 
@@ -29,7 +32,7 @@ def scheduler_settings(schedule: str, steps: int, predict: str, learned: bool) -
 CLASSES = ("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler")
 FIXED = {  # settings that all of ours have
     "num_train_timesteps": 1000, "trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False,
-    "clip_sample": True, "clip_sample_range": 1.0,
+    "clip_sample": True,
     "timestep_values": None, "tensor_format": "pt",  # of the first versions
 }  # fmt: skip
 STEPS = {  # settings of how their solver steps; a run of ours is drawn with those that a person gives
@@ -37,14 +40,15 @@ STEPS = {  # settings of how their solver steps; a run of ours is drawn with tho
 }  # fmt: skip
 DEFAULTS = {
     "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "epsilon",
-    "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0,  # of thresholding
+    "clip_sample_range": 1.0, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0,  # of thresholding
     **FIXED, **STEPS,
 }  # fmt: skip
+LARGEST_RANGE = 1.5  # of guesses; wider is another scale of the data rather than headroom
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
 
 
-def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]:
-    """The inverse of `scheduler_settings`: schedule, steps, what is predicted, whether the variance is learned.
+def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool, float]:
+    """The inverse: schedule, steps, what is predicted, whether the variance is learned, headroom.
 
     Warns of settings that only choose a solver's steps, which the person chooses when drawing.
     """
@@ -54,6 +58,9 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]
     varies = {"variance_type": "fixed_small"} if kind.startswith("DDPM") else {}
     their = known_settings(settings, {**DEFAULTS, **varies})
     require_equal(their, **FIXED)
+    limit = their["clip_sample_range"]
+    if not isinstance(limit, int | float) or not 1 <= limit <= LARGEST_RANGE:
+        raise ExchangeError(f"its clip_sample_range is {limit!r}")
     found = [ours for ours, (name, _, _) in SCHEDULES.items() if name == their["beta_schedule"]]
     if not found:
         raise ExchangeError(f"its beta_schedule is {their['beta_schedule']!r}")
@@ -66,7 +73,8 @@ def scheduler_options(settings: Mapping[str, Any]) -> tuple[Any, int, Any, bool]
     if varies and their["variance_type"] not in VARIANCES:
         raise ExchangeError(f"its variance_type is {their['variance_type']!r}")
     _warn_of_steps(their)
-    return found[0], 1000, predict[0], their.get("variance_type") == "learned_range"
+    learned, headroom = their.get("variance_type") == "learned_range", limit - 1
+    return found[0], 1000, predict[0], learned, headroom
 
 
 def _warn_of_steps(their: Mapping[str, Any]) -> None:

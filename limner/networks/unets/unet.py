@@ -28,12 +28,18 @@ class UNetLevels:
     )
 
     widths: tuple[int, ...] = (48, 128, 192)  # U-Net: channels by level
-    blocks: tuple[int, ...] = (1, 1, 1)  # U-Net: residual blocks by level, going down and again going up
+    # U-Net: residual blocks by level, going down and again going up; default: one each
+    blocks: tuple[int, ...] = ()
     attention_resolutions: tuple[int, ...] = (4,)  # U-Net: shorter sides, in pixels, of maps with attention
     cross_attention_resolutions: tuple[int, ...] = (8,)  # U-Net: the same, for attention to the tokens alone
     patch: int = 2  # U-Net: pixels a side that are folded into the channels first
     head_width: int = 64  # U-Net: channels of an attention head
     dropout: float = 0.0  # U-Net: inside the blocks
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The number of blocks of each level."""
+        return self.blocks or (1,) * len(self.widths)
 
 
 class UNet(nn.Module):
@@ -47,7 +53,7 @@ class UNet(nn.Module):
         self, channels: int, out: int, size: Size, embedding: int, levels: UNetLevels, context: int = 0
     ):
         super().__init__()
-        check_levels(levels.widths, levels.blocks)
+        check_levels(levels.widths, levels.depths)
         widths, self.patch = levels.widths, levels.patch
         self.multiple = self.patch * 2 ** (len(widths) - 1)
         sizes = level_sizes(size, len(widths), self.patch)
@@ -58,7 +64,7 @@ class UNet(nn.Module):
         self.downsample, self.upsample = nn.ModuleList(), nn.ModuleList()
         self.attention = nn.ModuleDict()
         self.position = nn.ParameterList()  # added before the blocks, so that their modulation depends on it
-        for level, (wide, depth) in enumerate(zip(widths, levels.blocks, strict=True)):
+        for level, (wide, depth) in enumerate(zip(widths, levels.depths, strict=True)):
             for way in (self.down, self.up):
                 way.append(nn.ModuleList(Block(wide, embedding, levels.dropout) for _ in range(depth)))
             self.position.append(nn.Parameter(0.3 * torch.randn(wide, *sizes[level])))
