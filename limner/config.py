@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -141,6 +142,15 @@ def parse_budget(text: str, epoch: int) -> Budget:
     if not match or not 0 < amount < float("inf"):
         raise LimnerError(f"{text!r} is not a valid budget: use 90s, 4m, 200kimg or 50epochs.")
     return Budget(amount, "seconds" if match[2] in ("s", "m", "h") else "images")
+
+
+def budget_of(seconds: float) -> str:
+    """A budget of at least so many seconds, rounded up to two digits: 0.1s, 41s, 15m, 2.5h."""
+    unit, size = next(
+        (u, size) for u, size in (("h", 3600), ("m", 60), ("s", 1)) if seconds >= 2 * size or size == 1
+    )
+    step = 10 ** max(math.floor(math.log10(max(seconds / size, 0.1))) - 1, -1)
+    return f"{math.ceil(seconds / size / step) * step:g}{unit}"
 
 
 def parse_size(text: str) -> tuple[int, int]:

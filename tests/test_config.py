@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limner import families
-from limner.config import Budget, Run, parse_budget, parse_size, preset_run, read_run
+from limner.config import Budget, Run, budget_of, parse_budget, parse_size, preset_run, read_run
 from limner.fields import INLINE, JsonResult, from_json, to_json
 from limner.settings import DataOptions, LimnerError, Optimiser, Training
 from tests.helpers import toy_run
@@ -244,3 +244,12 @@ def test_settings_of_format_5(old, sources, now, tmp_path):
             LimnerError, match=r"on 2 sources of images, and today's Limner takes one: train it again"
         ):
             read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.003, "0.1s"), (9.91, "10s"), (41, "41s"), (119.5, "120s"), (850, "15m"), (8640, "2.4h")],
+)
+def test_a_time_becomes_a_budget_that_is_enough(seconds: float, words: str) -> None:
+    assert budget_of(seconds) == words
+    assert seconds <= parse_budget(words, 1).amount < max(0.2, 1.1 * seconds)

@@ -21,7 +21,7 @@ from limner.data.clips.write import Taken
 from limner.data.given import alike, partners_of, way_of
 from limner.data.images import decode, formats
 from limner.data.images.header import Header, colour_notes
-from limner.data.items import NOTHING, Item, Problem, Source, printable, to_follow
+from limner.data.items import NOTHING, Item, Problem, Source, of_few, printable, to_follow
 from limner.data.open import Sources, named
 from limner.data.pack import DEFAULTS
 from limner.data.parallel import in_parallel
@@ -32,7 +32,6 @@ from limner.progress import bar
 from limner.settings import BUILT_IN_TWO, DataOptions
 
 Look = tuple[Header, bytes, Taken | None]  # of a file: header, digest, and its clips in a data set of clips
-_FEW_IMAGES = 100
 _SHOWN = 10  # lines of each list in the printed report
 _FIRST = 2**16  # bytes of a file that are read at once
 _WHOLE = 2**24  # bytes of a file that are held in memory; a larger one is read twice
@@ -104,6 +103,7 @@ class _Tally:
     unused: int = 0  # of the problems, texts and rows of metadata, whose images are used
     first: dict[bytes, str] = field(default_factory=dict)  # digest of a file -> the first such file
     same: dict[bytes, list[str]] = field(default_factory=dict)  # of those with the same content: all
+    paired: bool = False  # whether the sizes of all images are to be known
     own: list[dict[str, tuple[int, int]]] = field(default_factory=list)  # sizes of images by name, by source
     films: Films = field(default_factory=Films)  # of a data set of clips
 
@@ -120,7 +120,8 @@ class _Tally:
         self.classes.add(item)
         if drawn:
             return
-        self.own[-1][item.name] = header.height, header.width
+        if self.paired:
+            self.own[-1][item.name] = header.height, header.width
         self.files[header] += 1
         if (name := self.first.setdefault(digest, item.name)) is not item.name:
             self.same.setdefault(digest, [name]).append(item.name)
@@ -128,7 +129,8 @@ class _Tally:
 
 def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = True) -> Report:
     """Reads and decodes everything once, and keeps nothing. Raises LimnerError for a source that does not exist."""
-    texts, tally, notes, kinds = named(sources), _Tally(), [], Counter[str]()
+    texts, notes, kinds = named(sources), [], Counter[str]()
+    tally = _Tally(paired=way_of(texts, options) == "pairs" and len(texts) == 2)
     cut = cut_of(options)
     for source in _sources(texts, options):
         listing = source.listing()
@@ -143,7 +145,7 @@ def check(sources: Sources, options: DataOptions = DEFAULTS, progress: bool = Tr
         kinds.update(listing.kinds)
         notes += listing.notes
     tally.problems += tally.films.problems()
-    if way_of(texts, options) == "pairs" and len(texts) == 2:
+    if tally.paired:
         tally.problems += _pairs(tally, texts, options)
 
     def counted(name: str) -> dict[str, int]:
@@ -222,6 +224,7 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
     """What to do, in sentences."""
     n, bad = report.images, len(report.problems) - tally.unused - len(tally.films.problems())
     headers, unreadable = tally.files, tally.unreadable
+    split_by_image = not report.clips and options.fit != "tiles"
 
     def among(is_so: Callable[[Header], bool]) -> int:
         return sum(count for header, count in headers.items() if is_so(header))
@@ -239,14 +242,11 @@ def _advice(report: Report, tally: _Tally, options: DataOptions) -> Iterator[str
         yield f"Fix the {tally.unused:,} texts and rows of metadata listed as problems: what they say is lost."
     if unreadable > options.max_bad * (n + unreadable):
         yield f"They are more than --data.max-bad ({options.max_bad:g}) of all files: training would stop."
-    if (shown := report.clips or n) < _FEW_IMAGES:
-        what = "clips" if report.clips else "images"
-        yield f"{shown} {what} are few: a model will copy them more than it varies them; add more, or --data.flip."
+    if few := of_few(report.clips or n, "clip" if report.clips else "image", split_by_image):
+        yield few
     if report.duplicates:
         extra = sum(len(group) - 1 for group in report.duplicates)
         yield f"Remove {extra:,} duplicates: they are overweighted in training and bias held-out measures."
-    if 0 < (small := among(lambda h: min(h.height, h.width) < 32)) < n:
-        yield f"{small:,} images have fewer than 32 pixels a side and would be enlarged and blurred."
     if thin := among(lambda h: max(h.height, h.width) > 3 * min(h.height, h.width)):
         yield f"{thin:,} images are over three times longer than wide; --data.fit pad keeps their ends."
     size = common_size(headers) or (tiles.DEFAULT if options.fit == "tiles" else (32, 32))

@@ -14,7 +14,7 @@ from torch import Tensor
 from limner.core import Batch, Condition, ImageSpec, mix
 from limner.data.annotations.folder_names import HELD_OUT
 from limner.data.clips.names import film_of
-from limner.data.items import Oracle, Problem, to_follow
+from limner.data.items import LEAST_TO_HOLD_OUT, Oracle, Problem, to_follow
 from limner.data.rows import PackedArray
 from limner.data.sizes import refuse_beyond_memory
 from limner.data.tiles import picture_of
@@ -132,9 +132,9 @@ class Data:
         Held-out images with a twin in the training part (see ``limner.data.twins``) are left out, unless ``twins``.
 
         The held-out part is the images of the sources' val and test splits, whatever `holdout` is, or else that share,
-        the same of each class: at least one of 20 or more images unless it is 0, none of fewer. `per_class` limits
-        the training part to that many images of each class. Tiles of one picture, clips of one film, and pairs, stay
-        together; each of two domains is split as if it were alone.
+        the same of each class: at least one of LEAST_TO_HOLD_OUT or more images unless it is 0, none of fewer.
+        `per_class` limits the training part to that many images of each class. Tiles of one picture, clips of one
+        film, and pairs, stay together; each of two domains is split as if it were alone.
         """
         if not 0 <= holdout < 1:
             raise LimnerError(f"--data.holdout must be at least 0 and below 1, not {holdout}.")
@@ -171,7 +171,7 @@ class Data:
         if said.any() and not said.all():
             return np.flatnonzero(said)
         if not self.tiled and self.strides is None:
-            return self._share(np.arange(len(self)), holdout, least=20)
+            return self._share(np.arange(len(self)), holdout, LEAST_TO_HOLD_OUT)
         pictures = list(map(picture_of if self.tiled else film_of, self.names))
         _, first, which = np.unique(pictures, return_index=True, return_inverse=True)
         chosen = self._share(

@@ -22,7 +22,7 @@ class Problem:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image or film. `image(height, width)` opens its file, or draws it where the source draws."""
 
@@ -76,7 +76,11 @@ class Source:
 
 def printable(name: str) -> str:
     """A name or text as Unicode: lone surrogates, such as bytes of a file name that are not UTF-8, are replaced."""
-    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return name  # itself, as many names are kept
 
 
 def same_form(name: str) -> str:
@@ -103,6 +107,23 @@ def to_follow(images: int, captions: int = 0, classes: int = 0, noun: str = "ima
     return "; ".join(parts + ([f"{classes:,} classes"] if classes else []))
 
 
+FEW = 100  # images, below which a model learns them by heart
+LEAST_TO_HOLD_OUT = 20  # images; of fewer none is held out
+
+
+def of_few(count: int, noun: str = "image", split: bool = True) -> str:
+    """What comes of so few images, in a sentence; "" of more. ``split``: they are split image by image."""
+    if count >= FEW:
+        return ""
+    are = f"{noun}s are" if count != 1 else f"{noun} is"
+    unmeasured = f", and of fewer than {LEAST_TO_HOLD_OUT} none is held out, so nothing is measured"
+    unmeasured = unmeasured if split and count < LEAST_TO_HOLD_OUT else ""
+    return (
+        f"{count} {are} few: a model will copy them more than it varies them{unmeasured}. Add more; --data.flip "
+        "mirrors half of them."
+    )
+
+
 def finder(classes: Sequence[str]) -> Callable[[str], int]:
     """The index of a class by its name, in whatever Unicode form; -1 for a name that is none of them."""
     forms = {same_form(name): i for i, name in reversed(list(enumerate(classes)))}
@@ -115,5 +136,12 @@ def stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def opener_of(path: str | Path) -> Opener:
-    return lambda *size: open(path, "rb")
+@dataclass(frozen=True, slots=True)
+class FileOpener:
+    """The Opener of a file, in memory that counts where there are many."""
+
+    name: str | Path
+    folder: Path | str = ""
+
+    def __call__(self, *size: int) -> IO[bytes]:
+        return open(os.path.join(self.folder, self.name), "rb")

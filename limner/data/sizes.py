@@ -52,7 +52,20 @@ def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str | None,
         to = f"fit {to} and padded" if fit == "pad" else f"{to}, which changes their shapes"
     if cut.any():
         change = "--size and --data.fit change this"
-    return [f"{_own(own)}: they are resized to {to} ({change})."]
+    return [f"{_own(own)}: they are resized to {to} ({change}).", *_enlarged(own, size, fit)]
+
+
+def _enlarged(own: np.ndarray, size: tuple[int, int], fit: str | None) -> list[str]:
+    """A sentence on the images that are enlarged, by their own sizes [N, 2]; [] where none is."""
+    times = np.array(size) / own
+    times = times.min(1) if fit == "pad" else times.max(1)
+    if not (small := int((times > 1).sum())):
+        return []
+    which = "All" if small == len(own) else f"{small:,} of the {len(own):,}"
+    are = "is" if small == 1 else "are"
+    return [
+        f"{which} {are} smaller than {_by(size)} and {are} enlarged, up to {times.max():.2g} times, which blurs them."
+    ]
 
 
 def _own(sizes: np.ndarray) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ NEAR_PIXELS = 0.5
 RULE = 1  # to be raised with any change of what counts as near
 LEAST = 1e-3  # grey levels, for rounding
 BATCH = 2**22  # values that are read at a time
+# Only images of nearly the same brightness are compared: so many are put in its order, and so many of them compared
+# at a time, which bounds the memory.
+SORTED, TOGETHER = 2**13, 2**8
 
 Pixels = PackedArray | np.ndarray  # [M, H, W, C]; video [M, T, H, W, C]
 
@@ -58,22 +62,47 @@ def find_twins(pixels: Pixels, of: np.ndarray, among: np.ndarray) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True)
+class Described:
+    """What images are compared by."""
+
+    cells: Tensor  # [N, D], whose squares sum to a mean square
+    contrast: Tensor  # [N] of the cells' brightness
+    brightness: Tensor  # [N] the mean of that: images differ in it no more than in their cells
+
+    def part(self, rows: Tensor | np.ndarray) -> Described:
+        return Described(self.cells[rows], self.contrast[rows], self.brightness[rows])
+
+
 def _search(pixels: Pixels, of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    found = np.zeros(len(of), bool)
-    cells, contrast = _described(pixels, of)
-    own = cells.square().sum(1)
-    for rows in _batches(pixels, among):
-        others, contrasts = _described(pixels, rows)
-        left = np.flatnonzero(~found)
-        limit = NEAR * torch.minimum(contrast[left, None], contrasts)
-        square = own[left, None] + others.square().sum(1) - 2 * cells[left] @ others.T
+    found, own = np.zeros(len(of), bool), _described(pixels, of)
+    order = own.brightness.argsort()
+    own = own.part(order)
+    for rows, others in _by_brightness(pixels, among):
+        reach = NEAR * float(others.contrast.max()) + 2 * LEAST
+        ends = others.brightness[[0, -1]] + torch.tensor([-reach, reach])
+        start, end = torch.searchsorted(own.brightness, ends).tolist()
+        left = start + np.flatnonzero(~found[order[start:end].numpy()])
+        near = own.part(left)
+        limit = NEAR * torch.minimum(near.contrast[:, None], others.contrast)
+        squares = near.cells.square().sum(1)
+        square = squares[:, None] + others.cells.square().sum(1) - 2 * near.cells @ others.cells.T
         excess, nearest = (square - limit.square()).min(1)
         # Squares of a difference of squares are rounded: what may be near is looked at itself.
-        for k in np.flatnonzero((excess < 0.5 + 1e-6 * own[left]).numpy()):
-            i, j = left[k], nearest[k]
-            least = torch.minimum(contrast[i], contrasts[j])
-            found[i] = _near(cells[i] - others[j], least, pixels, of[i], rows[j])
+        for k in np.flatnonzero((excess < 0.5 + 1e-6 * squares).numpy()):
+            i, j = int(order[left[k]]), nearest[k]
+            least = torch.minimum(near.contrast[k], others.contrast[j])
+            found[i] = _near(near.cells[k] - others.cells[j], least, pixels, of[i], rows[j])
     return found
+
+
+def _by_brightness(pixels: Pixels, among: np.ndarray) -> Iterator[tuple[np.ndarray, Described]]:
+    """Few rows at a time and what describes them, alike in brightness and in its order."""
+    for at in range(0, len(among), SORTED):
+        rows = among[at : at + SORTED]
+        described = _described(pixels, rows)
+        for some in described.brightness.argsort().split(TOGETHER):
+            yield rows[some.numpy()], described.part(some)
 
 
 def _near(difference: Tensor, contrast: Tensor, pixels: Pixels, row: int, other: int) -> bool:
@@ -84,9 +113,8 @@ def _near(difference: Tensor, contrast: Tensor, pixels: Pixels, row: int, other:
     return float((one - two).square().mean().sqrt()) <= NEAR_PIXELS * float(contrast)
 
 
-def _described(pixels: Pixels, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The cells [N, D] of rows, whose squares sum to a mean square, and the contrast [N] of their brightness."""
-    cells, contrasts = [], []
+def _described(pixels: Pixels, rows: np.ndarray) -> Described:
+    parts = []
     for some in _batches(pixels, rows):
         images = _means(_levels(pixels, some), CELLS)
         if images.shape[1] < 3:
@@ -95,9 +123,10 @@ def _described(pixels: Pixels, rows: np.ndarray) -> tuple[Tensor, Tensor]:
             red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
             bright = 0.299 * red + 0.587 * green + 0.114 * blue
             colour = torch.cat([blue - bright, red - bright, images[:, 3:]], 1)
-        contrasts.append(bright.flatten(1).std(1, correction=0))
-        cells.append(torch.cat([_scaled(bright), COLOUR_WEIGHT * _scaled(_means(colour, COLOUR_CELLS))], 1))
-    return torch.cat(cells), torch.cat(contrasts)
+        contrast, brightness = torch.std_mean(bright.flatten(1), 1, correction=0)
+        cells = torch.cat([_scaled(bright), COLOUR_WEIGHT * _scaled(_means(colour, COLOUR_CELLS))], 1)
+        parts.append((cells, contrast, brightness))
+    return Described(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _levels(pixels: Pixels, rows: np.ndarray) -> Tensor:

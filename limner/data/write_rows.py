@@ -52,7 +52,7 @@ class Plan:
         return decode.Form(self.height, self.width, self.fit, self.frames, self.half, self.scale, self.filter)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """What is known of a row that was written."""
 
@@ -101,7 +101,9 @@ def write_rows(scratch: Path, items: Sequence[Sequence[Item]], plan: Plan, say: 
                 continue
             pixels, names, channels, size = decoded
             file.write(pixels.data)
-            written.rows[origin] += [Row(dataclasses.replace(item, name=name), size) for name in names]
+            for name in names:
+                own = item if name == item.name else dataclasses.replace(item, name=name)
+                written.rows[origin].append(Row(own, size))
             written.used[channels] += 1
     return written
 

@@ -25,9 +25,7 @@ def check_enough(n: int, real: Real, there: int | None = None) -> None:
     total = len(real) + real.held_out.twins
     images = "images" if real.training.spec.frames == 1 else "clips"
     if total < MIN_IMAGES:
-        raise LimnerError(
-            f"{total} real {images} are too few to measure against: give at least {MIN_IMAGES}."
-        )
+        raise LimnerError(_too_few(total, images))
     if there is not None and there < MIN_IMAGES:
         raise LimnerError(f"{there} {images} are too few to measure: the folder needs at least {MIN_IMAGES}.")
     if n < MIN_IMAGES:
@@ -41,7 +39,14 @@ def refuse_few(sources: Sequence[str]) -> None:
     except LimnerError:  # whoever opens the source says so
         return
     if count < MIN_IMAGES:
-        raise LimnerError(f"{count} real images are too few to measure against: give at least {MIN_IMAGES}.")
+        raise LimnerError(_too_few(count, "images"))
+
+
+def _too_few(count: int, images: str) -> str:
+    return (
+        f"{count} real {images} are too few to measure against: give at least {MIN_IMAGES}, or only look at what a run "
+        "draws: limner sample RUN."
+    )
 
 
 class TestImages(NamedTuple):

@@ -63,10 +63,11 @@ def why_not_measured(real: Real) -> str | None:
     if not len(real.training):
         return "no real image counts as trained on"
     if len(real.held_out) < MIN_IMAGES:
-        held = f"{len(real.held_out):,} of the {len(real):,} real ones are held out"
+        are = "is" if len(real.held_out) == 1 else "are"
+        held = f"{len(real.held_out):,} of the {len(real):,} real ones {are} held out"
         if real.held_out.twins:
             held += f", {real.held_out.twins:,} more having twins among those that were trained on"
-        return f"it takes {MIN_IMAGES} held-out images, and {held}"
+        return f"it takes {MIN_IMAGES} held-out images, and {held} (add images, or train with a larger --data.holdout)"
     height, width = real.training.spec.height, real.training.spec.width
     if min(height, width) < LEAST_SIDE:
         return f"it takes {LEAST_SIDE} pixels a side, and the images have {height}x{width}"

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from limner.core import Condition, DataOptions, ImageSpec, LimnerError, Model, nearest
 from limner.data import Data, finder, open_like
+from limner.data.items import LEAST_TO_HOLD_OUT
 from limner.inference.pipeline import Pipeline, condition_for
 from limner.inference.understand import open_for_run
 
-MIN_IMAGES = 20  # on either side, below which nothing can be measured
+MIN_IMAGES = LEAST_TO_HOLD_OUT  # on either side, below which nothing can be measured
 
 
 @dataclass(frozen=True)

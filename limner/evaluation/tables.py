@@ -261,7 +261,7 @@ def advice(rows: Sequence[Row]) -> str:
         sentence += f", or {' or '.join(rivals)}, which {figures.n:,} images cannot tell apart from it"
     sentence += "".join(_other_choice(best, good, name) for name in figures.other_features)
     if figures.kid.low <= figures.kid.floor:
-        sentence += "; its images are as close to yours as yours are to each other"
+        sentence += f"; by the kernel distance, {figures.n:,} images do not tell its own from yours"
     if (copies := figures.copies) and copies.low > 2 * copies.expected:
         sentence += (
             f", but {copies.value:.0%} of its images are nearer to a training image than {copies.expected:.0%} of "
@@ -269,6 +269,8 @@ def advice(rows: Sequence[Row]) -> str:
         )
     elif figures.recall.value < 0.3:
         sentence += ", but it shows only a part of what your images show: train it longer"
+    if figures.memorised_absent:
+        sentence += f". Whether it copies yours was not measured: {figures.memorised_absent}"
     return f"{sentence}. Not usable yet: {join_words(bad, 'and')}." if bad else f"{sentence}."
 
 

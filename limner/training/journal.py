@@ -17,7 +17,7 @@ from limner import files
 from limner.config import Run
 from limner.core import Model
 from limner.pictures.grid import save_picture
-from limner.progress import rich_progress
+from limner.progress import EVERY, rich_progress
 from limner.settings import LimnerError, need
 
 COUNTS = ("codes_used", "perplexity")  # terms that count codes: no loss, and on a scale of their own
@@ -78,7 +78,8 @@ class Journal:
             f"[bold]{run.family}[/] ({run.preset}, {count:,} parameters) on {images:,} {spec.noun}s of "
             f"{spec.size_in_words}, {places}, for {run.budget}\n"
             f"about {run.training.batch / seconds:,.0f} {spec.noun}s/s, {seconds:.2f} s a step of "
-            f"{run.training.batch} {spec.noun}s, {memory / 1e6:,.1f} MB for weights and activations"
+            f"{run.training.batch} {spec.noun}s, {memory / 1e6:,.1f} MB for weights and activations",
+            soft_wrap=True,
         )
 
     def step(self, seen: int, step: int, seconds: float, terms: dict[str, Tensor]) -> None:
@@ -99,7 +100,7 @@ class Journal:
         losses = [v for name, v in means.items() if not name.endswith(("/gradient", *COUNTS))]
         speed, loss = f"{rate:,.0f} {self.noun}s/s", "loss " + " ".join(f"{v:.3f}" for v in losses[:4])
         self._bar.update(self._task, rate=speed, loss=loss)
-        if not self.console.is_terminal and time.monotonic() - self._printed > 20:
+        if not self.console.is_terminal and time.monotonic() - self._printed > EVERY:
             self._printed = time.monotonic()
             self.console.print(f"{seen:,} {self.noun}s  {seconds:.0f} s  {speed}  {loss}")
 

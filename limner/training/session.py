@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from limner import checkpoint, config, families
-from limner.config import Budget, Run
-from limner.core import Model, mix
+from limner.config import Budget, Run, budget_of
+from limner.core import Generates, Model, mix
 from limner.data import Data
+from limner.data.items import of_few
 from limner.distributed import Ranks
 from limner.families import _by_images as by_images
 from limner.inference.sheets import sample_grid
@@ -85,6 +86,9 @@ class Session:
         self.heldout = heldout.without_twins(self.training)
         for note in self.heldout.held_out_notes:
             journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
+        draws = data.given is None and families.supports(run.family, Generates)
+        if draws and (few := of_few(len(data), data.spec.noun, not len(heldout))):
+            journal.warn(few)
         if len(self.training) < run.training.batch:
             journal.warn(
                 f"{len(self.training)} {data.spec.noun}s are fewer than a batch of {run.training.batch}: a batch "
@@ -201,15 +205,22 @@ class Session:
         return Result(self.out, loop.seen, loop.seconds, rate, stop, losses, self.data.spec.noun)
 
     def _too_short(self, budget: Budget, rate: float) -> list[str]:
-        """A sentence where the budget ends, at ``rate`` images a second, before each image was seen once."""
-        epoch, noun, reached = self.training.epoch, self.data.spec.noun, budget.amount
-        if budget.unit == "seconds":
+        """A sentence where the budget ends, at ``rate`` images a second, before one step or one pass over them."""
+        epoch, noun, batch = self.training.epoch, self.data.spec.noun, self.run.training.batch
+        reached, needed, timed = budget.amount, max(epoch, batch), budget.unit == "seconds"
+        if timed:
             reached = self.loop.seen + max(budget.amount - self.loop.seconds, 0) * rate
-        if reached >= epoch:
+        if reached >= needed:
             return []
+        if reached < batch:
+            ends = f"is less than one step of {batch} {noun}s, so that one step is all that is trained"
+        else:
+            ends = f"ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was seen once"
+        enough = f"about {budget_of(budget.amount + (needed - reached) / rate)}" if timed else f"{needed}img"
+        smaller = ", or lower --size," if timed else ""
         return [
-            f"The budget of {self.run.budget} ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was "
-            "seen once: raise --budget, or lower --size, if the result is poor."
+            f"The budget of {self.run.budget} {ends}. Each is seen once in {enough}: raise --budget{smaller} if the "
+            "result is poor."
         ]
 
     def _agree(self, seconds: float, caught: int) -> tuple[float, int]:

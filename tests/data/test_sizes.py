@@ -45,7 +45,10 @@ def notes(source: Path, size: tuple[int, int] | None = None, **options) -> list[
 def test_one_size_that_is_not_kept_is_said(tmp_path, side):
     source = save(tmp_path / "a", *[blank(side, side, 3)] * 3)
     said = f"All images are {side}x{side} (height x width): they are resized to 32x32 (--size changes this)."
-    assert notes(source) == [said] and said in check(source, progress=False).advice
+    found = notes(source)
+    assert found[0] == said and said in check(source, progress=False).advice
+    enlarged = "All are smaller than 32x32 and are enlarged, up to 2.7 times, which blurs them."
+    assert found[1:] == ([enlarged] if side == 12 else [])
     assert notes(source, (side, side)) == []
 
 
@@ -75,6 +78,15 @@ def test_mixed_sizes_are_said_in_one_line(tmp_path):
         "The images are 50x100 in the median (height x width), from 40x40 to 60x180: they are resized to 20x20 and "
         "cropped, which keeps 42% of the area of 2 of them in the median (--size and --data.fit change this)."
     ]
+
+
+def test_images_that_are_enlarged_are_counted(tmp_path):
+    source = save(tmp_path / "a", blank(16, 48, 3), blank(40, 40, 3), blank(50, 100, 3), blank(8, 16, 3))
+    said = "2 of the 4 are smaller than 32x32 and are enlarged, up to 4 times, which blurs them."
+    assert notes(source)[1:] == [said] and said in check(source, progress=False).advice
+    one = "1 of the 4 is smaller than 32x32 and is enlarged, up to 2 times, which blurs them."
+    assert notes(source, fit="pad")[1:] == [one]  # 16x48 becomes 11x32
+    assert not notes(source, (8, 16))[1:]
 
 
 def test_some_transparent_or_deep_images_that_change_all_are_said(tmp_path):

@@ -50,6 +50,16 @@ def test_the_same_picture_saved_again_is_a_twin(way: str, side: int):
     assert find_twins(data.pixels, np.arange(40, 80), np.arange(20)).tolist() == [True] * 20 + [False] * 20
 
 
+def test_a_twin_is_found_among_any_number_of_others(monkeypatch: pytest.MonkeyPatch):
+    """Those of nearly its brightness are looked at, a few at a time."""
+    monkeypatch.setattr("limner.data.twins.SORTED", 16)
+    monkeypatch.setattr("limner.data.twins.TOGETHER", 3)
+    images = photographs(60, 32)
+    again = [np.asarray(image.point(lambda v: min(255, v + 2))) for image in images]
+    data = pack([*map(np.asarray, images), *again])
+    assert find_twins(data.pixels, np.arange(60, 120), np.arange(40)).tolist() == [True] * 40 + [False] * 20
+
+
 @pytest.mark.parametrize("source", ["digits", "shapes", "emoji"])
 def test_pictures_that_are_merely_similar_are_none(source: str):
     """The emoji hold equal ones: flags of territories."""

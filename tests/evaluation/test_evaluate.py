@@ -288,7 +288,8 @@ def test_memorised_says_why_it_is_missing(tmp_path, digits):
     folder = paint(tmp_path / "a", 30)
     found = measured(folder, folder)
     assert found.memorised is None and found.memorised_absent == (
-        "it takes 20 held-out images, and 2 of the 30 real ones are held out"
+        "it takes 20 held-out images, and 2 of the 30 real ones are held out "
+        "(add images, or train with a larger --data.holdout)"
     )
     assert "not measured" in str(evaluation_rows(Evaluation(of="", against=[], fidelity=found)))
     assert f"Memorised was not measured: {found.memorised_absent}." in found.notes
@@ -445,6 +446,13 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
     assert advice([rows[0], empty]) == "Take vae. Not usable yet: flow (of its images all are alike)."
     assert advice([empty]).startswith("No family is usable yet: flow (of its images all are alike).")
     assert [row.family for row in ranked([empty, rows[0]])] == ["vae", "flow"]
+    wide = replace(
+        rows[1].fidelity, kid=Figure(0.4, -1.0, 2.0, 0.0, 50), memorised_absent="it takes 20 of them"
+    )
+    assert advice([replace(rows[1], fidelity=wide)]).endswith(
+        "by the kernel distance, 50 images do not tell its own from yours. Whether it copies yours was not measured: "
+        "it takes 20 of them."
+    )
     alone = [replace(row, fidelity=replace(row.fidelity, other_features={})) for row in rows]
     assert (
         "in other features" in comparison_table(rows)[0]

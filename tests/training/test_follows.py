@@ -126,9 +126,29 @@ def test_a_budget_that_ends_before_each_image_was_seen_is_said(tmp_path, limner)
         done = limner(
             "train", "flow", tmp_path / "pictures", "--out", out, "--preset", "tiny", "--budget", budget
         )
+        assert "" not in done.stderr.splitlines()  # empty lines, of bars without a terminal
         return " ".join(done.stderr.split())
 
     assert re.search(
-        "The budget of 16img ends after about 16 of 5. images, before each was seen once", said("16img")
+        r"The budget of 16img ends after about 16 of (5.) images, before each was seen once. "
+        r"Each is seen once in \1img: raise --budget if",
+        said("16img"),
     )
-    assert "before each was seen once" not in said("60img")
+    assert "seen once" not in said("60img")
+    short = said("0.0001s")
+    assert "The budget of 0.0001s is less than one step of 16 images, so that one step is all" in short
+    assert re.search(r"Each is seen once in about [\d.]+s: raise --budget, or lower --size, if", short)
+
+
+def test_twelve_images_are_few_and_what_that_means_is_said(tmp_path, limner):
+    """Before training, and where they are to be measured."""
+    folder = paint(tmp_path / "twelve", 12)
+    few = "12 images are few: a model will copy them more than it varies them, and of fewer than 20 none is held out"
+    assert few in str(check(str(folder), progress=False))
+    run = "--out", tmp_path / "run", "--preset", "tiny", "--budget", "16img"
+    assert few in limner("train", "flow", folder, *run).stderr
+    told = limner("evaluate", tmp_path / "run", folder, ok=False)
+    assert told.returncode == 2 and "12 real images are too few to measure against" in told.stderr
+    assert "or only look at what a run draws" in told.stderr
+    half = paint(tmp_path / "more", 100)
+    assert "are few" not in str(check(str(half), progress=False))

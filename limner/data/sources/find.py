@@ -15,7 +15,7 @@ from limner.data.annotations.folder_names import hidden
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.annotations.metadata import TABLES
 from limner.data.images.formats import FILMS, SUFFIXES, not_read
-from limner.data.items import Listing, Source, opener_of, printable, stamp
+from limner.data.items import FileOpener, Listing, Source, printable, stamp
 from limner.data.sources.archive import archives, is_archive
 from limner.data.sources.builtin import digits, emoji, shapes, two_of_shapes
 from limner.data.sources.folder import Folder
@@ -106,7 +106,7 @@ def _images(text: str, paths: Sequence[Path], classes: str, clips: str) -> Sourc
     beside = [side for path in paths for suffix in BESIDE if (side := path.with_suffix(suffix)).is_file()]
     files = {path.relative_to(parent).as_posix(): path for path in (*paths, *beside)}
     key = ["images", RULES, classes, *((name, *stamp(path.stat())) for name, path in files.items())]
-    openers = {name: opener_of(path) for name, path in files.items() if not hidden(name)}
+    openers = {name: FileOpener(path) for name, path in files.items() if not hidden(name)}
 
     def listing() -> Listing:
         found = by_path(annotate(openers, clips=clips), classes)

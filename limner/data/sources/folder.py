@@ -10,7 +10,7 @@ from limner.data.annotations.annotate import annotate
 from limner.data.annotations.folder_names import passed_over
 from limner.data.annotations.labels import RULES, by_path
 from limner.data.images.formats import SUFFIXES
-from limner.data.items import Problem, Source, opener_of, printable, stamp
+from limner.data.items import FileOpener, Problem, Source, printable, stamp
 
 
 class Folder:
@@ -50,6 +50,7 @@ class Folder:
         self.skipped.append(Problem(printable(name), why))
 
     def source(self, text: str, classes: str = "", clips: str = "") -> Source:
-        openers = {name: opener_of(os.path.join(self.root, name)) for name in self.files}
+        openers = {name: FileOpener(name, self.root) for name in self.files}
+        skipped = self.skipped
         key = ["folder", RULES, classes, *((printable(name), *stamp) for name, stamp in self.files.items())]
-        return Source(text, key, lambda: by_path(annotate(openers, self.skipped, clips), classes))
+        return Source(text, key, lambda: by_path(annotate(openers, skipped, clips), classes))
