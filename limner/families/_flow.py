@@ -17,9 +17,8 @@ from limner.text.encoder import TextConfig
 
 @dataclass(frozen=True)
 class FlowNetworkConfig(UNetLevels):
-    widths: tuple[int, ...] = by_images(
-        unet_widths
-    )  # U-Net: channels by level; default: by the size of the images
+    # U-Net: channels by level; default: by the size of the images
+    widths: tuple[int, ...] = by_images(unet_widths)
     embedding: int = 128  # width of the embedding of time and condition
     text: TextConfig = field(default_factory=TextConfig)  # the text encoder
 

@@ -47,9 +47,8 @@ from limner.text.encoder import TextConfig
 
 @dataclass(frozen=True)
 class MeanFlowConfig(FlowMatching, UNetLevels):
-    widths: tuple[int, ...] = by_images(
-        unet_widths
-    )  # U-Net: channels by level; default: by the size of the images
+    # U-Net: channels by level; default: by the size of the images
+    widths: tuple[int, ...] = by_images(unet_widths)
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     network: Literal["unet", "transformer"] = "unet"  # unet: for a CPU; transformer: DiT
     body: DiTBlocks = field(default_factory=DiTBlocks)  # of the transformer

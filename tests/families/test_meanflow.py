@@ -13,6 +13,7 @@ from limner.core import Batch, Condition, ConditionEmbedding, Draws, ImageSpec, 
 from limner.diffusion.paths import expand_dims
 from limner.families.meanflow import MeanFlow, MeanFlowSampling
 from limner.losses.mean_flow import implied_velocity, split_target
+from limner.networks.images.headroom import with_headroom
 from limner.networks.transformers.dit import DiTBlocks
 from limner.networks.unets.unet import UNet, UNetLevels
 
@@ -239,7 +240,7 @@ def test_from_an_image_it_goes_back_a_share_of_the_way_to_noise(monkeypatch):
     monkeypatch.setattr(model, "average", exact)
     image = torch.linspace(-1, 1, 16).expand(2, 3, 16, 16)
     drawn = draw(model, Condition(2, image=image), [1, 2], strength=0.2)
-    start = 0.8 * image + 0.2 * Draws([1, 2]).normal(3, 16, 16)
+    start = 0.8 * with_headroom(image, model.config.headroom) + 0.2 * Draws([1, 2]).normal(3, 16, 16)
     assert_close(drawn, (start * SIGMA / std(torch.tensor(0.8))).clamp(-1, 1), rtol=1e-4, atol=1e-5)
     with pytest.raises(LimnerError, match="strength"):
         draw(model, Condition(2, image=image), [1, 2], strength=0.0)

@@ -47,7 +47,8 @@ def given(frames: list[int], total: int = 4, n: int = 1) -> Condition:
 
 VDM: dict[str, Any] = {"network": "vdm", "vdm": VDMLevels(8, (1, 2), 2)}
 KINDS: list[dict[str, Any]] = [{}, {"positions": "relative"}, {"levels": "shared"}, {"causal": True}, VDM,
-                               {**VDM, "levels": "shared"}]  # fmt: skip
+                               # Guesses of this one, untrained, are all clipped; with headroom all are beyond the range.
+                               {**VDM, "levels": "shared", "headroom": 0.0}]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", KINDS)
