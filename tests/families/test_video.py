@@ -47,7 +47,7 @@ def given(frames: list[int], total: int = 4, n: int = 1) -> Condition:
 
 VDM: dict[str, Any] = {"network": "vdm", "vdm": VDMLevels(8, (1, 2), 2)}
 KINDS: list[dict[str, Any]] = [{}, {"positions": "relative"}, {"levels": "shared"}, {"causal": True}, VDM,
-                               # Guesses of this one, untrained, are all clipped; with headroom all are beyond the range.
+                               # Untrained guesses of this one are all clipped: beyond the range, with headroom.
                                {**VDM, "levels": "shared", "headroom": 0.0}]  # fmt: skip
 
 
