@@ -28,7 +28,15 @@ from limner.evaluation.prompts import measure_prompts
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
-from limner.evaluation.tables import advice, compared, comparison_table, measured_in, ranked
+from limner.evaluation.tables import (
+    COST,
+    QUALITY,
+    advice,
+    compared,
+    comparison_table,
+    measured_in,
+    ranked,
+)
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar
@@ -258,7 +266,8 @@ def _write(to: Path, result: Comparison) -> None:
     pictures, copies = ([report.picture(to / name / sheet, name) for name in drawn] for sheet in SHEETS)
     sections = [
         ("Advice", f"<p>{html.escape(result.advice)}</p>"),
-        ("Figures", report.table(*comparison_table(order))),
+        ("Figures", report.table(*comparison_table(order, QUALITY))),
+        ("Cost", report.table(*comparison_table([row for row in order if row.cost], COST))),
         ("Samples", report.row(pictures)),
         ("Held-out loss: each family's own, not to be compared", report.plots(losses, "seconds")),
         ("The nearest training images: copies would show here", report.row(copies)),

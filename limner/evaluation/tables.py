@@ -26,6 +26,9 @@ COMPARISON = (  # headings of ``comparison_row``
     "family", "kernel distance", "95% interval", "in other features", "Frechet", "precision", "recall", "memorised",
     "parameters", "trained images/s", "ms to draw", "peak memory", "motion", "jitter",
 )  # fmt: skip
+# For a page, which is too narrow for all of them: heading -> column of ``comparison_row``.
+QUALITY = {head: COMPARISON.index(head) for head in (*COMPARISON[:8], "motion", "jitter")}
+COST = {head: COMPARISON.index(head) for head in ("family", *COMPARISON[8:12])}
 COMPARISON_SHORT = {  # for a terminal: heading -> column of ``comparison_row``
     "family": 0, "KID": 1, "other KID": 3, "Frechet": 4, "precision": 5, "recall": 6, "memorised": 7, "trained/s": 9,
     "ms to draw": 10,

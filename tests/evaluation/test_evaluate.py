@@ -32,6 +32,8 @@ from limner.evaluation.results import Cost, Evaluation, FeatureFigures, Fidelity
 from limner.evaluation.spaces import trained_in
 from limner.evaluation.tables import (
     COMPARISON,
+    COST,
+    QUALITY,
     advice,
     comparison_row,
     comparison_table,
@@ -461,6 +463,9 @@ def test_a_comparison_shows_other_features_and_says_where_they_disagree():
     assert comparison_table(alone, {"family": 0, "KID": 1, "other KID": 3}) == (
         ["family", "KID"], [["vae", "0.5"], ["flow", "0.4"]]
     )  # fmt: skip
+    # A page has two tables that fit its width: together they have each column once, but for the family.
+    assert sorted([*QUALITY.values(), *COST.values()]) == sorted([0, *range(len(COMPARISON))])
+    assert comparison_table(rows, COST)[1][1] == ["flow", "0.00M", "100", "1.0"]
 
 
 def test_mistakes_are_one_sentence(limner, tmp_path):
