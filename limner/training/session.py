@@ -23,8 +23,9 @@ from limner.settings import LimnerError, Stopped
 from limner.text.scripts import scripts_of
 from limner.training import parents, resuming, sanity
 from limner.training.follows import follows, notes_on_captions, refuse_collapsed
-from limner.training.journal import Journal
+from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop
+from limner.training.overfitting import turned
 from limner.training.periodic import Periodic
 from limner.training.pictures import learn_pictures
 from limner.training.signals import FOLDER_LOST, Signals
@@ -199,7 +200,7 @@ class Session:
         if not stop:
             self.show_samples()
             losses = self.measure()
-            for sentence in loop.model.remarks() if self.ranks.first else ():
+            for sentence in (*loop.model.remarks(), *self._overfitted()) if self.ranks.first else ():
                 journal.remark(loop.seen, sentence)
         rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
         return Result(self.out, loop.seen, loop.seconds, rate, stop, losses, self.data.spec.noun)
@@ -222,6 +223,17 @@ class Session:
             f"The budget of {self.run.budget} {ends}. Each is seen once in {enough}: raise --budget{smaller} if the "
             "result is poor."
         ]
+
+    def _overfitted(self) -> list[str]:
+        """A sentence where the held-out loss has risen, unless players compete: then it says nothing."""
+        if len(self.loop.players) != 1:
+            return []
+        shown = self.loop.players[0].objective.shown
+        log = read_log(self.out)
+        names = {name for line in log for name in line if name.startswith("held_out/")}
+        terms = {name for name in names if name.rpartition("/")[2] not in shown}
+        sentence = turned(log, terms, self.training.epoch, self.data.spec.noun, self.run.data.flip)
+        return [sentence] if sentence else []
 
     def _agree(self, seconds: float, caught: int) -> tuple[float, int]:
         """The clock and the stop signal of all processes. Raises LimnerError if the folder is gone, and Stopped for
