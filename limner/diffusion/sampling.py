@@ -22,7 +22,7 @@ from limner.settings import LimnerError
 
 Guidance = Annotated[float, Bounds(0, 1000)]
 Shift = Annotated[float, Bounds(0, 1000, above=True)]  # on the straight path; 1: no shift
-SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"]
+SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm2m_sde", "dpm3m", "unipc"]
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ class Drawing:
             "euler": solvers.euler(problem),
             "heun": solvers.heun(problem, s.churn),
             "dpm2m": solvers.dpm_2m(problem),
+            "dpm2m_sde": solvers.dpm_2m_sde(problem),
             "dpm3m": solvers.dpm_3m(problem),
             "unipc": solvers.unipc(problem),
         }

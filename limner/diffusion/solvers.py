@@ -229,6 +229,26 @@ def dpm_2m(problem: Problem) -> Solver:
     return x
 
 
+def dpm_2m_sde(problem: Problem) -> Solver:
+    """SDE-DPM-Solver++(2M), one query a step (Lu 2022b, app. B): the ancestral solver with two guesses.
+
+    It draws as much noise, which washes out what earlier guesses had wrong, and needs fewer steps.
+    """
+    x = last = problem.x
+    before = math.inf
+    for done, now, then in problem.steps():
+        data = (yield Query(x, now, done)).data
+        h = then.log_snr - now.log_snr
+        a, b, variance = posterior(now, then)
+        x = a * x + b * data
+        if _finite(before, h):
+            x = x + b * h / (2 * before) * (data - last)
+        if then.sigma:
+            x = x + math.sqrt(variance) * problem.draw_noise()
+        before, last = h, data
+    return x
+
+
 def dpm_3m(problem: Problem) -> Solver:
     """DPM-Solver++(3M), one query a step: the data's first two derivatives from three guesses (Lu 2022b, app. B)."""
     x = problem.x

@@ -174,8 +174,9 @@ def test_the_posterior_by_its_definition():
         partial(solvers.ancestral, variance=1.0),
         partial(solvers.ddim, eta=1.0),
         partial(solvers.heun, churn=30.0, churn_noise=1.0),
+        solvers.dpm_2m_sde,
     ],
-    ids=["ancestral", "ancestral, large", "ddim, eta 1", "heun, churn"],
+    ids=["ancestral", "ancestral, large", "ddim, eta 1", "heun, churn", "dpm2m_sde"],
 )
 def test_solvers_that_draw_noise_keep_the_distribution(solve):
     torch.manual_seed(0)
@@ -184,6 +185,29 @@ def test_solvers_that_draw_noise_keep_the_distribution(solve):
     found = result(solve(Problem(x, path.levels(60), path, lambda: torch.randn_like(x))))
     assert found.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert found.std().item() == pytest.approx(SPREAD, rel=0.08)
+
+
+@pytest.mark.parametrize(("solve", "order"), [(solvers.ancestral, 1), (solvers.dpm_2m_sde, 2)])
+def test_the_order_of_solvers_that_draw_noise(solve, order):
+    """By the variance of where they lead from x, beside that of the less noisy level given x; all is Gaussian.
+
+    Guesses are linear in x, so each step's noise adds its part: row k of the batch draws noise in step k alone.
+    """
+
+    def error(steps: int) -> float:
+        levels, start = (
+            [vp_at(2 * i / steps - 1) for i in range(steps + 1)],
+            torch.zeros(steps, dtype=torch.float64),
+        )
+        noises = iter(torch.eye(steps, dtype=torch.float64))
+        found = result(solve(Problem(start, levels, PRESERVING, lambda: next(noises))))
+        silent = result(solve(Problem(start, levels, PRESERVING, lambda: torch.zeros_like(start))))
+        noisy, end = levels[0], levels[-1]
+        before, after = ((at.alpha * SPREAD) ** 2 + at.sigma**2 for at in (noisy, end))
+        wanted = after - (noisy.alpha / end.alpha * after) ** 2 / before
+        return abs(float((found - silent).square().sum()) - wanted)
+
+    assert math.log2(error(160) / error(320)) == pytest.approx(order, abs=0.1)
 
 
 def test_a_learned_variance_is_used_for_each_pixel():

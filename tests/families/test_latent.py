@@ -176,7 +176,9 @@ def test_latents_are_not_clipped_and_the_picture_is(monkeypatch):
 
 
 @pytest.mark.parametrize("predict", ["noise", "velocity", "data"])
-@pytest.mark.parametrize("solver", ["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"])
+@pytest.mark.parametrize(
+    "solver", ["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm2m_sde", "dpm3m", "unipc"]
+)
 def test_every_solver_draws(predict, solver):
     drawn = draw(latent(predict=predict), Condition(2), [0, 1], solver=solver, eta=0.5, steps=4)
     assert drawn.shape == (2, 3, 16, 16) and drawn.isfinite().all() and drawn.abs().max() <= 1

@@ -103,7 +103,9 @@ def test_a_film_of_how_the_images_come_out_of_the_noise(runs, limner, tmp_path):
         assert np.abs(np.asarray(gif.convert("L")) - first).mean() > 1
 
 
-@pytest.mark.parametrize("solver", ["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm3m", "unipc"])
+@pytest.mark.parametrize(
+    "solver", ["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm2m_sde", "dpm3m", "unipc"]
+)
 def test_every_solver_can_be_asked_for(runs, solver):
     image = package.load(runs / "flow").tensors(1, steps=4, solver=solver)
     assert image.isfinite().all()
