@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -307,3 +307,13 @@ def _name(kind: Any) -> str:
     if typing.get_origin(kind) in (tuple, list):
         return f"a list, each entry {_name(inner[0])}"
     return "a table of settings"
+
+
+def differing(before: Any, now: Any, flag: str) -> Iterator[tuple[str, Any, Any]]:
+    """The settings that differ, at any depth: flag of the command line, value before, value now."""
+    if dataclasses.is_dataclass(before) and type(before) is type(now):
+        for f in dataclasses.fields(before):
+            name = f"{flag}.{f.name.replace('_', '-')}"
+            yield from differing(getattr(before, f.name), getattr(now, f.name), name)
+    elif before != now:
+        yield flag, before, now

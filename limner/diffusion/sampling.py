@@ -96,9 +96,7 @@ class Plan:
     clip: float = 0.0  # guesses are clipped to [-clip, clip]; 0: not
     variance: float = 0.0  # of the ancestral solver, where the network does not learn it
     guided_channels: int = 0  # channels that guidance applies to, counted from the first; 0: all
-    encode: Callable[[Tensor], Tensor] = (
-        identity  # [B, C, H, W] in [-1, 1] -> [B, *shape], as training has it
-    )
+    encode: Callable[[Tensor], Tensor] = identity  # [B, C, H, W] in [-1, 1] -> [B, *shape], as in training
     decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
     cell: int = 1  # pixels a side of the image for each place of x
     same_space: Callable[[Any], bool] = lambda other: True  # whether another model encodes and decodes alike

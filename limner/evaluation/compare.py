@@ -267,7 +267,11 @@ def _write(to: Path, result: Comparison) -> None:
     sections = [
         ("Advice", f"<p>{html.escape(result.advice)}</p>"),
         ("Figures", report.table(*comparison_table(order, QUALITY))),
-        ("Cost", report.table(*comparison_table([row for row in order if row.cost], COST))),
+        *(
+            [("Cost", report.table(*comparison_table(paid, COST)))]
+            if (paid := [r for r in order if r.cost])
+            else []
+        ),
         ("Samples", report.row(pictures)),
         ("Held-out loss: each family's own, not to be compared", report.plots(losses, "seconds")),
         ("The nearest training images: copies would show here", report.row(copies)),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from limner.fields import differing
+
 T = TypeVar("T")
 
 
@@ -57,14 +59,10 @@ def keep(config: T, saved: T) -> T:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
-def chosen(before: Any, after: Any, name: str = "--model") -> Iterator[str]:
+def chosen(before: Any, after: Any) -> Iterator[str]:
     """What `settle` chose, as flags of the command line."""
-    for f in dataclasses.fields(before):
-        old, new, flag = getattr(before, f.name), getattr(after, f.name), f"{name}.{f.name.replace('_', '-')}"
-        if dataclasses.is_dataclass(old):
-            yield from chosen(old, new, flag)
-        elif old != new:
-            yield f"{flag} {' '.join(map(str, new)) if isinstance(new, tuple) else f'{new:g}'}"
+    for flag, _, value in differing(before, after, "--model"):
+        yield f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}'}"
 
 
 # ---- the rules

@@ -137,8 +137,8 @@ class DDPM(Model):
     def plan(self, sampling: DDPMSampling) -> Plan:
         levels = self.path.levels(sampling.steps, sampling.spacing)
         room, variance = self.config.headroom, sampling.variance
-        shown = partial(with_headroom, room=room)
-        return Plan(self.path, levels, self.spec.shape, 1 + room, variance, encode=shown)
+        encode = partial(with_headroom, room=room)
+        return Plan(self.path, levels, self.spec.shape, 1 + room, variance, encode=encode)
 
     sample = draw
 

@@ -99,12 +99,12 @@ class DiT(Model):
 
     def plan(self, sampling: DiTSampling) -> Plan:
         s, room = sampling, self.config.headroom
-        shown = partial(with_headroom, room=room)
+        encode = partial(with_headroom, room=room)
         if self.discrete:
             return Plan(
-                DISCRETE, DISCRETE.levels(s.steps, s.spacing), self.spec.shape, 1 + room, encode=shown
+                DISCRETE, DISCRETE.levels(s.steps, s.spacing), self.spec.shape, 1 + room, encode=encode
             )
-        return Plan(STRAIGHT, STRAIGHT.levels(s.steps, s.shift), self.spec.shape, encode=shown)
+        return Plan(STRAIGHT, STRAIGHT.levels(s.steps, s.shift), self.spec.shape, encode=encode)
 
     sample = draw
 

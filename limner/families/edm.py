@@ -152,8 +152,8 @@ class EDM(Model):
                 "the defaults are 0.002 and 80."
             )
         path = paths.Exploding(s.sigma_min, s.sigma_max, s.rho)
-        shown = partial(with_headroom, room=self.config.headroom)
-        return Plan(path, path.levels(s.steps), self.spec.shape, encode=shown)
+        encode = partial(with_headroom, room=self.config.headroom)
+        return Plan(path, path.levels(s.steps), self.spec.shape, encode=encode)
 
     sample = draw
 

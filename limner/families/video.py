@@ -253,10 +253,10 @@ class Video(Model):
 
     def plan(self, sampling: VideoSampling) -> Plan:
         room = self.config.headroom
-        shown = partial(with_headroom, room=room)
+        encode = partial(with_headroom, room=room)
         if self.discrete:
-            return Plan(COSINE, COSINE.levels(sampling.steps), self.spec.shape, 1 + room, encode=shown)
-        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape, encode=shown)
+            return Plan(COSINE, COSINE.levels(sampling.steps), self.spec.shape, 1 + room, encode=encode)
+        return Plan(STRAIGHT, STRAIGHT.levels(sampling.steps, sampling.shift), self.spec.shape, encode=encode)
 
     @torch.no_grad()
     def sample(self, condition: Condition, sampling: VideoSampling, draws: Draws) -> Iterator[Canvas]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from limner.checkpoint import Resumed
 from limner.config import Run
 from limner.data import Data
+from limner.fields import differing
 from limner.settings import LimnerError
 
 SPLIT = ("holdout", "per_class")  # fields of DataOptions that change the split, but not the packed data
@@ -91,20 +90,12 @@ def naming_changes(run: Run, resumed: Resumed, out: Path) -> Iterator[None]:
         yield
     except LimnerError as error:
         before = Run.from_json(resumed.header["run"]).model
-        changes = list(_changes(before, run.model, "--model"))
+        changes = [
+            f"{flag} {now} instead of {old}" for flag, old, now in differing(before, run.model, "--model")
+        ]
         if not changes:
             raise
         raise LimnerError(
             f"{out} cannot resume with {', '.join(changes)}: its weights or optimisers have other shapes; leave that "
             "out, or train a new run with another --out."
         ) from error
-
-
-def _changes(before: Any, now: Any, name: str) -> Iterator[str]:
-    """The settings that differ, as flags."""
-    if dataclasses.is_dataclass(before) and type(before) is type(now):
-        for f in dataclasses.fields(before):
-            flag = f"{name}.{f.name.replace('_', '-')}"
-            yield from _changes(getattr(before, f.name), getattr(now, f.name), flag)
-    elif before != now:
-        yield f"{name} {now} instead of {before}"

@@ -51,6 +51,6 @@ class Folder:
 
     def source(self, text: str, classes: str = "", clips: str = "") -> Source:
         openers = {name: FileOpener(name, self.root) for name in self.files}
-        skipped = self.skipped
+        skipped = self.skipped  # the listing does not keep the folder, whose stamps are many
         key = ["folder", RULES, classes, *((printable(name), *stamp) for name, stamp in self.files.items())]
         return Source(text, key, lambda: by_path(annotate(openers, skipped, clips), classes))
