@@ -100,6 +100,7 @@ class Plan:
     decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
     cell: int = 1  # pixels a side of the image for each place of x
     same_space: Callable[[Any], bool] = lambda other: True  # whether another model encodes and decodes alike
+    velocity: float = 1.0  # on the straight path, velocities are followed by so much of their length
 
 
 class Diffusion(Denoises, Protocol):
@@ -238,7 +239,8 @@ class Drawing:
             "dpm3m": solvers.dpm_3m(problem),
             "unipc": solvers.unipc(problem),
         }
-        return solver[s.solver]
+        velocity = self.plan.velocity
+        return solver[s.solver] if velocity == 1 else solvers.with_velocity(solver[s.solver], velocity)
 
     def calls(self, x: Tensor, level: NoiseLevel) -> list[Call]:
         """What a query needs: one call, or with guidance at this level two."""

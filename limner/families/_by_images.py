@@ -82,3 +82,8 @@ def unet_widths(images: Images) -> tuple[int, ...]:
 def unet_multiples(images: Images) -> tuple[int, ...]:
     """Channels of a quick U-Net by level, in units of 48: its lowest maps are 4 to 6 places high."""
     return (1, 3, 4) if images.side < 48 else (1, 2, 3, 4) if images.side < 96 else (1, 2, 2, 3, 4)
+
+
+def transformer_patch(images: Images) -> int:
+    """Pixels a side of the patches of a quick transformer, which must see many images rather than each pixel alone."""
+    return 4 if images.side < 48 else 8

@@ -16,6 +16,7 @@ from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, O
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, Path, Spacing, betas
 from limner.diffusion.sampling import Plan, SamplingConfig, Shift, draw
+from limner.families._by_images import by_images, transformer_patch
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, TINY_TEXT, training
 from limner.fields import Share
@@ -29,8 +30,13 @@ DISCRETE = Discrete(betas("linear", 1000))
 
 
 @dataclass(frozen=True)
+class Body(DiTBlocks):
+    patch: int = by_images(transformer_patch, 0)  # pixels a side of a patch; default: by the images' size
+
+
+@dataclass(frozen=True)
 class DiTConfig(FlowMatching):
-    body: DiTBlocks = field(default_factory=DiTBlocks)
+    body: Body = field(default_factory=Body)
     condition: Literal["auto", "none", "label", "text"] = "auto"  # auto: text, else label, as the data has it
     predict: Prediction = "data"  # noise: diffusion; the others: flow matching
     embedding_std: float = 0.0  # initial standard deviation of time's and labels' weights; 0: by width
@@ -112,21 +118,21 @@ class DiT(Model):
 # S, B, L and XL of the paper's table 1: widths 384, 768, 1024, 1152; depths 12, 12, 24, 28; heads 6, 12, 16, 16.
 DiT.presets = {
     "tiny": Preset(
-        DiTConfig(body=DiTBlocks(patch=4, width=32, depth=2, heads=2), text=TINY_TEXT, headroom=HEADROOM),
+        DiTConfig(body=Body(patch=4, width=32, depth=2, heads=2), text=TINY_TEXT, headroom=HEADROOM),
         training(Optimiser("adamw", lr=4e-3, matrix_lr=0.01), "network", batch=16, average=100.0),
     ),
     "small": Preset(
-        DiTConfig(body=DiTBlocks(width=192, heads=3, qk_norm=True, rope=True, swiglu=True), headroom=HEADROOM),
+        DiTConfig(body=Body(width=192, heads=3, qk_norm=True, rope=True, swiglu=True), headroom=HEADROOM),
         training(Optimiser("muon", lr=2e-3, matrix_lr=0.01), "network", batch=32, samples=16, clip=1.0),
     ),
     "base": Preset(
-        DiTConfig(body=DiTBlocks(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
+        DiTConfig(body=Body(width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
                   text=BASE_TEXT, headroom=HEADROOM),
         BASE_MUON,
     ),
     # B/2 on the latents of 256x256 images: a half-life of log 2 / 1e-4 steps is a moving average of 0.9999.
     "paper": Preset(
-        DiTConfig(body=DiTBlocks(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
+        DiTConfig(body=Body(patch=2, width=768, depth=12, heads=12), predict="noise", embedding_std=0.02),
         training(Optimiser("adamw", lr=1e-4, betas=(0.9, 0.999)), "network", batch=256, schedule="constant",
                  average=1_774_000.0, average_rampup=0.0),
         size=(32, 32), channels=4, classes=1000,

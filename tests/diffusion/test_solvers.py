@@ -210,6 +210,20 @@ def test_the_order_of_solvers_that_draw_noise(solve, order):
     assert math.log2(error(160) / error(320)) == pytest.approx(order, abs=0.1)
 
 
+@pytest.mark.parametrize("solve", [solvers.euler, solvers.heun, solvers.dpm_2m, solvers.unipc])
+def test_a_network_that_falls_short_is_made_up_for_by_the_scale_of_velocities(solve):
+    """A constant velocity leads from x to x + velocity; one of four fifths of its length does so at scale 1.25."""
+    x, velocity = torch.randn(2, 3, 4, 4, generator=torch.manual_seed(0)).double(), 0.5
+    levels = Straight().levels(6, 1.5)
+
+    def short(x: Tensor, level: NoiseLevel) -> Tensor:
+        return x + level.sigma * 0.8 * velocity
+
+    problem = Problem(x, levels, Straight())
+    assert_close(result(solvers.with_velocity(solve(problem), 1.25), short), x + velocity)
+    assert_close(result(solve(problem), short), x + 0.8 * velocity)
+
+
 def test_a_learned_variance_is_used_for_each_pixel():
     path, x = Exploding(), torch.full((2,), 5.0, dtype=torch.float64)
     problem = Problem(x, [path.at(5.0), path.at(2.0)], path, lambda: torch.ones_like(x))

@@ -12,6 +12,7 @@ import limner
 from limner import checkpoint, config, families
 from limner.core import ImageSpec
 from limner.families import _by_images as by_images
+from limner.families.dit import DiTConfig
 from limner.families.flow import FlowConfig
 from limner.families.video import VideoConfig
 from tests.helpers import paint
@@ -24,6 +25,7 @@ def test_what_nobody_set_follows_the_size_at_any_depth() -> None:
     assert len(by_images.settle(FlowConfig(), LARGE).widths) > len(
         by_images.settle(FlowConfig(), SMALL).widths
     )
+    assert by_images.settle(DiTConfig(), LARGE).body.patch > by_images.settle(DiTConfig(), SMALL).body.patch
     clips = by_images.settle(VideoConfig(), LARGE)
     assert clips.unet.widths == by_images.settle(FlowConfig(), LARGE).widths
     chosen = FlowConfig(widths=(16, 32))
@@ -44,7 +46,7 @@ def test_a_model_is_built_of_what_was_settled(family: str) -> None:
 
 @pytest.mark.parametrize("side", [8, 28, 32, 47, 48, 64, 96, 100, 128, 256])
 def test_quick_networks_fit_every_size(side: int) -> None:
-    for name in ("flow", "meanflow", "edm", "ddpm"):
+    for name in ("flow", "meanflow", "edm", "ddpm", "dit"):
         small = families.load(name).presets["small"].model
         with torch.device("meta"):
             model = families.build(name, small, ImageSpec(4, side, 2 * side))
