@@ -21,6 +21,8 @@ RUNS = sorted(p.stem for p in FOLDER.glob("run-*.zip"))
 
 # Sampling settings of that time, and their names now.
 RENAMED = {"guide_from": "guidance_low", "guide_to": "guidance_high", "guided": "guided_channels"}
+# Defaults of that time that are others now, by family.
+DEFAULTS = {"flow": {"solver": "unipc"}}
 
 
 def unpack(name: str, to: Path) -> Path:
@@ -36,6 +38,7 @@ def test_opens_and_gives_what_it_gave(name, tmp_path):
     assert read_run(run) == loaded.run
     sampling = json.loads((run / "sampling.json").read_text())
     sampling = {RENAMED.get(name, name): value for name, value in sampling.items()}
+    sampling = DEFAULTS.get(loaded.run.family, {}) | sampling
     with np.load(run / "outcome.npz", allow_pickle=False) as wanted:
         found = outcome(loaded.model, sampling)
         assert found.keys() == set(wanted.files) and found
