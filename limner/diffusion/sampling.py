@@ -100,7 +100,7 @@ class Plan:
     decode: Callable[[Tensor], Tensor] = identity  # [B, *shape] -> [B, C, H, W]
     cell: int = 1  # pixels a side of the image for each place of x
     same_space: Callable[[Any], bool] = lambda other: True  # whether another model encodes and decodes alike
-    velocity: float = 1.0  # on the straight path, velocities are followed by so much of their length
+    velocity_scale: float = 1.0  # on the straight path: factor of every velocity
 
 
 class Diffusion(Denoises, Protocol):
@@ -239,8 +239,8 @@ class Drawing:
             "dpm3m": solvers.dpm_3m(problem),
             "unipc": solvers.unipc(problem),
         }
-        velocity = self.plan.velocity
-        return solver[s.solver] if velocity == 1 else solvers.with_velocity(solver[s.solver], velocity)
+        chosen, scale = solver[s.solver], self.plan.velocity_scale
+        return chosen if scale == 1 else solvers.scale_velocity(chosen, scale)
 
     def calls(self, x: Tensor, level: NoiseLevel) -> list[Call]:
         """What a query needs: one call, or with guidance at this level two."""

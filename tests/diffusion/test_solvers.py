@@ -220,7 +220,7 @@ def test_a_network_that_falls_short_is_made_up_for_by_the_scale_of_velocities(so
         return x + level.sigma * 0.8 * velocity
 
     problem = Problem(x, levels, Straight())
-    assert_close(result(solvers.with_velocity(solve(problem), 1.25), short), x + velocity)
+    assert_close(result(solvers.scale_velocity(solve(problem), 1.25), short), x + velocity)
     assert_close(result(solve(problem), short), x + 0.8 * velocity)
 
 
