@@ -256,6 +256,20 @@ def test_what_an_unfinished_overwrite_left_is_not_taken_for_its_own(tmp_path: Pa
     assert todo(1) == []
 
 
+def test_what_a_killed_call_left_beside_a_whole_result_is_removed(tmp_path: Path):
+    """Killed between the rename of a result and the removal of the folder that it was written in."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    picture(tmp_path / "in" / "deep" / "a.png")
+    work = jobs_of(tmp_path / "in", tmp_path / "out", ApplyOptions())
+    assert begin(work, {}, False)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    files.write_bytes(tmp_path / "out" / "deep" / "a.png", b"whole")
+    left = tmp_path / "out" / "deep" / f".a.png.{ended.pid}.tmp"
+    left.mkdir()
+    assert begin(work, {}, False) == [] and not left.exists()
+
+
 def test_nothing_is_written_over(runs: Runs, tmp_path: Path):
     source = picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"mine")

@@ -1,0 +1,1 @@
+"""The HTTP front; nothing here imports torch."""
