@@ -33,6 +33,7 @@ Train, sample and measure image generators of every family on your own images.
   classify RUN SOURCE...            the class of every image; the accuracy
   search RUN SOURCE [PICTURE]       find the images most like a picture or text
   compare SOURCE... --families A,B  train several families; which one to take
+  serve RUN...                      answer any OpenAI client, and draw
   export RUN --to diffusers         write a run in another library's format
   import DIR --out RUN              make a run from a folder of diffusers
   show RUN                          what a run is: family, settings, data
@@ -44,7 +45,7 @@ a tar, a parquet file, hf:owner/name, or a built-in set:
 
 COMMANDS = (
     "demo", "data", "train", "sample", "apply", "explore", "project", "synthesize", "evaluate", "embed",
-    "classify", "search", "compare", "export", "import", "show", "families",
+    "classify", "search", "compare", "serve", "export", "import", "show", "families",
 )  # fmt: skip
 
 

@@ -77,6 +77,9 @@ Images = Annotated[int, Bounds(0, 2**53)]  # a number of images, which may be la
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]  # a whole number that a random generator takes
 
 
+_PLAIN = bool, int, float, str, bytes, list, tuple, dict, os.PathLike  # what no loaded run or picture is
+
+
 class Checked:
     """Base of the frozen dataclasses of settings, which are checked when they are made, by whoever makes them.
 
@@ -90,7 +93,8 @@ class Checked:
         hints = _hints(type(self))
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
-            if not {"run", "picture"} & set(f.metadata):  # it may hold what it names, once that is loaded
+            named = {"run", "picture"} & set(f.metadata)  # it may hold what it names, once that is loaded
+            if not named or value is None or isinstance(value, _PLAIN):
                 kind = hints[f.name] if value is None else _without_none(hints[f.name])
                 value = _read(kind, value, self.flags + f.name.replace("_", "-"))
                 object.__setattr__(self, f.name, value)
@@ -135,6 +139,18 @@ def check(settings: Any, flags: str) -> None:
         if value == () and bounds.least > 0 and typing.get_args(hints[f.name])[:1] == (int,):
             raise LimnerError(f"{name} is empty: name at least one number.")
         _check_numbers(value, bounds, name)
+
+
+def bounds_of(cls: type, name: str) -> Bounds:
+    """The numbers that a field of a dataclass of settings may hold, as ``check`` has them."""
+    f = next(f for f in dataclasses.fields(cls) if f.name == name)
+    kind = _without_none(_hints(cls)[name])
+    return _bounds(kind) or _usual_bounds(cls, f, 0.0 if float in (kind, *typing.get_args(kind)) else 0)
+
+
+def type_of(cls: type, name: str) -> Any:
+    """The type of a field of a dataclass, without None and without what an annotation adds to it."""
+    return _plain(_without_none(_hints(cls)[name]))
 
 
 def _usual_bounds(settings: Any, f: dataclasses.Field[Any], value: Any) -> Bounds:

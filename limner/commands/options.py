@@ -41,18 +41,20 @@ class SamplingOptions(Generic[Sampling]):
     sampling: tyro.conf.OmitArgPrefixes[Sampling]
 
 
-def parse(options: Any, argv: Sequence[str], command: str, default: Any = None) -> Any:
+def parse(
+    options: Any, argv: Sequence[str], command: str, default: Any = None, use_threads: bool = True
+) -> Any:
     """``argv`` as ``options``, a dataclass; --help, and a flag that is not valid (code 2), end the program here.
 
-    A field ``threads`` sets on how many this process runs its networks. Raises LimnerError for a number that is out of
-    bounds.
+    A field ``threads`` sets on how many this process runs its networks, unless another process does. Raises LimnerError
+    for a number that is out of bounds.
     """
     given = tyro.cli(
         options, prog=f"limner {command}", args=list(argv), default=default, registry=_registry(),
         config=(tyro.conf.AvoidSubcommands,),  # which of several dataclasses is the preset's choice
     )  # fmt: skip
     check(given, "--")
-    if threads := getattr(given, "threads", None):
+    if use_threads and (threads := getattr(given, "threads", None)):
         from limner.inference.threads import THREADS
 
         THREADS.use(threads)

@@ -20,8 +20,8 @@ class ServeOptions(Checked):
 
     # folders of runs. A run's model id is its folder's name, or the one in ID=RUN, which may hold /
     runs: tuple[str, ...] = ()
-    host: str = "127.0.0.1"  # address to listen at; another than this one needs --token-file
-    port: Annotated[int, Bounds(0, 65535)] = 8000  # 0: any free one, which is said
+    host: str = "127.0.0.1"  # address to listen at; one that other machines reach needs --token-file
+    port: Annotated[int, Bounds(0, 65535)] = 8000  # port to listen at; 0: any free one, which is said
     # file that only you can read (mode 600), with a name and a token on each line: requests must bear one of them
     token_file: str = ""
     host_name: tuple[str, ...] = ()  # name by which clients reach this server, beside those of this machine

@@ -46,12 +46,13 @@ def open_whole(path: Path, metadata: bool = True, profile: bool = True) -> Whole
     """
     try:
         with open(path, "rb") as source:
-            return reading(partial(_read, metadata=metadata, profile=metadata and profile), source)
+            return reading(partial(read_whole, metadata=metadata, profile=metadata and profile), source)
     except Exception as error:  # on damaged files Pillow raises nearly anything
         raise LimnerError(f"{path} cannot be used: {reason(error)}.") from None
 
 
-def _read(opened: Opened, metadata: bool, profile: bool) -> WholePicture:
+def read_whole(opened: Opened, metadata: bool, profile: bool) -> WholePicture:
+    """As ``open_whole``, of an opened image. Raises Unusable, and on damaged files nearly anything."""
     image, notes = opened.image, []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"of its {frames} frames the first is used")
