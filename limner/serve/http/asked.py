@@ -42,6 +42,7 @@ class Asked:
     # the server-sent event (its name, its JSON) that an engine event becomes while streaming; None: nothing
     streamed: Callable[[Event], tuple[str, dict[str, Any]] | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)  # such as x-limner-ignored
+    digest: str = ""  # of what the request says, its route included: a body that is sent again has the same
 
 
 class Answers(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -17,6 +18,7 @@ from limner.serve.http.errors import ApiError
 from limner.serve.http.values import is_unicode, shown
 
 DEEPEST = 32  # levels of JSON
+LONG = 2**18  # bytes of JSON that are not parsed between two events of the server
 DIGITS = 32  # of a whole number; more are out of every range
 TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
@@ -87,6 +89,8 @@ async def read_json(chunks: AsyncIterator[bytes], limit: int) -> dict[str, Any]:
             raise ApiError(
                 413, f"The body is too large: send at most {limit:,} bytes of JSON.", "request_too_large"
             )
+    if len(body) > LONG:
+        return await asyncio.to_thread(parse_json, bytes(body))
     return parse_json(bytes(body))
 
 

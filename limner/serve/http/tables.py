@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from limner.serve.http.asked import Route
-from limner.serve.http.values import LARGEST, Field
+from limner.serve.http.values import LARGEST, Field, Type
 from limner.serve.messages import Card, Knob
 
 PROMPT = 32_000  # characters
@@ -59,7 +59,9 @@ DRAWN = (
     MODEL,
     Field("n", "integer", "number of images", default=1, least=1, most=IMAGES),
     Field("size", help="WIDTHxHEIGHT: auto, or the model's own", default="auto", longest=16),
-    Field("quality", help="times the steps: low 1/2, high 2, xhigh and max 4", default="auto", choices=tuple(QUALITIES)),
+    Field(
+        "quality", help="times the steps: low 1/2, high 2, xhigh and max 4", default="auto", choices=tuple(QUALITIES)
+    ),
     *WRITTEN,
     SEED,
     Field("label", help="name of a class, of a model that has classes"),
@@ -86,6 +88,12 @@ FIDELITY = Field(
 )
 
 
+ENCODING = Field(
+    "encoding_format", help="base64: float32, little-endian", default="float", choices=("float", "base64")
+)
+DIMENSIONS = Field("dimensions", "integer", "the model's own", least=1, most=2**20)
+
+
 @dataclass(frozen=True)
 class Table:
     """A route: its fields, and the pictures that its form holds, by name with the least and the most of each."""
@@ -96,40 +104,37 @@ class Table:
     can: str  # what a model must be able to do
     fields: tuple[Field, ...]
     pictures: Mapping[str, tuple[int, int]] | None = None  # None: the body is JSON
-    events: str = ""  # what its streamed events are named after
+    inputs: bool = False  # JSON with pictures in ``input``
     streams: bool = False
+    events: str = ""  # what its streamed events are named after
 
 
 TABLES: dict[Route, Table] = {
-    table.route: table
-    for table in (
-        Table(
-            "generation", "/v1/images/generations", "Draw images.", "draw", (TEXT, *DRAWN, *STREAMED, *UNUSED, FIDELITY),
-            events="image_generation", streams=True,
-        ),
-        Table(
-            "edit", "/v1/images/edits", "Draw from a picture, or anew where its mask is transparent.", "draw",
-            (TEXT, *DRAWN, *STREAMED, *UNUSED, FIDELITY), {"image": (1, 1), "mask": (0, 1)}, "image_edit", True,
-        ),
-        Table(
-            "variation", "/v1/images/variations", "Draw images like a picture.", "draw", (*DRAWN, FIDELITY),
-            {"image": (1, 1)}, "image_variation",
-        ),
-        Table(
-            "embedding", "/v1/embeddings", "Describe pictures by numbers.", "embed",
-            (
-                MODEL,
-                Field("encoding_format", help="base64: float32, little-endian", default="float", choices=("float", "base64")),
-                Field("dimensions", "integer", "the model's own", least=1, most=2**20),
-                *IDENTIFIERS,
-            ),
-        ),
-        Table("classify", "/v1/classify", "Say which classes pictures are of.", "classify", (MODEL, *IDENTIFIERS), {"image": (1, 4)}),
-        Table(
-            "apply", "/v1/apply", "Make pictures from pictures, one of each.", "apply",
-            (MODEL, *WRITTEN, SEED, *IDENTIFIERS), {"image": (1, 4)},
-        ),
-    )
+    "generation": Table(
+        "generation", "/v1/images/generations", "Draw images.", "draw",
+        (TEXT, *DRAWN, *STREAMED, *UNUSED, FIDELITY), streams=True, events="image_generation",
+    ),
+    "edit": Table(
+        "edit", "/v1/images/edits", "Draw from a picture, or anew where its mask is transparent.", "draw",
+        (TEXT, *DRAWN, *STREAMED, *UNUSED, FIDELITY), {"image": (1, 1), "mask": (0, 1)}, streams=True,
+        events="image_edit",
+    ),
+    "variation": Table(
+        "variation", "/v1/images/variations", "Draw images like a picture.", "draw", (*DRAWN, FIDELITY),
+        {"image": (1, 1)}, events="image_variation",
+    ),
+    "embedding": Table(
+        "embedding", "/v1/embeddings", "Describe pictures by numbers.", "embed",
+        (MODEL, ENCODING, DIMENSIONS, *IDENTIFIERS), inputs=True,
+    ),
+    "classify": Table(
+        "classify", "/v1/classify", "Say which classes pictures are of.", "classify", (MODEL, *IDENTIFIERS),
+        {"image": (1, 4)},
+    ),
+    "apply": Table(
+        "apply", "/v1/apply", "Make a picture from each picture.", "apply", (MODEL, *WRITTEN, SEED, *IDENTIFIERS),
+        {"image": (1, 4)},
+    ),
 }  # fmt: skip
 
 
@@ -154,15 +159,16 @@ def knob_field(knob: Knob) -> Field:
     return replace(field, entries=_entries(knob)) if knob.type == "list" else field
 
 
-def _entries(knob: Knob) -> str:
+def _entries(knob: Knob) -> Type:
     """The type of a list's entries, which its default shows."""
     first = next(iter(knob.default or ()), 0.0)
-    kinds = {bool: "boolean", int: "integer", str: "string"}
+    kinds: dict[type, Type] = {bool: "boolean", int: "integer", str: "string"}
     return kinds.get(type(first), "number")
 
 
 def fields_of(table: Table, card: Card) -> tuple[Field, ...]:
     """All parameters of a request to a model: the route's, then the family's own."""
-    taken = {field.name for field in table.fields}
-    knobs = card.knobs if table.can in ("draw", "apply") else ()
-    return (*table.fields, *(knob_field(knob) for knob in knobs if knob.name not in taken))
+    knobs = {knob.name: knob_field(knob) for knob in card.knobs if table.can in ("draw", "apply")}
+    own = [field for field in table.fields if field not in UNUSED or field.name not in knobs]
+    taken = {field.name for field in own}
+    return (*own, *(field for name, field in knobs.items() if name not in taken))
