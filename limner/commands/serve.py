@@ -33,9 +33,8 @@ class Options(ServeOptions):
     # folders of runs. A run's model id is its folder's name, or the one in ID=RUN, which may hold /
     runs: Runs = ()
     host_name: Repeated = ()  # name by which clients reach this server, beside those of this machine
-    resize: Flag = (
-        False  # draw other sizes than a run's own too, enlarged or reduced from it, rather than refuse them
-    )
+    # draw other sizes than a run's own too, enlarged or reduced from it, rather than refuse them
+    resize: Flag = False
 
 
 def run(argv: list[str]) -> int:

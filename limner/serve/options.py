@@ -36,9 +36,8 @@ class ServeOptions(Checked):
     device: str = "auto"  # auto, cpu, cuda
     threads: ThreadCount = "auto"  # on a CPU; auto: one for each processor
     metadata: Literal["off", "on"] = "off"  # on: a PNG says what it was drawn by, its prompt too
-    resize: bool = (
-        False  # other sizes than a run's own are drawn, enlarged or reduced from it, rather than refused
-    )
+    # draw other sizes than a run's own too, enlarged or reduced from it, rather than refuse them
+    resize: bool = False
     max_queue: Annotated[int, Bounds(1, 2**20)] = 256  # images that wait, in all; beyond it requests get 429
     max_client: Annotated[int, Bounds(1, 2**20)] = 64  # images that wait, of one client
     # seconds after which a request that is not answered is given up; 0: never. Jobs have no such limit
