@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +64,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def serves(words: list[str], place: Path) -> None:
+    """The server starts, is ready, and ends by SIGTERM as other commands do."""
+    command = [sys.executable, "-m", "limner.cli", *words, "--port", "0", "--state", str(place / "state")]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=place, env=variables) as server:
+        try:
+            assert server.stdout
+            first = next(line for line in server.stdout if "http://" in line)
+            address = re.search(r"http://[\w.]+:\d+", first)[0]  # type: ignore[index]
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/ready") as answer:
+                    assert answer.status == 200
+                    break
+                time.sleep(0.1)
+            else:
+                raise AssertionError("the server was not ready within a minute")
+        finally:
+            server.terminate()
+            server.wait(60)
+    assert server.returncode == 128 + signal.SIGTERM
+
+
 def test_every_command_runs(place: Path, limner: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     ran = 0
     for line in commands(READMES[0]):
@@ -65,6 +94,10 @@ def test_every_command_runs(place: Path, limner: Callable[..., subprocess.Comple
         if words[0] == "make":
             continue
         assert words[0] == "limner", line
+        if words[1] == "serve":
+            serves(words[1:], place)
+            ran += 1
+            continue
         if words[1] == "compare":
             words += ["--preset", "tiny", "--n", "30"]
         if words[1] == "train" and "--resume" not in words:
