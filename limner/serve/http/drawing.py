@@ -17,7 +17,7 @@ from limner.serve.messages import Form, Format, Work
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 CLOSE = 0.4  # strength of input_fidelity=high
-LARGEST_SIDE = 4096  # of what is enlarged
+LARGEST_SIDE = 4096  # of what is resized
 
 
 def draw(request: Reading) -> Asked:
@@ -44,7 +44,7 @@ def draw(request: Reading) -> Asked:
         form = replace(form, metadata=json.dumps({name: v for name, v in said.items() if v is not None}))
     work = Work(
         request.engine.number(), card.id, request.caller.turn(request.identifier), "draw", seeds, between, prompt,
-        label, settings, scale, partials, form, request.defaults.seconds,
+        label, settings, scale, partials, form, request.seconds,
         tuple(picture.data for picture in request.pictures), request.mask.data if request.mask else b"",
     )  # fmt: skip
     answer = Drawn(
@@ -71,9 +71,12 @@ def _check_pictures(request: Reading) -> None:
     if not mask.alpha:
         message = "mask has no transparency: make it transparent where the image is to be drawn anew."
         raise bad(message, "mask", "invalid_image")
-    if (mask.height, mask.width) != (pictures[0].height, pictures[0].width):
+    image = pictures[0]
+    # A mask without a word of its own on how it is turned may lie as its image is stored.
+    as_stored = mask.orientation == 1 and mask.stored == image.stored
+    if (mask.height, mask.width) != (image.height, image.width) and not as_stored:
         raise bad(
-            f"mask is {mask.width}x{mask.height} and image {pictures[0].width}x{pictures[0].height}: "
+            f"mask is {mask.width}x{mask.height} and image {image.width}x{image.height}: "
             "give both the same size.", "mask", "invalid_image",
         )  # fmt: skip
 
@@ -137,7 +140,7 @@ def _seeds(request: Reading) -> tuple[tuple[int, ...], tuple[int, int] | None]:
 
 
 def _size(request: Reading) -> tuple[int, int]:
-    """Height and width that the images are enlarged to; 0: as they are drawn."""
+    """Height and width that the images are resized to; 0: as they are drawn."""
     card, size = request.card, request.values.get("size") or "auto"
     own = f"{card.width}x{card.height}"
     if size in ("auto", own):
@@ -148,15 +151,8 @@ def _size(request: Reading) -> tuple[int, int]:
     width, height = int(match[1]), int(match[2])
     if not request.defaults.resize:
         raise bad(f"This model draws {own} only: choose that size, or auto.", "size")
-    if card.frames > 1:
-        raise bad(f"Clips are not enlarged: choose {own}, or auto.", "size")
-    if (
-        width < card.width
-        or height < card.height
-        or max(width, height) > LARGEST_SIDE
-        or width * height > PIXELS
-    ):
-        raise bad(f"size is out of range: choose {own} or more, up to {LARGEST_SIDE} pixels a side.", "size")
+    if max(width, height) > LARGEST_SIDE or width * height > PIXELS:
+        raise bad(f"size is out of range: choose up to {LARGEST_SIDE} pixels a side.", "size")
     if abs(width * card.height - height * card.width) >= max(card.height, card.width):
         raise bad(f"size has other proportions than the model's {own}: choose a multiple of it.", "size")
     return height, width

@@ -14,7 +14,7 @@ from limner.serve.messages import Format
 
 PIXELS = 16_000_000
 SIDE = 16_384
-TEXT = 2**20  # bytes of a PNG's compressed text or profile once it is inflated
+TEXT = 2**21  # bytes of all texts of a PNG and its colour profile, once they are inflated
 CHUNKS = 20_000  # of a PNG or a WebP
 
 # Of what is refused by its name.
@@ -36,6 +36,12 @@ class Picture:
     height: int
     width: int
     alpha: bool
+    orientation: int = 1  # of EXIF
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width before it is turned."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
 
 def _wrong(message: str, param: str | None) -> ApiError:
@@ -100,7 +106,7 @@ def _png(data: bytes, param: str) -> Picture:
     if data[8:16] != b"\0\0\0\rIHDR" or depth not in (1, 2, 4, 8, 16) or colour not in (0, 2, 3, 4, 6):
         raise _cut(param)
     _check_size(width, height, param)
-    alpha, orientation, drawn = colour in (4, 6), 1, False
+    alpha, orientation, drawn, texts = colour in (4, 6), 1, False, 0
     for kind, start, end in _png_chunks(data, param):
         if kind == b"acTL":
             raise _wrong(f"{param} is an animated PNG: send a single picture.", param)
@@ -109,10 +115,12 @@ def _png(data: bytes, param: str) -> Picture:
         if kind == b"eXIf":
             orientation = _orientation(data[start:end])
         elif kind in (b"zTXt", b"iTXt", b"iCCP", b"tEXt"):
-            _check_text(kind, data[start:end], param)
+            texts += _text_size(kind, data[start:end], TEXT)
+            if texts > TEXT:
+                raise _wrong(f"{param} holds too much text beside the picture: save it anew without.", param)
     if not drawn:
         raise _cut(param)
-    return Picture(data, "png", *_upright(width, height, orientation), alpha)
+    return Picture(data, "png", *_upright(width, height, orientation), alpha, orientation)
 
 
 def _png_chunks(data: bytes, param: str) -> Iterator[tuple[bytes, int, int]]:
@@ -130,23 +138,20 @@ def _png_chunks(data: bytes, param: str) -> Iterator[tuple[bytes, int, int]]:
     raise _wrong(f"{param} is cut into too many pieces: save it anew as PNG.", param)
 
 
-def _check_text(kind: bytes, content: bytes, param: str) -> None:
-    """Raises ApiError 400 where text or a colour profile is large once it is inflated."""
-    large = len(content) > TEXT
+def _text_size(kind: bytes, content: bytes, most: int) -> int:
+    """Bytes of a text or a colour profile once it is inflated, or more than ``most``."""
     packed = b""
     if kind in (b"zTXt", b"iCCP"):
         packed = content[content.find(b"\0") + 2 :]
     elif kind == b"iTXt" and (name := content.find(b"\0")) >= 0 and content[name + 1 : name + 2] == b"\1":
         language = content.find(b"\0", name + 3)
         packed = content[content.find(b"\0", language + 1) + 1 :]
-    if packed and not large:
-        inflate = zlib.decompressobj()
-        try:
-            large = len(inflate.decompress(packed, TEXT + 1)) > TEXT
-        except zlib.error:
-            return  # of no use to whoever draws, and not read there
-    if large:
-        raise _wrong(f"{param} holds too much text beside the picture: save it anew without.", param)
+    if not packed:
+        return len(content)
+    try:
+        return len(content) + len(zlib.decompressobj().decompress(packed, most + 1))
+    except zlib.error:
+        return len(content)  # of no use to whoever draws, and not read there
 
 
 # ---- JPEG
@@ -181,7 +186,7 @@ def _jpeg(data: bytes, param: str) -> Picture:
         place = end
     if sides is None or data.find(b"\xff\xd9", place) < 0:
         raise _cut(param)
-    return Picture(data, "jpeg", *_upright(*sides, orientation), False)
+    return Picture(data, "jpeg", *_upright(*sides, orientation), False, orientation)
 
 
 # ---- WebP
@@ -218,7 +223,7 @@ def _webp(data: bytes, param: str) -> Picture:
         place = start + size + size % 2
     if image is None or (canvas is not None and canvas != image):
         raise _cut(param)
-    return Picture(data, "webp", *_upright(*image, orientation), alpha)
+    return Picture(data, "webp", *_upright(*image, orientation), alpha, orientation)
 
 
 def _webp_image(kind: bytes, data: bytes, start: int, param: str) -> tuple[tuple[int, int], bool]:

@@ -35,9 +35,9 @@ class Defaults:
     """What the server decides, rather than a request."""
 
     keep: Keeps = _keep_nothing
-    resize: bool = False  # enlarge images to the size that is asked for
+    resize: bool = False  # bring images to the size that is asked for
     metadata: bool = False  # write into each PNG how it was drawn
-    seconds: float = 0.0  # until a work is cancelled; 0: never
+    seconds: float = 0.0  # until the work of a request is cancelled, but not that of a job; 0: never
     limits: Limits = field(default_factory=Limits)
 
 
@@ -60,6 +60,10 @@ class Reading:
     def identifier(self) -> str:
         """By whom the request says that it is."""
         return self.values.get("safety_identifier") or self.values.get("user") or ""
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.job else self.defaults.seconds
 
     def ignore(self, name: str) -> None:
         if name not in self.ignored:

@@ -21,7 +21,7 @@ def embed(request: Reading) -> Asked:
         raise bad(f"This model has {card.features} dimensions: choose that, or leave it out.", "dimensions")
     work = Work(
         request.engine.number(), card.id, request.caller.turn(request.identifier), "embed",
-        seconds=request.defaults.seconds, pictures=tuple(picture.data for picture in pictures),
+        seconds=request.seconds, pictures=tuple(picture.data for picture in pictures),
     )  # fmt: skip
     answer = Embedded(work, card, values.get("encoding_format") == "base64")
     return Asked("embedding", work, card, answer.body, headers=request.headers())
@@ -55,7 +55,7 @@ def classify(request: Reading) -> Asked:
     """What a request for classes asks for."""
     work = Work(
         request.engine.number(), request.card.id, request.caller.turn(request.identifier), "classify",
-        seconds=request.defaults.seconds, pictures=tuple(picture.data for picture in request.pictures),
+        seconds=request.seconds, pictures=tuple(picture.data for picture in request.pictures),
     )  # fmt: skip
     return Asked(
         "classify", work, request.card, Classified(work, request.card).body, headers=request.headers()
@@ -69,7 +69,7 @@ def apply(request: Reading) -> Asked:
     work = Work(
         request.engine.number(), card.id, request.caller.turn(request.identifier), "apply",
         tuple(range(first, first + len(request.pictures))), settings=settings, form=written(request),
-        seconds=request.defaults.seconds, pictures=tuple(picture.data for picture in request.pictures),
+        seconds=request.seconds, pictures=tuple(picture.data for picture in request.pictures),
     )  # fmt: skip
     keep = request.defaults.keep if values.get("response_format") == "url" else None
     answer = Applied(work, card, keep)

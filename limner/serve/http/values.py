@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -88,6 +89,8 @@ class Field:
             return value
         if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else (int, float)):
             raise self._wrong_type(kind)
+        if self.choices and str(value) not in self.choices:
+            raise bad(f"{self.name} must be {join_words(self.choices)}.", self.name)
         self._check_range(value)
         return float(value) if kind == "number" else value
 
@@ -170,6 +173,8 @@ class Field:
 
     def _schema_of(self, kind: Type) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": kind}
+        if self.choices and kind in ("integer", "number"):
+            entry["enum"] = [json.loads(choice) for choice in self.choices]
         if kind == "string":
             entry |= {"enum": list(self.choices)} if self.choices else {"maxLength": self.longest}
         if self.least is not None:
