@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,13 +13,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from limner.serve.http import engine_client
 from limner.serve.http.engine_client import Answers, EngineClient
 from limner.serve.http.errors import ApiError
-from limner.serve.messages import Event, Work
+from limner.serve.messages import Event, Frames, Work, encode
 from limner.settings import LimnerError
+from tests.helpers import paint
+from tests.test_frozen import unpack
 
 ROOT = Path(__file__).parents[2]
 CHILD = str(Path(__file__).with_name("engine_child.py"))
@@ -215,3 +221,194 @@ def test_the_front_imports_no_torch():
     code += "".join(f"import limner.serve.http.{name}\n" for name in names)
     code += "sys.exit('torch' in sys.modules or 'limner.core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# The engine's process ---------------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, os.environ.get("TOY", str(ROOT / "tests/toy_command.py"))]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of the toy family that draws, of one that denoises, and of one that describes."""
+    folder = tmp_path_factory.mktemp("runs")
+    train = [
+        *COMMAND[:1],
+        str(ROOT / "tests/toy_command.py"),
+        "train",
+        "painter",
+        str(paint(folder / "p", 8)),
+    ]
+    train += ["--out", str(folder / "painter"), "--preset", "tiny", "--budget", "8img", "--size", "16"]
+    subprocess.run(
+        train, check=True, capture_output=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    names = {"flow": "flow-label", "vit": "vit"}
+    return {"painter": folder / "painter"} | {
+        name: unpack(file, folder / name) for name, file in names.items()
+    }
+
+
+def engine(*arguments: object) -> Callable[[int], subprocess.Popen[bytes]]:
+    """Starts the real engine, as the command does."""
+
+    def spawn(fd: int) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "LIMNER_ENGINE": str(fd), "OMP_NUM_THREADS": "1"}
+        command = [*COMMAND, "serve", *map(str, arguments), "--threads", "1", "--device", "cpu"]
+        return subprocess.Popen(command, pass_fds=(fd,), cwd=ROOT, env=environment)
+
+    return spawn
+
+
+def noise_png(seed: int = 0) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_engine_answers_everything(runs: dict[str, Path]):
+    """One process for all that it is asked, since it takes seconds to start."""
+
+    async def act() -> None:
+        spawn = engine(f"toys/p={runs['painter']}", runs["flow"], runs["vit"], "--precision", "float32")
+        async with started(spawn) as client:
+            await _cards(client)
+            await _draws(client)
+            await _refuses(client)
+            await _describes(client)
+            await _cancels(client)
+            await _counts(client)
+            await _idles(client)
+            process = client._process
+        assert process is not None and process.returncode == 0  # a clean exit
+
+    within(120, act())
+
+
+async def _cards(client: EngineClient) -> None:
+    assert list(client.cards) == ["toys/p", "flow", "vit"]
+    painter = client.cards["toys/p"]
+    assert (painter.family, painter.height, painter.can) == ("painter", 16, ("draw",))
+    assert [knob.name for knob in painter.knobs][:3] == ["steps", "left", "tone"]
+    assert client.cards["vit"].can == ("embed", "classify")
+    assert all(card.fingerprint for card in client.cards.values() if "draw" in card.can)
+
+
+def drawing(client: EngineClient, model: str = "toys/p", **more: Any) -> Work:
+    return Work(client.number(), model, "c", seeds=more.pop("seeds", (1, 2)), **more)
+
+
+async def _draws(client: EngineClient) -> None:
+    for model in ("toys/p", "flow"):
+        works = [drawing(client, model, settings={"steps": 4}) for _ in range(3)]
+        found = [images(await all_of(client.submit(work))) for work in works[:1]]
+        found += [images(e) for e in await asyncio.gather(*[all_of(client.submit(w)) for w in works[1:]])]
+        assert found[0] == found[1] == found[2]  # alone and together
+        card = client.cards[model]
+        assert [i for i, _ in sorted(found[0])] == [0, 1] and found[0][0][1] != found[0][1][1]
+        assert Image.open(io.BytesIO(found[0][0][1])).size == (card.width, card.height)
+        given = await all_of(client.submit(drawing(client, model, pictures=(noise_png(),))))
+        assert len(images(given)) == 2 and images(given) != found[0]
+
+
+async def _refuses(client: EngineClient) -> None:
+    for work, status, said in [
+        (drawing(client, settings={"left": 2.0}), 400, "left"),
+        (drawing(client, settings={"other": "/etc/passwd"}), 400, "names no model"),
+        (drawing(client, pictures=(b"nothing",)), 400, "cannot be used"),
+        (drawing(client, "none"), 404, "no such model"),
+        (Work(client.number(), "vit", "c", "embed", pictures=(b"nothing",)), 400, "cannot be used"),
+    ]:
+        *_, failed, ended = await all_of(client.submit(work))
+        assert (failed.kind, failed.status, ended.kind) == ("failed", status, "ended")
+        assert said in failed.message and "/etc" not in failed.message and failed.message.endswith(".")
+
+
+async def _describes(client: EngineClient) -> None:
+    pictures = tuple(noise_png(i) for i in range(3))
+    events = await all_of(client.submit(Work(client.number(), "vit", "c", "embed", pictures=pictures)))
+    answers = [event for event in events if event.kind == "answer"]
+    assert [event.index for event in answers] == [0, 1, 2]
+    assert all(len(event.value) == client.cards["vit"].features for event in answers)
+    events = await all_of(client.submit(Work(client.number(), "vit", "c", "classify", pictures=pictures[:1])))
+    (answer,) = [event for event in events if event.kind == "answer"]
+    assert {name for name, _ in answer.value} == set(client.cards["vit"].labels)
+
+
+async def _cancels(client: EngineClient) -> None:
+    long = client.submit(drawing(client, settings={"steps": 250}, seeds=tuple(range(10))))
+    assert (await anext(long)).kind == "accepted"
+    await long.aclose()
+    late = await all_of(client.submit(drawing(client, settings={"steps": 250}, seconds=0.01)))
+    assert late[-1].cancelled and not images(late)
+    assert len(images(await all_of(client.submit(drawing(client))))) == 2  # all others go on
+
+
+async def _counts(client: EngineClient) -> None:
+    await until(lambda: client.reports["vit"].images == 4 and client.reports["flow"].images == 8, 5)
+    assert client.reports["toys/p"].images >= 10
+    await until(lambda: client.reports["toys/p"].flying == client.reports["toys/p"].waiting == 0, 5)
+
+
+async def _idles(client: EngineClient) -> None:
+    assert client.pid is not None
+
+    def used() -> int:
+        fields = Path(f"/proc/{client.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])  # hundredths of a second
+
+    await asyncio.sleep(1.2)  # the last reports are sent
+    before = used()
+    await asyncio.sleep(1.5)
+    assert used() - before <= 1
+
+
+def test_the_engine_dies_and_its_works_are_drawn(runs: dict[str, Path]):
+    async def act() -> None:
+        async with started(engine(runs["painter"])) as client:
+            work = drawing(client, "painter", settings={"steps": 5})
+            wanted = images(await all_of(client.submit(work)))
+            slow = drawing(client, "painter", settings={"steps": 250}, seeds=(1, 2, 3))
+            first, again = (
+                client.submit(slow),
+                client.submit(drawing(client, "painter", settings={"steps": 5})),
+            )
+            os.kill(client.pid or 0, 9)
+            found = await asyncio.gather(all_of(first), all_of(again))
+            assert [i for i, _ in images(found[0])] == [0, 1, 2] and images(found[1]) == wanted
+            assert client.restarts == 1
+
+    within(120, act())
+
+
+def test_the_engine_ends_with_its_front(runs: dict[str, Path]):
+    """Also while it draws; and signals to the group of both leave it to the front."""
+    ours, theirs = socket.socketpair()
+    process = engine(runs["painter"])(theirs.fileno())
+    theirs.close()
+    ours.settimeout(60)
+    frames = Frames()
+    while not list(frames.feed(ours.recv(2**16))):
+        pass
+    for number in (2, 15, 1):
+        process.send_signal(number)
+    ours.sendall(encode(Work(1, "painter", "c", seeds=tuple(range(10)), settings={"steps": 250})))
+    assert next(frames.feed(ours.recv(2**16))).kind == "accepted"
+    ours.close()
+    assert process.wait(5) in (0, 1)
+
+
+def test_a_damaged_run_is_said_by_the_engine(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/model.safetensors").write_bytes(b"nothing")
+
+    async def act() -> None:
+        client = EngineClient(engine(runs["painter"], tmp_path / "bad"))
+        await client.start()
+        with pytest.raises(LimnerError, match=r"model\.safetensors"):
+            await client.wait()
+        await client.aclose()
+        assert client._process is not None and client._process.returncode == 2
+
+    within(60, act())

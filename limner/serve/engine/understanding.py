@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from limner.core import Classifies, Compares, Describes, LimnerError, Model, Translates
@@ -19,7 +24,7 @@ from limner.inference.tiles import Translator
 from limner.inference.whole_pictures import translate_picture
 from limner.serve.engine.answers import encode_whole
 from limner.serve.engine.knobs import sampling_for
-from limner.serve.messages import Form
+from limner.serve.messages import Event, Form, Report, Work
 
 MEMORY = 1_500_000_000  # bytes that translating a picture may take besides what the process has; larger ones are tiled
 TRANSLATORS = 4  # that are kept, each with what it measured of its network
@@ -89,3 +94,99 @@ class Translators:
         if len(self._kept) > TRANSLATORS:
             del self._kept[next(iter(self._kept))]
         return kept
+
+
+@dataclass
+class _Begun:
+    """A work and how far it is."""
+
+    work: Work
+    until: float  # by the monotonic clock
+    done: int = 0  # pictures
+
+
+class Describer:
+    """Answers works about pictures one picture at a time, works in turn; ``say`` takes the events."""
+
+    def __init__(self, pipelines: Mapping[str, Pipeline], say: Callable[[Event], None]):
+        self.pipelines, self.say = pipelines, say
+        self.translators = Translators({name: pipeline.model for name, pipeline in pipelines.items()})
+        self.reports = {name: Report(name) for name in pipelines}
+        self._waiting = deque[_Begun]()
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    def waiting(self, model: str) -> int:
+        """Pictures of a model that are not answered yet."""
+        return sum(len(b.work.pictures) - b.done for b in self._waiting if b.work.model == model)
+
+    def submit(self, work: Work) -> None:
+        until = time.monotonic() + work.seconds if work.seconds else float("inf")
+        self.say(Event(work.id, "accepted", evaluations=1))
+        self._waiting.append(_Begun(work, until))
+
+    def cancel(self, work: int) -> None:
+        for begun in [begun for begun in self._waiting if begun.work.id == work]:
+            self._waiting.remove(begun)
+            self._cancelled(begun)
+
+    def step(self) -> None:
+        """Answer one picture, if one waits."""
+        if not self._waiting:
+            return
+        begun = self._waiting.popleft()
+        work = begun.work
+        if time.monotonic() > begun.until:
+            self._cancelled(begun)
+            return
+        if begun.done == 0:
+            self.say(Event(work.id, "begun"))
+        if begun.done < len(work.pictures) and not self._answer(work, begun.done):
+            return
+        begun.done += 1
+        if begun.done < len(work.pictures):
+            self._waiting.append(begun)
+        else:
+            self.say(Event(work.id, "ended"))
+
+    def _answer(self, work: Work, index: int) -> bool:
+        """Say what is found of a picture; whether that was possible."""
+        picture, start = work.pictures[index], time.perf_counter()
+        pipeline, event = self.pipelines[work.model], Event(work.id, "answer", index)
+        try:
+            if work.kind == "embed":
+                event = replace(event, value=embed(pipeline, picture))
+            elif work.kind == "classify":
+                event = replace(event, value=classify(pipeline, picture))
+            else:
+                seed = work.seeds[index] if index < len(work.seeds) else 0
+                made = self.translators.apply(work.model, work.settings, seed, picture, work.form)
+                event = replace(event, kind="image", seed=seed, evaluations=1, data=made)
+        except LimnerError as error:
+            self._fail(work, index, 400, "invalid_request", str(error))
+            return False
+        except Exception as error:
+            if pipeline.model.device.type != "cpu" and not isinstance(error, torch.OutOfMemoryError):
+                raise  # a device may be of no more use: the next engine begins anew
+            traceback.print_exc()
+            self._fail(work, index, 500, "engine_failed", "This image made the model fail: try another one.")
+            return False
+        took = time.perf_counter() - start
+        report = self.reports[work.model]
+        self.reports[work.model] = replace(
+            report, calls=report.calls + 1, rows={1: report.calls + 1}, seconds=report.seconds + took,
+            images=report.images + 1,
+        )  # fmt: skip
+        self.say(replace(event, seconds=took))
+        return True
+
+    def _fail(self, work: Work, index: int, status: int, code: str, message: str) -> None:
+        self.say(Event(work.id, "failed", index, status=status, code=code, message=message))
+        self.say(Event(work.id, "ended"))
+
+    def _cancelled(self, begun: _Begun) -> None:
+        report, left = self.reports[begun.work.model], len(begun.work.pictures) - begun.done
+        self.reports[begun.work.model] = replace(report, cancelled=report.cancelled + left)
+        self.say(Event(begun.work.id, "ended", cancelled=True))
