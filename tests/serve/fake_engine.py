@@ -131,10 +131,14 @@ class FakeEngine:
             if self.held is not None:
                 await self.held.wait()
             await asyncio.sleep(0)
+            if self.fails is not None and self.fails_at < 0:
+                put(replace(self.fails, work=work.id))
+                put(Event(work.id, "ended"))
+                return
             put(Event(work.id, "begun"))
             number = len(work.seeds) if work.kind == "draw" else max(1, len(work.pictures))
             for index in range(number):
-                if self.fails is not None and (self.fails_at < 0 or self.fails_at == index):
+                if self.fails is not None and self.fails_at == index:
                     put(replace(self.fails, work=work.id, index=self.fails_at))
                     break
                 await self._one(work, index, steps, put)
@@ -153,7 +157,7 @@ class FakeEngine:
         elif work.kind == "apply":
             with Image.open(io.BytesIO(work.pictures[index])) as given:
                 sides = given.height * card.scale, given.width * card.scale
-            put(self._image(work, index, 0, *sides, steps))
+            put(self._image(work, index, work.seeds[index], *sides, steps))
         else:
             form = work.form
             sides = form.height or card.height, form.width or card.width

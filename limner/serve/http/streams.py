@@ -90,6 +90,15 @@ async def _stop(*tasks: asyncio.Future[Any] | None) -> None:
     await asyncio.gather(*left, return_exceptions=True)
 
 
+async def _happens(what: asyncio.Event, seconds: float) -> bool:
+    """Whether it happens within that time."""
+    try:
+        await asyncio.wait_for(what.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
 class Outbox:
     """Events that wait for their reader."""
 
@@ -98,7 +107,7 @@ class Outbox:
         self.waiting: deque[tuple[str, bytes]] = deque()
         self.error: ApiError | None = None
         self.begun = self.over = False
-        self.changed = asyncio.Event()
+        self.changed, self.settled = asyncio.Event(), asyncio.Event()
         self.task = asyncio.ensure_future(self._feed())
 
     async def _feed(self) -> None:
@@ -115,7 +124,9 @@ class Outbox:
                     )
                 if self.asked.streamed and (said := self.asked.streamed(event)):
                     self._put(*said)
-                self.begun = True
+                if event.kind != "accepted":
+                    self.begun = True
+                    self.settled.set()
                 self.changed.set()
         except ApiError as error:
             self.error = error
@@ -123,6 +134,7 @@ class Outbox:
         finally:
             self.over = True
             self.changed.set()
+            self.settled.set()
 
     def _put(self, name: str, said: Mapping[str, Any]) -> None:
         if len(self.waiting) >= KEPT:
@@ -132,8 +144,8 @@ class Outbox:
         self.waiting.append((name, frame(name, said)))
 
     async def first(self) -> None:
-        """Raises ApiError where the work fails at once."""
-        await self._wait(FIRST)
+        """Wait a moment for the work to begin. Raises ApiError where it fails before that."""
+        await _happens(self.settled, FIRST)
         if self.error is not None and not self.begun:
             await self.close()
             raise self.error
@@ -142,16 +154,9 @@ class Outbox:
         """What to send next: an event, or a ping after silence; None: that was all."""
         while not self.waiting and not self.over:
             self.changed.clear()
-            if not await self._wait(PING):
+            if not await _happens(self.changed, PING):
                 return b": ping\n\n"
         return self.waiting.popleft()[1] if self.waiting else None
-
-    async def _wait(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self.changed.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
 
     async def close(self) -> None:
         """Nobody reads any more: the work is cancelled unless it has ended."""
