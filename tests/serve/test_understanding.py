@@ -15,8 +15,8 @@ from limner.inference.apply import apply
 from limner.inference.pipeline import Pipeline
 from limner.inference.understand import classify, embed
 from limner.serve.engine import understanding
-from limner.serve.engine.understanding import Translators
-from limner.serve.messages import Form
+from limner.serve.engine.understanding import Describer, Translators
+from limner.serve.messages import Event, Form, Work
 from limner.settings import LimnerError
 from tests.helpers import paint
 from tests.test_frozen import unpack
@@ -99,3 +99,66 @@ def test_too_large_a_picture_is_refused_without_a_flag_of_the_command(
 def test_a_setting_that_is_none_is_refused(restorer: Pipeline, pictures: Path):
     with pytest.raises(LimnerError, match="waves"):
         Translators({"r": restorer.model}).apply("r", {"style": "wvs"}, 0, contents(pictures)[0], Form())
+
+
+# In turn ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Describer, list[Event]]:
+    """A describer of a run, and what it says."""
+    said: list[Event] = []
+    return Describer({"vit": Pipeline(unpack("vit", tmp_path), "cpu")}, said.append), said
+
+
+def test_works_are_answered_in_turn(asked, pictures: Path):
+    describer, said = asked
+    for number in (1, 2):
+        describer.submit(Work(number, "vit", "c", "embed", pictures=tuple(contents(pictures))))
+    assert describer.waiting("vit") == 6
+    while not describer.idle:
+        describer.step()
+    answers = [(event.work, event.index) for event in said if event.kind == "answer"]
+    assert answers == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+    assert [event.work for event in said if event.kind == "ended"] == [1, 2]
+    assert describer.reports["vit"].images == 6 and describer.waiting("vit") == 0
+
+
+def test_a_cancelled_work_and_a_late_one_are_left(asked, pictures: Path):
+    describer, said = asked
+    picture = contents(pictures)[0]
+    describer.submit(Work(1, "vit", "c", "embed", pictures=(picture, picture)))
+    describer.submit(Work(2, "vit", "c", "embed", pictures=(picture,), seconds=1e-9))
+    describer.step()
+    describer.cancel(1)
+    describer.cancel(7)
+    describer.step()
+    assert [(e.work, e.cancelled) for e in said if e.kind == "ended"] == [(1, True), (2, True)]
+    assert sum(event.kind == "answer" for event in said) == 1
+    assert describer.reports["vit"].cancelled == 2 and describer.idle
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "counted"), [(MemoryError(), 503, 1), (RuntimeError("can't allocate memory"), 503, 1),
+                                     (ValueError("odd"), 500, 0), (LimnerError("Bad picture: no."), 400, 0)],
+)  # fmt: skip
+def test_what_fails_is_said_and_others_go_on(
+    error: Exception, status: int, counted: int, asked, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    describer, said = asked
+    real = understanding.embed
+
+    def embed(pipeline: Pipeline, picture: bytes) -> list[float]:
+        if picture == b"bad":
+            raise error
+        return real(pipeline, picture)
+
+    monkeypatch.setattr(understanding, "embed", embed)
+    for number, picture in ((1, b"bad"), (2, contents(pictures)[0])):
+        describer.submit(Work(number, "vit", "c", "embed", pictures=(picture,)))
+    while not describer.idle:
+        describer.step()
+    kinds = [(event.work, event.kind) for event in said]
+    assert kinds[2:] == [(1, "begun"), (1, "failed"), (1, "ended"), (2, "begun"), (2, "answer"), (2, "ended")]
+    assert said[3].status == status and said[3].message.endswith(".")
+    assert describer.reports["vit"].out_of_memory == counted

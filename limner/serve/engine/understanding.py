@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from limner.core import Classifies, Compares, Describes, LimnerError, Model, Translates
@@ -24,6 +23,7 @@ from limner.inference.tiles import Translator
 from limner.inference.whole_pictures import translate_picture
 from limner.serve.engine.answers import encode_whole
 from limner.serve.engine.knobs import sampling_for
+from limner.serve.engine.memory import is_fatal, out_of_memory, release
 from limner.serve.messages import Event, Form, Report, Work
 
 MEMORY = 1_500_000_000  # bytes that translating a picture may take besides what the process has; larger ones are tiled
@@ -168,10 +168,9 @@ class Describer:
             self._fail(work, index, 400, "invalid_request", str(error))
             return False
         except Exception as error:
-            if pipeline.model.device.type != "cpu" and not isinstance(error, torch.OutOfMemoryError):
-                raise  # a device may be of no more use: the next engine begins anew
-            traceback.print_exc()
-            self._fail(work, index, 500, "engine_failed", "This image made the model fail: try another one.")
+            if is_fatal(error):
+                raise  # the next engine begins anew
+            self._failed(work, index, error)
             return False
         took = time.perf_counter() - start
         report = self.reports[work.model]
@@ -181,6 +180,19 @@ class Describer:
         )  # fmt: skip
         self.say(replace(event, seconds=took))
         return True
+
+    def _failed(self, work: Work, index: int, error: Exception) -> None:
+        """A picture that the model cannot be applied to, for want of memory or for a reason that the log has."""
+        if not out_of_memory(error):
+            traceback.print_exception(error)
+            self._fail(work, index, 500, "engine_failed", "This image made the model fail: try another one.")
+            return
+        release(self.pipelines[work.model].model.device)
+        report = self.reports[work.model]
+        self.reports[work.model] = replace(report, out_of_memory=report.out_of_memory + 1)
+        self._fail(
+            work, index, 503, "out_of_memory", "There is not enough memory for this image: scale it down."
+        )
 
     def _fail(self, work: Work, index: int, status: int, code: str, message: str) -> None:
         self.say(Event(work.id, "failed", index, status=status, code=code, message=message))
