@@ -14,15 +14,15 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from limner.data import mask_from_bytes, picture_from_bytes
-from limner.inference.threads import THREADS, processors
+from limner.inference.pipeline import Pipeline
 from limner.serve.engine.line import Line
-from limner.serve.engine.models import Served, load
+from limner.serve.engine.models import Served, load, set_threads
 from limner.serve.engine.scheduler import Scheduler
 from limner.serve.engine.understanding import Describer
 from limner.serve.messages import Cancel, Event, Ready, Report, Stop, Work
@@ -50,7 +50,7 @@ def run(fd: int, options: ServeOptions) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
     line = Line(socket.socket(fileno=fd))
     try:
-        THREADS.use(processors() if options.threads == "auto" else options.threads)
+        set_threads(options.threads)
         engine = Engine(options, line)
     except Exception as error:  # the front says it to the person
         if not isinstance(error, LimnerError):
@@ -75,6 +75,8 @@ class Engine:
         self.line = line
         self.served: dict[str, Served] = load(named_runs(options.runs), options)
         self.scheduler = Scheduler(self.served, line.send)
+        for one in self.served.values():
+            _run_in(one.pipeline, options)
         self.describer = Describer({name: one.pipeline for name, one in self.served.items()}, line.send)
         self.decoders = ThreadPoolExecutor(DECODERS, "decode")
         self.preparing = set[int]()  # works whose pictures are being decoded
@@ -175,6 +177,14 @@ class Engine:
 
     def close(self) -> None:
         self.decoders.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_in(pipeline: Pipeline, options: ServeOptions) -> None:
+    """Have a run describe pictures in the precision that the options name, if they name one."""
+    if options.precision != "auto":
+        run = pipeline.loaded.run
+        training = replace(run.training, precision=options.precision)
+        pipeline.loaded = pipeline.loaded._replace(run=replace(run, training=training))
 
 
 def added(one: Report, other: Report) -> Report:
