@@ -236,11 +236,15 @@ class _Parts:
         if kind.lower() != b"form-data" or not self.name:
             raise _wrong_form('A part of the form has no name: each needs form-data; name="...".')
         if b"content-transfer-encoding" in self.headers:
-            raise _wrong_form("A part of the form is encoded: send its bytes as they are.", shown(self.name))
+            raise _wrong_form(
+                "A part of the form is encoded: send its bytes as they are.",
+                shown(self.name.removesuffix("[]")),
+            )
         self.is_file = b"filename" in options or b"filename*" in options
         if self.is_file and sum(map(len, self.form.files.values())) >= self.limits.files:
             raise _wrong_form(
-                f"There are too many pictures: {self.limits.files} are the most.", shown(self.name)
+                f"There are too many pictures: {self.limits.files} are the most.",
+                shown(self.name.removesuffix("[]")),
             )
 
     def take(self, data: bytes, start: int, end: int) -> None:
@@ -251,10 +255,10 @@ class _Parts:
             self.texts += end - start
         if self.pictures > limits.pictures:
             message = f"The pictures are too large: {limits.pictures:,} bytes together are the most."
-            raise ApiError(413, message, "request_too_large", shown(self.name))
+            raise ApiError(413, message, "request_too_large", shown(self.name.removesuffix("[]")))
         if self.texts > limits.values:
             message = f"The texts of the form are too large: {limits.values:,} bytes together are the most."
-            raise ApiError(413, message, "request_too_large", shown(self.name))
+            raise ApiError(413, message, "request_too_large", shown(self.name.removesuffix("[]")))
         self.data += data[start:end]
 
     def finish(self) -> None:

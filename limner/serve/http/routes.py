@@ -95,7 +95,11 @@ class Routes:
         answers = self.submit(asked, request)
         if asked.stream:
             outbox = Outbox(asked, answers)
-            await outbox.first()
+            try:
+                await outbox.first()
+            except BaseException:  # it failed, or the server ends
+                await outbox.close()
+                raise
             return EventStream(outbox)
         events = await collect(asked, answers, request.receive)
         return JSONResponse(asked.answer(events), headers=dict(asked.headers))

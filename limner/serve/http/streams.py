@@ -147,7 +147,6 @@ class Outbox:
         """Wait a moment for the work to begin. Raises ApiError where it fails before that."""
         await _happens(self.settled, FIRST)
         if self.error is not None and not self.begun:
-            await self.close()
             raise self.error
 
     async def take(self) -> bytes | None:

@@ -121,7 +121,7 @@ def test_pictures_of_a_form(server):
          "unsupported_parameter", "picture")  # fmt: skip
     said(server.post(EDITS, data={"model": "text", "prompt": "x"}, files=[("markup", ("upload", PICTURE))]), 400,
          "unsupported_parameter", "markup")  # fmt: skip
-    wrong(server, image=[PICTURE] * 5, code="invalid_multipart", param="image[]")
+    wrong(server, image=[PICTURE] * 5, code="invalid_multipart", param="image")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import time
 
 import openai
 import pytest
+from openai.types import ImagesResponse
 from PIL import Image
 
 from limner.serve.messages import Event
@@ -49,6 +50,7 @@ def test_images_by_the_client(server):
     assert answer.usage.images == 3 and answer.usage.evaluations == 24 and answer.usage.total_tokens == 0
     assert answer.system_fingerprint == PLAIN.fingerprint and answer.model == "plain"
     assert abs(answer.created - time.time()) < 60
+    ImagesResponse.model_validate(answer.to_dict(), strict=True)
     assert server.work.client == "at:here" and server.work.prompt is None
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import openai
 import pytest
+from openai.types import Model
 
 from tests.serve.fake_engine import CARDS
 from tests.serve.http.front import said
@@ -12,7 +13,7 @@ from tests.serve.http.front import said
 def test_list(server):
     found = {model.id: model for model in server.client().models.list()}
     assert list(found) == [card.id for card in CARDS]
-    model = found["house/labels"]
+    model = Model.model_validate(found["house/labels"].to_dict(), strict=True)
     assert (model.object, model.owned_by, model.created) == ("model", "limner", 1_700_000_001)
     assert (model.family, model.size, model.labels) == ("toy", "16x16", ["cat", "dog", "fox"])
     assert model.reads == ["label", "image", "mask", "blend"] and model.can == ["draw"]

@@ -28,6 +28,7 @@ def test_generation(server):
     assert [event.partial_image_index for event in events if "partial" in event.type] == [0, 1, 0, 1]
     assert [event.index for event in events] == [0, 0, 0, 1, 1, 1]
     for event in events:
+        event.__class__.model_validate(event.to_dict(), strict=True)
         assert base64.b64decode(event.b64_json)[:4] == b"\x89PNG"
         assert (event.size, event.quality, event.background, event.output_format) == (
             "8x8",
@@ -50,7 +51,10 @@ def test_edit_by_the_async_client(server):
             )
             return [event async for event in stream]
 
-    assert [event.type for event in asyncio.run(ask())] == [
+    events = asyncio.run(ask())
+    for event in events:
+        event.__class__.model_validate(event.to_dict(), strict=True)
+    assert [event.type for event in events] == [
         "image_edit.partial_image",
         "image_edit.completed",
     ]

@@ -7,6 +7,7 @@ import struct
 
 import openai
 import pytest
+from openai.types import CreateEmbeddingResponse
 from PIL import Image
 
 from tests.serve.fake_engine import EYES, PLAIN, picture
@@ -21,6 +22,7 @@ def test_embeddings_by_the_client(server):
     answer = server.client().embeddings.create(input=[URL, URL], model="eyes")
     assert [entry.embedding for entry in answer.data] == [FIRST, SECOND]
     assert [entry.index for entry in answer.data] == [0, 1]
+    CreateEmbeddingResponse.model_validate(answer.to_dict(), strict=True)
     assert answer.model == "eyes" and answer.usage.total_tokens == 0
     assert server.work.kind == "embed" and server.work.pictures == (PICTURE, PICTURE)
 
