@@ -122,8 +122,9 @@ class EngineClient:
     async def wait(self) -> None:
         """Until this client is closed. Raises LimnerError once the engine cannot be started."""
         assert self._task is not None
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(self._task)
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.result()
 
     async def aclose(self) -> None:
         """End the engine, with what it does."""
