@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from limner import cli
 from limner.commands import serve
 from limner.serve.options import ServeOptions, named_runs, seconds_of
 from limner.settings import LimnerError
+from tests.helpers import paint
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,3 +132,119 @@ def test_the_engine_is_in_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch):
     process.wait()
     os.close(read)
     os.close(write)
+
+
+# The whole command ------------------------------------------------------------------------------------------
+
+COMMAND = [sys.executable, os.environ.get("TOY", str(ROOT / "tests/toy_command.py"))]
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a toy family."""
+    folder = tmp_path_factory.mktemp("toys")
+    train = [
+        sys.executable,
+        str(ROOT / "tests/toy_command.py"),
+        "train",
+        "painter",
+        str(paint(folder / "p", 8)),
+    ]
+    train += ["--out", str(folder / "painter"), "--preset", "tiny", "--budget", "8img", "--size", "16"]
+    subprocess.run(train, check=True, capture_output=True, cwd=ROOT)
+    return folder / "painter"
+
+
+@contextmanager
+def served(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    command = [*COMMAND, "serve", *map(str, arguments), "--port", "0", "--threads", "1", "--device", "cpu"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    found = re.search(r"http://[0-9.]+:\d+", line := process.stdout.readline())
+    assert found, line
+    return found[0]
+
+
+def asked(url: str, body: Any = None) -> tuple[int, Any]:
+    """The status and the JSON of an answer; of no connection 0."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_toy_family_is_served_without_an_edit(painter: Path, tmp_path: Path):
+    with served(f"toys/painter={painter}", "--state", tmp_path / "state") as process:
+        url = address(process)
+        assert asked(f"{url}/health")[0] == 200  # before anything is loaded
+        assert asked(f"{url}/ready")[0] == 503
+        until(lambda: asked(f"{url}/ready")[0] == 200)
+        (model,) = asked(f"{url}/v1/models")[1]["data"]
+        assert model["id"] == "toys/painter" and "tone" in json.dumps(model)
+        body = {"prompt": "", "model": "toys/painter", "seed": 3, "n": 2, "steps": 2, "tone": "bright"}
+        status, made = asked(f"{url}/v1/images/generations", body)
+        assert status == 200, made
+        pictures = [base64.b64decode(image["b64_json"]) for image in made["data"]]
+        assert Image.open(io.BytesIO(pictures[0])).size == (16, 16) and pictures[0] != pictures[1]
+        status, refused = asked(f"{url}/v1/images/generations", {**body, "tone": "brigt"})
+        assert status == 400 and "bright" in refused["error"]["message"]
+        (engine,) = children(process.pid)
+        os.kill(engine, signal.SIGKILL)
+        until(lambda: asked(f"{url}/ready")[0] == 503)
+        until(lambda: asked(f"{url}/ready")[0] == 200)
+        again = asked(f"{url}/v1/images/generations", body)[1]
+        assert [base64.b64decode(image["b64_json"]) for image in again["data"]] == pictures
+        (engine,) = children(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert not lives(engine)
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+
+
+def test_the_engine_ends_when_its_front_is_killed(painter: Path, tmp_path: Path):
+    with served(painter, "--state", tmp_path / "state") as process:
+        until(lambda: children(process.pid))
+        (engine,) = children(process.pid)
+        process.kill()
+        process.wait()
+        until(lambda: not lives(engine), 20)
+
+
+def test_a_damaged_run_ends_the_command_with_its_reason(painter: Path, tmp_path: Path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/model.safetensors").write_bytes(b"nothing")
+    with served(painter, tmp_path / "bad", "--state", tmp_path / "state") as process:
+        assert process.wait(60) == 2
+        assert process.stderr is not None
+        said = process.stderr.read().rstrip().splitlines()[-1]
+        assert said.startswith("limner: ") and "model.safetensors" in said
