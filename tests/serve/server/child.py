@@ -1,4 +1,4 @@
-"""`python -m tests.serve.server.child STATE PORT [SECONDS [DRAIN]]`: the server's life, with an engine without a network."""
+"""`python -m tests.serve.server.child STATE PORT [SECONDS [DRAIN]]`: a server whose engine has no network."""
 
 from __future__ import annotations
 
