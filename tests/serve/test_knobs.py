@@ -139,3 +139,17 @@ def test_what_costs_much_is_capped(settings: dict, said: str, flow: Pipeline):
 def test_an_unknown_setting_names_the_nearest(flow: Pipeline):
     with pytest.raises(LimnerError, match="guidance"):
         sampling_for(flow.model, {"guidence": 2.0}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"guidance_low": 2.0}, "guidance_low 2.0 is out of range: choose 0 to 1."),
+        ({"steps": 0}, "steps 0 is out of range: choose 1 or more."),
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5."),
+    ],
+)
+def test_errors_name_fields_as_json_does(settings: dict, said: str, flow: Pipeline):
+    with pytest.raises(LimnerError) as error:
+        sampling_for(flow.model, settings, {})
+    assert str(error.value) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import re
 import tokenize
 import typing
 from collections.abc import Mapping
@@ -70,12 +71,23 @@ def sampling_for(model: Model, settings: Mapping[str, Any], served: Mapping[str,
     for name, most in MOST.items():
         if isinstance(value := settings.get(name), int) and value > most:
             raise LimnerError(f"{name} {value} is more than this server takes: choose {most} or less.")
-    sampling: Any = from_json(kind, dict(settings), "settings")
-    check(sampling, "")
-    if isinstance(sampling, FitsModel):
-        sampling = sampling.fit(model)
+    sampling = _checked(model, settings)
     runs = [f.name for f in dataclasses.fields(kind) if f.metadata.get("run") and getattr(sampling, f.name)]
     return dataclasses.replace(sampling, **{name: served[getattr(sampling, name)] for name in runs})
+
+
+def _checked(model: Model, settings: Mapping[str, Any]) -> Any:
+    """The family's Sampling. Raises LimnerError, which names fields as JSON does."""
+    kind: Any = model.Sampling
+    try:
+        sampling: Any = from_json(kind, dict(settings), "settings")
+        check(sampling, "--")
+        return sampling.fit(model) if isinstance(sampling, FitsModel) else sampling
+    except LimnerError as error:
+        names = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
+        flag = re.compile(r"--([a-z0-9-]+)(?![a-z0-9.-])")
+        words = flag.sub(lambda found: names.get(found[1], found[0]), str(error))
+        raise LimnerError(words.removeprefix("settings.")) from None
 
 
 def card_of(name: str, pipeline: Pipeline, fingerprint: str = "") -> Card:
