@@ -72,8 +72,28 @@ class Condition:
 
     def __getitem__(self, rows: slice) -> Condition:
         """The condition of a run of images."""
-        fields: tuple[Any, ...] = (self.label, self.text, self.image, self.mask, self.blend)
-        return Condition(len(range(self.size)[rows]), *(None if x is None else x[rows] for x in fields))
+        return Condition(
+            len(range(self.size)[rows]), *(None if x is None else x[rows] for x in self._fields())
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """The images of all parts, in order. Raises ValueError unless all parts have the same fields."""
+        columns = list(zip(*(part._fields() for part in parts), strict=True))
+        if any(len({x is None for x in column}) > 1 for column in columns):
+            raise ValueError("conditions of different kinds cannot be concatenated")
+        joins: tuple[Callable[[Any], Any], ...] = (torch.cat, _joined, torch.cat, torch.cat, Blend.cat)
+        fields = (
+            None if column[0] is None else join(column) for join, column in zip(joins, columns, strict=True)
+        )
+        return Condition(sum(part.size for part in parts), *fields)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return self.label, self.text, self.image, self.mask, self.blend
+
+
+def _joined(lists: Sequence[list[str]]) -> list[str]:
+    return [text for texts in lists for text in texts]
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,11 @@ class Blend:
 
     def __getitem__(self, rows: slice) -> Blend:
         return Blend(self.other[rows], self.share[rows])
+
+    @staticmethod
+    def cat(parts: Sequence[Blend]) -> Blend:
+        """Raises ValueError as ``Condition.cat``."""
+        return Blend(Condition.cat([part.other for part in parts]), torch.cat([part.share for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -253,6 +278,14 @@ class Draws:
     def of_step(cls, n: int, device: torch.device | str = "cpu") -> Draws:
         """The streams of ``n`` images of a training step, from torch's global generator, which the loop seeds."""
         return cls(torch.randint(2**62, (n,)).tolist(), device)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Draws]) -> Draws:
+        """The images of all parts, in order. Their streams go on from where they are, and stay those of the parts."""
+        together = cls((), parts[0].device)
+        together.seeds = tuple(seed for part in parts for seed in part.seeds)
+        together.streams = [streams for part in parts for streams in part.streams]
+        return together
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -49,3 +49,38 @@ def test_a_blended_condition_keeps_its_rows_together() -> None:
     assert part.blend is not None and part.blend.share.tolist() == [0.5, 1.0]
     assert part.blend.other.text == ["e", "f"] and part.blend.other.image is not None
     assert part.blend.other.image.flatten().tolist() == [1.0, 2.0] and part[1:].blend is not None
+
+
+def test_conditions_are_put_together_as_they_were_parted() -> None:
+    other = Condition(4, text=["e", "f", "g", "h"], image=torch.arange(4.0).view(4, 1, 1, 1))
+    whole = Condition(
+        4,
+        label=torch.arange(4),
+        text=["a", "b", "c", "d"],
+        image=torch.rand(4, 3, 2, 2),
+        mask=torch.ones(4, 1, 2, 2),
+        blend=Blend(other, torch.linspace(0, 1, 4)),
+    )
+    again = Condition.cat([whole[:1], whole[1:3], whole[3:]])
+    assert again.size == 4 and again.text == whole.text
+    for name in ("label", "image", "mask"):
+        assert torch.equal(getattr(again, name), getattr(whole, name)), name
+    assert again.blend is not None and again.blend.other.text == other.text
+    assert whole.blend is not None and torch.equal(again.blend.share, whole.blend.share)
+    assert again.blend.other.image is not None and again.blend.other.image.flatten().tolist() == [0, 1, 2, 3]
+    assert Condition.cat([Condition(2), Condition(1)]) == Condition(3)
+
+
+def test_conditions_of_different_kinds_are_not_put_together() -> None:
+    with pytest.raises(ValueError, match="different kinds"):
+        Condition.cat([Condition(1), Condition(1, text=["a"])])
+
+
+def test_draws_put_together_go_on_where_each_was() -> None:
+    alone = [Draws([seed]) for seed in (5, 9)]
+    parts = [Draws([seed]) for seed in (5, 9)]
+    alone[1].normal(3), parts[1].normal(3)  # one of them is ahead
+    together = Draws.cat(parts)
+    assert together.seeds == (5, 9) and len(together) == 2
+    assert torch.equal(together.normal(4), torch.cat([one.normal(4) for one in alone]))
+    assert torch.equal(parts[0].uniform(2), alone[0].uniform(2)), "the streams stay those of the parts"

@@ -1,0 +1,163 @@
+"""How many rows a call may have: timed until a row gains little, and sorted by the bits that they give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limner.serve.engine.memory import out_of_memory, release
+from limner.serve.engine.rows import same_bits
+
+LIMIT = 64  # rows of a call on a CPU
+LIMIT_OF_GPU = 256
+GAIN = 0.95  # twice the rows must take at most so many times the seconds a row
+LADDER = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256
+FEW = 4  # with fewer rows, several rows are tried
+QUICK = 0.02  # seconds of trials after which their shortest counts
+LONGEST = 20.0  # seconds of trials of all counts, after which no further one is tried
+
+# The rows of the numbers given, which may be of several tensors: one call of a network, or one drawing.
+Run = Callable[[Sequence[int]], list[tuple[Tensor | None, ...]]]
+Bits = dict[int, tuple[Tensor | None, ...]]  # what a row gave, by its number
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What calls of ``count`` rows do."""
+
+    count: int
+    seconds: float  # the shortest
+    bits: Bits | None  # None: a row depends on its place or on its neighbours
+
+
+@dataclass
+class Bench:
+    """Tries calls of any number of rows. ``pool``: rows that ``run`` knows, numbered from 0."""
+
+    run: Run
+    pool: int
+    device: torch.device
+
+    def clock(self) -> float:
+        """Of this process alone on a CPU, which other work changes least."""
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def trial(self, count: int) -> Trial:
+        """Rows 0, 1, ... in order, then some of them from the other end beside others."""
+        half = (count + 1) // 2
+        strangers = [self.pool - 1 - i for i in range(count - half)]
+        companies = [list(range(count)), [*strangers, *reversed(range(half))]]
+        if count < FEW:
+            companies += [[(i + shift * count) % self.pool for i in range(count)] for shift in (1, 2, 3)]
+        bits: Bits = {}
+        seconds: list[float] = []
+        stable, spent = True, 0.0
+        while len(seconds) < len(companies) or (spent < QUICK and len(seconds) < 6):
+            company = companies[len(seconds) % len(companies)]
+            start = self.clock()
+            found = self.run(company)
+            seconds.append(self.clock() - start)
+            spent += seconds[-1]
+            for number, row in zip(company, found, strict=True):
+                stable &= equal(bits.setdefault(number, row), row)
+        return Trial(count, min(seconds[1:]), bits if stable else None)  # the first one also prepares
+
+
+def equal(one: tuple[Tensor | None, ...], other: tuple[Tensor | None, ...]) -> bool:
+    return all(same_bits(a, b) for a, b in zip(one, other, strict=True))
+
+
+def agree(one: Trial, other: Trial) -> bool:
+    """Whether calls of both numbers give the same bits, in all rows that both had."""
+    if one.bits is None or other.bits is None:
+        return False
+    common = one.bits.keys() & other.bits.keys()
+    return bool(common) and all(equal(one.bits[number], other.bits[number]) for number in common)
+
+
+def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
+    """Trials of more and more rows, up to the cap.
+
+    The cap is the power of two after which two further ones gain less than 5% a row each, or memory runs short.
+    Raises what even a single row raises.
+    """
+    trials: list[Trial] = []
+    best, cap, dull, start = float("inf"), 1, 0, time.perf_counter()
+    for count in LADDER:
+        if count > limit or (trials and time.perf_counter() - start > budget):
+            break
+        try:
+            trial = bench.trial(count)
+        except (RuntimeError, MemoryError) as error:
+            if not trials or not out_of_memory(error):
+                raise
+            release(bench.device)
+            break
+        trials.append(trial)
+        if count & (count - 1) == 0:  # a power of two
+            if trial.seconds / count <= GAIN * best:
+                best, cap, dull = trial.seconds / count, count, 0
+            else:
+                dull += 1
+            if dull == 2:
+                break
+    return [trial for trial in trials if trial.count <= cap]
+
+
+# ---- classes of numbers that give the same bits
+
+
+def classes(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials that agree, in groups; those whose rows depend on each other are left out."""
+    found: list[list[Trial]] = []
+    for trial in trials:
+        if trial.bits is None:
+            continue
+        home = next((group for group in found if all(agree(trial, other) for other in group)), None)
+        if home is None:
+            found.append(home := [])
+        home.append(trial)
+    return found
+
+
+DEMANDS = 2, 4, 8, 16, 32, 64  # rows that are asked for at once, by which classes are compared
+
+
+def seconds_for(demand: int, group: Sequence[Trial]) -> float:
+    """What calls of the numbers of a class take for so many rows."""
+    most = group[-1]
+    whole, rest = divmod(demand, most.count)
+    padded = next((trial.seconds for trial in group if trial.count >= rest), most.seconds) if rest else 0.0
+    return whole * most.seconds + padded
+
+
+def best_class(groups: Sequence[list[Trial]]) -> list[Trial]:
+    """The class that comes nearest to the fastest one at each of `DEMANDS`, by the geometric mean."""
+
+    def share(group: list[Trial]) -> float:
+        product = 1.0
+        for demand in DEMANDS:
+            product *= seconds_for(demand, group) / min(seconds_for(demand, other) for other in groups)
+        return product
+
+    return min(groups, key=share)
+
+
+def complete(bench: Bench, group: list[Trial], cap: int, budget: float) -> list[Trial]:
+    """The class with further numbers that belong to it, the smallest first, as far as the seconds go."""
+    known, start = {trial.count for trial in group}, time.perf_counter()
+    largest = group[-1]
+    first = max((count for count in LADDER if count < group[0].count), default=0) + 1
+    for count in range(first, min(group[-1].count, cap)):
+        if time.perf_counter() - start > budget:
+            break
+        if count not in known and agree(trial := bench.trial(count), largest):
+            group = [*group, trial]
+    return sorted(group, key=lambda trial: trial.count)

@@ -1,0 +1,141 @@
+"""Which numbers of rows a model's calls may have, measured once and kept in the folder of the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limner import files
+from limner.fields import from_json
+from limner.serve.engine.capacity import (
+    LIMIT,
+    LIMIT_OF_GPU,
+    Bench,
+    Trial,
+    best_class,
+    classes,
+    complete,
+    survey,
+)
+from limner.serve.engine.probes import DrawingProbe, NetworkProbe
+from limner.serve.engine.rows import Rows
+from limner.settings import LimnerError
+
+FURTHER = 0.5  # seconds for further numbers of the chosen class
+PATIENCE = 0.25  # seconds of one drawing; models that take longer are drawn one image at a time
+
+
+@dataclass(frozen=True)
+class Class:
+    """Numbers of rows that give the same bits, and what names these bits."""
+
+    counts: tuple[int, ...]
+    bits: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of a model on this machine."""
+
+    in_bf16: bool
+    cap: int
+    chosen: Class
+    others: tuple[Class, ...] = ()  # taken where memory does not allow the chosen one
+
+    def rows(self, batching: str) -> Rows:
+        return Rows(tuple(range(1, self.cap + 1))) if batching == "quick" else Rows(self.chosen.counts)
+
+    def within(self, cap: int) -> tuple[Class, Rows] | None:
+        """The class and its numbers of at most ``cap`` rows: the chosen one, else the largest. None: there is none."""
+        limited = [(one, Rows(one.counts).limited(cap)) for one in (self.chosen, *self.others)]
+        fitting = [(one, rows) for one, rows in limited if rows]
+        if fitting and fitting[0][0] is not self.chosen:
+            return max(fitting, key=lambda pair: pair[1].most)
+        return fitting[0] if fitting else None
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What bits depend on besides the model, its precision and the number of rows."""
+    processor: Any = dict(getattr(torch.cpu, "get_capabilities", dict)())
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    return {
+        "torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads(),
+        "processor": processor,
+    }  # fmt: skip
+
+
+def short_hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find(
+    model: Any,
+    flies: bool,
+    in_bf16: bool,
+    further: float = FURTHER,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
+    """Try calls of the model, in the context in which it runs. Raises what even one row raises."""
+    limit = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU
+    if flies:
+        bench = Bench(NetworkProbe(model, limit + limit // 2).run, limit + limit // 2, model.device)
+    else:
+        bench = Bench(DrawingProbe(model).run, 2 * limit, model.device)
+        bench.run([0])
+        start = clock()
+        bench.run([0])
+        if clock() - start > PATIENCE:
+            return Measured(in_bf16, 1, Class((1,), "alone"))
+    trials = survey(bench, limit)
+    groups = classes(trials)
+    if not groups:  # no number of rows gives a row the same bits everywhere, except perhaps one alone
+        return Measured(in_bf16, trials[-1].count, Class((1,), "unknown"))
+    best = complete(bench, best_class(groups), trials[-1].count, further)
+    known = {trial.count for trial in best}
+    others = tuple(named(group) for group in groups if group[0].count not in known)
+    return Measured(in_bf16, trials[-1].count, named(best), others)
+
+
+def named(group: Sequence[Trial]) -> Class:
+    """A class by its numbers and the bits of its first row."""
+    bits, hashed = group[0].bits or {}, hashlib.sha256()
+    for tensor in bits[0]:
+        if tensor is not None:
+            hashed.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return Class(tuple(trial.count for trial in group), hashed.hexdigest()[:16])
+
+
+# ---- on disk
+
+
+def place(key: dict[str, Any]) -> Path:
+    return files.cache_folder() / "serve" / f"{short_hash(key)}.json"
+
+
+def read(key: dict[str, Any]) -> Measured | None:
+    """What was found before; None where there is nothing, or a damaged file, so that it is found again."""
+    try:
+        content = files.read_json(place(key))
+        found = from_json(Measured, content.get("found"), "found")
+    except (OSError, LimnerError):
+        return None
+    counts = [one.counts for one in (found.chosen, *found.others)]
+    sound = all(c and c[0] >= 1 and all(a < b for a, b in pairwise(c)) for c in counts)
+    return found if sound and found.cap >= 1 and content.get("key") == json.loads(json.dumps(key)) else None
+
+
+def write(key: dict[str, Any], found: Measured) -> None:
+    """Keep it; a folder that cannot be written to only means that it is found again next time."""
+    with contextlib.suppress(LimnerError):
+        files.write_json(place(key), {"key": key, "found": asdict(found)})
