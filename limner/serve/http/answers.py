@@ -24,7 +24,8 @@ Keep = Callable[[bytes, Format], str]
 def failure(event: Event) -> ApiError:
     """The error of an event that failed."""
     status = event.status if 400 <= event.status <= 599 else 500
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    # The client asks again after 5xx: at once after a lost engine, never after work that took too long.
+    headers = {503: {"Retry-After": "1"}, 504: {"x-should-retry": "false"}}.get(status, {})
     return ApiError(
         status, event.message or "The engine failed: try again.", event.code, event.param, headers
     )

@@ -13,7 +13,7 @@ from limner.serve.http.bodies import Form as FormBody
 from limner.serve.http.bodies import Limits
 from limner.serve.http.errors import ApiError
 from limner.serve.http.pictures import Picture, look
-from limner.serve.http.tables import CAPS, MODEL, QUALITIES, REFUSED, Table, fields_of
+from limner.serve.http.tables import CAPS, IDLE, MODEL, QUALITIES, REFUSED, Table, fields_of
 from limner.serve.http.values import LARGEST, bad, read_fields, unsupported
 from limner.serve.messages import Card, Format, Knob
 
@@ -81,7 +81,7 @@ class Reading:
     def settings(self) -> dict[str, Any]:
         """The fields of the family's sampling that are given."""
         knobs = {knob.name: knob for knob in self.card.knobs}
-        own = {field.name for field in self.table.fields if field.name not in ("style", "moderation")}
+        own = {field.name for field in self.table.fields if field.name not in IDLE}
         given = {name: value for name, value in self.values.items() if name in knobs and name not in own}
         for name, value in given.items():
             if knobs[name].model and value and value not in self.engine.cards:

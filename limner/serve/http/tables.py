@@ -83,6 +83,7 @@ UNUSED = (
     Field("moderation", help="no effect", choices=("auto", "low")),
     Field("style", help="no effect", choices=("vivid", "natural")),
 )
+IDLE = frozenset(field.name for field in UNUSED)
 FIDELITY = Field(
     "input_fidelity", help="high: strength 0.4, where strength is not given", choices=("high", "low")
 )
@@ -169,6 +170,6 @@ def _entries(knob: Knob) -> Type:
 def fields_of(table: Table, card: Card) -> tuple[Field, ...]:
     """All parameters of a request to a model: the route's, then the family's own."""
     knobs = {knob.name: knob_field(knob) for knob in card.knobs if table.can in ("draw", "apply")}
-    own = [field for field in table.fields if field not in UNUSED or field.name not in knobs]
+    own = [field for field in table.fields if field.name not in IDLE or field.name not in knobs]
     taken = {field.name for field in own}
     return (*own, *(field for name, field in knobs.items() if name not in taken))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import time
+from dataclasses import replace
 
 import openai
 import pytest
@@ -164,6 +165,13 @@ def test_formats(server, format, kind):
     )
     assert opened(answer.data[0]).format == kind and answer.output_format == format
     assert server.work.form.compression == 80
+
+
+def test_clips_are_webp(server):
+    server.reset(cards=(replace(PLAIN, frames=4),))
+    answer = server.client().images.generate(prompt="", model="plain")
+    assert answer.output_format == "webp" and opened(answer.data[0]).format == "WEBP"
+    assert "webp" in wrong(server, output_format="png", param="output_format", code="invalid_value")
 
 
 def test_background(server):
@@ -386,6 +394,15 @@ def test_exceptions_of_the_client(server):
     with pytest.raises(openai.InternalServerError) as caught:
         client.images.generate(prompt="x", model="plain")
     assert caught.value.status_code == 503 and caught.value.response.headers["retry-after"] == "1"
+
+
+def test_what_took_too_long_is_not_asked_again(server):
+    server.engine.fails = Event(
+        0, "failed", status=504, code="timeout", message="It took too long: ask for less."
+    )
+    with pytest.raises(openai.InternalServerError, match="too long"):
+        server.client().with_options(max_retries=2).images.generate(prompt="x", model="plain")
+    assert len(server.engine.works) == 1
 
 
 def test_one_image_that_fails_fails_the_request(server):
