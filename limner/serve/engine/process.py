@@ -25,7 +25,7 @@ from limner.serve.engine.line import Line
 from limner.serve.engine.models import Served, load, set_threads
 from limner.serve.engine.scheduler import Scheduler
 from limner.serve.engine.understanding import Describer
-from limner.serve.messages import Cancel, Event, Ready, Report, Stop, Work
+from limner.serve.messages import Cancel, Card, Event, Ready, Report, Stop, Work
 from limner.serve.options import ServeOptions, named_runs
 from limner.settings import LimnerError
 
@@ -82,7 +82,8 @@ class Engine:
         self.preparing = set[int]()  # works whose pictures are being decoded
         self.said: dict[str, Report] = {}  # the reports that were sent
         self.due = 0.0  # when the next ones may be
-        line.send(Ready(tuple(one.card for one in self.served.values())))
+        self.cards: tuple[Card, ...] = ()
+        self.say_cards()
 
     def work(self) -> None:
         """Until the front is gone or says Stop."""
@@ -93,10 +94,10 @@ class Engine:
 
     def news(self) -> Iterator[Any]:
         """What has arrived; waits for it where there is nothing else to do."""
-        idle = self.scheduler.idle and self.describer.idle
-        wait = max(self.due - time.monotonic(), 0.0) if self.reports() != self.said else None
         try:
-            if idle:
+            if self.scheduler.idle and self.describer.idle:
+                unsaid = self.reports() != self.said
+                wait = max(self.due - time.monotonic(), 0.0) if unsaid else None
                 yield self.line.arrived.get(timeout=wait)
             while True:
                 yield self.line.arrived.get_nowait()
@@ -167,13 +168,21 @@ class Engine:
         return {name: added(drawn[name], described[name]) for name in self.served}
 
     def report(self) -> None:
-        """Send the reports that have changed, at most once a second."""
+        """Send the reports and cards that have changed, at most once a second."""
         if (now := time.monotonic()) < self.due or (reports := self.reports()) == self.said:
             return
         for name, report in reports.items():
             if report != self.said.get(name):
                 self.line.send(report)
         self.said, self.due = reports, now + REPORTING
+        self.say_cards()
+
+    def say_cards(self) -> None:
+        """Say what the models are where that has changed: where memory ran short, images have other bytes."""
+        cards = tuple(one.card for one in self.served.values())
+        if cards != self.cards:
+            self.cards = cards
+            self.line.send(Ready(cards))
 
     def close(self) -> None:
         self.decoders.shutdown(wait=True, cancel_futures=True)
