@@ -53,7 +53,7 @@ class Admission:
         place = self.places.enter(asked.work, caller.name, price(asked.work, asked.card))
         try:
             answers = self.engine.submit(asked.work)
-        except ApiError:
+        except BaseException:
             place.leave()
             raise
         flight = Flight(asked, answers, place)

@@ -25,7 +25,7 @@ from limner.serve.http.links import PATH, Links
 from limner.serve.http.metrics import CONTENT_TYPE, Meters, Page, engine_page, front_page
 from limner.serve.http.reading import Defaults
 from limner.serve.http.routes import Routes
-from limner.serve.http.tokens import Door, read_tokens
+from limner.serve.http.tokens import Door, Failures, read_tokens
 from limner.serve.http.usage import Usage
 from limner.serve.options import ServeOptions
 
@@ -50,7 +50,7 @@ class Front:
     def __init__(self, engine: Engine, options: ServeOptions):
         self.engine, self.options = engine, options
         self.tokens = read_tokens(options.token_file) if options.token_file else {}
-        self.meters = Meters()
+        self.failures, self.meters = Failures(), Meters()
         self.usage = Usage(self.meters)
         self.links = Links()
         self.admission = Admission(engine, options.max_queue, options.max_client, self.meters)
@@ -78,7 +78,7 @@ class Front:
         )
         inner.router.redirect_slashes = False
         origins = own_origins(self.options.host, port, self.options.host_name)
-        door = Door(Gate(inner, self.admission), self.tokens)
+        door = Door(Gate(inner, self.admission), self.tokens, self.failures)
         return Guard(door, origins, self.meters.answered)
 
     async def start(self) -> None:

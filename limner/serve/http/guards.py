@@ -139,6 +139,8 @@ def _unread(method: str, found: dict[bytes, list[bytes]]) -> ApiError | None:
     """Why the body, or the protocol that is wished for, is not one that is read here."""
     if any(b"websocket" in value.lower() for value in found.get(b"upgrade", [])):
         return ApiError(400, "There are no WebSockets here: use an ordinary request.", "no_websocket")
+    if method == "POST" and b"upgrade" in found:  # its body would be taken for the other protocol
+        return ApiError(400, "Only HTTP/1.1 is spoken here: send no Upgrade.", "no_upgrade")
     codings = found.get(b"content-encoding", [])
     if any(value.strip().lower() not in (b"", b"identity") for value in codings):
         return ApiError(

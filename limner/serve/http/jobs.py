@@ -135,7 +135,8 @@ class Jobs:
             if self.closing or (run is None and await self._is_over(job, after)):
                 return
             try:
-                await asyncio.wait_for(changed.wait(), PING)
+                async with asyncio.timeout(PING):
+                    await changed.wait()
             except TimeoutError:
                 yield b": ping\n\n"
 

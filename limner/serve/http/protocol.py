@@ -5,8 +5,11 @@ Refusals that come before the app are told as the app tells them.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import fcntl
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +183,8 @@ class Connection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """End the connection where its time is over."""
         unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            unsent += _in_system(self.transport)
         if unsent != self.unsent:
             self.unsent, self.moved = unsent, now
         if (unsent and now - self.moved > self.bounds.stall) or (self.refusal and now > self.ending):
@@ -198,6 +203,14 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
             else:
                 self.refuse(LATE_BODY)
+
+
+def _in_system(transport: asyncio.Transport) -> int:
+    """Bytes that the system keeps, which takes more only once a good part of them has gone: hundreds of kB."""
+    count = array.array("i", [0])
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
+    return count[0]
 
 
 def connections(bounds: Bounds) -> Callable[..., Connection]:

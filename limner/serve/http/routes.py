@@ -96,7 +96,7 @@ class Routes:
         if asked.stream:
             outbox = Outbox(asked, answers)
             try:
-                await outbox.first()
+                await outbox.first(request.receive)
             except BaseException:  # it failed, or the server ends
                 await outbox.close()
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -93,10 +93,19 @@ async def _stop(*tasks: asyncio.Future[Any] | None) -> None:
 async def _happens(what: asyncio.Event, seconds: float) -> bool:
     """Whether it happens within that time."""
     try:
-        await asyncio.wait_for(what.wait(), seconds)
+        async with asyncio.timeout(
+            seconds
+        ):  # wait_for of Python 3.11 may lose a cancel that comes as it ends
+            await what.wait()
     except TimeoutError:
         return False
     return True
+
+
+async def _in_time(sent: Awaitable[None]) -> None:
+    """Raises TimeoutError where the client has read nothing for 30 seconds."""
+    async with asyncio.timeout(READ):
+        await sent
 
 
 class Outbox:
@@ -143,9 +152,16 @@ class Outbox:
                 self.waiting.remove(old)
         self.waiting.append((name, frame(name, said)))
 
-    async def first(self) -> None:
-        """Wait a moment for the work to begin. Raises ApiError where it fails before that."""
-        await _happens(self.settled, FIRST)
+    async def first(self, receive: Receive) -> None:
+        """Wait a moment for the work to begin. Raises ApiError where it fails before that, or ClientDisconnect."""
+        leaving = asyncio.ensure_future(gone(receive))
+        settling = asyncio.ensure_future(_happens(self.settled, FIRST))
+        try:
+            await asyncio.wait({leaving, settling}, return_when=asyncio.FIRST_COMPLETED)
+            if not settling.done():
+                raise ClientDisconnect
+        finally:
+            await _stop(leaving, settling)
         if self.error is not None and not self.begun:
             raise self.error
 
@@ -193,9 +209,7 @@ class EventStream(Response):
         start: Message = {
             "type": "http.response.start", "status": self.status_code, "headers": self.raw_headers,
         }  # fmt: skip
-        await asyncio.wait_for(send(start), READ)
+        await _in_time(send(start))
         while (data := await self.outbox.take()) is not None:
-            await asyncio.wait_for(
-                send({"type": "http.response.body", "body": data, "more_body": True}), READ
-            )
-        await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), READ)
+            await _in_time(send({"type": "http.response.body", "body": data, "more_body": True}))
+        await _in_time(send({"type": "http.response.body", "body": b"", "more_body": False}))
