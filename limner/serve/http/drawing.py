@@ -16,6 +16,10 @@ from limner.serve.http.values import LARGEST, bad, unsupported
 from limner.serve.messages import Form, Format, Work
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+# Settings of sampling that do nothing: a mask is repainted by a solver of its own, from pure noise.
+_IDLE_WITHOUT_PICTURE = ("strength",)
+_IDLE_WITHOUT_MASK = ("repaints",)
+_IDLE_WITH_MASK = ("strength", "solver")
 CLOSE = 0.4  # strength of input_fidelity=high
 LARGEST_SIDE = 4096  # of what is resized
 
@@ -113,14 +117,16 @@ def _label(request: Reading, name: str, param: str) -> str:
 def _settings(request: Reading) -> dict[str, Any]:
     settings = request.settings()
     if fidelity := request.values.get("input_fidelity"):
-        if not request.pictures or request.knob("strength") is None or "strength" in settings:
+        able = request.pictures and request.mask is None and request.knob("strength") is not None
+        if not able or "strength" in settings:
             request.ignore("input_fidelity")
         elif fidelity == "high":
             settings["strength"] = CLOSE
-    if "strength" in settings and not request.pictures:
-        request.ignore("strength")
-    if "repaints" in settings and request.mask is None:
-        request.ignore("repaints")
+    idle: tuple[str, ...] = _IDLE_WITHOUT_PICTURE if not request.pictures else ()
+    idle += _IDLE_WITH_MASK if request.mask is not None else _IDLE_WITHOUT_MASK
+    for name in idle:
+        if name in settings:
+            request.ignore(name)
     return settings
 
 

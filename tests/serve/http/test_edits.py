@@ -75,6 +75,13 @@ def test_fidelity(server):
     assert server.work.settings == body and raw.headers["x-limner-ignored"] == "input_fidelity"
 
 
+def test_what_has_no_effect_with_a_mask(server):
+    body = {"strength": "0.5", "solver": "heun", "repaints": "2", "input_fidelity": "high"}
+    ignored = edit(server, mask=MASK, **body).headers["x-limner-ignored"]
+    assert set(ignored.split(", ")) == {"strength", "solver", "input_fidelity"}
+    assert edit(server, **body).headers["x-limner-ignored"] == "input_fidelity, repaints"
+
+
 def test_null_in_a_form(server):
     """The client writes it as an empty text."""
     assert edit(server, n="", size="", seed="", steps="").status_code == 200
