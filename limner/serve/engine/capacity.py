@@ -18,7 +18,8 @@ GAIN = 0.95  # twice the rows must take at most so many times the seconds a row
 LADDER = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256
 FEW = 4  # with fewer rows, several rows are tried
 QUICK = 0.02  # seconds of trials after which their shortest counts
-LONGEST = 20.0  # seconds of trials of all counts, after which no further one is tried
+DULL = 4  # trials of more rows that gain nothing, after which no further one is tried
+LONGEST = 3.0  # seconds of trials of all numbers, after which no further one is tried
 
 # The rows of the numbers given, which may be of several tensors: one call of a network, or one drawing.
 Run = Callable[[Sequence[int]], list[tuple[Tensor | None, ...]]]
@@ -59,7 +60,7 @@ class Bench:
         bits: Bits = {}
         seconds: list[float] = []
         stable, spent = True, 0.0
-        while len(seconds) < len(companies) or (spent < QUICK and len(seconds) < 6):
+        while len(seconds) < max(len(companies), 3) or (spent < QUICK and len(seconds) < 8):
             company = companies[len(seconds) % len(companies)]
             start = self.clock()
             found = self.run(company)
@@ -83,32 +84,36 @@ def agree(one: Trial, other: Trial) -> bool:
 
 
 def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
-    """Trials of more and more rows, up to the cap.
+    """Trials of more and more rows, up to the cap: a row of more of them gains less than 5%, or memory runs short.
 
-    The cap is the power of two after which two further ones gain less than 5% a row each, or memory runs short.
-    Raises what even a single row raises.
+    A time may be too long because of other work, so that a single one does not decide. Raises what even a single row
+    raises.
     """
     trials: list[Trial] = []
-    best, cap, dull, start = float("inf"), 1, 0, time.perf_counter()
+    start = bench.clock()
     for count in LADDER:
-        if count > limit or (trials and time.perf_counter() - start > budget):
+        if count > limit or (trials and bench.clock() - start > budget) or hopeless(trials):
             break
         try:
-            trial = bench.trial(count)
+            trials.append(bench.trial(count))
         except (RuntimeError, MemoryError) as error:
             if not trials or not out_of_memory(error):
                 raise
             release(bench.device)
             break
-        trials.append(trial)
-        if count & (count - 1) == 0:  # a power of two
-            if trial.seconds / count <= GAIN * best:
-                best, cap, dull = trial.seconds / count, count, 0
-            else:
-                dull += 1
-            if dull == 2:
-                break
+    each = {trial.count: trial.seconds / trial.count for trial in trials if is_power(trial.count)}
+    cap = next(count for count, seconds in each.items() if GAIN * seconds <= min(each.values()))
     return [trial for trial in trials if trial.count <= cap]
+
+
+def is_power(count: int) -> bool:
+    return count & (count - 1) == 0
+
+
+def hopeless(trials: Sequence[Trial]) -> bool:
+    """Whether each of the last few trials took longer for a row than an earlier one."""
+    each = [trial.seconds / trial.count for trial in trials]
+    return len(each) > DULL and min(each[-DULL:]) > min(each[:-DULL])
 
 
 # ---- classes of numbers that give the same bits
@@ -152,11 +157,11 @@ def best_class(groups: Sequence[list[Trial]]) -> list[Trial]:
 
 def complete(bench: Bench, group: list[Trial], cap: int, budget: float) -> list[Trial]:
     """The class with further numbers that belong to it, the smallest first, as far as the seconds go."""
-    known, start = {trial.count for trial in group}, time.perf_counter()
+    known, start = {trial.count for trial in group}, bench.clock()
     largest = group[-1]
     first = max((count for count in LADDER if count < group[0].count), default=0) + 1
     for count in range(first, min(group[-1].count, cap)):
-        if time.perf_counter() - start > budget:
+        if bench.clock() - start > budget:
             break
         if count not in known and agree(trial := bench.trial(count), largest):
             group = [*group, trial]

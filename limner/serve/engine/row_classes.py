@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +83,6 @@ def find(
     flies: bool,
     in_bf16: bool,
     further: float = FURTHER,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
     """Try calls of the model, in the context in which it runs. Raises what even one row raises."""
     limit = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU
@@ -93,9 +91,9 @@ def find(
     else:
         bench = Bench(DrawingProbe(model).run, 2 * limit, model.device)
         bench.run([0])
-        start = clock()
+        start = bench.clock()
         bench.run([0])
-        if clock() - start > PATIENCE:
+        if bench.clock() - start > PATIENCE:
             return Measured(in_bf16, 1, Class((1,), "alone"))
     trials = survey(bench, limit)
     groups = classes(trials)
@@ -120,7 +118,7 @@ def named(group: Sequence[Trial]) -> Class:
 
 
 def place(key: dict[str, Any]) -> Path:
-    return files.cache_folder() / "serve" / f"{short_hash(key)}.json"
+    return files.cache_folder() / "rows" / f"{short_hash(key)}.json"
 
 
 def read(key: dict[str, Any]) -> Measured | None:

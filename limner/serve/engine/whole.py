@@ -123,14 +123,14 @@ class Stack:
         self.sweep()
 
     def _step(self) -> None:
+        now = self.works.clock()
         if self.batch is None:
             self.opened = self._choose()
-            for image in self.opened:
-                self.works.begun(image)
             self.batch = Batch(self.served, self.opened)
         batch, counters, start = self.batch, self.served.counters, time.perf_counter()
-        assert batch
-        more = batch.step()
+        more = batch.step()  # the first one refuses settings that do not fit the model
+        for image in batch.images:
+            self.works.begun(image, now)
         self.served.keep_pace()
         counters.seconds += time.perf_counter() - start
         counters.calls += more

@@ -42,9 +42,10 @@ class Works:
         refused = error if isinstance(error, Refused) else refusal(error, 400)
         self._failed(work, -1, refused)
 
-    def begun(self, image: Image) -> None:
+    def begun(self, image: Image, when: float | None = None) -> None:
+        """Its first network call begins, or began at ``when``."""
         if image.started is None:
-            image.started = self.clock()
+            image.started = self.clock() if when is None else when
             self.emit(Event(image.order.work.id, "begun", image.index))
 
     def partial(self, image: Image, done: int, total: int, picture: Callable[[], Tensor]) -> None:
@@ -74,7 +75,8 @@ class Works:
 
     def failed(self, image: Image, error: BaseException) -> None:
         """One image cannot be drawn, and with it ends its work; nobody else's."""
-        refused = error if isinstance(error, Refused) else refusal(error, 500)
+        status = 400 if image.started is None else 500
+        refused = error if isinstance(error, Refused) else refusal(error, status)
         for one in self.open.pop(image.order.work.id, ()):
             one.over = True
         self._failed(image.order.work.id, image.index, refused)
