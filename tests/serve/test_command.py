@@ -25,9 +25,7 @@ from limner import cli
 from limner.commands import serve
 from limner.serve.options import ServeOptions, named_runs, seconds_of
 from limner.settings import LimnerError
-from tests.helpers import paint
-
-ROOT = Path(__file__).parents[2]
+from tests.serve.toys import COMMAND, ROOT, painter
 
 
 def test_help_needs_no_torch_and_explains_every_option():
@@ -136,23 +134,11 @@ def test_the_engine_is_in_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch):
 
 # The whole command ------------------------------------------------------------------------------------------
 
-COMMAND = [sys.executable, os.environ.get("TOY", str(ROOT / "tests/toy_command.py"))]
-
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a toy family."""
-    folder = tmp_path_factory.mktemp("toys")
-    train = [
-        sys.executable,
-        str(ROOT / "tests/toy_command.py"),
-        "train",
-        "painter",
-        str(paint(folder / "p", 8)),
-    ]
-    train += ["--out", str(folder / "painter"), "--preset", "tiny", "--budget", "8img", "--size", "16"]
-    subprocess.run(train, check=True, capture_output=True, cwd=ROOT)
-    return folder / "painter"
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a toy family."""
+    return painter(tmp_path_factory.mktemp("toys"))
 
 
 @contextmanager
@@ -203,8 +189,8 @@ def until(true: Any, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_toy_family_is_served_without_an_edit(painter: Path, tmp_path: Path):
-    with served(f"toys/painter={painter}", "--state", tmp_path / "state") as process:
+def test_a_toy_family_is_served_without_an_edit(run: Path, tmp_path: Path):
+    with served(f"toys/painter={run}", "--state", tmp_path / "state") as process:
         url = address(process)
         assert asked(f"{url}/health")[0] == 200  # before anything is loaded
         assert asked(f"{url}/ready")[0] == 503
@@ -231,8 +217,8 @@ def test_a_toy_family_is_served_without_an_edit(painter: Path, tmp_path: Path):
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
 
-def test_the_engine_ends_when_its_front_is_killed(painter: Path, tmp_path: Path):
-    with served(painter, "--state", tmp_path / "state") as process:
+def test_the_engine_ends_when_its_front_is_killed(run: Path, tmp_path: Path):
+    with served(run, "--state", tmp_path / "state") as process:
         until(lambda: children(process.pid))
         (engine,) = children(process.pid)
         process.kill()
@@ -240,10 +226,10 @@ def test_the_engine_ends_when_its_front_is_killed(painter: Path, tmp_path: Path)
         until(lambda: not lives(engine), 20)
 
 
-def test_a_damaged_run_ends_the_command_with_its_reason(painter: Path, tmp_path: Path):
+def test_a_damaged_run_ends_the_command_with_its_reason(run: Path, tmp_path: Path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/model.safetensors").write_bytes(b"nothing")
-    with served(painter, tmp_path / "bad", "--state", tmp_path / "state") as process:
+    with served(run, tmp_path / "bad", "--state", tmp_path / "state") as process:
         assert process.wait(60) == 2
         assert process.stderr is not None
         said = process.stderr.read().rstrip().splitlines()[-1]

@@ -20,12 +20,11 @@ from PIL import Image
 from limner.serve.http import engine_client
 from limner.serve.http.engine_client import Answers, EngineClient
 from limner.serve.http.errors import ApiError
-from limner.serve.messages import Event, Frames, Work, encode
+from limner.serve.messages import Event, Frames, Ready, Work, encode
 from limner.settings import LimnerError
-from tests.helpers import paint
+from tests.serve.toys import COMMAND, ROOT, painter
 from tests.test_frozen import unpack
 
-ROOT = Path(__file__).parents[2]
 CHILD = str(Path(__file__).with_name("engine_child.py"))
 
 
@@ -225,28 +224,13 @@ def test_the_front_imports_no_torch():
 
 # The engine's process ---------------------------------------------------------------------------------------
 
-COMMAND = [sys.executable, os.environ.get("TOY", str(ROOT / "tests/toy_command.py"))]
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of the toy family that draws, of one that denoises, and of one that describes."""
     folder = tmp_path_factory.mktemp("runs")
-    train = [
-        *COMMAND[:1],
-        str(ROOT / "tests/toy_command.py"),
-        "train",
-        "painter",
-        str(paint(folder / "p", 8)),
-    ]
-    train += ["--out", str(folder / "painter"), "--preset", "tiny", "--budget", "8img", "--size", "16"]
-    subprocess.run(
-        train, check=True, capture_output=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
     names = {"flow": "flow-label", "vit": "vit"}
-    return {"painter": folder / "painter"} | {
-        name: unpack(file, folder / name) for name, file in names.items()
-    }
+    return {"painter": painter(folder)} | {name: unpack(file, folder / name) for name, file in names.items()}
 
 
 def engine(*arguments: object) -> Callable[[int], subprocess.Popen[bytes]]:
@@ -389,13 +373,20 @@ def test_the_engine_ends_with_its_front(runs: dict[str, Path]):
     theirs.close()
     ours.settimeout(60)
     frames = Frames()
-    while not list(frames.feed(ours.recv(2**16))):
-        pass
+
+    def heard(kind: type) -> None:
+        """Wait for a message of a kind."""
+        while True:
+            data = ours.recv(2**16)
+            assert data
+            if any(isinstance(message, kind) for message in frames.feed(data)):
+                return
+
+    heard(Ready)
     for number in (2, 15, 1):
         process.send_signal(number)
     ours.sendall(encode(Work(1, "painter", "c", seeds=tuple(range(10)), settings={"steps": 250})))
-    while not any(isinstance(message, Event) for message in frames.feed(ours.recv(2**16))):
-        pass
+    heard(Event)
     ours.close()
     assert process.wait(5) in (0, 1)
 
