@@ -114,9 +114,9 @@ def test_moving_pictures():
     ("width", "height"), [(65_536, 65_536), (16_385, 1), (1, 16_385), (4001, 4000), (2**31, 2**31)]
 )
 def test_large_pictures_are_refused_by_their_header(width, height):
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "are the most" in wrong(png(width, height))
-    assert time.perf_counter() - begun < 0.05
+    assert time.process_time() - begun < 0.2
 
 
 def test_large_jpeg_and_webp():
@@ -149,17 +149,17 @@ def bomb(kind):
 def test_text_that_inflates(kind):
     data = bomb(kind)
     assert len(data) < 60_000
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "too much text" in wrong(data)
-    assert time.perf_counter() - begun < 0.1
+    assert time.process_time() - begun < 0.2
 
 
 def test_many_texts_that_inflate():
     """Each is small enough; together they are not."""
     packed = zlib.compress(b"\0" * 1_000_000, 9)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "too much text" in wrong(png(2, 2, *[chunk(b"zTXt", b"key\0\0" + packed)] * 5000))
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 def test_usual_text_is_let_through():
@@ -171,9 +171,9 @@ def test_usual_text_is_let_through():
 
 
 def test_many_chunks():
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert "too many pieces" in wrong(png(2, 2, *[chunk(b"abCd", b"")] * 100_000))
-    assert time.perf_counter() - begun < 0.5
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
