@@ -93,9 +93,8 @@ async def _stop(*tasks: asyncio.Future[Any] | None) -> None:
 async def _happens(what: asyncio.Event, seconds: float) -> bool:
     """Whether it happens within that time."""
     try:
-        async with asyncio.timeout(
-            seconds
-        ):  # wait_for of Python 3.11 may lose a cancel that comes as it ends
+        # Not wait_for, which in Python 3.11 may lose a cancel that comes as it ends.
+        async with asyncio.timeout(seconds):
             await what.wait()
     except TimeoutError:
         return False
