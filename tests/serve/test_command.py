@@ -182,7 +182,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def until(true: Any, seconds: float = 60.0) -> None:
+def until(true: Any, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -230,7 +230,7 @@ def test_a_damaged_run_ends_the_command_with_its_reason(run: Path, tmp_path: Pat
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/model.safetensors").write_bytes(b"nothing")
     with served(run, tmp_path / "bad", "--state", tmp_path / "state") as process:
-        assert process.wait(60) == 2
+        assert process.wait(120) == 2
         assert process.stderr is not None
         said = process.stderr.read().rstrip().splitlines()[-1]
         assert said.startswith("limner: ") and "model.safetensors" in said

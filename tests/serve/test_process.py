@@ -198,6 +198,20 @@ def test_an_engine_that_cannot_start_is_given_up(way: str, said: str, starts: in
     within(30, act())
 
 
+def test_a_process_that_cannot_be_made_is_given_up():
+    def spawn(fd: int) -> subprocess.Popen[bytes]:
+        raise OSError(12, "Cannot allocate memory")
+
+    async def act() -> None:
+        client = EngineClient(spawn)
+        await client.start()
+        with pytest.raises(LimnerError, match="Cannot allocate memory"):
+            await client.wait()
+        await client.aclose()
+
+    within(30, act())
+
+
 def test_nothing_is_left_behind(tmp_path: Path):
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))

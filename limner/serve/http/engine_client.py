@@ -197,6 +197,12 @@ class EngineClient:
             with theirs:
                 self._process, self._reason = self.spawn(theirs.fileno()), ""
             reader, self._writer = await asyncio.open_connection(sock=ours)
+        except OSError as error:  # no memory for a process, or no file left to open
+            ours.close()
+            self._reason = (
+                f"The engine cannot be started ({error.strerror}): end other programs, and try again."
+            )
+            return False
         except BaseException:
             ours.close()
             raise
