@@ -155,7 +155,7 @@ class Fleet:
         counters, start = served.counters, time.perf_counter()
         with served.context():
             try:
-                guesses = evaluate(calls, served.rows)
+                guesses = evaluate(calls, served.rows_of)
             except CallFailed as error:
                 error.served = served
                 raise
@@ -169,7 +169,7 @@ class Fleet:
 
     def _check(self, served: Served, calls: Sequence[Call], guesses: Sequence[Denoised]) -> None:
         """Do a call again in other company; where a bit differs, say so, and take one number of rows from now on."""
-        if same_guesses(guesses, again(calls, served.rows, served.strangers)):
+        if same_guesses(guesses, again(calls, served.rows_of, served.strangers)):
             return
         served.counters.mismatches += 1
         served.say(

@@ -38,6 +38,7 @@ from limner.settings import ThreadCount
 Batching = Literal["exact", "quick", "whole"]
 Precision = Literal["auto", "float32", "bf16"]
 TYPICAL = 8  # rows, by which precision is chosen
+ALONE = Class((1,), "alone")  # where memory allows no more
 STRANGERS = 16  # rows that stand beside others when a call is done again
 
 Say = Callable[[str], object]
@@ -81,7 +82,7 @@ class Served:
         self.flies = self.draws and flies(self.model)
         self.in_bf16 = False
         self.measured: Measured | None = None
-        self.rows, self.bits = Rows((1,)), ""
+        self.rows, self.longer, self.bits = Rows((1,)), Rows((1,)), ""  # ``longer``: with long texts
         self.counters = Counters()
         self.counted: dict[str, int] = {}  # evaluations of an image, by kind of request
         self.drawn = 0  # batches of a model that draws by itself
@@ -108,6 +109,11 @@ class Served:
             self._pace = torch.cuda.Event()
             self._pace.record()
 
+    def rows_of(self, call: Call) -> Rows:
+        """How many rows like this one a call may have."""
+        tokens = call.rows.tokens
+        return self.rows if tokens is None or tokens.shape[1] <= self.model.embed.short else self.longer
+
     # ---- what was measured
 
     def measure(self, precision: Precision = "auto") -> None:
@@ -124,6 +130,7 @@ class Served:
             write(self._key, found)
         self.in_bf16, self.measured = found.in_bf16, found
         self._take(found.chosen, found.rows(self.batching))
+        self.longer = found.rows(self.batching, long=True)
         self.say(f"{self.id} draws in {'bf16' if self.in_bf16 else 'float32'}, {self._in_words()}.")
 
     def _choose_bf16(self, precision: Precision) -> bool:
@@ -140,7 +147,7 @@ class Served:
         return choose_bf16(self.device, precision, name, timed)
 
     def _take(self, chosen: Class, rows: Rows) -> None:
-        self.rows, self.bits = rows, "quick" if self.batching == "quick" else chosen.bits
+        self.rows, self.bits = rows, chosen.bits
 
     def _in_words(self) -> str:
         least, most = self.rows.counts[0], self.rows.most
@@ -154,14 +161,18 @@ class Served:
             return None
         assert self.measured
         cap = max(1, count // 2)
+        changed = False
+        longer = self.longer.limited(cap)
+        if longer is None:
+            self.measured = replace(self.measured, longer=ALONE)
+            longer, changed = Rows(ALONE.counts), True
+        self.longer = longer
         if rows := self.rows.limited(cap):
-            self.rows, changed = rows, False
+            self.rows = rows
         else:
-            found = self.measured.within(cap)
-            if found is None or self.fixed:
-                found = Class((1,), "alone"), Rows((1,))
-            self._take(*found)
-            changed = self.batching != "quick"
+            found = None if self.fixed else self.measured.within(cap)
+            self._take(*(found or (ALONE, Rows(ALONE.counts))))
+            changed = True
         self.say(f"{self.id}: memory ran short at {count} rows, so it draws {self._in_words()} from now on.")
         return changed
 
@@ -169,10 +180,12 @@ class Served:
         """Calls have one number of rows from now on, since rows were found to depend on others. Whether bits change."""
         if self.fixed or self.measured is None:
             return False
-        count = self.rows.counts[0]
-        chosen = Class((count,), f"fixed {self.measured.chosen.bits}")
-        self.fixed, self.measured = True, replace(self.measured, chosen=chosen, others=())
-        self._take(chosen, Rows((count,)))
+        chosen, longer = fixed(self.measured.chosen, self.rows), self.measured.longer
+        longer = longer and fixed(longer, self.longer)
+        self.fixed = True
+        self.measured = replace(self.measured, chosen=chosen, others=(), longer=longer)
+        self._take(chosen, Rows(chosen.counts))
+        self.longer = Rows((longer or chosen).counts)
         write(self._key, self.measured)
         return True
 
@@ -181,13 +194,9 @@ class Served:
     @property
     def fingerprint(self) -> str:
         """Names all that the bytes of an image depend on besides its request."""
-        parts = [
-            self.pipeline.digest,
-            self.batching == "quick",
-            self.bits,
-            self.in_bf16,
-            machine(self.device),
-        ]
+        longer = self.measured and self.measured.longer and self.measured.longer.bits
+        bits = "quick" if self.batching == "quick" else [self.bits, longer]
+        parts = [self.pipeline.digest, bits, self.in_bf16, machine(self.device)]
         return f"lim_{short_hash(parts)}"
 
     @cached_property
@@ -205,6 +214,11 @@ class Served:
             return NetworkProbe(self.model, STRANGERS).calls
 
 
+def fixed(one: Class, rows: Rows) -> Class:
+    """The class of the least of its numbers of rows alone."""
+    return Class(rows.counts[:1], f"fixed {one.bits}")
+
+
 def load(
     runs: Mapping[str, str], options: ServeOptions, say: Say = say_to_person
 ) -> dict[str, Served]:  # fmt: skip
@@ -216,7 +230,18 @@ def load(
     for name, path in runs.items():
         served[name] = Served(name, Pipeline(path, options.device), options.batching, say)
         served[name].measure(options.precision)
+    if any(one.in_bf16 for one in served.values()):
+        keep_casts()
     return served
+
+
+def keep_casts() -> None:
+    """From now on keep the weights in bf16 that autocast makes, rather than make them again for every call.
+
+    Of this whole process, in which no weight may change any more.
+    """
+    if torch.autocast_increment_nesting() > 1:  # they are kept as long as some context is open
+        torch.autocast_decrement_nesting()
 
 
 def models_of(served: Mapping[str, Served]) -> dict[str, Model]:

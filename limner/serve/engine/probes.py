@@ -21,7 +21,7 @@ def usual_sampling(model: Model) -> Any:
     return sampling.fit(model) if isinstance(sampling, FitsModel) else sampling
 
 
-def condition_of(model: Model, number: int) -> Condition:
+def condition_of(model: Model, number: int, text: str = TEXT) -> Condition:
     """What one image may be asked to show: a label or a text, and a given picture where one is needed."""
     spec, follows = model.spec, model.follows
     image = None
@@ -31,7 +31,7 @@ def condition_of(model: Model, number: int) -> Condition:
     return Condition(
         1,
         label=torch.tensor([number % len(spec.classes)]) if "label" in follows else None,
-        text=[TEXT] if "text" in follows else None,
+        text=[text] if "text" in follows else None,
         image=image,
     ).to(model.device)
 
@@ -39,10 +39,10 @@ def condition_of(model: Model, number: int) -> Condition:
 class NetworkProbe:
     """Calls of one row each, of a model that denoises: all of its levels, with a condition and without."""
 
-    def __init__(self, model: Any, pool: int):
+    def __init__(self, model: Any, pool: int, text: str = TEXT):
         plan = model.plan(usual_sampling(model))
         levels = list(plan.levels)[:-1]
-        conditions = [condition_of(model, 0), Condition(1), condition_of(model, 1)]
+        conditions = [condition_of(model, 0, text), Condition(1), condition_of(model, 1, text)]
         rows = [model.embed(condition) for condition in conditions]
         self.calls: list[Call] = []
         diffusion: Diffusion = model

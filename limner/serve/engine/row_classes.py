@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from limner.serve.engine.capacity import (
     complete,
     survey,
 )
-from limner.serve.engine.probes import DrawingProbe, NetworkProbe
+from limner.serve.engine.probes import DrawingProbe, NetworkProbe, condition_of
 from limner.serve.engine.rows import Rows
+from limner.serve.engine.texts import LONGEST
 from limner.settings import LimnerError
 
 FURTHER = 0.5  # seconds for further numbers of the chosen class
@@ -49,9 +50,12 @@ class Measured:
     cap: int
     chosen: Class
     others: tuple[Class, ...] = ()  # taken where memory does not allow the chosen one
+    longer: Class | None = None  # of rows with long texts, where these differ
 
-    def rows(self, batching: str) -> Rows:
-        return Rows(tuple(range(1, self.cap + 1))) if batching == "quick" else Rows(self.chosen.counts)
+    def rows(self, batching: str, long: bool = False) -> Rows:
+        if batching == "quick":
+            return Rows(tuple(range(1, self.cap + 1)))
+        return Rows(((self.longer if long else None) or self.chosen).counts)
 
     def within(self, cap: int) -> tuple[Class, Rows] | None:
         """The class and its numbers of at most ``cap`` rows: the chosen one, else the largest. None: there is none."""
@@ -78,31 +82,40 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find(
-    model: Any,
-    flies: bool,
-    in_bf16: bool,
-    further: float = FURTHER,
-) -> Measured:
+def find(model: Any, flies: bool, in_bf16: bool, further: float = FURTHER) -> Measured:
     """Try calls of the model, in the context in which it runs. Raises what even one row raises."""
     limit = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU
     if flies:
-        bench = Bench(NetworkProbe(model, limit + limit // 2).run, limit + limit // 2, model.device)
-    else:
-        bench = Bench(DrawingProbe(model).run, 2 * limit, model.device)
-        bench.run([0])
-        start = bench.clock()
-        bench.run([0])
-        if bench.clock() - start > PATIENCE:
-            return Measured(in_bf16, 1, Class((1,), "alone"))
+        return find_for_calls(model, in_bf16, limit, further)
+    bench = Bench(DrawingProbe(model).run, 2 * limit, model.device)
+    bench.run([0])
+    start = bench.clock()
+    bench.run([0])
+    if bench.clock() - start > PATIENCE:
+        return Measured(in_bf16, 1, Class((1,), "alone"))
+    return sort(bench, in_bf16, limit, further)
+
+
+def find_for_calls(model: Any, in_bf16: bool, limit: int, further: float) -> Measured:
+    """Of rows with short texts, and with long ones where the model reads such."""
+    pool = limit + limit // 2
+    found = sort(Bench(NetworkProbe(model, pool).run, pool, model.device), in_bf16, limit, further)
+    if model.embed.short == model.embed.length:
+        return found
+    longest = max(LONGEST, key=lambda text: model.embed(condition_of(model, 0, text)).tokens.shape[1])
+    bench = Bench(NetworkProbe(model, pool, longest).run, pool, model.device)
+    return replace(found, longer=sort(bench, in_bf16, found.cap, further).chosen)
+
+
+def sort(bench: Bench, in_bf16: bool, limit: int, further: float) -> Measured:
     trials = survey(bench, limit)
-    groups = classes(trials)
+    cap, groups = trials[-1].count, classes(trials)
     if not groups:  # no number of rows gives a row the same bits everywhere, except perhaps one alone
-        return Measured(in_bf16, trials[-1].count, Class((1,), "unknown"))
-    best = complete(bench, best_class(groups), trials[-1].count, further)
+        return Measured(in_bf16, cap, Class((1,), "unknown"))
+    best = complete(bench, best_class(groups), cap, further)
     known = {trial.count for trial in best}
     others = tuple(named(group) for group in groups if group[0].count not in known)
-    return Measured(in_bf16, trials[-1].count, named(best), others)
+    return Measured(in_bf16, cap, named(best), others)
 
 
 def named(group: Sequence[Trial]) -> Class:
@@ -128,7 +141,7 @@ def read(key: dict[str, Any]) -> Measured | None:
         found = from_json(Measured, content.get("found"), "found")
     except (OSError, LimnerError):
         return None
-    counts = [one.counts for one in (found.chosen, *found.others)]
+    counts = [one.counts for one in (found.chosen, *found.others, found.longer) if one]
     sound = all(c and c[0] >= 1 and all(a < b for a, b in pairwise(c)) for c in counts)
     return found if sound and found.cap >= 1 and content.get("key") == json.loads(json.dumps(key)) else None
 

@@ -72,35 +72,37 @@ def kind_of(call: Call) -> tuple[object, ...]:
     return (call.x.shape[1:], call.x.dtype, *(None if x is None else x.shape[1:] for x in fields))
 
 
-def batches(calls: Sequence[Call], most: int) -> Iterator[list[int]]:
-    """The indices of calls in groups of one kind, of at most ``most`` each, in order."""
+RowsOf = Callable[[Call], Rows]  # the numbers of rows that a call may have beside others of its kind
+
+
+def batches(calls: Sequence[Call], rows_of: RowsOf) -> Iterator[tuple[list[int], Rows]]:
+    """The indices of calls in groups of one kind, of as many as a call may have, in order."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, call in enumerate(calls):
         groups.setdefault(kind_of(call), []).append(i)
     for group in groups.values():
-        yield from (group[at : at + most] for at in range(0, len(group), most))
+        rows = rows_of(calls[group[0]])
+        yield from ((group[at : at + rows.most], rows) for at in range(0, len(group), rows.most))
 
 
-def evaluate(
-    calls: Sequence[Call], rows: Rows, run: Callable[[Sequence[Call]], list[Denoised]] = together
-) -> list[Denoised]:
+def evaluate(calls: Sequence[Call], rows_of: RowsOf) -> list[Denoised]:
     """The guess for each of the calls of one model. Raises CallFailed."""
     guesses: dict[int, Denoised] = {}
-    for group in batches(calls, rows.most):
+    for group, rows in batches(calls, rows_of):
         count = rows.padded(len(group))
         chosen = [calls[i] for i in group]
         try:
-            found = run([*chosen, *[chosen[0]] * (count - len(group))])
+            found = together([*chosen, *[chosen[0]] * (count - len(group))])
         except Exception as error:
             raise CallFailed(count, error) from error
         guesses.update(zip(group, found, strict=False))
     return [guesses[i] for i in range(len(calls))]
 
 
-def again(calls: Sequence[Call], rows: Rows, others: Sequence[Call]) -> list[Denoised]:
+def again(calls: Sequence[Call], rows_of: RowsOf, others: Sequence[Call]) -> list[Denoised]:
     """As ``evaluate``, in other company: other neighbours, other places and where there is one another number."""
     guesses: dict[int, Denoised] = {}
-    for group in batches(calls, rows.most):
+    for group, rows in batches(calls, rows_of):
         for part in (group[: len(group) // 2], group[len(group) // 2 :]):
             if not part:
                 continue

@@ -14,7 +14,7 @@ from limner.inference.pipeline import Pipeline
 from tests.serve.engine.runs import Desk, serve, smooth
 
 MASK = (torch.arange(16) > 7).float().expand(1, 1, 16, 16)
-TEXTS = "a cat", "", "a red square on a blue ground, and much more that nobody asked for " * 5, "一只猫"
+TEXTS = "a cat", "", "a red square, and more that nobody asked for " * 5, "一只猫", "a b c " * 40
 DENOISERS = "flow", "dit", "ddpm", "edm", "latent"
 OTHERS = "dcgan", "vae", "drifting", "meanflow", "masked"
 
@@ -157,3 +157,17 @@ def test_between_two_seeds(run_of: Callable[..., Path]) -> None:
     torch.testing.assert_close(first, one_end, rtol=0, atol=1e-5)
     torch.testing.assert_close(last, other_end, rtol=0, atol=1e-5)
     assert not torch.allclose(middle, first, atol=1e-3)
+
+
+def test_long_texts_have_calls_of_their_own(run_of: Callable[..., Path]) -> None:
+    """What is short is not padded as far as the longest."""
+    one = serve(run_of("flow", classes=(), captions=True))
+    embed = one.model.embed
+    assert one.measured and one.measured.longer and embed.short == 32 < embed.length
+    desk = Desk(one)
+    for text in ("a cat", "a dog", "a b c " * 40):
+        desk.ask(one.id, 1, prompt=text, settings={"steps": 2, "guidance": 1.0})
+    desk.run()
+    lengths = {text: rows.tokens.shape[1] for (text, _), rows in embed.kept.items() if text}
+    assert lengths["a cat"] == lengths["a dog"] == 32 and max(lengths.values()) == embed.length
+    assert one.counters.calls == 2 and one.counters.rows == {3: 2}
