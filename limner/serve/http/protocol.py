@@ -22,6 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from limner.serve.http.errors import ApiError
 from limner.serve.http.guards import HEADERS, error_parts, new_id
 
+LARGE = 65_536  # bytes that are written by themselves
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -135,6 +137,7 @@ class Connection(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self._stop(_refused("The target of the request must be a path: send no address there."))
         super().on_headers_complete()
+        self.cycle.transport = _Joined(self.transport, self.loop)  # type: ignore[assignment]
         extensions: dict[Any, Any] = {"limner.abort": self.transport.abort}
         self.scope["extensions"] = extensions
         if self.parser.should_upgrade() or self.count >= self.bounds.requests:
@@ -203,6 +206,35 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
             else:
                 self.refuse(LATE_BODY)
+
+
+class _Joined:
+    """What a request writes on its connection: an answer's head goes out with its body, by one call of the system."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if len(data) > LARGE:  # which would be copied
+            self._flush()
+            self._transport.write(data)
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 def _in_system(transport: asyncio.Transport) -> int:

@@ -29,7 +29,8 @@ class FakeClient(FakeEngine):
 def main(state: str, port: str, seconds: str = "0", drain: str = "5s") -> int:
     options = ServeOptions(runs=("run",), port=int(port), state=state, drain=drain)
     with bound(options.host, options.port) as listening:
-        engine = FakeClient(seconds=float(seconds))
+        held = asyncio.Event() if seconds == "held" else None
+        engine = FakeClient(seconds=0.0 if held else float(seconds), held=held)
         front = Front(engine, options)
         try:
             return asyncio.run(Life(front, engine, listening).live())
