@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from limner.serve.http.asked import Answers, Asked, Caller, Engine
 from limner.serve.http.errors import ApiError
@@ -12,6 +12,7 @@ from limner.serve.http.metrics import Meters
 from limner.serve.http.places import Places, price
 from limner.serve.http.recent import Flight, Recent
 
+ARRIVING = 2**29  # bytes of bodies
 RETRY = "x-stainless-retry-count"  # 0 at the first try of a client of OpenAI's
 
 
@@ -70,17 +71,39 @@ class Admission:
 
 
 class Gate:
-    """Refuses new work before its body is read, where it would be refused whatever it says."""
+    """Refuses new work before its body is read, where it would be refused whatever it says.
 
-    def __init__(self, app: ASGIApp, admission: Admission):
-        self.app, self.admission = app, admission
+    ``most`` bounds the bytes of all bodies that are arriving.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission, most: int = ARRIVING):
+        self.app, self.admission, self.most = app, admission, most
+        self.arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self.refusal(scope) if scope["method"] == "POST" else None
         if error:
             await send_error(send, error)
-        else:
-            await self.app(scope, receive, send)
+            return
+        mine = 0
+
+        async def counted() -> Message:
+            nonlocal mine
+            message = await receive()
+            size = len(message.get("body", b"")) if message.get("more_body") else -mine
+            mine += size
+            self.arriving += size
+            if self.arriving > self.most:
+                raise ApiError(
+                    503, "Too much is being sent here: try again in a moment.", "too_many_bytes",
+                    headers={"Retry-After": "2"},
+                )  # fmt: skip
+            return message
+
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self.arriving -= mine
 
     def refusal(self, scope: Scope) -> ApiError | None:
         """Why; None: the request is to be read."""

@@ -78,7 +78,8 @@ class Front:
         )
         inner.router.redirect_slashes = False
         origins = own_origins(self.options.host, port, self.options.host_name)
-        door = Door(Gate(inner, self.admission), self.tokens, self.failures)
+        self.gate = Gate(inner, self.admission)
+        door = Door(self.gate, self.tokens, self.failures)
         return Guard(door, origins, self.meters.answered)
 
     async def start(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from limner.serve.http.admission import Admission
 from limner.serve.http.asked import Caller, Engine
@@ -31,7 +32,8 @@ class Jobs:
         # A job has no deadline, and its images have paths of their own.
         self.defaults = replace(defaults, seconds=0.0, keep=lambda data, format: "")
         self.runs: dict[str, Run] = {}
-        self.changed: dict[str, asyncio.Event] = {}
+        # Told when something happens to a job, as long as somebody waits for that.
+        self.changed: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self.closing = False
         self._sweeping: asyncio.Task[None] | None = None
 

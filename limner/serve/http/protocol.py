@@ -83,9 +83,25 @@ class Connection(HttpToolsProtocol):
         """Close the connection that has been without a request, if there is one."""
         for other in self.connections:
             if other is not self and isinstance(other, Connection) and other.is_idle():
-                other.transport.close()
+                other.close()
                 return True
         return False
+
+    def close(self) -> None:
+        """After what was answered has gone out."""
+        self._flush()
+        self.transport.close()
+
+    def _flush(self) -> None:
+        if self.cycle is not None and isinstance(self.cycle.transport, _Joined):
+            self.cycle.transport.flush()
+
+    def shutdown(self) -> None:
+        """At the end of the server."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.close()
+        else:
+            self.cycle.keep_alive = False
 
     def is_idle(self) -> bool:
         answered = self.cycle is not None and self.cycle.response_complete
@@ -172,6 +188,7 @@ class Connection(HttpToolsProtocol):
         if begun:
             self.transport.abort()
             return
+        self._flush()
         headers, body = error_parts(error)
         head = [*headers, *HEADERS, (b"x-request-id", new_id().encode()), (b"connection", b"close")]
         lines = [name + b": " + value + b"\r\n" for name, value in head]
@@ -200,10 +217,10 @@ class Connection(HttpToolsProtocol):
             if self.raw:
                 self.refuse(LATE_HEAD)
             else:  # not a byte came
-                self.transport.close()
+                self.close()
         elif self.headed and seconds > self.bounds.request:
             if self.cycle.response_complete:  # an answer that did not wait for the body
-                self.transport.close()
+                self.close()
             else:
                 self.refuse(LATE_BODY)
 
@@ -217,20 +234,20 @@ class _Joined:
 
     def write(self, data: bytes) -> None:
         if len(data) > LARGE:  # which would be copied
-            self._flush()
+            self.flush()
             self._transport.write(data)
             return
         if not self._parts:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._parts.append(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         parts, self._parts = self._parts, []
         if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def is_closing(self) -> bool:

@@ -126,6 +126,25 @@ def test_a_request_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert engine.cancelled == [1] and engine.works[0].seconds == 0.2 and waiting(running) == 0
 
 
+def test_bodies_that_arrive_are_bounded_together(server: Running) -> None:
+    """Not by what they say, but by what has come; a small one still passes."""
+    server.front.gate.most = 1_000_000
+    head = f"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 9000000\r\n"
+    head += 'Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; name="image"; '
+    with contextlib.closing(server.client()) as one, contextlib.closing(server.client()) as two:
+        for client in (one, two):
+            client.send(f'{head}filename="a"\r\n\r\n'.encode() + bytes(600_000))
+        statuses = []
+        for client in (one, two):
+            client.socket.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                answer = client.read()
+                statuses.append((answer.status, answer.error["code"]))
+        assert statuses == [(503, "too_many_bytes")]
+        assert server.ask("POST", "/v1/images/generations", DRAW).status == 200
+    wait_for(lambda: server.do(lambda: server.front.gate.arriving) == 0)
+
+
 def test_no_engine_yet(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.stops = True

@@ -108,7 +108,9 @@ def test_jobs_that_have_not_begun_are_taken_back(tmp_path: Path) -> None:
         path = create(running, JOB)
         wait_for(lambda: running.engine.works)
         asyncio.run_coroutine_threadsafe(running.front.drain(), running.loop).result(10)
-        assert running.do(lambda: running.front.idle) and running.engine.cancelled == [running.engine.works[0].id]
+        assert running.do(lambda: running.front.idle) and running.engine.cancelled == [
+            running.engine.works[0].id
+        ]
         assert running.ask("GET", path).json["status"] == "queued"
     with Running(tmp_path / "state") as running:
         assert finished(running, path)

@@ -167,6 +167,7 @@ def test_events_go_on_from_any_number(held: Running) -> None:
     for last in range(5):
         assert events(held.ask("GET", f"{path}/events", Last_Event_ID=str(last))) == whole[last:]
     assert held.ask("GET", f"{path}/events", Last_Event_ID="5").status == 204
+    assert not held.do(lambda: dict(held.front.jobs.changed))  # nobody waits any more
     for wrong in ("-1", "x", "1e3", "9" * 30):
         assert held.ask("GET", f"{path}/events", Last_Event_ID=wrong).status == 400
 
