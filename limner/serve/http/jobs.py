@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -47,11 +47,14 @@ class Jobs:
 
     async def create(
         self, request: JobRequest, caller: Caller, key: str | None, digest: str
-    ) -> tuple[Job, bool]:
-        """A job that is on the disk when this returns, and whether it is new. Raises ApiError."""
+    ) -> tuple[Job, Mapping[str, str] | None]:
+        """A job that is on the disk when this returns, and headers of the answer; None: it was there before.
+
+        Raises ApiError.
+        """
         if key and (same := await self.store.with_key(caller.name, key)):
             same.check(digest)
-            return same, False
+            return same, None
         self.admission.check_open()
         asked = parse(request.route, request.body, request.form, self.engine, caller, self.defaults)
         work = asked.work
@@ -70,7 +73,7 @@ class Jobs:
             self._run(job, place)
         else:
             place.leave()
-        return kept, new
+        return kept, asked.headers if new else None
 
     async def cancel(self, job: Job) -> None:
         """Nothing happens to one that has ended."""

@@ -53,9 +53,11 @@ class JobRoutes:
         said = form.values() if form is not None else body or {}
         route = route_of(said)
         asked = JobRequest(route, body, form)
-        job, new = await self.jobs.create(asked, caller_of(request), key, digest(f"job {route}", body, form))
-        headers = {"Location": f"/v1/jobs/{job.id}"}
-        return JSONResponse(await self._object(job), 202 if new or job.status not in FINAL else 200, headers)
+        said_digest = digest(f"job {route}", body, form)
+        job, more = await self.jobs.create(asked, caller_of(request), key, said_digest)
+        status = 200 if more is None and job.status in FINAL else 202
+        headers = {"Location": f"/v1/jobs/{job.id}", **(more or {})}
+        return JSONResponse(await self._object(job), status, headers)
 
     async def show(self, request: Request) -> Response:
         return JSONResponse(await self._object(await self._job(request)))

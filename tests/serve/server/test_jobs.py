@@ -138,6 +138,12 @@ def test_forms_and_other_routes(held: Running) -> None:
     assert [entry["embedding"] for entry in job["result"]["data"]] == [[0.5, -1, 0.25, 3], [1, -1, 0.25, 3]]
 
 
+def test_what_has_no_effect_is_told(held: Running) -> None:
+    answer = held.ask("POST", "/v1/jobs", {**JOB, "prompt": "x", "style": "vivid"})
+    assert answer.status == 202 and answer.headers["x-limner-ignored"] == "prompt, style"
+    assert "x-limner-ignored" not in held.ask("POST", "/v1/jobs", JOB).headers
+
+
 def test_urls_last_as_long_as_the_job(held: Running) -> None:
     let_go(held)
     path = create(held, {**JOB, "n": 2, "response_format": "url"})
