@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ LADDER = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256
 FEW = 4  # with fewer rows, several rows are tried
 QUICK = 0.02  # seconds of trials after which their shortest counts
 DULL = 4  # trials of more rows that gain nothing, after which no further one is tried
+SOON = 0.2  # share of the budget that such trials are worth
+ROUNDS = 2  # in which all numbers are timed again, since other work comes and goes
 LONGEST = 3.0  # seconds of trials of all numbers, after which no further one is tried
 
 # The rows of the numbers given, which may be of several tensors: one call of a network, or one drawing.
@@ -44,10 +46,11 @@ class Bench:
     device: torch.device
 
     def clock(self) -> float:
-        """Of this process alone on a CPU, which other work changes least."""
-        if self.device.type == "cpu":
+        """On one thread that of this process alone, which other work changes least; several wait for each other."""
+        if self.device.type != "cpu":
+            torch.cuda.synchronize(self.device)
+        elif torch.get_num_threads() == 1:
             return time.process_time()
-        torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def trial(self, count: int) -> Trial:
@@ -69,6 +72,11 @@ class Bench:
             for number, row in zip(company, found, strict=True):
                 stable &= equal(bits.setdefault(number, row), row)
         return Trial(count, min(seconds[1:]), bits if stable else None)  # the first one also prepares
+
+    def timed_again(self, trial: Trial) -> Trial:
+        start = self.clock()
+        self.run(range(trial.count))
+        return replace(trial, seconds=min(trial.seconds, self.clock() - start))
 
 
 def equal(one: tuple[Tensor | None, ...], other: tuple[Tensor | None, ...]) -> bool:
@@ -92,7 +100,8 @@ def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
     trials: list[Trial] = []
     start = bench.clock()
     for count in LADDER:
-        if count > limit or (trials and bench.clock() - start > budget) or hopeless(trials):
+        spent = bench.clock() - start
+        if count > limit or (trials and spent > budget) or (spent > budget * SOON and hopeless(trials)):
             break
         try:
             trials.append(bench.trial(count))
@@ -101,6 +110,10 @@ def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
                 raise
             release(bench.device)
             break
+    for _ in range(ROUNDS):
+        for i, trial in enumerate(trials):
+            if bench.clock() - start < budget:
+                trials[i] = bench.timed_again(trial)
     each = {trial.count: trial.seconds / trial.count for trial in trials if is_power(trial.count)}
     cap = next(count for count, seconds in each.items() if GAIN * seconds <= min(each.values()))
     return [trial for trial in trials if trial.count <= cap]
