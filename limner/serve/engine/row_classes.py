@@ -18,6 +18,7 @@ from limner.fields import from_json
 from limner.serve.engine.capacity import (
     LIMIT,
     LIMIT_OF_GPU,
+    LONGEST,
     Bench,
     Trial,
     best_class,
@@ -27,10 +28,11 @@ from limner.serve.engine.capacity import (
 )
 from limner.serve.engine.probes import DrawingProbe, NetworkProbe, condition_of
 from limner.serve.engine.rows import Rows
-from limner.serve.engine.texts import LONGEST
+from limner.serve.engine.texts import LONGEST_TEXTS
 from limner.settings import LimnerError
 
 FURTHER = 0.5  # seconds for further numbers of the chosen class
+LONGEST_OF_LONG = 1.5  # seconds of trials with long texts, which are rare
 PATIENCE = 0.25  # seconds of one drawing; models that take longer are drawn one image at a time
 
 
@@ -102,13 +104,16 @@ def find_for_calls(model: Any, in_bf16: bool, limit: int, further: float) -> Mea
     found = sort(Bench(NetworkProbe(model, pool).run, pool, model.device), in_bf16, limit, further)
     if model.embed.short == model.embed.length:
         return found
-    longest = max(LONGEST, key=lambda text: model.embed(condition_of(model, 0, text)).tokens.shape[1])
+    longest = max(LONGEST_TEXTS, key=lambda text: model.embed(condition_of(model, 0, text)).tokens.shape[1])
     bench = Bench(NetworkProbe(model, pool, longest).run, pool, model.device)
-    return replace(found, longer=sort(bench, in_bf16, found.cap, further).chosen)
+    return replace(found, longer=sort(bench, in_bf16, found.cap, 0.0, LONGEST_OF_LONG).chosen)
 
 
-def sort(bench: Bench, in_bf16: bool, limit: int, further: float) -> Measured:
-    trials = survey(bench, limit)
+def sort(
+    bench: Bench, in_bf16: bool, limit: int, further: float, budget: float = LONGEST
+) -> Measured:  # fmt: skip
+    """Numbers of rows by their bits, within so many seconds, and ``further`` ones for the chosen class."""
+    trials = survey(bench, limit, budget)
     cap, groups = trials[-1].count, classes(trials)
     if not groups:  # no number of rows gives a row the same bits everywhere, except perhaps one alone
         return Measured(in_bf16, cap, Class((1,), "unknown"))

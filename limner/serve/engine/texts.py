@@ -11,14 +11,14 @@ from limner.serve.engine.rows import pad_tokens
 KEPT = 128  # descriptions; one with 129 tokens of 128 channels takes 66 kB
 SHORT = 32  # tokens, with that of the start
 # Texts of as many tokens as an encoder reads: one a word, a character or a sign.
-LONGEST = "a " * 4096, "a.1," * 2048, "!?" * 4096, "\u4e00" * 4096, "0 " * 4096
+LONGEST_TEXTS = "a " * 4096, "a.1," * 2048, "!?" * 4096, "\u4e00" * 4096, "0 " * 4096
 
 
 class Descriptions:
     """In place of a model's ``embed``: one row at a time, its tokens padded to one of two lengths for the run.
 
     Most texts are short, and padding them as far as the longest takes half as long again. A text of more tokens than
-    any of `LONGEST` gets a multiple of the larger length.
+    any of `LONGEST_TEXTS` gets a multiple of the larger length.
     """
 
     def __init__(self, model: Model):
@@ -26,7 +26,7 @@ class Descriptions:
         self.kept: OrderedDict[tuple[str | None, int | None], ConditionEmbedding] = OrderedDict()
         self.length = self.short = 1  # tokens
         if "text" in model.follows:
-            rows = (self.embed(Condition(1, text=[text])) for text in LONGEST)
+            rows = (self.embed(Condition(1, text=[text])) for text in LONGEST_TEXTS)
             self.length = max(1 if row.tokens is None else row.tokens.shape[1] for row in rows)
             self.short = SHORT if self.length >= 2 * SHORT else self.length
 
