@@ -69,7 +69,7 @@ class Fleet:
         self.served, self.works, self.of_model = served, works, of_model
         self.check_every, self.changed = check_every, changed
         self.flights: dict[Image, Flight] = {}
-        self.group: set[Image] = set()  # whole batching: those that began together
+        self.group: set[Image] = set()  # whole and single batching: those that began together
 
     @property
     def empty(self) -> bool:
@@ -101,23 +101,24 @@ class Fleet:
 
     def step(self) -> None:
         with self.served.context():
-            asked = self._choose()
-            if not asked:
-                return
-            for flight in asked:
-                self.works.begun(flight.image)
-            try:
-                guesses = self._evaluate([call for calls in asked.values() for call in calls])
-            except CallFailed as error:
-                self._recover(list(asked), error)
-            else:
-                self._advance(asked, guesses)
+            if asked := self._choose():
+                self._draw(asked)
         self.sweep()
+
+    def _draw(self, asked: Mapping[Flight, Sequence[Call]]) -> None:
+        for flight in asked:
+            self.works.begun(flight.image)
+        try:
+            guesses = self._evaluate([call for calls in asked.values() for call in calls])
+        except CallFailed as error:
+            self._recover(list(asked), error)
+        else:
+            self._advance(asked, guesses)
 
     def _choose(self) -> dict[Flight, list[Call]]:
         """The flights of this call, each with its rows: at most as many as a call may have, and at least one flight."""
         images = in_turn(self.flights)
-        if self.served.batching == "whole":
+        if self.served.batching in ("whole", "single"):
             self.group &= self.flights.keys()
             images = [image for image in images if image in self.group] or images
         chosen: dict[Flight, list[Call]] = {}
@@ -125,6 +126,8 @@ class Fleet:
         for image in images:
             if room <= 0:
                 break
+            if image.over:  # since another image of its work failed just now
+                continue
             flight = self.flights[image]
             try:
                 calls = flight.calls()
@@ -132,11 +135,11 @@ class Fleet:
                 self._fail(flight, error)
                 continue
             rows = sum(call.model is self.served.model for call in calls)
-            if rows > room and chosen:
+            if chosen and (rows > room or self.served.batching == "single"):
                 break
             chosen[flight] = calls
             room -= rows
-        if self.served.batching == "whole" and not self.group:
+        if self.served.batching in ("whole", "single") and not self.group:
             self.group = {flight.image for flight in chosen}
         return chosen
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner import checkpoint, families
 from limner.config import Run, write_run
-from limner.core import ImageSpec, Model
+from limner.core import ImageSpec, Model, merge
 from limner.inference.pipeline import Pipeline
 from limner.serve.engine.models import Served
 from limner.serve.engine.scheduler import Scheduler
@@ -40,7 +40,7 @@ def made(family: str, size: int = 16, seed: int = 0, **changes: Any) -> Model:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+    return merge(model).eval()
 
 
 def keep(model: Model, out: Path) -> Path:
@@ -74,7 +74,7 @@ class Desk:
         self.events.setdefault(event.work, []).append(event)
 
     def encode(self, picture: Tensor, form: Form, spec: ImageSpec) -> bytes:
-        assert picture.shape == spec.shape and picture.dtype == torch.float32
+        assert picture.ndim == len(spec.shape) and picture.dtype == torch.float32
         return picture.numpy().tobytes()
 
     def ask(self, model: str, *seeds: int, **fields: Any) -> int:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from limner.core import Denoised, Draws
+from limner.core import Denoised, Draws, LimnerError
 from limner.diffusion import sampling
-from limner.serve.engine import works
+from limner.serve.engine import flights, works
 from tests.serve.engine.runs import Desk, serve
 
 RunOf = Callable[..., Path]
@@ -246,3 +246,30 @@ def test_an_honest_call_done_again_is_equal(run_of: RunOf) -> None:
         desk.ask(one.id, seed, label="cat", settings={"steps": 3})
     desk.run()
     assert one.counters.mismatches == 0 and one.counters.calls == 3
+
+
+def test_what_cannot_begin_fails_its_work_alone(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run_of("flow")
+    wanted = images_of(path, range(4))
+    desk = Desk(one := serve(path))
+    honest = flights.Drawing
+
+    def drawing(model: Any, condition: Any, settings: Any, draws: Draws) -> Any:
+        if 21 in draws.seeds:
+            raise LimnerError("This does not fit.")
+        return honest(model, condition, settings, draws)
+
+    monkeypatch.setattr(flights, "Drawing", drawing)
+    alone = desk.ask(one.id, 21, 22, settings=PLAIN)
+    desk.run(1)
+    assert desk.scheduler.idle and desk.scheduler.lanes[one.id].empty and one.counters.calls == 0
+    failed = desk.failure(alone)
+    assert (failed.status, failed.message) == (400, "This does not fit.")
+    bad = desk.ask(one.id, 21, 22, settings=PLAIN)
+    asked = [desk.ask(one.id, seed, settings=PLAIN) for seed in range(4)]
+    desk.run()
+    assert [desk.images(work) for work in asked] == wanted and desk.kinds(bad) == [
+        "accepted",
+        "failed",
+        "ended",
+    ]
