@@ -30,8 +30,8 @@ class ServeOptions(Checked):
     keep: str = "24h"  # how long a finished job and what it drew are kept: 90s, 30m, 24h, 7d
     drain: str = "30s"  # how long work that has begun may go on after SIGTERM
     # exact: an image has the same bytes whatever is drawn beside it; quick: faster, by the least rounding apart;
-    # whole: requests that are drawn together begin and end together, for comparison
-    batching: Literal["exact", "quick", "whole"] = "exact"
+    # for comparison, whole: requests that are drawn together begin and end together; single: one image after another
+    batching: Literal["exact", "quick", "whole", "single"] = "exact"
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where it is faster, timed once
     device: str = "auto"  # auto, cpu, cuda
     threads: ThreadCount = "auto"  # on a CPU; auto: one for each processor

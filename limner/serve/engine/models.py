@@ -35,7 +35,7 @@ from limner.serve.messages import Card
 from limner.serve.options import ServeOptions
 from limner.settings import ThreadCount
 
-Batching = Literal["exact", "quick", "whole"]
+Batching = Literal["exact", "quick", "whole", "single"]
 Precision = Literal["auto", "float32", "bf16"]
 TYPICAL = 8  # rows, by which precision is chosen
 ALONE = Class((1,), "alone")  # where memory allows no more
@@ -195,7 +195,7 @@ class Served:
     def fingerprint(self) -> str:
         """Names all that the bytes of an image depend on besides its request."""
         longer = self.measured and self.measured.longer and self.measured.longer.bits
-        bits = "quick" if self.batching == "quick" else [self.bits, longer]
+        bits = "quick" if self.batching in ("quick", "single") else [self.bits, longer]
         parts = [self.pipeline.digest, bits, self.in_bf16, machine(self.device)]
         return f"lim_{short_hash(parts)}"
 

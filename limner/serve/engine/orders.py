@@ -70,9 +70,9 @@ class Image:
         return self.order.seeds[self.index]
 
     def wants_partial(self, done: int, total: int) -> bool:
-        """Whether one of its intermediate images, spread evenly over the steps, is due after ``done`` of them."""
+        """Whether one of its intermediate images is due after ``done`` steps: after the first, and then spread evenly."""
         wanted = self.order.work.partials
-        return self.shown < wanted and done < total and done >= (self.shown + 1) * total / (wanted + 1)
+        return self.shown < wanted and done < total and done >= 1 + self.shown * (total - 1) / wanted
 
 
 def take_order(

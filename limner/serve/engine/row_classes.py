@@ -55,7 +55,7 @@ class Measured:
     longer: Class | None = None  # of rows with long texts, where these differ
 
     def rows(self, batching: str, long: bool = False) -> Rows:
-        if batching == "quick":
+        if batching in ("quick", "single"):
             return Rows(tuple(range(1, self.cap + 1)))
         return Rows(((self.longer if long else None) or self.chosen).counts)
 

@@ -148,7 +148,7 @@ class Stack:
         """The images of the next batch: the first in turn, and those that go with it."""
         images, exact = in_turn(self.images), self.served.batching != "quick"
         self.alone &= set(images)
-        if images[0] in self.alone:
+        if images[0] in self.alone or self.served.batching == "single":
             return images[:1]
         kind = alike(images[0], exact)
         return [image for image in images if image not in self.alone and alike(image, exact) == kind][

@@ -142,6 +142,18 @@ def test_whole_requests_begin_together(run_of: Callable[..., Path]) -> None:
     assert desk.kinds(first[1])[-1] == desk.kinds(late)[-1] == "ended"
 
 
+def test_single_images_wait_for_each_other(run_of: Callable[..., Path]) -> None:
+    """For comparison: the second image begins when the first has ended."""
+    for family, steps in (("flow", {"steps": 3, "guidance": 1.0}), ("dcgan", {})):
+        desk = Desk(one := serve(run_of(family), "single"))
+        first, late = desk.ask(one.id, 1, settings=steps), desk.ask(one.id, 2, settings=steps)
+        while "ended" not in desk.kinds(first):
+            assert desk.kinds(late) == ["accepted"]
+            desk.run(1)
+        desk.run()
+        assert desk.kinds(late)[-1] == "ended" and set(desk.scheduler.reports()[one.id].rows) == {1}
+
+
 def test_between_two_seeds(run_of: Callable[..., Path]) -> None:
     one = serve(run_of("dcgan"))
     desk = Desk(one)

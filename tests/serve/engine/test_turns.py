@@ -36,6 +36,16 @@ def test_the_events_of_a_work(run_of: RunOf) -> None:
     assert report.flying == report.waiting == 0 and report.seconds > 0
 
 
+def test_the_first_intermediate_image_comes_after_the_first_step(run_of: RunOf) -> None:
+    desk = Desk(one := serve(run_of("flow")))
+    work = desk.ask(one.id, 4, label="cat", partials=2, settings={"steps": 9})
+    came = []
+    for call in range(1, 10):
+        desk.run(1)
+        came += [call] * (desk.kinds(work).count("partial") - len(came))
+    assert came == [1, 5]
+
+
 EVALUATIONS: list[tuple[dict[str, Any], int]] = [
     ({"solver": "heun", "steps": 3, "guidance": 1.0}, 5),
     ({"solver": "heun", "steps": 3, "guidance": 2.0}, 10),
