@@ -91,6 +91,18 @@ async def rate(port: int, clients: int, seconds: float, steps: int = 16) -> floa
     return done / (time.perf_counter() - began)
 
 
+def in_turn(
+    stack: contextlib.ExitStack, run: str, kinds: Sequence[str], options: Sequence[str], threads: int
+) -> dict[str, Server]:
+    """Servers by their way of batching, started one after another: each measures its calls at the start."""
+    servers = {}
+    for kind in kinds:
+        servers[kind] = stack.enter_context(Server([run], "--batching", kind, *options, threads=threads))
+        servers[kind].wait_ready()
+        print(kind, *servers[kind].lines[1:2], flush=True)
+    return servers
+
+
 LOOP = """
 import sys, time, limner
 pipeline = limner.load(sys.argv[1])
@@ -132,12 +144,7 @@ def clients(
     kinds = ("single", "exact", "quick")
     with contextlib.ExitStack() as stack:
         options = "--precision", precision, "--max-client", "1024", "--max-queue", "1024"
-        servers = {
-            kind: stack.enter_context(Server([run], "--batching", kind, *options, threads=threads))
-            for kind in kinds
-        }
-        for server in servers.values():
-            server.wait_ready()
+        servers = in_turn(stack, run, kinds, options, threads)
         alone = stack.enter_context(painter(run, checkout))
         for server in servers.values():
             asyncio.run(rate(server.port, max(numbers), 2))  # warm
@@ -206,12 +213,8 @@ def waiting(run: str, precision: str, threads: int, n: int) -> list[dict[str, An
     rows = []
     with contextlib.ExitStack() as stack:
         options = "--precision", precision, "--max-client", "100000", "--max-queue", "100000"
-        servers = {
-            kind: stack.enter_context(Server([run], "--batching", kind, *options, threads=threads))
-            for kind in ("single", "whole", "exact")
-        }
+        servers = in_turn(stack, run, ("single", "whole", "exact"), options, threads)
         for server in servers.values():
-            server.wait_ready()
             asyncio.run(capacity(server.port, 10))
         most = asyncio.run(capacity(servers["single"].port))
         for load in (0.95, 1.5):
@@ -227,6 +230,11 @@ def waiting(run: str, precision: str, threads: int, n: int) -> list[dict[str, An
                 row |= {
                     "p50 of the second half / first": round(median(whole[half:]) / median(whole[:half]), 2)
                 }
+                for other in rows:
+                    if other["load"] == load:
+                        row |= {
+                            f"{p} / {other['batching']}": round(row[p] / other[p], 3) for p in ("p50", "p99")
+                        }
                 rows.append(row | {"n": n})
                 print(rows[-1], flush=True)
     return rows
@@ -328,7 +336,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if given.record:
-        columns = FEW if "figure" in rows[0] else {name: name for name in rows[0]}
+        columns = FEW if "figure" in rows[0] else {name: name for row in rows for name in row}
         record(f"serving_{given.what}", columns, rows, threads=given.threads)
 
 

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -35,6 +36,8 @@ class Server:
             *options,
         ]
         command += ["--threads", str(threads)] if threads else []
+        if "--state" not in options:  # that of the cache is for one server at a time
+            command += ["--state", tempfile.mkdtemp()]
         self.lines: list[str] = []
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
