@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/text-to-image.md",
     "docs/image-to-image.md",
     "docs/video.md",
+    "docs/serving.md",
     "docs/measures.md",
     "docs/gpu.md",
     "README.md",

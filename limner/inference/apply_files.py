@@ -94,7 +94,9 @@ def begin(work: Work, settings: Mapping[str, Any], overwrite: bool) -> list[Job]
         if there and not overwrite:
             raise LimnerError(f"{work.jobs[0].target} exists already: add --overwrite, or name another --to.")
         return work.jobs
-    for place in {job.target.parent for job in work.jobs}:  # of a call killed just after a result became whole
+    for place in {
+        job.target.parent for job in work.jobs
+    }:  # of a call killed just after a result became whole
         files.clear_unfinished(place)
     made_with = {"source": os.fsdecode(work.source.resolve()), **settings}
     record, before, old = work.folder / RECORD, None, {}

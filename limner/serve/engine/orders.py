@@ -70,7 +70,7 @@ class Image:
         return self.order.seeds[self.index]
 
     def wants_partial(self, done: int, total: int) -> bool:
-        """Whether one of its intermediate images is due after ``done`` steps: after the first, and then spread evenly."""
+        """Whether one of its intermediate images is due after ``done`` steps: the first after one step."""
         wanted = self.order.work.partials
         return self.shown < wanted and done < total and done >= 1 + self.shown * (total - 1) / wanted
 
