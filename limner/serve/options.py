@@ -25,7 +25,7 @@ class ServeOptions(Checked):
     # file that only you can read (mode 600), with a name and a token on each line: requests must bear one of them
     token_file: str = ""
     host_name: tuple[str, ...] = ()  # name by which clients reach this server, beside those of this machine
-    # folder of jobs, which outlive a restart. Default: serve in the folder of the cache
+    # folder of jobs, which outlive a restart. Default: serve/PORT in the folder of the cache
     state: str = ""
     keep: str = "24h"  # how long a finished job and what it drew are kept: 90s, 30m, 24h, 7d
     drain: str = "30s"  # how long work that has begun may go on after SIGTERM

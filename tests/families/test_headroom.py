@@ -59,7 +59,7 @@ def test_an_autoencoder_is_shown_pure_pixels_beyond_the_range(name: str) -> None
         errors.append(
             float(loss(batch)["pixels"].detach()) / (model.spec.height**2 if name == "autoencoder" else 1)
         )
-    assert errors[0] + 0.45 < errors[1] <= errors[0] + 0.5
+    assert errors[0] + 0.45 < errors[1] <= errors[0] + 0.5 + 1e-6  # float32 rounds either way
 
 
 @pytest.mark.parametrize("name", sorted({*DENOISE_PIXELS} - {"meanflow"}))  # which has no plan

@@ -217,6 +217,13 @@ def test_a_toy_family_is_served_without_an_edit(run: Path, tmp_path: Path):
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
 
 
+def test_two_servers_keep_their_jobs_apart(run: Path):
+    """Without --state."""
+    with served(run) as one, served(run) as other:
+        urls = address(one), address(other)
+        assert len(set(urls)) == 2 and [asked(f"{url}/health")[0] for url in urls] == [200, 200]
+
+
 def test_the_engine_ends_when_its_front_is_killed(run: Path, tmp_path: Path):
     with served(run, "--state", tmp_path / "state") as process:
         until(lambda: children(process.pid))

@@ -40,14 +40,15 @@ OURS: Mapping[str, Any] = {
 }
 
 
-def state_folder(options: ServeOptions) -> Path:
-    return Path(options.state).expanduser() if options.state else cache_folder() / "serve"
+def state_folder(options: ServeOptions, port: int) -> Path:
+    """Of jobs: without --state one for each port, so that two servers do not meet."""
+    return Path(options.state).expanduser() if options.state else cache_folder() / "serve" / str(port)
 
 
 class Front:
     """All that one server holds beside its engine. Raises LimnerError for its tokens and its state's folder."""
 
-    def __init__(self, engine: Engine, options: ServeOptions):
+    def __init__(self, engine: Engine, options: ServeOptions, port: int = 0):
         self.engine, self.options = engine, options
         self.tokens = read_tokens(options.token_file) if options.token_file else {}
         self.failures, self.meters = Failures(), Meters()
@@ -58,7 +59,7 @@ class Front:
             self.links.keep, options.resize, options.metadata == "on", options.request_seconds
         )
         self.routes = Routes(engine, self.admission.submit, caller_of, defaults, {**OURS, **PATHS})
-        self.store = Store(state_folder(options))
+        self.store = Store(state_folder(options, port or options.port))
         self.jobs = Jobs(self.store, engine, self.admission, defaults, options.keep_seconds)
         self.job_routes = JobRoutes(self.jobs, defaults.limits)
 

@@ -31,7 +31,7 @@ def serve(options: ServeOptions, runs: Mapping[str, str], spawn: Spawn) -> int:
     """Answer requests until a signal; the exit code. Raises LimnerError for what a person can fix."""
     with bound(options.host, options.port) as listening:
         engine = EngineClient(spawn)
-        front = Front(engine, options)
+        front = Front(engine, options, listening.getsockname()[1])
         try:
             return asyncio.run(Life(front, engine, listening).live())
         finally:
