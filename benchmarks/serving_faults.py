@@ -156,7 +156,7 @@ async def draw(port: int, numbers: Sequence[int], company: int, quitters: int = 
     return found
 
 
-def same_bytes(to: Path, n: int = 200) -> list[dict[str, Any]]:
+def same_bytes(to: Path, thread_counts: Sequence[int] = (1, 2), n: int = 200) -> list[dict[str, Any]]:
     runs, numbers, rows = make_runs(to), list(range(n)), []
 
     def shuffled(seed: int) -> list[int]:
@@ -167,7 +167,7 @@ def same_bytes(to: Path, n: int = 200) -> list[dict[str, Any]]:
         rows.append({"figure": figure, "value": n - len(differ), "n": n})
         print(rows[-1], Counter(list(RUNS)[k % len(RUNS)] for k in differ), differ[:20], flush=True)
 
-    for threads in (1, 2):
+    for threads in thread_counts:
         with Server(runs, threads=threads) as server:
             server.wait_ready()
             alone = asyncio.run(draw(server.port, numbers, 1))
