@@ -9,16 +9,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from limner.serve.http.errors import ApiError
+from limner.serve.http.mailbox import Mailbox
 from limner.serve.messages import Cancel, Card, Event, Frames, Message, Ready, Report, Stop, Work, encode
 from limner.settings import LimnerError
 
 LOST = "The engine ended while drawing this: ask again, or fewer images at once."
-PARTIALS = 8  # intermediate images that are kept for a slow reader; older ones are dropped
 UNSENT = 2**28  # bytes that may wait for the engine to read them
 STARTS = 3  # that may fail one after another
 BACKOFF = 0.2, 5.0  # seconds before the first of such starts, and at most
@@ -27,47 +26,27 @@ PATIENCE = 5.0  # seconds in which an engine that was told to end does
 Spawn = Callable[[int], "subprocess.Popen[bytes]"]
 
 
-class Answers:
+class Answers(Mailbox):
     """The events of one work, in order, until ``ended``. Closing it before then cancels the work."""
 
     def __init__(self, work: Work, client: EngineClient):
+        super().__init__()
         self.work, self.lost = work, 0
         self._client, self._begun = client, time.monotonic()
-        self._events, self._arrived = deque[Event](), asyncio.Event()
         self._seen = set[tuple[str, int, int]]()  # of what was delivered, so that nothing comes twice
-        self._over = False  # whether ``ended`` has come, or nobody listens
-
-    def __aiter__(self) -> Answers:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self._over:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
 
     async def aclose(self) -> None:
-        if not self._over:
-            self._over = True
+        if not self.over:
             self._client.cancel(self.work.id)
-        self._events.clear()
-        self._arrived.set()
+        self.shut()
 
     def put(self, event: Event) -> None:
         """An event from the engine."""
         key = event.kind, event.index, event.number
-        if self._over or (event.kind != "ended" and (key in self._seen or self._is_done(event))):
+        if self.over or (event.kind != "ended" and (key in self._seen or self._is_done(event))):
             return
         self._seen.add(key)
-        if event.kind == "partial":
-            partials = [i for i, kept in enumerate(self._events) if kept.kind == "partial"]
-            if len(partials) >= PARTIALS:
-                del self._events[partials[0]]
-        self._events.append(event)
-        self._over = event.kind == "ended"
-        self._arrived.set()
+        super().put(event)
 
     def _is_done(self, event: Event) -> bool:
         """Whether it is an intermediate image of one that was delivered before."""

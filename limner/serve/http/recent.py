@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 from limner.serve.http.asked import Answers, Asked
 from limner.serve.http.errors import ApiError
+from limner.serve.http.mailbox import Mailbox
 from limner.serve.http.places import Place
 from limner.serve.messages import Event
 
-KEPT = 8  # partial images for a slow listener; older ones are dropped
 SECONDS = 60.0  # for which the answer to a request is kept, after it is whole
 BYTES = 2**26  # of all answers that are kept
 GRACE = 5.0  # seconds after its own deadline in which the engine must have ended a work
@@ -98,37 +98,15 @@ class Flight:
         await self.answers.aclose()
 
 
-class Listener:
+class Listener(Mailbox):
     """``Answers`` of a flight."""
 
     def __init__(self, flight: Flight):
+        super().__init__()
         self.flight = flight
-        self._events, self._arrived, self._over = deque[Event](), asyncio.Event(), False
-
-    def __aiter__(self) -> Listener:
-        return self
-
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self._over:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
-
-    def put(self, event: Event) -> None:
-        if event.kind == "partial":
-            partials = [index for index, kept in enumerate(self._events) if kept.kind == "partial"]
-            if len(partials) >= KEPT:
-                del self._events[partials[0]]
-        self._events.append(event)
-        self._over = event.kind == "ended"
-        self._arrived.set()
 
     async def aclose(self) -> None:
-        self._over = True
-        self._events.clear()
-        self._arrived.set()
+        self.shut()
         await self.flight.leave(self)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from limner.serve.http.mailbox import PARTIALS
 from limner.serve.http.places import Places
-from limner.serve.http.recent import KEPT, Flight, Recent
+from limner.serve.http.recent import Flight, Recent
 from limner.serve.messages import Event
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.server.running import DRAW, Client, Running, wait_for
@@ -166,7 +167,7 @@ def test_what_is_kept_is_bounded() -> None:
             listener = flight.listen()
             await asyncio.wait({flight.task})
             heard = [event async for event in listener]
-            assert [e.number for e in heard if e.kind == "partial"] == list(range(20 - KEPT, 20))
+            assert [e.number for e in heard if e.kind == "partial"] == list(range(20 - PARTIALS, 20))
             assert [e.kind for e in heard[-2:]] == ["image", "ended"]
         assert [bool(recent.find(("a", str(number)))) for number in range(4)] == [False, False, True, True]
         assert not recent.find(("b", "3")) and places.waiting == 0
