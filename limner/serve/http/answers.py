@@ -59,6 +59,26 @@ def text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def place_of(image: Event, format: Format, keep: Keep | None) -> dict[str, Any]:
+    """Where a picture is: at a path of this server, or in the answer itself."""
+    return {"url": keep(image.data, format)} if keep else {"b64_json": text(image.data)}
+
+
+def listed(
+    answers: Sequence[Event], card: Card, kind: str, said: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """What the engine said of each picture; ``said`` makes an entry's fields of its value."""
+    return {
+        "object": "list",
+        "model": card.id,
+        "data": [
+            {"object": kind, "index": index, **said(answer.value)} for index, answer in enumerate(answers)
+        ],
+        "usage": {"prompt_tokens": 0, "total_tokens": 0, "images": len(answers)},
+        "system_fingerprint": fingerprint(answers, card),
+    }
+
+
 @dataclass(frozen=True)
 class Drawn:
     """The answer to a request that draws, whole or by events."""
@@ -84,11 +104,7 @@ class Drawn:
         }
 
     def _entry(self, image: Event) -> dict[str, Any]:
-        place: dict[str, Any] = (
-            {"url": self.keep(image.data, self.work.form.format)}
-            if self.keep
-            else {"b64_json": text(image.data)}
-        )
+        place = place_of(image, self.work.form.format, self.keep)
         if self.revised is not None:
             place["revised_prompt"] = self.revised
         return place | self._seed(image)
@@ -133,16 +149,7 @@ class Embedded:
 
     def body(self, events: Sequence[Event]) -> dict[str, Any]:
         answers = in_order(events, "answer", len(self.work.pictures))
-        return {
-            "object": "list",
-            "model": self.card.id,
-            "data": [
-                {"object": "embedding", "index": index, "embedding": self._numbers(answer.value)}
-                for index, answer in enumerate(answers)
-            ],
-            "usage": {"prompt_tokens": 0, "total_tokens": 0, "images": len(answers)},
-            "system_fingerprint": fingerprint(answers, self.card),
-        }
+        return listed(answers, self.card, "embedding", lambda value: {"embedding": self._numbers(value)})
 
     def _numbers(self, numbers: Sequence[float]) -> str | list[float]:
         return text(struct.pack(f"<{len(numbers)}f", *numbers)) if self.packed else list(numbers)
@@ -155,20 +162,11 @@ class Classified:
 
     def body(self, events: Sequence[Event]) -> dict[str, Any]:
         answers = in_order(events, "answer", len(self.work.pictures))
-        return {
-            "object": "list",
-            "model": self.card.id,
-            "data": [
-                {
-                    "object": "classification",
-                    "index": index,
-                    "classes": [{"label": label, "probability": share} for label, share in answer.value],
-                }
-                for index, answer in enumerate(answers)
-            ],
-            "usage": {"prompt_tokens": 0, "total_tokens": 0, "images": len(answers)},
-            "system_fingerprint": fingerprint(answers, self.card),
-        }
+        return listed(answers, self.card, "classification", self._classes)
+
+    @staticmethod
+    def _classes(value: Sequence[tuple[str, float]]) -> dict[str, Any]:
+        return {"classes": [{"label": label, "probability": share} for label, share in value]}
 
 
 @dataclass(frozen=True)
@@ -189,8 +187,7 @@ class Applied:
         }
 
     def _entry(self, image: Event) -> dict[str, Any]:
-        format = self.work.form.format
-        place = {"url": self.keep(image.data, format)} if self.keep else {"b64_json": text(image.data)}
+        place = place_of(image, self.work.form.format, self.keep)
         if self.card.frames == 1:
             made = look(image.data, "image")
             place["size"] = f"{made.width}x{made.height}"
