@@ -12,7 +12,7 @@ import time
 import warnings
 
 from limner.commands import MISTAKE, guard_output, lost_output
-from limner.settings import BUILT_IN, LimnerError, Stopped, nearest, signal_of
+from limner.settings import BUILT_IN, LimnerError, Stopped, lacks_memory, nearest, signal_of
 
 HELP = f"""\
 usage: limner COMMAND [ARGUMENTS]
@@ -71,12 +71,6 @@ def _stop_on_signals() -> None:
             signal.signal(number, Stopped.on_signal)
 
 
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether NumPy, torch on a CPU or torch on a GPU asked for more memory than there is."""
-    names = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return names or "can't allocate memory" in str(error)
-
-
 def _end_thread(failed: threading.ExceptHookArgs) -> None:
     """A library's thread that cannot write ends without a traceback; who waits for it gets the error."""
     if not isinstance(failed.exc_value, OSError):
@@ -111,7 +105,7 @@ def main() -> None:
         print(f"limner: {explain(error, what='be read or written')}", file=sys.stderr)
         code = MISTAKE
     except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
+        if not lacks_memory(error):
             raise
         print(
             "limner: There is not enough memory: choose smaller images (--size), fewer at a time (--batch; in a "

@@ -11,7 +11,7 @@ from limner.fields import Bounds, Checked, Images, LimnerError, Share, ShareBelo
 
 __all__ = [
     "BUILT_IN", "DataOptions", "LimnerError", "NoSampling", "Optimiser", "Stopped", "Training", "join_words",
-    "nearest", "need", "signal_of",
+    "lacks_memory", "nearest", "need", "signal_of",
 ]  # fmt: skip
 
 
@@ -37,6 +37,17 @@ class Stopped(KeyboardInterrupt):
 def signal_of(stop: KeyboardInterrupt) -> int:
     """The number of the signal that asked to stop: SIGINT where it was Ctrl-C."""
     return stop.number if isinstance(stop, Stopped) else signal.SIGINT
+
+
+_MEMORY = "can't allocate memory", "out of memory", "not enough memory", "could not create a memory"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether NumPy, torch on a CPU or torch on a GPU asked for more memory than there is."""
+    names = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return names or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MEMORY)
+    )
 
 
 def need(module: str, why: str, extra: str) -> Any:

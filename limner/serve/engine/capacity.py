@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from limner.serve.engine.memory import out_of_memory, release
+from limner.serve.engine.memory import release
 from limner.serve.engine.rows import same_bits
+from limner.settings import lacks_memory
 
 LIMIT = 64  # rows of a call on a CPU
 LIMIT_OF_GPU = 256
@@ -106,7 +107,7 @@ def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
         try:
             trials.append(bench.trial(count))
         except (RuntimeError, MemoryError) as error:
-            if not trials or not out_of_memory(error):
+            if not trials or not lacks_memory(error):
                 raise
             release(bench.device)
             break

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from limner.core import Denoised, Draws
 from limner.diffusion.sampling import Call, Drawing
 from limner.diffusion.solvers import Query, Step
-from limner.serve.engine.memory import is_fatal, out_of_memory, release
+from limner.serve.engine.memory import is_fatal, release
 from limner.serve.engine.models import Served
 from limner.serve.engine.orders import Image
 from limner.serve.engine.rows import CallFailed, again, evaluate, same_guesses
 from limner.serve.engine.turns import in_turn
 from limner.serve.engine.works import Works, is_told
+from limner.settings import lacks_memory
 
 
 class Flight:
@@ -213,7 +214,7 @@ class Fleet:
         cause = error.cause
         if is_fatal(cause):
             raise cause
-        if out_of_memory(cause):
+        if lacks_memory(cause):
             release(self.served.device)
             served = error.served or self.served
             served.counters.out_of_memory += 1
@@ -235,6 +236,6 @@ class Fleet:
     def _fail(self, flight: Flight, error: BaseException) -> None:
         if is_fatal(error):
             raise error
-        if not (out_of_memory(error) or is_told(error)):
+        if not (lacks_memory(error) or is_told(error)):
             traceback.print_exception(error)
         self.works.failed(flight.image, error)

@@ -1,22 +1,15 @@
-"""Errors that say that memory ran short, and those after which a device does nothing any more."""
+"""Errors after which a device does nothing any more, and memory that it can give back."""
 
 from __future__ import annotations
 
 import torch
 
-_WORDS = "can't allocate memory", "out of memory", "not enough memory", "could not create a memory"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran short."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+from limner.settings import lacks_memory
 
 
 def is_fatal(error: BaseException) -> bool:
     """Whether an error leaves the device's context dead, so that only a new process can go on."""
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not out_of_memory(error)
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not lacks_memory(error)
 
 
 def release(device: torch.device) -> None:

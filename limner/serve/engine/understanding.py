@@ -23,8 +23,9 @@ from limner.inference.tiles import Translator
 from limner.inference.whole_pictures import translate_picture
 from limner.serve.engine.answers import encode_whole
 from limner.serve.engine.knobs import sampling_for
-from limner.serve.engine.memory import is_fatal, out_of_memory, release
+from limner.serve.engine.memory import is_fatal, release
 from limner.serve.messages import Event, Form, Report, Work
+from limner.settings import lacks_memory
 
 MEMORY = 1_500_000_000  # bytes that translating a picture may take besides what the process has; larger ones are tiled
 TRANSLATORS = 4  # that are kept, each with what it measured of its network
@@ -183,7 +184,7 @@ class Describer:
 
     def _failed(self, work: Work, index: int, error: Exception) -> None:
         """A picture that the model cannot be applied to, for want of memory or for a reason that the log has."""
-        if not out_of_memory(error):
+        if not lacks_memory(error):
             traceback.print_exception(error)
             self._fail(work, index, 500, "engine_failed", "This image made the model fail: try another one.")
             return

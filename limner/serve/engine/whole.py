@@ -11,12 +11,13 @@ from contextlib import suppress
 from torch import Tensor
 
 from limner.core import Canvas, Condition, Draws
-from limner.serve.engine.memory import is_fatal, out_of_memory, release
+from limner.serve.engine.memory import is_fatal, release
 from limner.serve.engine.models import Served
 from limner.serve.engine.orders import Image
 from limner.serve.engine.rows import same_bits
 from limner.serve.engine.turns import in_turn
 from limner.serve.engine.works import Works, is_told
+from limner.settings import lacks_memory
 
 
 def alike(image: Image, exact: bool) -> str:
@@ -193,7 +194,7 @@ class Stack:
         images = [image for image in self.opened if not image.over]
         count = self.served.rows.padded(len(self.opened))
         self._end()
-        if out_of_memory(error):
+        if lacks_memory(error):
             release(self.served.device)
             self.served.counters.out_of_memory += 1
             changed = self.served.shrink(count)
@@ -204,7 +205,7 @@ class Stack:
         elif len(images) > 1:
             self.alone |= set(images)
             return
-        if not (out_of_memory(error) or is_told(error)):
+        if not (lacks_memory(error) or is_told(error)):
             traceback.print_exception(error)
         for image in images:
             self.works.failed(image, error)

@@ -9,10 +9,9 @@ from functools import partial
 from torch import Tensor
 
 from limner.core import ImageSpec
-from limner.serve.engine.memory import out_of_memory
 from limner.serve.engine.orders import Image, Order, Refused
 from limner.serve.messages import Event, Form
-from limner.settings import LimnerError
+from limner.settings import LimnerError, lacks_memory
 
 NO_MEMORY = "The server has too little memory to draw this image: ask for less, or try again later."
 BROKEN = "Drawing this image failed because of an error of the server: the server's log says more."
@@ -139,7 +138,7 @@ def encoded(event: Event, encode: Callable[[], bytes]) -> Event:
 
 def refusal(error: BaseException, status: int) -> Refused:
     """What a person is told of an error."""
-    if out_of_memory(error):
+    if lacks_memory(error):
         return Refused(NO_MEMORY, 503, "out_of_memory")
     if isinstance(error, LimnerError):
         return Refused(str(error), status)
