@@ -2,10 +2,13 @@
 
     python benchmarks/real.py fashion=pics/fashion sprites=pics/sprites --families flow,edm,dit --budget 20m --record
     python benchmarks/real.py landscapes=pics/landscapes@64x128 --families flow --to runs/real-before --record before
+    python benchmarks/real.py digits=digits --families flow:120kimg,drifting:300kimg --threads 1
 
-Each folder is compared by ``limner compare`` in TO/NAME, so that an interrupted run goes on where it was; a size may
-follow the folder after an @. Options after a lone -- go to every training. The table has the figures in each space of
-features with what real images score in the place of the drawn ones; TO/NAME.png has the top of each family's sheet.
+Each family is measured by ``limner compare`` in TO/NAME/FAMILY, so that an interrupted run goes on where it was, and
+several processes may share the work; a size may follow the folder after an @, and a budget of its own the family
+after a colon: the images that a quiet machine sees in the same time, where this one is busy. Options after a lone --
+go to every training. The table has the figures in each space of features with what real images score in the place of
+the drawn ones; TO/NAME.png has the top of each family's sheet.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ COLUMNS = {
     "copies_usual": "of new images", "collapsed": "collapsed", "n": "n", "seen": "images seen", "seconds": "seconds",
     "parameters": "parameters", "ms": "ms to draw", "peak": "peak memory, MB",
 }  # fmt: skip
+
+SHOWN = "data", "family", "features", "frechet", "coverage"
 
 
 def rows_of(data: str, size: str, row: Row) -> list[dict[str, Any]]:
@@ -67,7 +72,7 @@ def sheet(folder: Path, families: Sequence[str], to: Path) -> None:
     """The top quarter of each family's sheet, one below the other, in the order of the families."""
     strips = []
     for family in families:
-        if (path := folder / family / "drawn.png").exists():
+        if (path := folder / family / family / "drawn.png").exists():
             with Image.open(path) as image:
                 strips.append(image.convert("RGB").crop((0, 0, image.width, image.height // 4)))
     if strips:
@@ -77,6 +82,30 @@ def sheet(folder: Path, families: Sequence[str], to: Path) -> None:
             whole.paste(strip, (0, top))
             top += strip.height
         whole.save(to)
+
+
+def compared(
+    name: str, source: str, given: argparse.Namespace, extra: Sequence[str]
+) -> tuple[list[dict[str, Any]], bool]:
+    """The rows of all families on a folder of images, and whether a signal stopped that."""
+    source, _, size = source.partition("@")
+    rows, families = list[dict[str, Any]](), list[str]()
+    for each in given.families.split(","):
+        family, _, budget = each.partition(":")
+        families.append(family)
+        options = CompareOptions(
+            budget=budget or given.budget, preset=given.preset, size=size, n=given.n, seed=given.seed
+        )
+        threads = ["--training.threads", str(given.threads), *extra]
+        result = compare([source], [family], given.to / name / family, options, threads)
+        for row in result.rows:
+            rows += (found := rows_of(name, size, row))
+            for figures in found:
+                print({key: figures[key] for key in SHOWN if key in figures}, flush=True)
+        if result.stopped:
+            return rows, True
+    sheet(given.to / name, families, given.to / f"{name}.png")
+    return rows, False
 
 
 def main() -> None:
@@ -94,23 +123,12 @@ def main() -> None:
     end = words.index("--") if "--" in words else len(words)
     given, extra = parser.parse_args(words[:end]), words[end + 1 :]
     torch.set_num_threads(given.threads)
-    families, rows = given.families.split(","), list[dict[str, Any]]()
+    rows = list[dict[str, Any]]()
     for folder in given.folders:
         name, _, source = folder.partition("=")
-        source, _, size = source.partition("@")
-        options = CompareOptions(
-            budget=given.budget, preset=given.preset, size=size, n=given.n, seed=given.seed
-        )
-        threads = ["--training.threads", str(given.threads), *extra]
-        result = compare([source], families, given.to / name, options, threads)
-        sheet(given.to / name, families, given.to / f"{name}.png")
-        found = [row for each in result.rows for row in rows_of(name, size, each)]
-        for row in found:
-            print(
-                {key: row[key] for key in ("data", "family", "features", "frechet", "coverage") if key in row}
-            )
+        found, stopped = compared(name, source, given, extra)
         rows += found
-        if result.stopped:
+        if stopped:
             break
     if given.record:
         record(given.record, COLUMNS, rows, threads=given.threads)
