@@ -1,4 +1,5 @@
-"""Fills the generated parts of the documents: the tables of results and measures, and the READMEs' table of families.
+"""Fills the generated parts of the documents: the tables of results and measures, the READMEs' table of families, and
+the plot of serving.
 
     python benchmarks/tables.py            write them (make docs)
     python benchmarks/tables.py --check    exit with 1 where a document is stale
@@ -144,6 +145,13 @@ def fill(name: str, text: str) -> str:
     return PART.sub(part, text)
 
 
+def plots() -> dict[str, str]:
+    """Drawings that are made of recorded figures, by name."""
+    from serving_plot import plot
+
+    return {"docs/serving.svg": plot(load("serving_clients")["rows"])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,14 +161,13 @@ def main() -> None:
     )
     check = parser.parse_args().check
     stale = []
-    for name in DOCUMENTS:
+    made = {name: fill(name, (ROOT / name).read_text("utf-8")) for name in DOCUMENTS}
+    for name, text in (made | plots()).items():
         path = ROOT / name
-        text = path.read_text("utf-8")
-        made = fill(name, text)
-        if made != text:
+        if not path.is_file() or path.read_text("utf-8") != text:
             stale.append(name)
             if not check:
-                path.write_text(made, encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     if stale:
         print(("stale, run make docs: " if check else "written: ") + ", ".join(stale))
     sys.exit(1 if stale and check else 0)
