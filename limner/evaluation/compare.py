@@ -20,6 +20,7 @@ from limner import checkpoint, families, files
 from limner.config import parse_budget
 from limner.core import Generates, LimnerError
 from limner.evaluation import report
+from limner.evaluation.advice import advice
 from limner.evaluation.checks import check_held_out, refuse_few
 from limner.evaluation.clips import DRAWN, without_stills
 from limner.evaluation.fidelity import draw_samples, measure_samples
@@ -28,15 +29,7 @@ from limner.evaluation.prompts import measure_prompts
 from limner.evaluation.real import open_whole
 from limner.evaluation.results import Comparison, Cost, Fidelity, Row
 from limner.evaluation.spaces import find_all, measure_beside, trained_in
-from limner.evaluation.tables import (
-    COST,
-    QUALITY,
-    advice,
-    compared,
-    comparison_table,
-    measured_in,
-    ranked,
-)
+from limner.evaluation.tables import COST, QUALITY, compared, comparison_table, measured_in, ranked
 from limner.fields import from_json, to_json
 from limner.inference.pipeline import Pipeline
 from limner.progress import bar

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from limner.evaluation.report import number
 from limner.evaluation.results import Evaluation, FeatureFigures, Fidelity, Figure, Mean, Row, Translation
-from limner.settings import join_words
 
 FIGURES = {
     "kid": "kernel distance (KID), lower is better",
@@ -240,49 +239,3 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
         return (not figures, bool(figures and figures.collapsed), figures.kid.value if figures else 0.0)
 
     return sorted(rows, key=key)
-
-
-def advice(rows: Sequence[Row]) -> str:
-    """One sentence: which family to take, and what to watch out for."""
-    unfinished = [row.family for row in rows if row.unfinished]
-    if unfinished:
-        missing = join_words(unfinished, "and")
-        return f"There is no advice yet, as {missing} did not finish: the same command continues."
-    measured = [(row.family, row.fidelity) for row in ranked(rows) if row.fidelity]
-    if not measured:
-        return "No family could be trained and measured on these images: the table says why."
-    good = [each for each in measured if not each[1].collapsed]
-    bad = [
-        f"{family} (of its images {figures.collapsed})" for family, figures in measured if figures.collapsed
-    ]
-    if not good:
-        return f"No family is usable yet: {join_words(bad, 'and')}. Train longer."
-    best, figures = good[0]
-    sentence = f"Take {best}"
-    rivals = [family for family, other in good[1:] if other.kid.low <= figures.kid.high]
-    if rivals:
-        sentence += f", or {' or '.join(rivals)}, which {figures.n:,} images cannot tell apart from it"
-    sentence += "".join(_other_choice(best, good, name) for name in figures.other_features)
-    if figures.kid.low <= figures.kid.floor:
-        sentence += f"; by the kernel distance, {figures.n:,} images do not tell its own from yours"
-    if (copies := figures.copies) and copies.low > 2 * copies.expected:
-        sentence += (
-            f", but {copies.value:.0%} of its images are nearer to a training image than {copies.expected:.0%} of "
-            "new images are"
-        )
-    elif figures.recall.value < 0.3:
-        sentence += ", but it shows only a part of what your images show: train it longer"
-    if figures.memorised_absent:
-        sentence += f". Whether it copies yours was not measured: {figures.memorised_absent}"
-    return f"{sentence}. Not usable yet: {join_words(bad, 'and')}." if bad else f"{sentence}."
-
-
-def _other_choice(best: str, good: Sequence[tuple[str, Fidelity]], features: str) -> str:
-    """Which family is nearest in other features, where that is not the best one."""
-    distances = {
-        family: figures.other_features[features].kid.value
-        for family, figures in good
-        if features in figures.other_features
-    }
-    nearest = min(distances, key=distances.__getitem__)
-    return f"; in the features {features}, {nearest} is closest to your images" if nearest != best else ""

@@ -9,10 +9,11 @@ import pytest
 
 from limner.core import LimnerError
 from limner.evaluation import compare as comparing
+from limner.evaluation.advice import advice
 from limner.evaluation.compare import read_row
 from limner.evaluation.options import CompareOptions
 from limner.evaluation.results import Cost, Row
-from limner.evaluation.tables import advice, comparison_row
+from limner.evaluation.tables import comparison_row
 from limner.fields import to_json
 from tests.test_files import DAMAGED
 
