@@ -240,11 +240,7 @@ async def _cancels(port: int, n: int, cancelled: int, usual: dict[int, str]) -> 
                 job = (await client.ask("POST", "/v1/jobs", {"type": "generation", **body})).json
                 await asyncio.sleep(chance.uniform(0, 0.4))
                 answer = await client.ask("DELETE", f"/v1/jobs/{job['id']}")
-                found["ended"] += answer.status == 200 and answer.json["status"] in (
-                    "cancelled",
-                    "done",
-                    "completed",
-                )
+                found["ended"] += answer.status == 200 and answer.json["status"] in ("cancelled", "completed")
                 deleted.append((job["id"], drawn_in(answer.json)))
             else:
                 found["closed"] += 1
@@ -265,7 +261,7 @@ async def _cancels(port: int, n: int, cancelled: int, usual: dict[int, str]) -> 
 
 def drawn_in(job: Any) -> int:
     """Images that a job has."""
-    return len(((job.get("result") or {}).get("data")) or job.get("images") or [])
+    return int(job["images_done"])
 
 
 # Kills ----------------------------------------------------------------------------------------------------------
@@ -339,7 +335,7 @@ async def look(port: int, accepted: dict[str, int], answers: dict[str, set[str]]
             answer = await client.ask("GET", f"/v1/jobs/{job}")
             if answer.status != 200:
                 print(job, answer.status, answer.body[:200])
-            elif answer.json["status"] in ("done", "completed", "succeeded"):
+            elif answer.json["status"] == "completed":
                 answers.setdefault(job, set()).add(digest(answer.json["result"]))
             elif answer.json["status"] == "failed":
                 print(answer.body[:300])
