@@ -8,6 +8,7 @@ import itertools
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from limner.serve.http.errors import ApiError
 from limner.serve.http.mailbox import Mailbox
 from limner.serve.messages import Cancel, Card, Event, Frames, Message, Ready, Report, Stop, Work, encode
+from limner.serve.options import ServeOptions
 from limner.settings import LimnerError
 
 LOST = "The engine ended while drawing this: ask again, or fewer images at once."
@@ -24,6 +26,15 @@ BACKOFF = 0.2, 5.0  # seconds before the first of such starts, and at most
 PATIENCE = 5.0  # seconds in which an engine that was told to end does
 
 Spawn = Callable[[int], "subprocess.Popen[bytes]"]
+
+
+def spawn(options: ServeOptions, socket: int) -> subprocess.Popen[bytes]:
+    """An engine of these options, where no command line is there to be repeated."""
+    code = (
+        "import sys; from limner.serve.engine import process; from limner.serve.options import ServeOptions; "
+    )
+    command = [sys.executable, "-c", f"{code}sys.exit(process.run({socket}, {options!r}))"]
+    return subprocess.Popen(command, pass_fds=(socket,), stdin=subprocess.DEVNULL, process_group=0)
 
 
 class Answers(Mailbox):
@@ -102,7 +113,11 @@ class EngineClient:
         """Until this client is closed. Raises LimnerError once the engine cannot be started."""
         assert self._task is not None
         await asyncio.wait({self._task})
-        if not self._task.cancelled():
+        self.check()
+
+    def check(self) -> None:
+        """Raises LimnerError once the engine cannot be started; until then it is started again where it dies."""
+        if self._task and self._task.done() and not self._task.cancelled():
             self._task.result()
 
     async def aclose(self) -> None:
