@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -137,6 +138,14 @@ class Report:
     mismatches: int = 0  # calls done again in other company that differed
     flying: int = 0  # now
     waiting: int = 0  # now
+
+
+def added(one: Report, other: Report) -> Report:
+    """The counters of both, of the same model."""
+    names = [f.name for f in dataclasses.fields(Report) if f.name not in ("model", "rows")]
+    sums = {name: getattr(one, name) + getattr(other, name) for name in names}
+    rows = Counter(one.rows) + Counter(other.rows)
+    return Report(one.model, rows=dict(sorted(rows.items())), **sums)
 
 
 @dataclass(frozen=True)

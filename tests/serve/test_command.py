@@ -207,7 +207,12 @@ def test_a_toy_family_is_served_without_an_edit(run: Path, tmp_path: Path):
         (engine,) = children(process.pid)
         os.kill(engine, signal.SIGKILL)
         until(lambda: asked(f"{url}/ready")[0] == 503)
+        status, job = asked(f"{url}/v1/jobs", {**body, "type": "generation"})
+        assert (status, job["status"]) == (202, "queued") and asked(f"{url}/ready")[0] == 503
         until(lambda: asked(f"{url}/ready")[0] == 200)
+        until(lambda: asked(f"{url}/v1/jobs/{job['id']}")[1]["status"] == "completed")
+        done = asked(f"{url}/v1/jobs/{job['id']}")[1]["result"]
+        assert [base64.b64decode(image["b64_json"]) for image in done["data"]] == pictures
         again = asked(f"{url}/v1/images/generations", body)[1]
         assert [base64.b64decode(image["b64_json"]) for image in again["data"]] == pictures
         (engine,) = children(process.pid)

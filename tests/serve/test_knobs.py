@@ -12,6 +12,7 @@ from limner.core import ImageSpec
 from limner.diffusion.sampling import SamplingConfig
 from limner.inference.pipeline import Pipeline
 from limner.serve.engine.knobs import card_of, comments, knobs_of, sampling_for
+from limner.serve.engine.sentences import told
 from limner.serve.messages import Frames, Knob, Ready, encode
 from limner.settings import LimnerError
 from tests.test_frozen import unpack
@@ -66,6 +67,9 @@ def test_a_card_says_what_a_run_does(flow: Pipeline, tmp_path: Path):
     assert card.labels == flow.spec.classes and card.digest == flow.digest and card.fingerprint == "print"
     knobs = {knob.name: knob for knob in card.knobs}
     assert knobs["guidance"].default == 2.0  # as this run draws, where the family's default depends on it
+    assert "model.condition_dropout 0" in knobs["guidance"].help and not any(
+        "--" in k.help for k in card.knobs
+    )
     assert knobs["autoguidance"].model and "heun" in knobs["solver"].choices
     assert list(Frames().feed(encode(Ready((card,))))) == [Ready((card,))]
     eyes = card_of("eyes", Pipeline(unpack("vit", tmp_path), "cpu"))
@@ -152,4 +156,4 @@ def test_an_unknown_setting_names_the_nearest(flow: Pipeline):
 def test_errors_name_fields_as_json_does(settings: dict, said: str, flow: Pipeline):
     with pytest.raises(LimnerError) as error:
         sampling_for(flow.model, settings, {})
-    assert str(error.value) == said
+    assert told(error.value)[0] == said

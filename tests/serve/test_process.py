@@ -144,6 +144,22 @@ def test_a_work_is_done_again_once_when_the_engine_dies(tmp_path: Path):
     within(60, act())
 
 
+def test_counters_do_not_fall_when_an_engine_dies(tmp_path: Path):
+    async def act() -> None:
+        async with started(child(tmp_path)) as client:
+            await all_of(client.submit(Work(client.number(), "m", "c", seeds=(7,) * 2)))
+            counted = client.reports["m"]
+            assert (counted.images, counted.calls, counted.rows) == (2, 3, {4: 3})
+            await all_of(client.submit(Work(client.number(), "m", "c", seeds=(1, 2), prompt="die")))
+            await until(lambda: client.ready and client.restarts == 2)
+            assert client.reports["m"] == counted
+            await all_of(client.submit(Work(client.number(), "m", "c", seeds=(7,) * 3)))
+            both = client.reports["m"]
+            assert (both.images, both.calls, both.rows) == (5, 6, {4: 6})
+
+    within(60, act())
+
+
 def test_what_is_left_of_its_time_counts_when_a_work_is_done_again(tmp_path: Path):
     async def act() -> None:
         async with started(child(tmp_path)) as client:
@@ -265,6 +281,12 @@ def noise_png(seed: int = 0) -> bytes:
     return file.getvalue()
 
 
+def mask_png(alpha: int, side: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGBA", (side, side), (255, 255, 255, alpha)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_the_engine_answers_everything(runs: dict[str, Path]):
     """One process for all that it is asked, since it takes seconds to start."""
 
@@ -311,15 +333,21 @@ async def _draws(client: EngineClient) -> None:
 
 
 async def _refuses(client: EngineClient) -> None:
-    for work, status, said in [
-        (drawing(client, settings={"left": 2.0}), 400, "left"),
-        (drawing(client, settings={"other": "/etc/passwd"}), 400, "names no model"),
-        (drawing(client, pictures=(b"nothing",)), 400, "cannot be used"),
-        (drawing(client, "none"), 404, "no such model"),
-        (Work(client.number(), "vit", "c", "embed", pictures=(b"nothing",)), 400, "cannot be used"),
+    given = noise_png()
+    for work, status, param, said in [
+        (drawing(client, settings={"left": 2.0}), 400, "left", "left 2.0 is out of range"),
+        (drawing(client, settings={"other": "/etc/passwd"}), 400, None, "names no model"),
+        (drawing(client, pictures=(b"nothing",)), 400, "image", "cannot be used"),
+        (drawing(client, "flow", pictures=(given,), mask=mask_png(255)), 400, "mask", "no transparent part"),
+        (drawing(client, "flow", pictures=(given,), mask=given), 400, "mask", "no transparency"),
+        (drawing(client, "flow", pictures=(given,), mask=mask_png(0, 9)), 400, "mask", "9x9"),
+        (drawing(client, "flow", pictures=(given,), mask=b"nothing"), 400, "mask", "cannot be used"),
+        (drawing(client, "none"), 404, None, "no such model"),
+        (Work(client.number(), "vit", "c", "embed", pictures=(b"nothing",)), 400, None, "cannot be used"),
     ]:
         *_, failed, ended = await all_of(client.submit(work))
         assert (failed.kind, failed.status, ended.kind) == ("failed", status, "ended")
+        assert failed.param == param
         assert said in failed.message and "/etc" not in failed.message and failed.message.endswith(".")
 
 

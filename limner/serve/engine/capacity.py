@@ -19,9 +19,14 @@ GAIN = 0.95  # twice the rows must take at most so many times the seconds a row
 LADDER = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256
 FEW = 4  # with fewer rows, several rows are tried
 QUICK = 0.02  # seconds of trials after which their shortest counts
+LONG = 0.05  # seconds of trials after which each company is tried once: there are further rounds
 DULL = 4  # trials of more rows that gain nothing, after which no further one is tried
 SOON = 0.2  # share of the budget that such trials are worth
-ROUNDS = 2  # in which all numbers are timed again, since other work comes and goes
+ROUNDS = 2  # in which numbers are timed again, since other work comes and goes
+STEADY = 0.95  # of its time; one that a round makes no shorter is not timed once more
+STAY = (
+    1.5  # times the seconds of the fastest class that the one may take which gave an earlier start its bits
+)
 LONGEST = 3.0  # seconds of trials of all numbers, after which no further one is tried
 
 # The rows of the numbers given, which may be of several tensors: one call of a network, or one drawing.
@@ -64,7 +69,9 @@ class Bench:
         bits: Bits = {}
         seconds: list[float] = []
         stable, spent = True, 0.0
-        while len(seconds) < max(len(companies), 3) or (spent < QUICK and len(seconds) < 8):
+        while len(seconds) < max(len(companies), 3 if spent < LONG else 2) or (
+            spent < QUICK and len(seconds) < 8
+        ):
             company = companies[len(seconds) % len(companies)]
             start = self.clock()
             found = self.run(company)
@@ -92,17 +99,18 @@ def agree(one: Trial, other: Trial) -> bool:
     return bool(common) and all(equal(one.bits[number], other.bits[number]) for number in common)
 
 
-def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
+def survey(bench: Bench, limit: int, budget: float = LONGEST, least: int = 1) -> list[Trial]:
     """Trials of more and more rows, up to the cap: a row of more of them gains less than 5%, or memory runs short.
 
-    A time may be too long because of other work, so that a single one does not decide. Raises what even a single row
-    raises.
+    A time may be too long because of other work, so that a single one does not decide, and the cap is ``least`` rows
+    or more where memory allows. Raises what even a single row raises.
     """
     trials: list[Trial] = []
     start = bench.clock()
     for count in LADDER:
         spent = bench.clock() - start
-        if count > limit or (trials and spent > budget) or (spent > budget * SOON and hopeless(trials)):
+        dull = (trials and spent > budget) or (spent > budget * SOON and hopeless(trials))
+        if count > limit or (dull and count > least):
             break
         try:
             trials.append(bench.trial(count))
@@ -111,13 +119,16 @@ def survey(bench: Bench, limit: int, budget: float = LONGEST) -> list[Trial]:
                 raise
             release(bench.device)
             break
+    unsteady = set(range(len(trials)))
     for _ in range(ROUNDS):
-        for i, trial in enumerate(trials):
+        for i in sorted(unsteady):
             if bench.clock() - start < budget:
-                trials[i] = bench.timed_again(trial)
+                before, trials[i] = trials[i], bench.timed_again(trials[i])
+                if trials[i].seconds > STEADY * before.seconds:
+                    unsteady.discard(i)
     each = {trial.count: trial.seconds / trial.count for trial in trials if is_power(trial.count)}
     cap = next(count for count, seconds in each.items() if GAIN * seconds <= min(each.values()))
-    return [trial for trial in trials if trial.count <= cap]
+    return [trial for trial in trials if trial.count <= max(cap, least)]
 
 
 def is_power(count: int) -> bool:
@@ -157,8 +168,11 @@ def seconds_for(demand: int, group: Sequence[Trial]) -> float:
     return whole * most.seconds + padded
 
 
-def best_class(groups: Sequence[list[Trial]]) -> list[Trial]:
-    """The class that comes nearest to the fastest one at each of `DEMANDS`, by the geometric mean."""
+def best_class(groups: Sequence[list[Trial]], usual: list[Trial] | None = None) -> list[Trial]:
+    """The class that comes nearest to the fastest one at each of `DEMANDS`, by the geometric mean.
+
+    ``usual`` is the one of an earlier start, which is left for a much faster one alone.
+    """
 
     def share(group: list[Trial]) -> float:
         product = 1.0
@@ -166,7 +180,9 @@ def best_class(groups: Sequence[list[Trial]]) -> list[Trial]:
             product *= seconds_for(demand, group) / min(seconds_for(demand, other) for other in groups)
         return product
 
-    return min(groups, key=share)
+    best = min(groups, key=share)
+    stays = usual is not None and share(usual) <= share(best) * STAY ** len(DEMANDS)
+    return usual if stays and usual is not None else best
 
 
 def complete(bench: Bench, group: list[Trial], cap: int, budget: float) -> list[Trial]:

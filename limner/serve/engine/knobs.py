@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
-import re
 import tokenize
 import typing
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from limner.core import Classifies, Compares, Describes, FitsModel, Generates, M
 from limner.fields import bounds_of, check, from_json, nearest, to_json, type_of
 from limner.inference.capabilities import has
 from limner.inference.pipeline import Pipeline
+from limner.serve.engine.sentences import as_fields
 from limner.serve.messages import Card, Knob
 from limner.settings import LimnerError
 
@@ -37,7 +37,7 @@ def knobs_of(model: Model) -> tuple[Knob, ...]:
 
 
 def _knob(cls: type, f: dataclasses.Field[Any], default: Any) -> Knob:
-    kind, words = type_of(cls, f.name), comments(cls).get(f.name, "")
+    kind, words = type_of(cls, f.name), as_fields(comments(cls).get(f.name, ""))
     choices: tuple[Any, ...] = ()
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
@@ -77,17 +77,14 @@ def sampling_for(model: Model, settings: Mapping[str, Any], served: Mapping[str,
 
 
 def _checked(model: Model, settings: Mapping[str, Any]) -> Any:
-    """The family's Sampling. Raises LimnerError, which names fields as JSON does."""
+    """The family's Sampling. Raises LimnerError."""
     kind: Any = model.Sampling
     try:
         sampling: Any = from_json(kind, dict(settings), "settings")
         check(sampling, "--")
         return sampling.fit(model) if isinstance(sampling, FitsModel) else sampling
     except LimnerError as error:
-        names = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
-        flag = re.compile(r"--([a-z0-9-]+)(?![a-z0-9.-])")
-        words = flag.sub(lambda found: names.get(found[1], found[0]), str(error))
-        raise LimnerError(words.removeprefix("settings.")) from None
+        raise LimnerError(str(error).removeprefix("settings.")) from None
 
 
 def card_of(name: str, pipeline: Pipeline, fingerprint: str = "") -> Card:

@@ -18,6 +18,7 @@ from limner.diffusion.sampling import Call, draw
 from limner.inference.pipeline import Pipeline
 from limner.inference.precision import choose_bf16, network_name
 from limner.inference.threads import THREADS, processors
+from limner.serve.engine.company import is_busy_now
 from limner.serve.engine.knobs import card_of
 from limner.serve.engine.probes import DrawingProbe, NetworkProbe
 from limner.serve.engine.row_classes import (
@@ -123,10 +124,10 @@ class Served:
             return
         self._key = {"model": self.pipeline.digest, "precision": precision, **machine(self.device)}
         found = read(self._key)
-        if found is None:
-            self.in_bf16 = self._choose_bf16(precision)
+        if found is None or (found.busy and not is_busy_now(torch.get_num_threads())):
+            self.in_bf16 = found.in_bf16 if found else self._choose_bf16(precision)
             with self.context():
-                found = find(self.model, self.flies, self.in_bf16)
+                found = find(self.model, self.flies, self.in_bf16, found)
             write(self._key, found)
         self.in_bf16, self.measured = found.in_bf16, found
         self._take(found.chosen, found.rows(self.batching))
@@ -183,7 +184,7 @@ class Served:
         chosen, longer = fixed(self.measured.chosen, self.rows), self.measured.longer
         longer = longer and fixed(longer, self.longer)
         self.fixed = True
-        self.measured = replace(self.measured, chosen=chosen, others=(), longer=longer)
+        self.measured = replace(self.measured, chosen=chosen, others=(), longer=longer, busy=False)
         self._take(chosen, Rows(chosen.counts))
         self.longer = Rows((longer or chosen).counts)
         write(self._key, self.measured)

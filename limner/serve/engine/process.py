@@ -11,10 +11,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +24,7 @@ from limner.serve.engine.line import Line
 from limner.serve.engine.models import Served, load, set_threads
 from limner.serve.engine.scheduler import Scheduler
 from limner.serve.engine.understanding import Describer
-from limner.serve.messages import Cancel, Card, Event, Ready, Report, Stop, Work
+from limner.serve.messages import Cancel, Card, Event, Ready, Report, Stop, Work, added
 from limner.serve.options import ServeOptions, named_runs
 from limner.settings import LimnerError
 
@@ -129,16 +128,19 @@ class Engine:
         """Decode the pictures of a work, in a thread of its own."""
         pipeline = self.served[work.model].pipeline
         spec, options = pipeline.spec, pipeline.loaded.run.data
+        param, mask = "image", None
         try:
             picture = picture_from_bytes(work.pictures[0], spec.given or spec, options)
-            mask = mask_from_bytes(work.mask, work.pictures[0], spec, options) if work.mask else None
+            if work.mask:
+                param = "mask"
+                mask = mask_from_bytes(work.mask, work.pictures[0], spec, options)
             self.line.arrived.put(Prepared(work, picture, mask))
         except Exception as error:
             known = isinstance(error, LimnerError)
             if not known:
                 traceback.print_exc()
-            words = str(error) if known else "The image cannot be decoded: save it as a PNG."
-            failed = Event(work.id, "failed", status=400, code="invalid_image", param="image", message=words)
+            words = str(error) if known else f"The {param} cannot be decoded: save it as a PNG."
+            failed = Event(work.id, "failed", status=400, code="invalid_image", param=param, message=words)
             self.line.arrived.put(Prepared(work, refused=failed))
 
     def begin(self, prepared: Prepared) -> None:
@@ -194,14 +196,3 @@ def _run_in(pipeline: Pipeline, options: ServeOptions) -> None:
         run = pipeline.loaded.run
         training = replace(run.training, precision=options.precision)
         pipeline.loaded = pipeline.loaded._replace(run=replace(run, training=training))
-
-
-def added(one: Report, other: Report) -> Report:
-    """The counters of both, of the same model."""
-    sums = {
-        f.name: getattr(one, f.name) + getattr(other, f.name)
-        for f in fields(Report)
-        if f.name not in ("model", "rows")
-    }
-    rows = Counter(one.rows) + Counter(other.rows)
-    return Report(one.model, rows=dict(rows), **sums)

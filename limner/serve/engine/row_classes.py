@@ -16,6 +16,7 @@ import torch
 from limner import files
 from limner.fields import from_json
 from limner.serve.engine.capacity import (
+    LADDER,
     LIMIT,
     LIMIT_OF_GPU,
     LONGEST,
@@ -26,12 +27,14 @@ from limner.serve.engine.capacity import (
     complete,
     survey,
 )
+from limner.serve.engine.company import Company
+from limner.serve.engine.memory import release
 from limner.serve.engine.probes import DrawingProbe, NetworkProbe, condition_of
 from limner.serve.engine.rows import Rows
 from limner.serve.engine.texts import LONGEST_TEXTS
-from limner.settings import LimnerError
+from limner.settings import LimnerError, lacks_memory
 
-FURTHER = 0.5  # seconds for further numbers of the chosen class
+FURTHER = 0.3  # seconds for further numbers of the chosen class
 LONGEST_OF_LONG = 1.5  # seconds of trials with long texts, which are rare
 PATIENCE = 0.25  # seconds of one drawing; models that take longer are drawn one image at a time
 
@@ -53,6 +56,7 @@ class Measured:
     chosen: Class
     others: tuple[Class, ...] = ()  # taken where memory does not allow the chosen one
     longer: Class | None = None  # of rows with long texts, where these differ
+    busy: bool = False  # other work held the processors meanwhile, so that times may be too long
 
     def rows(self, batching: str, long: bool = False) -> Rows:
         if batching in ("quick", "single"):
@@ -84,40 +88,75 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def find(model: Any, flies: bool, in_bf16: bool, further: float = FURTHER) -> Measured:
-    """Try calls of the model, in the context in which it runs. Raises what even one row raises."""
-    limit = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU
-    if flies:
-        return find_for_calls(model, in_bf16, limit, further)
+def find(model: Any, flies: bool, in_bf16: bool, before: Measured | None = None) -> Measured:
+    """Try calls of the model, in the context in which it runs. Raises what even one row raises.
+
+    ``before`` was found on a busy machine: its cap does not fall, and its bits are left for much faster ones alone.
+    """
+    limit, company = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU, Company()
+    found = (
+        find_for_calls(model, in_bf16, limit, before)
+        if flies
+        else find_for_drawings(model, in_bf16, limit, before)
+    )
+    return replace(found, busy=company.is_busy(torch.get_num_threads()))
+
+
+def find_for_drawings(model: Any, in_bf16: bool, limit: int, before: Measured | None) -> Measured:
+    """Of images that are drawn together."""
     bench = Bench(DrawingProbe(model).run, 2 * limit, model.device)
     bench.run([0])
     start = bench.clock()
     bench.run([0])
     if bench.clock() - start > PATIENCE:
         return Measured(in_bf16, 1, Class((1,), "alone"))
-    return sort(bench, in_bf16, limit, further)
+    return sort(bench, in_bf16, limit, before)
 
 
-def find_for_calls(model: Any, in_bf16: bool, limit: int, further: float) -> Measured:
+def find_for_calls(model: Any, in_bf16: bool, limit: int, before: Measured | None) -> Measured:
     """Of rows with short texts, and with long ones where the model reads such."""
     pool = limit + limit // 2
-    found = sort(Bench(NetworkProbe(model, pool).run, pool, model.device), in_bf16, limit, further)
+    found = sort(Bench(NetworkProbe(model, pool).run, pool, model.device), in_bf16, limit, before)
     if model.embed.short == model.embed.length:
         return found
     longest = max(LONGEST_TEXTS, key=lambda text: model.embed(condition_of(model, 0, text)).tokens.shape[1])
     bench = Bench(NetworkProbe(model, pool, longest).run, pool, model.device)
-    return replace(found, longer=sort(bench, in_bf16, found.cap, 0.0, LONGEST_OF_LONG).chosen)
+    longer, known = sort_long(bench, found), before and before.longer
+    if known and before and before.chosen.bits == found.chosen.bits and known.bits != longer.bits:
+        longer = known
+    return replace(found, longer=longer)
+
+
+def sort_long(bench: Bench, found: Measured) -> Class:
+    """The numbers of the chosen class where they agree with long texts too, which are rare; else the best class."""
+    trials: list[Trial] = []
+    start = bench.clock()
+    try:
+        for count in (count for count in found.chosen.counts if count in LADDER):
+            if trials and bench.clock() - start > LONGEST_OF_LONG:
+                break
+            trials.append(bench.trial(count))
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        release(bench.device)
+    groups = classes(trials)
+    if len(groups) == 1 and len(groups[0]) == len(trials):
+        return named(groups[0])
+    return sort(bench, found.in_bf16, found.cap, further=0.0, budget=LONGEST_OF_LONG).chosen
 
 
 def sort(
-    bench: Bench, in_bf16: bool, limit: int, further: float, budget: float = LONGEST
+    bench: Bench, in_bf16: bool, limit: int, before: Measured | None = None, further: float = FURTHER,
+    budget: float = LONGEST,
 ) -> Measured:  # fmt: skip
     """Numbers of rows by their bits, within so many seconds, and ``further`` ones for the chosen class."""
-    trials = survey(bench, limit, budget)
+    trials = survey(bench, limit, budget, before.cap if before else 1)
     cap, groups = trials[-1].count, classes(trials)
     if not groups:  # no number of rows gives a row the same bits everywhere, except perhaps one alone
         return Measured(in_bf16, cap, Class((1,), "unknown"))
-    best = complete(bench, best_class(groups), cap, further)
+    usual = next((group for group in groups if before and named(group).bits == before.chosen.bits), None)
+    best = complete(bench, best_class(groups, usual), cap, further)
     known = {trial.count for trial in best}
     others = tuple(named(group) for group in groups if group[0].count not in known)
     return Measured(in_bf16, cap, named(best), others)

@@ -24,6 +24,7 @@ from limner.inference.whole_pictures import translate_picture
 from limner.serve.engine.answers import encode_whole
 from limner.serve.engine.knobs import sampling_for
 from limner.serve.engine.memory import is_fatal, release
+from limner.serve.engine.sentences import told
 from limner.serve.messages import Event, Form, Report, Work
 from limner.settings import lacks_memory
 
@@ -166,7 +167,7 @@ class Describer:
                 made = self.translators.apply(work.model, work.settings, seed, picture, work.form)
                 event = replace(event, kind="image", seed=seed, evaluations=1, data=made)
         except LimnerError as error:
-            self._fail(work, index, 400, "invalid_request", str(error))
+            self._fail(work, index, 400, "invalid_request", *told(error))
             return False
         except Exception as error:
             if is_fatal(error):
@@ -195,8 +196,10 @@ class Describer:
             work, index, 503, "out_of_memory", "There is not enough memory for this image: scale it down."
         )
 
-    def _fail(self, work: Work, index: int, status: int, code: str, message: str) -> None:
-        self.say(Event(work.id, "failed", index, status=status, code=code, message=message))
+    def _fail(
+        self, work: Work, index: int, status: int, code: str, message: str, param: str | None = None
+    ) -> None:
+        self.say(Event(work.id, "failed", index, status=status, code=code, param=param, message=message))
         self.say(Event(work.id, "ended"))
 
     def _cancelled(self, begun: _Begun) -> None:

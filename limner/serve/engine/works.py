@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limner.core import ImageSpec
 from limner.serve.engine.orders import Image, Order, Refused
+from limner.serve.engine.sentences import told
 from limner.serve.messages import Event, Form
 from limner.settings import LimnerError, lacks_memory
 
@@ -141,7 +142,8 @@ def refusal(error: BaseException, status: int) -> Refused:
     if lacks_memory(error):
         return Refused(NO_MEMORY, 503, "out_of_memory")
     if isinstance(error, LimnerError):
-        return Refused(str(error), status)
+        message, param = told(error)
+        return Refused(message, status, param=param)
     return Refused(BROKEN, 500)
 
 

@@ -52,7 +52,6 @@ class Front:
         self.engine, self.options = engine, options
         self.tokens = read_tokens(options.token_file) if options.token_file else {}
         self.failures, self.meters = Failures(), Meters()
-        self.usage = Usage(self.meters)
         self.links = Links()
         self.admission = Admission(engine, options.max_queue, options.max_client, self.meters)
         defaults = Defaults(
@@ -60,6 +59,7 @@ class Front:
         )
         self.routes = Routes(engine, self.admission.submit, caller_of, defaults, {**OURS, **PATHS})
         self.store = Store(state_folder(options, port or options.port))
+        self.usage = Usage(self.meters, self.store)
         self.jobs = Jobs(self.store, engine, self.admission, defaults, options.keep_seconds)
         self.job_routes = JobRoutes(self.jobs, defaults.limits)
 
@@ -84,7 +84,8 @@ class Front:
         return Guard(door, origins, self.meters.answered)
 
     async def start(self) -> None:
-        """Go on with the jobs of an earlier server."""
+        """Go on with what an earlier server kept."""
+        await self.usage.start()
         await self.jobs.start()
 
     async def drain(self) -> None:
@@ -102,6 +103,7 @@ class Front:
         self.admission.draining = True
         await self.jobs.close()
         await self.admission.aclose()
+        await self.usage.close()
 
     # Routes ---------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,19 @@ from dataclasses import dataclass, field, replace
 
 from limner.serve.http.errors import ApiError
 from limner.serve.http.mailbox import Mailbox
-from limner.serve.messages import Cancel, Card, Event, Frames, Message, Ready, Report, Stop, Work, encode
+from limner.serve.messages import (
+    Cancel,
+    Card,
+    Event,
+    Frames,
+    Message,
+    Ready,
+    Report,
+    Stop,
+    Work,
+    added,
+    encode,
+)
 from limner.serve.options import ServeOptions
 from limner.settings import LimnerError
 
@@ -84,7 +96,7 @@ class EngineClient:
 
     spawn: Spawn
     cards: Mapping[str, Card] = field(default_factory=dict)  # by id; empty until the first Ready
-    reports: dict[str, Report] = field(default_factory=dict)  # the latest of each model, of this engine
+    reports: dict[str, Report] = field(default_factory=dict)  # of each model, counted over all engines so far
     restarts: int = 0  # engines that were started in place of one that died
 
     def __post_init__(self) -> None:
@@ -93,6 +105,7 @@ class EngineClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._ready, self._closing = False, False
+        self._before: dict[str, Report] = {}  # what the engines before this one counted
         self._reason = ""  # why the last engine ended, as far as it said
         self._task: asyncio.Task[None] | None = None
 
@@ -208,7 +221,9 @@ class EngineClient:
             self._writer = None
         await self._reap()
         if was_ready:
-            self.reports.clear()
+            # A counter never falls, though what an engine had not yet told is lost.
+            self.reports = {name: replace(one, flying=0, waiting=0) for name, one in self.reports.items()}
+            self._before = dict(self.reports)
             for answers in list(self._works.values()):
                 answers.lost += 1
                 if answers.lost > 1:
@@ -239,7 +254,8 @@ class EngineClient:
             elif not message.work and message.kind == "failed":
                 self._reason = message.message
         elif isinstance(message, Report):
-            self.reports[message.model] = message
+            before = self._before.get(message.model)
+            self.reports[message.model] = added(before, message) if before else message
         elif isinstance(message, Ready):
             self.cards = {card.id: card for card in message.cards}
             if not self._ready and not self._closing:

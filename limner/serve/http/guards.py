@@ -123,7 +123,7 @@ class Guard:
         origins = self.origins.get(hosts[0].decode("latin-1").lower())
         if origins is None:
             return ApiError(
-                403, "This server does not go by that name: use its address, or start it with --host-name.",
+                403, "This server does not go by that name: use its address, or ask who runs it to add the name.",
                 "foreign_host",
             )  # fmt: skip
         given = found.get(b"origin", [])

@@ -33,6 +33,13 @@ MIGRATIONS = (
         PRIMARY KEY(job, place)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE used(
+        model TEXT NOT NULL, client TEXT NOT NULL, images INTEGER NOT NULL, evaluations INTEGER NOT NULL,
+        seconds REAL NOT NULL, PRIMARY KEY(model, client)
+    ) WITHOUT ROWID;
+    INSERT INTO about VALUES ('used since', strftime('%s', 'now'));
+    """,
 )
 
 

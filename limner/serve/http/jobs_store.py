@@ -10,11 +10,11 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from limner import files
 from limner.serve.http.errors import ApiError
@@ -24,6 +24,16 @@ from limner.settings import LimnerError
 T = TypeVar("T")
 FINAL = "completed", "failed", "cancelled"
 ID = re.compile(r"job-[0-9a-f]{8}-[0-9a-f]{32}")
+
+
+class Used(NamedTuple):
+    """What a client has used of a model."""
+
+    model: str
+    client: str  # the name of its token; empty: the server has none
+    images: int
+    evaluations: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -208,6 +218,25 @@ class Store:
     async def read_image(self, job: Job, place: int) -> bytes:
         """Raises ApiError 503 if it cannot be read."""
         return await self._do(lambda _: self.path(job, place).read_bytes())
+
+    # Usage ----------------------------------------------------------------------------------------------------
+
+    async def used(self) -> tuple[int, list[Used]]:
+        """Since when it is counted, in seconds since 1970, and what has been used since then."""
+
+        def work(database: sqlite3.Connection) -> tuple[int, list[Used]]:
+            (since,) = database.execute("SELECT value FROM about WHERE name = 'used since'").fetchone()
+            return int(since), [Used(*row) for row in database.execute("SELECT * FROM used")]
+
+        return await self._do(work)
+
+    async def add_used(self, more: Sequence[Used]) -> None:
+        query = (
+            "INSERT INTO used VALUES (?, ?, ?, ?, ?) ON CONFLICT(model, client) DO UPDATE SET "
+            "images = images + excluded.images, evaluations = evaluations + excluded.evaluations, "
+            "seconds = seconds + excluded.seconds"
+        )
+        await self._do(lambda database: database.executemany(query, more))
 
     # Removal --------------------------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ def front_page(page: Page, meters: Meters) -> None:
 
 
 def engine_page(page: Page, reports: Mapping[str, Report], restarts: int) -> None:
-    """What the engine counts, since it began."""
+    """What the engine counts, and what those before it did."""
 
     def each(name: str) -> Iterable[tuple[Labels, float]]:
         return [({"model": model}, getattr(report, name)) for model, report in reports.items()]

@@ -83,6 +83,10 @@ UNUSED = (
     Field("moderation", help="no effect", choices=("auto", "low")),
     Field("style", help="no effect", choices=("vivid", "natural")),
 )
+UNHEARD = (
+    Field("prompt", help="no effect: pictures are made from pictures alone", longest=PROMPT),
+    Field("label", help="no effect, as prompt"),
+)
 IDLE = frozenset(field.name for field in UNUSED)
 FIDELITY = Field(
     "input_fidelity", help="high: strength 0.4, where strength is not given", choices=("high", "low")
@@ -133,8 +137,8 @@ TABLES: dict[Route, Table] = {
         {"image": (1, 4)},
     ),
     "apply": Table(
-        "apply", "/v1/apply", "Make a picture from each picture.", "apply", (MODEL, *WRITTEN, SEED, *IDENTIFIERS),
-        {"image": (1, 4)},
+        "apply", "/v1/apply", "Make a picture from each picture.", "apply",
+        (MODEL, *WRITTEN, SEED, *UNHEARD, *IDENTIFIERS), {"image": (1, 4)},
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from limner.serve.http.asked import Asked
 from limner.serve.http.drawing import written
 from limner.serve.http.pictures import Picture, from_data_url, look
 from limner.serve.http.reading import Reading
+from limner.serve.http.tables import UNHEARD
 from limner.serve.http.values import bad
 from limner.serve.messages import Work
 
@@ -66,6 +67,9 @@ def apply(request: Reading) -> Asked:
     """What a request for pictures made from pictures asks for. Picture i is made by seed + i."""
     values, card = request.values, request.card
     settings, first = request.settings(), request.seed()
+    for field in UNHEARD:
+        if values.get(field.name):
+            request.ignore(field.name)
     work = Work(
         request.engine.number(), card.id, request.caller.turn(request.identifier), "apply",
         tuple(range(first, first + len(request.pictures))), settings=settings, form=written(request),

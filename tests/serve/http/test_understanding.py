@@ -104,7 +104,10 @@ def test_apply(server):
     assert Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))).format == "WEBP"
     response = server.post("/v1/apply", files=files, data={"response_format": "url"})
     assert response.json()["data"][0]["url"] in server.kept
-    said(server.post("/v1/apply", files=files, data={"prompt": "x"}), 400, "unsupported_parameter", "prompt")
+    told = server.post("/v1/apply", files=files, data={"prompt": "night", "label": "cat"})
+    assert told.status_code == 200 and told.headers["x-limner-ignored"] == "prompt, label"
+    assert "x-limner-ignored" not in server.post("/v1/apply", files=files, data={"prompt": ""}).headers
+    said(server.post("/v1/apply", files=files, data={"n": "2"}), 400, "unsupported_parameter", "n")
     said(server.post("/v1/apply", files=files, data={"steps": "0"}), 400, "invalid_value", "steps")
 
 

@@ -92,7 +92,7 @@ def test_it_is_on_the_disk_before_it_is_promised(held: Running) -> None:
     ) as database:
         (settings,) = database.execute("SELECT data FROM requests").fetchone()
         assert database.execute("SELECT id, status FROM jobs").fetchall() == [(path[9:], "queued")]
-        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert json.loads(settings[4:])["body"]["seed"] >= 0  # chosen when it was accepted
     assert stat.S_IMODE(held.state.stat().st_mode) == 0o700

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from limner.serve.http.jobs_store import Store
 from limner.serve.http.metrics import Histogram, Meters, Page, engine_page, front_page, route_of
 from limner.serve.http.usage import Usage
 from limner.serve.messages import Event, Report
@@ -98,13 +99,15 @@ def test_nothing_yet() -> None:
     assert read(page.text()) == {("limner_engine_restarts_total", ""): 0}
 
 
-def test_usage_by_name_and_model() -> None:
-    meters = Meters()
+def test_usage_by_name_and_model(tmp_path: Path) -> None:
+    meters, store = Meters(), Store(tmp_path / "state")
     for name, model in (("ann", "one"), ("ann", "two"), ("ann", "two"), ("bob", "one")):
         meters.made(model, name, Event(1, "image", evaluations=8, seconds=0.25))
-    said = Usage(meters).of("ann")
+    usage = Usage(meters, store)
+    said = usage.of("ann")
     assert [(entry["model"], entry["images"], entry["evaluations"], entry["seconds"]) for entry in said["data"]] == [
         ("one", 1, 8, 0.25), ("two", 2, 16, 0.5),
     ]  # fmt: skip
     assert (said["images"], said["evaluations"], said["seconds"]) == (3, 24, 0.75)
-    assert Usage(meters).of("eve")["images"] == 0 and Usage(meters).of("eve")["data"] == []
+    assert usage.of("eve")["images"] == 0 and usage.of("eve")["data"] == []
+    store.close()
