@@ -20,13 +20,11 @@ LADDER = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256
 FEW = 4  # with fewer rows, several rows are tried
 QUICK = 0.02  # seconds of trials after which their shortest counts
 LONG = 0.05  # seconds of trials after which each company is tried once: there are further rounds
-DULL = 4  # trials of more rows that gain nothing, after which no further one is tried
+DULL = 2  # powers of two that gain nothing, after which no further one is tried
 SOON = 0.2  # share of the budget that such trials are worth
 ROUNDS = 2  # in which numbers are timed again, since other work comes and goes
 STEADY = 0.95  # of its time; one that a round makes no shorter is not timed once more
-STAY = (
-    1.5  # times the seconds of the fastest class that the one may take which gave an earlier start its bits
-)
+STAY = 1.5  # times the seconds of the fastest class that the one of an earlier start may take, for its bits' sake
 LONGEST = 3.0  # seconds of trials of all numbers, after which no further one is tried
 
 # The rows of the numbers given, which may be of several tensors: one call of a network, or one drawing.
@@ -102,12 +100,13 @@ def agree(one: Trial, other: Trial) -> bool:
 def survey(bench: Bench, limit: int, budget: float = LONGEST, least: int = 1) -> list[Trial]:
     """Trials of more and more rows, up to the cap: a row of more of them gains less than 5%, or memory runs short.
 
-    A time may be too long because of other work, so that a single one does not decide, and the cap is ``least`` rows
-    or more where memory allows. Raises what even a single row raises.
+    Powers of two decide about the cap, which is ``least`` or more where memory allows; those between come after.
+    A time may be too long because of other work, so that a single one does not decide. Raises what even a single row
+    raises.
     """
     trials: list[Trial] = []
     start = bench.clock()
-    for count in LADDER:
+    for count in filter(is_power, LADDER):
         spent = bench.clock() - start
         dull = (trials and spent > budget) or (spent > budget * SOON and hopeless(trials))
         if count > limit or (dull and count > least):
@@ -119,16 +118,25 @@ def survey(bench: Bench, limit: int, budget: float = LONGEST, least: int = 1) ->
                 raise
             release(bench.device)
             break
+    time_again(bench, trials, start + budget)
+    each = {trial.count: trial.seconds / trial.count for trial in trials}
+    cap = max(least, next(count for count, seconds in each.items() if GAIN * seconds <= min(each.values())))
+    trials = [trial for trial in trials if trial.count <= cap]
+    for count in LADDER:
+        if not is_power(count) and count < trials[-1].count and bench.clock() - start < budget:
+            trials.insert(-1, bench.trial(count))
+    return sorted(trials, key=lambda trial: trial.count)
+
+
+def time_again(bench: Bench, trials: list[Trial], end: float) -> None:
+    """Time calls of each number once more, and those that were shorter then another time."""
     unsteady = set(range(len(trials)))
     for _ in range(ROUNDS):
         for i in sorted(unsteady):
-            if bench.clock() - start < budget:
+            if bench.clock() < end:
                 before, trials[i] = trials[i], bench.timed_again(trials[i])
                 if trials[i].seconds > STEADY * before.seconds:
                     unsteady.discard(i)
-    each = {trial.count: trial.seconds / trial.count for trial in trials if is_power(trial.count)}
-    cap = next(count for count, seconds in each.items() if GAIN * seconds <= min(each.values()))
-    return [trial for trial in trials if trial.count <= max(cap, least)]
 
 
 def is_power(count: int) -> bool:

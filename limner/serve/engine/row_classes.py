@@ -36,6 +36,7 @@ from limner.settings import LimnerError, lacks_memory
 
 FURTHER = 0.3  # seconds for further numbers of the chosen class
 LONGEST_OF_LONG = 1.5  # seconds of trials with long texts, which are rare
+ENOUGH_OF_LONG = 0.3  # seconds of them, if the numbers of short texts do
 PATIENCE = 0.25  # seconds of one drawing; models that take longer are drawn one image at a time
 
 
@@ -133,7 +134,7 @@ def sort_long(bench: Bench, found: Measured) -> Class:
     start = bench.clock()
     try:
         for count in (count for count in found.chosen.counts if count in LADDER):
-            if trials and bench.clock() - start > LONGEST_OF_LONG:
+            if trials and bench.clock() - start > ENOUGH_OF_LONG:
                 break
             trials.append(bench.trial(count))
     except (RuntimeError, MemoryError) as error:
