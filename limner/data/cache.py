@@ -95,6 +95,7 @@ def _data(index: dict[str, Any], pixels: PackedArray) -> Data:
         notes=_texts(index.get("notes", [])),
         splits=None if index.get("splits") is None else _texts(index["splits"], n),
         sizes=_sizes(index["sizes"], n) if "sizes" in index else None,
+        own=tuple(_numbers(index["own"], 2**31, 2, least=1)) if "own" in index else None,  # type: ignore[arg-type]
         strides=strides,
     )
 

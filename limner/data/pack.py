@@ -172,6 +172,8 @@ def _pack(request: Request, folder: Path, say: Console) -> None:
             index["notes"] += sizes.size_notes(headers, (plan.height, plan.width), plan.fit, len(kept))
             index["notes"] += sizes.form_notes(headers, written.used[4], options.channels)
             index["sources"] = list(map(len, written.rows))
+            if own := sizes.median_size(headers):
+                index["own"] = own
             if request.sized:
                 index["sizes"] = [row.size for row in kept]
             rows = written.frames if plan.cut else len(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -23,6 +24,15 @@ def common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
     """The size of all images, if they share one of 16 to 64 pixels a side: what they are packed at by default."""
     sizes = {(h.height, h.width) for h in headers}
     return next(iter(sizes)) if len(sizes) == 1 and all(16 <= side <= 64 for side in min(sizes)) else None
+
+
+def median_size(headers: Counter[Header]) -> tuple[int, int] | None:
+    """The median height and the median width of all images; None of none."""
+    if not headers:
+        return None
+    sides = ([h.height for h in headers.elements()], [h.width for h in headers.elements()])
+    height, width = map(statistics.median_low, sides)
+    return height, width
 
 
 def size_notes(headers: Counter[Header], size: tuple[int, int], fit: str | None, rows: int) -> list[str]:

@@ -59,6 +59,18 @@ def keep(config: T, saved: T) -> T:
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
+def resettle(config: T, before: Images, after: Images) -> T:
+    """The dataclass with what the rules gave for ``before`` changed to what they give for ``after``."""
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, rule = getattr(config, f.name), f.metadata.get("by_images")
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = resettle(value, before, after)
+        elif rule and value == rule(before):
+            changes[f.name] = rule(after)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
 def chosen(before: Any, after: Any) -> Iterator[str]:
     """What `settle` chose, as flags of the command line."""
     for flag, _, value in differing(before, after, "--model"):

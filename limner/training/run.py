@@ -24,8 +24,9 @@ from limner.inference.threads import THREADS
 from limner.settings import CAPTIONED, LimnerError, join_words
 from limner.text.pretrained import settle
 from limner.training import parents
+from limner.training.context import Context, Result
 from limner.training.journal import Journal
-from limner.training.session import Context, Result, Session
+from limner.training.session import Session
 
 WRITTEN = re.compile(  # what a training puts into a run's folder
     r"checkpoints|samples|tensorboard|config\.json|log\.jsonl|report\.html|model\.safetensors|\..*"

@@ -5,68 +5,36 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from limner import checkpoint, config, families
-from limner.config import Budget, Run, budget_of
+from limner.config import Budget, Run
 from limner.core import Generates, Model, mix
 from limner.data import Data
 from limner.data.items import of_few
-from limner.distributed import Ranks
 from limner.families import _by_images as by_images
 from limner.inference.sheets import sample_grid
 from limner.inference.threads import THREADS
 from limner.settings import LimnerError, Stopped
 from limner.text.scripts import scripts_of
 from limner.training import parents, resuming, sanity
+from limner.training.context import Context, Result, lost
 from limner.training.follows import follows, notes_on_captions, refuse_collapsed
 from limner.training.journal import Journal, read_log
 from limner.training.loop import Loop
+from limner.training.outlook import Outlook, other_size, too_short
 from limner.training.overfitting import turned
 from limner.training.periodic import Periodic
 from limner.training.pictures import learn_pictures
 from limner.training.signals import FOLDER_LOST, Signals
+from limner.training.trial import rate_at
 
 SKIPS_BEFORE_ROLLBACK = 3  # steps in a row that were not finite
 ROLLBACKS = 3  # before the training fails
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended."""
-
-    out: Path
-    seen: int
-    seconds: float
-    images_per_second: float
-    stopped: int = 0  # the signal that ended it early, or 0
-    terms: dict[str, float] = field(default_factory=dict)  # the last held-out losses
-    noun: str = "image"  # what was seen: see ImageSpec
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where a training and those of its parents run."""
-
-    device: torch.device
-    ranks: Ranks
-    quiet: bool
-    lock: checkpoint.Lock | None = None  # on the run's folder; None in all processes but the first
-
-    def refuse_lost(self) -> None:
-        """Raises LimnerError if the folder was renamed or removed: writing on would begin another, without a lock."""
-        if self.lock and self.lock.is_lost():
-            raise LimnerError(_lost(self.lock.folder))
-
-
-def _lost(folder: Path) -> str:
-    return (
-        f"{folder} was renamed, moved or removed while it was trained, so training ends here and writes nothing more: "
-        "continue from its last checkpoint with --resume and its new name, or train again."
-    )
 
 
 class Session:
@@ -87,8 +55,8 @@ class Session:
         self.heldout = heldout.without_twins(self.training)
         for note in self.heldout.held_out_notes:
             journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
-        draws = data.given is None and families.supports(run.family, Generates)
-        if draws and (few := of_few(len(data), data.spec.noun, not len(heldout))):
+        self.draws = data.given is None and families.supports(run.family, Generates)
+        if self.draws and (few := of_few(len(data), data.spec.noun, not len(heldout))):
             journal.warn(few)
         if len(self.training) < run.training.batch:
             journal.warn(
@@ -173,7 +141,7 @@ class Session:
         places = f"{self.ranks.world} x {loop.device}" if self.ranks.world > 1 else str(loop.device)
         cost = loop.estimate_cost()
         journal.announce(loop.model, len(self.data), run, places, cost)
-        for sentence in (*self._too_short(budget, t.batch / cost[0]), *follows(loop.model, self.data)):
+        for sentence in (*self._outlook(budget, t.batch / cost[0]), *follows(loop.model, self.data)):
             journal.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         for sentence in notes_on_captions(loop.model, self.data, run.data.flip):
             journal.warn(sentence)
@@ -205,24 +173,17 @@ class Session:
         rate = (loop.seen - seen_before) / max(loop.seconds - seconds_before, 1e-9)
         return Result(self.out, loop.seen, loop.seconds, rate, stop, losses, self.data.spec.noun)
 
-    def _too_short(self, budget: Budget, rate: float) -> list[str]:
-        """A sentence where the budget ends, at ``rate`` images a second, before one step or one pass over them."""
-        epoch, noun, batch = self.training.epoch, self.data.spec.noun, self.run.training.batch
-        reached, needed, timed = budget.amount, max(epoch, batch), budget.unit == "seconds"
-        if timed:
-            reached = self.loop.seen + max(budget.amount - self.loop.seconds, 0) * rate
-        if reached >= needed:
-            return []
-        if reached < batch:
-            ends = f"is less than one step of {batch} {noun}s, so that one step is all that is trained"
-        else:
-            ends = f"ends after about {reached:,.0f} of {epoch:,} {noun}s, before each was seen once"
-        enough = f"about {budget_of(budget.amount + (needed - reached) / rate)}" if timed else f"{needed}img"
-        smaller = ", or lower --size," if timed else ""
-        return [
-            f"The budget of {self.run.budget} {ends}. Each is seen once in {enough}: raise --budget{smaller} if the "
-            "result is poor."
-        ]
+    def _outlook(self, budget: Budget, rate: float) -> list[str]:
+        """What the budget will give at ``rate`` images a second, in a sentence where that is worth one."""
+        run, loop, spec = self.run, self.loop, self.data.spec
+        outlook = Outlook(
+            budget, run.budget, rate, run.training.batch, self.training.epoch, (spec.height, spec.width),
+            None if self.data.tiled else self.data.own, loop.seen, loop.seconds, spec.noun,
+        )  # fmt: skip
+        sentence = too_short(outlook)
+        if not sentence and self.draws and not self.resumed:  # which keeps its size
+            sentence = other_size(outlook, partial(rate_at, loop))
+        return [sentence] if sentence else []
 
     def _overfitted(self) -> list[str]:
         """A sentence where the held-out loss has risen, unless players compete: then it says nothing."""
@@ -241,7 +202,7 @@ class Session:
         lock = self.context.lock
         seconds, stop = self.ranks.agree(seconds, FOLDER_LOST if lock and lock.is_lost() else caught)
         if stop == FOLDER_LOST:
-            raise LimnerError(_lost(self.out))
+            raise LimnerError(lost(self.out))
         if stop and not self.loop.seen and not self.resumed:
             raise Stopped(stop)
         return seconds, stop

@@ -52,6 +52,14 @@ def test_one_size_that_is_not_kept_is_said(tmp_path, side):
     assert notes(source, (side, side)) == []
 
 
+def test_the_median_of_their_own_sizes_is_kept(tmp_path):
+    """Also in the cache; pictures that Limner draws have none."""
+    source = save(tmp_path / "a", blank(40, 300, 3), blank(50, 90, 3), blank(200, 60, 3))
+    for _ in ("packed", "cached"):
+        assert open_data(source, progress=False).own == (50, 90)
+    assert open_data("digits", progress=False).own is None
+
+
 def test_sizes_that_are_kept_are_not_said(tmp_path):
     assert notes(save(tmp_path / "a", *[blank(48, 64, 3)] * 3)) == []
 
