@@ -99,3 +99,13 @@ def unet_multiples(images: Images) -> tuple[int, ...]:
 def transformer_patch(images: Images) -> int:
     """Pixels a side of a quick transformer's patches: fewer tokens, so it sees more images in the same time."""
     return 4 if images.side < 48 else 8
+
+
+def latent_width(images: Images) -> int:
+    """Channels of a quick U-Net for latents at its first level."""
+    return 128 if images.side < 48 else 64
+
+
+def latent_multiples(images: Images) -> tuple[int, ...]:
+    """Its channels by level: latents are a quarter of the images a side, and the lowest maps 4 to 6 places high."""
+    return (1, 2) if images.side < 48 else (1, 2, 4) if images.side < 96 else (1, 2, 2, 4)

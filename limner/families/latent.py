@@ -18,6 +18,7 @@ from limner.core import Batch, ConditionEmbedding, Denoised, ImageSpec, Model, O
 from limner.diffusion.objectives import FlowMatching, Prediction, denoised, denoising_loss
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, Path, betas, spaced_times
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, Shift, draw
+from limner.families._by_images import by_images, latent_multiples, latent_width
 from limner.families._codec import BASE, SMALLEST, TINY, VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
@@ -41,8 +42,10 @@ class LatentConfig(FlowMatching):
     codec: AutoencoderConfig = field(default_factory=AutoencoderConfig)  # of the autoencoder that is trained
     channelwise: bool = True  # scale each latent channel to mean 0 and variance 1; false: one scale for all
     network: Literal["quick", "ldm", "dit"] = "quick"  # quick: U-Net for a CPU; ldm: the paper's U-Net
-    width: int = 128  # U-Nets: channels of the first level
-    multiples: tuple[int, ...] = (1, 2)  # U-Nets: of that width, by level; each level halves the side
+    # U-Nets: channels of the first level; default: by the size of the images
+    width: int = by_images(latent_width, 0)
+    # U-Nets: of that width, by level; each level halves the side; default: by the size of the images
+    multiples: tuple[int, ...] = by_images(latent_multiples)
     blocks: int = 1  # U-Nets: residual blocks by level, on the way down
     attention_resolutions: tuple[int, ...] = (4,)  # U-Nets: shorter sides, in pixels, of maps with attention
     head_width: int = 64  # U-Nets: channels of an attention head
@@ -215,13 +218,13 @@ def ddim_levels(steps: int) -> list[NoiseLevel]:
 
 LatentDiffusion.presets = {
     "tiny": Preset(
-        LatentConfig(codec=TINY, width=16, attention_resolutions=(2,), head_width=16, text=TINY_TEXT),
+        LatentConfig(codec=TINY, width=16, multiples=(1, 2), attention_resolutions=(2,), head_width=16, text=TINY_TEXT),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
     "small": Preset(LatentConfig(), SMALL_UNET),
     "base": Preset(
         LatentConfig(
-            codec=BASE, network="dit", text=BASE_TEXT,
+            codec=BASE, network="dit", width=128, multiples=(1, 2), text=BASE_TEXT,
             body=DiTBlocks(patch=2, width=512, depth=12, heads=8, qk_norm=True, rope=True, swiglu=True, registers=8),
         ),
         BASE_MUON,

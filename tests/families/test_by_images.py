@@ -46,7 +46,7 @@ def test_a_model_is_built_of_what_was_settled(family: str) -> None:
 
 @pytest.mark.parametrize("side", [8, 28, 32, 47, 48, 64, 96, 100, 128, 256])
 def test_quick_networks_fit_every_size(side: int) -> None:
-    for name in ("flow", "meanflow", "edm", "ddpm", "dit"):
+    for name in ("flow", "meanflow", "edm", "ddpm", "dit", "latent"):
         small = families.load(name).presets["small"].model
         with torch.device("meta"):
             model = families.build(name, small, ImageSpec(4, side, 2 * side))
