@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from limner.data import mask_from_bytes, picture_from_bytes
+from limner.device import share_one_heap
 from limner.inference.pipeline import Pipeline
 from limner.serve.engine.line import Line
 from limner.serve.engine.models import Served, load, set_threads
@@ -47,6 +48,7 @@ class Prepared:
 def run(fd: int, options: ServeOptions) -> int:
     """Answer the front at the other end of a socket until it is gone or says Stop. Returns an exit code."""
     warnings.showwarning = lambda message, *_, **__: print(f"limner: {message}", file=sys.stderr)
+    share_one_heap()
     line = Line(socket.socket(fileno=fd))
     try:
         set_threads(options.threads)
