@@ -111,11 +111,12 @@ class Limner:
         training = dataclasses.replace(chosen.training, device="cpu")
         training = dataclasses.replace(training, batch=batch or training.batch)
         spec = data.spec
+        model = families.build(name, chosen.model, spec)
         run = config.Run(
             family=name, sources=(), preset=preset, size=(spec.height, spec.width), budget="1h", seed=0,
-            model=chosen.model, training=training, data=DataOptions(),
+            model=model.config, training=training, data=DataOptions(),
         )  # fmt: skip
-        self.loop = Loop(run, family(chosen.model, spec), data, torch.device("cpu"), Ranks())
+        self.loop = Loop(run, model, data, torch.device("cpu"), Ranks())
         self.parameters, self.batch = count(self.loop.model), training.batch
 
     def step(self, share: float) -> None:
@@ -129,7 +130,7 @@ class Limner:
 
 
 class DCGAN:
-    """The DCGAN of PyTorch's examples (Radford 2016), one level less as the images are 32x32, not 64x64.
+    """The DCGAN of PyTorch's examples (Radford 2016), made for 64x64, with one level less for 32x32.
 
     Noise of 100, a generator of ReLU and a discriminator of leaky ReLU with batch norm, weights from
     N(0, 0.02), Adam at 2e-4 with betas (0.5, 0.999), batches of 64. ``parameters`` are of both networks.
@@ -140,9 +141,10 @@ class DCGAN:
 
     def __init__(self, images: Tensor, parameters: int, batch: int = 64, channels_last: bool = False):
         channels = images.shape[1]
-        if images.shape[2:] != (32, 32):
-            raise ValueError(f"the DCGAN here is for 32x32 pixels, not {tuple(images.shape[2:])}")
-        widths = fit((1, 2, 4), parameters, lambda w: nn.ModuleList(self.networks(channels, w)))
+        levels = {(32, 32): (1, 2, 4), (64, 64): (1, 2, 4, 8)}.get(tuple(images.shape[2:]))
+        if levels is None:
+            raise ValueError(f"the DCGAN here is for 32x32 or 64x64 pixels, not {tuple(images.shape[2:])}")
+        widths = fit(levels, parameters, lambda w: nn.ModuleList(self.networks(channels, w)))
         self.generator, self.discriminator = self.networks(channels, widths)
         for module in (*self.generator.modules(), *self.discriminator.modules()):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -161,18 +163,18 @@ class DCGAN:
 
     @classmethod
     def networks(cls, channels: int, widths: Sequence[int]) -> tuple[nn.Module, nn.Module]:
-        fine, middle, coarse = widths
         generator, discriminator = nn.Sequential(), nn.Sequential()
-        for i, (wide, narrow) in enumerate([(cls.noise, coarse), (coarse, middle), (middle, fine)]):
+        down = [cls.noise, *reversed(widths)]  # from the coarsest level to the finest
+        for i, (wide, narrow) in enumerate(itertools.pairwise(down)):
             stride, padding = (2, 1) if i else (1, 0)
             generator.append(nn.ConvTranspose2d(wide, narrow, 4, stride, padding, bias=False))
             generator.extend([nn.BatchNorm2d(narrow), nn.ReLU(inplace=True)])
-        generator.extend([nn.ConvTranspose2d(fine, channels, 4, 2, 1, bias=False), nn.Tanh()])
-        for i, (narrow, wide) in enumerate([(channels, fine), (fine, middle), (middle, coarse)]):
+        generator.extend([nn.ConvTranspose2d(widths[0], channels, 4, 2, 1, bias=False), nn.Tanh()])
+        for i, (narrow, wide) in enumerate(itertools.pairwise([channels, *widths])):
             discriminator.append(nn.Conv2d(narrow, wide, 4, 2, 1, bias=False))
             discriminator.extend([nn.BatchNorm2d(wide)] if i else [])
             discriminator.append(nn.LeakyReLU(0.2, inplace=True))
-        discriminator.extend([nn.Conv2d(coarse, 1, 4, bias=False), nn.Flatten(0)])  # logits [B]
+        discriminator.extend([nn.Conv2d(widths[-1], 1, 4, bias=False), nn.Flatten(0)])  # logits [B]
         return generator, discriminator
 
     def step(self, share: float) -> None:
