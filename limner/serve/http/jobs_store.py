@@ -250,11 +250,13 @@ class Store:
         removed = await self._do(work)
         if removed:
             await self._do(self._remove_folders)
-            # What was deleted stands in the log of writing until then.
-            run = asyncio.get_running_loop().run_in_executor
             with contextlib.suppress(sqlite3.Error):
-                await run(self._thread, self._database.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._empty_log)
         return len(removed)
+
+    def _empty_log(self) -> None:
+        """What was deleted stands in the log of writing until then. No transaction can end before this is read."""
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     async def remove_orphans(self) -> None:
         """Folders of jobs that are not known, as after a kill between two steps."""
