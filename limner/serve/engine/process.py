@@ -19,12 +19,12 @@ from typing import Any
 from torch import Tensor
 
 from limner.data import mask_from_bytes, picture_from_bytes
-from limner.device import share_one_heap
 from limner.inference.pipeline import Pipeline
 from limner.serve.engine.line import Line
 from limner.serve.engine.models import Served, load, set_threads
 from limner.serve.engine.scheduler import Scheduler
 from limner.serve.engine.understanding import Describer
+from limner.serve.heap import share_one_heap
 from limner.serve.messages import Cancel, Card, Event, Ready, Report, Stop, Work, added
 from limner.serve.options import ServeOptions, named_runs
 from limner.settings import LimnerError

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
 
+from limner.serve.heap import share_one_heap
 from limner.serve.http.app import Front
 from limner.serve.http.engine_client import EngineClient, Spawn
 from limner.serve.http.protocol import Bounds, connections, watch
@@ -29,6 +30,7 @@ LAST = 2  # seconds in which connections may end after everything else has
 
 def serve(options: ServeOptions, runs: Mapping[str, str], spawn: Spawn) -> int:
     """Answer requests until a signal; the exit code. Raises LimnerError for what a person can fix."""
+    share_one_heap()
     with bound(options.host, options.port) as listening:
         engine = EngineClient(spawn)
         front = Front(engine, options, listening.getsockname()[1])
