@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Mounted
 from starlette.types import ASGIApp
@@ -75,7 +75,12 @@ class Front:
                 *self.job_routes.mounted(),
                 *self.routes.mounted(),
             ],
-            exception_handlers={ApiError: _told, HTTPException: _told, Exception: _told},
+            exception_handlers={
+                ApiError: _told,
+                HTTPException: _told,
+                ClientDisconnect: _left,
+                Exception: _told,
+            },
         )
         inner.router.redirect_slashes = False
         origins = own_origins(self.options.host, port, self.options.host_name)
@@ -146,3 +151,8 @@ async def _told(request: Request, error: Exception) -> Response:
         error = plain_error(error.status_code, (error.headers or {}).get("Allow"))
     known = error if isinstance(error, ApiError) else broken()
     return JSONResponse(known.body(), known.status, known.headers)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """Nobody reads it."""
+    return Response(status_code=499)

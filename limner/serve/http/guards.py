@@ -191,6 +191,7 @@ def plain_error(status: int, allowed: Any = None) -> ApiError:
     if status == 404:
         return ApiError(404, UNKNOWN, "not_found")
     if status == 405:
+        allowed = allowed and ", ".join(sorted(allowed.split(", ")))
         message = f"This route does not take that method: use {allowed or 'another one'}."
         return ApiError(405, message, "method_not_allowed", headers={"Allow": allowed} if allowed else {})
     if status >= 500:

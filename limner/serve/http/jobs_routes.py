@@ -21,6 +21,7 @@ from limner.serve.http.streams import HEADERS
 from limner.serve.http.values import bad
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+INDEX = re.compile(r"[0-9]{1,4}")
 PATHS = {
     "/v1/jobs": {"post": {"operationId": "create_job", "summary": "Keep a request, with its type, and draw it later."}},
     "/v1/jobs/{id}": {
@@ -39,10 +40,9 @@ class JobRoutes:
     def mounted(self) -> list[Mounted]:
         return [
             Mounted("/v1/jobs", self.create, methods=["POST"]),
-            Mounted("/v1/jobs/{id}", self.show, methods=["GET"]),
-            Mounted("/v1/jobs/{id}", self.cancel, methods=["DELETE"]),
+            Mounted("/v1/jobs/{id}", self.one, methods=["GET", "DELETE"]),
             Mounted("/v1/jobs/{id}/events", self.follow, methods=["GET"]),
-            Mounted("/v1/jobs/{id}/images/{index:int}", self.image, methods=["GET"]),
+            Mounted("/v1/jobs/{id}/images/{index}", self.image, methods=["GET"]),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -59,13 +59,12 @@ class JobRoutes:
         headers = {"Location": f"/v1/jobs/{job.id}", **(more or {})}
         return JSONResponse(await self._object(job), status, headers)
 
-    async def show(self, request: Request) -> Response:
-        return JSONResponse(await self._object(await self._job(request)))
-
-    async def cancel(self, request: Request) -> Response:
+    async def one(self, request: Request) -> Response:
         job = await self._job(request)
-        await self.jobs.cancel(job)
-        return JSONResponse(await self._object(await self._job(request)))
+        if request.method == "DELETE":
+            await self.jobs.cancel(job)
+            job = await self._job(request)
+        return JSONResponse(await self._object(job))
 
     async def follow(self, request: Request) -> Response:
         job = await self._job(request)
@@ -74,10 +73,13 @@ class JobRoutes:
             raise bad("Last-Event-ID must be the id of an event of this job.", None)
         if job.status in FINAL and not await self.jobs.store.events(job.id, int(last)):
             return Response(status_code=204)  # which tells a browser not to ask again
+        if request.method == "HEAD":  # else the connection would be busy until the job ends
+            return Response(headers=HEADERS)
         return StreamingResponse(self.jobs.follow(job, int(last)), headers=HEADERS)
 
     async def image(self, request: Request) -> Response:
-        job, place = await self._job(request), request.path_params["index"]
+        job, index = await self._job(request), request.path_params["index"]
+        place = int(index) if INDEX.fullmatch(index) else -1
         if place not in await self.jobs.store.images(job.id):
             raise ApiError(404, "There is no such image of this job yet: ask for its state.", "not_found")
         return Response(await self.jobs.store.read_image(job, place), media_type=f"image/{job.format}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Mounted
 
@@ -52,7 +53,7 @@ async def read_body(
 class Routes:
     """Answers requests by an engine, whose works go through ``submit``; ``who`` says who asks.
 
-    All errors are raised as ApiError, for the app to write.
+    All errors are raised as ApiError, or ClientDisconnect, for the app to write.
     """
 
     def __init__(
@@ -73,14 +74,7 @@ class Routes:
 
     def asks(self, route: Route) -> Callable[[Request], Any]:
         """The handler of a route that asks a model."""
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await self.answer(route, request)
-            except ClientDisconnect:
-                return Response(status_code=499)  # nobody reads it
-
-        return handle
+        return partial(self.answer, route)
 
     async def answer(self, route: Route, request: Request) -> Response:
         table = TABLES[route]

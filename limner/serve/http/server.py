@@ -75,7 +75,8 @@ class _Uvicorn(Server):
 
 def uvicorn_server(app: ASGIApp, bounds: Bounds) -> Server:
     """One that says nothing: requests hold what people wrote."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     config = Config(
         app, http=connections(bounds), ws="none", lifespan="off", log_config=None, access_log=False,  # type: ignore[arg-type]
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=LAST, interface="asgi3",

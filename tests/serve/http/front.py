@@ -13,8 +13,8 @@ import httpx2
 import openai
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from limner.serve.http.asked import Asked, Caller
 from limner.serve.http.errors import ApiError
@@ -84,6 +84,10 @@ async def failed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.body(), error.status, error.headers)
 
 
+async def left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
 @contextlib.contextmanager
 def front(**defaults):
     """A server on a free port."""
@@ -91,7 +95,9 @@ def front(**defaults):
     here.defaults = Defaults(keep=here.keep, **defaults)
     here.engine = None
     here.routes = Routes(None, here.submit, lambda request: Caller(address="here"), here.defaults)
-    app = Starlette(routes=here.routes.mounted(), exception_handlers={ApiError: failed})
+    app = Starlette(
+        routes=here.routes.mounted(), exception_handlers={ApiError: failed, ClientDisconnect: left}
+    )
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, http="httptools", log_level="warning", lifespan="off")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from limner.serve.http.links import Links
 from tests.serve.server.running import DRAW, Running
+from tests.serve.server.test_admission import Held
 
 
 def test_the_models(server: Running) -> None:
@@ -45,6 +47,17 @@ def test_head(server: Running) -> None:
         f"HEAD /health HTTP/1.0\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()[:-2] + b"\r\n"
     )
     assert answer.status == 200
+
+
+def test_the_head_of_events_is_all(tmp_path: Path) -> None:
+    """Whoever asked for no more may ask again on the same connection."""
+    with Running(tmp_path / "state", engine=Held()) as running:
+        job = running.ask("POST", "/v1/jobs", {**DRAW, "type": "generation"}).json["id"]
+        with contextlib.closing(running.client()) as client:
+            client.ask_only("HEAD", f"/v1/jobs/{job}/events")
+            status, headers = client.read_head()
+            assert status == 200 and headers["content-type"].startswith("text/event-stream")
+            assert client.ask("GET", "/health").status == 200
 
 
 def test_links_expire(server: Running) -> None:

@@ -152,6 +152,28 @@ def test_ids_are_looked_up(server: Running, id: str) -> None:
     assert server.ask("DELETE", f"/v1/jobs/{id}").status in (404, 405)
 
 
+def test_an_index_of_many_digits(server: Running) -> None:
+    """More than Python turns into a number."""
+    for digits in (1, 400, 5000):
+        answer = server.ask("GET", f"/v1/jobs/x/images/{'9' * digits}")
+        assert answer.status == 404 and answer.error["code"] == "not_found"
+
+
+def test_every_method_of_a_route_is_named(server: Running) -> None:
+    for path, methods in (("x", "DELETE, GET, HEAD"), ("x/events", "GET, HEAD"), ("x/images/0", "GET, HEAD")):
+        answer = server.ask("PUT", f"/v1/jobs/{path}", {})
+        assert answer.status == 405 and answer.headers["allow"] == methods
+        assert answer.error["message"].endswith(f"use {methods}.")
+
+
+def test_forms_that_are_damaged_are_not_logged(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Each would be a line or more, and may hold what a person wrote."""
+    kind = "multipart/form-data; boundary=x"
+    for body in (b"junk", b"--x\r\n\xff: 1\r\n\r\n", b"--x\r\n\r\n--x--\r\nmore"):
+        assert server.ask("POST", "/v1/images/edits", body, Content_Type=kind).status == 400
+    assert not caplog.records
+
+
 def test_a_mistake_of_ours_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Running(tmp_path / "state") as running:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from limner.serve.http.jobs_store import Store
 from limner.serve.http.metrics import Histogram, Meters, Page, engine_page, front_page, route_of
 from limner.serve.http.usage import Usage
 from limner.serve.messages import Event, Report
-from tests.serve.server.running import DRAW, Running
+from tests.serve.server.running import DRAW, Running, wait_for
 
 LINE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (-?[0-9.e+-]+|\+Inf)')
 
@@ -66,6 +67,16 @@ def test_of_a_server(tmp_path: Path) -> None:
         rows == [3, 3, 5, 5, 6, 6, 7] and found["limner_call_rows_sum", 'model="plain"'] == 3 + 12 + 40 + 2000
     )
     assert found["limner_calls_total", r'model="a\"b\\c\nd"'] == 1
+
+
+def test_who_leaves_while_sending_is_no_mistake_of_ours(tmp_path: Path) -> None:
+    with Running(tmp_path / "state") as running:
+        for path in ("/v1/images/generations", "/v1/jobs"):
+            with contextlib.closing(running.client()) as client:
+                client.ask_only("POST", path, b"{", Content_Length="100")
+                wait_for(lambda: running.server.server_state.tasks)
+            wait_for(lambda: not running.server.server_state.tasks)
+            assert running.front.meters.requests[path, "POST", 499] == 1
 
 
 def test_labels_are_few() -> None:

@@ -26,7 +26,7 @@ def test_jobs_are_accepted_while_old_ones_are_removed(tmp_path: Path) -> None:
             accepting.append(asyncio.ensure_future(store.accept(job(store.new_id()), b"")))
             await asyncio.sleep(0)
             time.sleep(0.01)  # the store's thread goes on before this one sees what it has done
-        assert await removing == 1 and all([new for _, new in await asyncio.gather(*accepting)])
+        assert await removing == 1 and all(new for _, new in await asyncio.gather(*accepting))
         assert await store.counts() == {"queued": len(accepting)}
 
     store = Store(tmp_path / "state")
