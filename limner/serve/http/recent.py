@@ -27,36 +27,41 @@ class Flight:
     """A work, told to all of its listeners; it is cancelled when the last of them has left."""
 
     def __init__(self, asked: Asked, answers: Answers, place: Place):
-        self.asked, self.answers, self.place = asked, answers, place
+        self.work, self.seconds, self.place = asked.work.id, asked.work.seconds, place
+        self.answers: Answers | None = answers  # until it is over: they know what was asked, pictures too
         self.kept: list[Event] = []  # all but partial images, for those who join
         self.listeners: set[Listener] = set()
         self.over, self.whole, self.ended, self.joins = False, True, 0.0, 0
-        self.task = asyncio.ensure_future(self._pump())
+        self.task = asyncio.ensure_future(self._pump(answers))
 
     @property
     def size(self) -> int:
-        return sum(len(event.data) for event in self.kept)
+        """Bytes, about: a number of an embedding takes 32."""
+        return sum(len(event.data) + 32 * len(event.value or ()) for event in self.kept)
 
-    async def _pump(self) -> None:
-        seconds = self.asked.work.seconds
+    async def _pump(self, answers: Answers) -> None:
         try:
-            async with asyncio.timeout(seconds + GRACE if seconds else None):
-                async for event in self.answers:
+            async with asyncio.timeout(self.seconds + GRACE if self.seconds else None):
+                async for event in answers:
                     self._tell(event)
         except TimeoutError:
             self._fail(504, "The request took too long: ask for less.", "timeout")
-            await self.answers.aclose()
         except Exception:
             self._fail(500, "The server made a mistake: try again, or ask who runs it.", "server_error")
-            await self.answers.aclose()
+            await self._close()
             raise
         if not self.over:
             self._fail(503, "The engine ended: try again.", "engine_died")
+        await self._close()
+
+    async def _close(self) -> None:
+        answers, self.answers = self.answers, None
+        if answers:
+            await answers.aclose()
 
     def _fail(self, status: int, message: str, code: str) -> None:
-        work = self.asked.work.id
-        self._tell(Event(work, "failed", status=status, message=message, code=code))
-        self._tell(Event(work, "ended"))
+        self._tell(Event(self.work, "failed", status=status, message=message, code=code))
+        self._tell(Event(self.work, "ended"))
 
     def _tell(self, event: Event) -> None:
         self.place.saw(event)
@@ -95,7 +100,7 @@ class Flight:
     async def _stop(self) -> None:
         self.task.cancel()
         await asyncio.wait({self.task})
-        await self.answers.aclose()
+        await self._close()
 
 
 class Listener(Mailbox):

@@ -66,15 +66,14 @@ class Routes:
     def mounted(self) -> list[Mounted]:
         """For a Starlette app."""
         return [
-            *(Mounted(table.path, self.asks(route), methods=["POST"]) for route, table in TABLES.items()),
+            *(
+                Mounted(table.path, partial(self.answer, route), methods=["POST"])
+                for route, table in TABLES.items()
+            ),
             Mounted("/v1/models", self.models, methods=["GET"]),
             Mounted("/v1/models/{id:path}", self.model, methods=["GET"]),
             Mounted("/openapi.json", self.openapi, methods=["GET"]),
         ]
-
-    def asks(self, route: Route) -> Callable[[Request], Any]:
-        """The handler of a route that asks a model."""
-        return partial(self.answer, route)
 
     async def answer(self, route: Route, request: Request) -> Response:
         table = TABLES[route]

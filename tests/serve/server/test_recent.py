@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from limner.serve.http.answers import Drawn
+from limner.serve.http.asked import Asked
 from limner.serve.http.mailbox import PARTIALS
+from limner.serve.http.metrics import Meters
 from limner.serve.http.places import Places
 from limner.serve.http.recent import Flight, Recent
-from limner.serve.messages import Event
-from tests.serve.fake_engine import FakeEngine
+from limner.serve.messages import Event, Work
+from tests.serve.fake_engine import PLAIN, FakeEngine
 from tests.serve.server.running import DRAW, Client, Running, wait_for
 from tests.serve.server.test_admission import Held, let_go, waiting
 
@@ -132,37 +137,56 @@ def test_tokens_keep_them_apart(tmp_path: Path) -> None:
         assert one == again != other
 
 
+class Given:
+    """Answers that are there at once; like an engine's, they know their work."""
+
+    def __init__(self, work: Work, events: list[Event]) -> None:
+        self.work, self.events = work, events
+
+    def __aiter__(self) -> Given:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self.events:
+            raise StopAsyncIteration
+        return self.events.pop(0)
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_what_was_asked_is_kept_no_longer_than_it_is_drawn() -> None:
+    """Prompts and uploads, of up to 20 MB each, while the answer is kept for a minute."""
+
+    async def live() -> None:
+        places, recent = Places(100, 100, Meters()), Recent()
+        work = Work(1, "plain", "x", seeds=(1,), prompt="x", pictures=(bytes(100),))
+        asked = Asked("edit", work, PLAIN, Drawn(work, PLAIN, "image_edit", "medium").body)
+        events = [Event(1, "image", 0, data=bytes(10)), Event(1, "ended")]
+        flight = Flight(asked, Given(work, events), places.enter(work, "", 1.0))
+        recent.add(("a", "edit"), flight)
+        await asyncio.wait({flight.task})
+        kept = weakref.ref(work)
+        del work, asked
+        gc.collect()
+        again = recent.find(("a", "edit"))
+        assert again and [event.kind async for event in again.listen()] == ["image", "ended"]
+        assert kept() is None
+
+    asyncio.run(live())
+
+
 def test_what_is_kept_is_bounded() -> None:
     """In time and in bytes; a slow listener gets the last partial images and all whole ones."""
 
-    class Given:
-        def __init__(self, events: list[Event]) -> None:
-            self.events = events
-
-        def __aiter__(self) -> Given:
-            return self
-
-        async def __anext__(self) -> Event:
-            if not self.events:
-                raise StopAsyncIteration
-            return self.events.pop(0)
-
-        async def aclose(self) -> None:
-            pass
-
     async def live() -> None:
-        from limner.serve.http.asked import Asked
-        from limner.serve.http.metrics import Meters
-        from limner.serve.messages import Work
-        from tests.serve.fake_engine import PLAIN
-
         places, recent = Places(100, 100, Meters()), Recent(seconds=60, largest=25)
         work = Work(1, "plain", "x", seeds=(1,))
         asked = Asked("generation", work, PLAIN, lambda events: {})
         for number in range(4):
             events = [Event(1, "partial", 0, part) for part in range(20)]
             events += [Event(1, "image", 0, data=bytes(10)), Event(1, "ended")]
-            flight = Flight(asked, Given(events), places.enter(work, "", 1.0))
+            flight = Flight(asked, Given(work, events), places.enter(work, "", 1.0))
             recent.add(("a", str(number)), flight)
             listener = flight.listen()
             await asyncio.wait({flight.task})
