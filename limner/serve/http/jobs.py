@@ -65,7 +65,9 @@ class Jobs:
             work.form.format, "queued", time.time(),
         )  # fmt: skip
         try:
-            kept, new = await asyncio.shield(self.store.accept(job, request.settled(asked).pack()))
+            kept, new = await asyncio.shield(
+                self.store.accept(job, request.settled(asked, self.defaults).pack())
+            )
         except BaseException:
             place.leave()
             raise

@@ -68,9 +68,8 @@ class Run:
     def _read(self, packed: bytes) -> Asked:
         """What was asked, by the models that are served now. Raises ApiError."""
         request = JobRequest.unpack(packed)
-        asked = parse(
-            request.route, request.body, request.form, self.engine, Caller(self.job.owner), self.defaults
-        )
+        caller, defaults = Caller(self.job.owner), request.defaults(self.defaults)
+        asked = parse(request.route, request.body, request.form, self.engine, caller, defaults)
         return replace(asked, work=replace(asked.work, client=self.job.client))
 
     async def _draw_all(self, asked: Asked) -> None:

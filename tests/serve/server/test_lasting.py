@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import sqlite3
@@ -131,3 +132,29 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(
     with Running(tmp_path / "state") as running:
         assert used(running)["images"] == 0
         assert b'limner_jobs{status="completed"} 1\n' in running.ask("GET", "/metrics").body
+
+
+def test_a_job_keeps_what_the_server_gave_when_it_was_accepted(tmp_path: Path) -> None:
+    """Whatever the options of the next one: its images have one size, and say as little as was promised."""
+    said = {
+        **JOB,
+        "model": "text",
+        "prompt": "a secret",
+        "size": "16x16",
+        "response_format": "url",
+        "n": 2,
+        "seed": 3,
+    }
+    with Running(tmp_path / "state", {"resize": True}) as running:
+        running.engine.held = running.do(asyncio.Event)
+        path = create(running, said)
+        plain = create(running, {**JOB, "seed": 4})
+    with Running(tmp_path / "state", {"metadata": "on"}) as running:
+        result = finished(running, path)["result"]
+        assert result["size"] == "16x16" and [entry["seed"] for entry in result["data"]] == [3, 4]
+        for entry in result["data"]:
+            assert running.ask("GET", entry["url"]).body == picture(entry["seed"], 16, 16)
+        assert pictures(finished(running, plain)) == [picture(4, 8, 12)]
+        assert [work.form.metadata for work in running.engine.works] == ["", ""]
+        finished(running, create(running, JOB))
+        assert running.engine.works[-1].form.metadata
