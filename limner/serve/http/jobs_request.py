@@ -26,9 +26,8 @@ class JobRequest:
     route: Route
     body: dict[str, Any] | None
     form: Form | None
-    given: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the server that accepted it decided, of Defaults
+    # Of Defaults, as the server that accepted it had them.
+    given: dict[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         form, data = None, b""
