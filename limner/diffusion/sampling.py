@@ -21,7 +21,7 @@ from limner.fields import Bounds, Checked, PositiveShare, Share
 from limner.settings import LimnerError
 
 Guidance = Annotated[float, Bounds(0, 1000)]
-Shift = Annotated[float, Bounds(0, 1000, above=True)]  # on the straight path; 1: no shift
+Shift = Annotated[float, Bounds(0.001, 1000)]  # on the straight path; 1: no shift
 SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpm2m", "dpm2m_sde", "dpm3m", "unipc"]
 
 

@@ -52,7 +52,8 @@ class EDMConfig:
     noise_std: float = 1.2  # standard deviation of that normal (P_std)
 
 
-Sigma = Annotated[float, Bounds(0, 1e6, above=True)]
+Sigma = Annotated[float, Bounds(1e-5, 1e5)]
+APART = 1.001  # times the smallest sigma; solvers divide by the difference of two levels
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EDMSampling(SamplingConfig):
     guidance: Guidance | None = None
     sigma_min: Sigma = 0.002  # noise level of the last step
     sigma_max: Sigma = 80.0  # noise level of the first step
-    rho: Annotated[float, Bounds(0, 100, above=True)] = 7.0  # above 1: more of the steps near the image
+    rho: Annotated[float, Bounds(1, 100)] = 7.0  # above 1: more of the steps near the image
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -146,9 +147,9 @@ class EDM(Model):
 
     def plan(self, sampling: EDMSampling) -> Plan:
         s = sampling
-        if not 0 < s.sigma_min < s.sigma_max:
+        if not APART * s.sigma_min < s.sigma_max:
             raise LimnerError(
-                f"--sigma-min {s.sigma_min:g} must be above 0 and below --sigma-max {s.sigma_max:g}: "
+                f"--sigma-min {s.sigma_min:g} must be below --sigma-max {s.sigma_max:g} by a thousandth or more: "
                 "the defaults are 0.002 and 80."
             )
         path = paths.Exploding(s.sigma_min, s.sigma_max, s.rho)

@@ -244,7 +244,7 @@ class MeanFlow(Model):
             condition = self.with_labels(condition, draws)
         x, start = draws.normal(*self.spec.shape), 0.0
         if condition.image is not None:
-            start = 1 - k.strength
+            start = min(1 - k.strength, 0.999)  # at 1 the average velocity is 0 / 0
             x = start * with_headroom(condition.image, self.config.headroom) + (1 - start) * x
         scale = torch.full((condition.size,), k.guidance, device=x.device)
         u = self.average(self.network.embed(condition, guidance=scale), sigma_floor=0.0)

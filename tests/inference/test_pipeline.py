@@ -154,7 +154,7 @@ def test_guided_away_from_another_run(runs, limner, tmp_path):
         (("flow", "--progress-to", "film.mp4"), "name a .gif"),
         (("flow", "--autoguidance", "{runs}/nothing"), "no run"),
         (("flow", "--steps", "0"), "choose 1 or more"),
-        (("flow", "--shift", "0"), "choose above 0"),
+        (("flow", "--shift", "0"), "choose 0.001 to 1000"),
     ],
 )
 def test_mistakes_are_one_sentence(runs, limner, arguments, says, tmp_path):

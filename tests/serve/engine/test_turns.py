@@ -96,6 +96,11 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("dcgan", {"image": smooth(1)}, 400, "no picture"),
     ("bridge", {}, 400, "given pictures"),
     ("meanflow", {"settings": {"guidance": 50.0}}, 400, "guidance"),
+    # levels that fall together, or that no float holds
+    ("flow", {"settings": {"shift": 1e-30}}, 400, "shift"),
+    ("edm", {"settings": {"rho": 1e-6}}, 400, "rho"),
+    ("edm", {"settings": {"sigma_min": 1e-30, "rho": 1.0}}, 400, "sigma_min"),
+    ("edm", {"settings": {"sigma_min": 0.00001, "sigma_max": 0.000010000000001}}, 400, "sigma_min"),
 ]
 
 
@@ -107,6 +112,28 @@ def test_what_is_refused(family: str, fields: dict[str, Any], status: int, words
     failed = desk.failure(work)
     assert failed.status == status and words in failed.message and "image" not in desk.kinds(work)
     assert str(Path("/").resolve() / "etc") not in failed.message
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("meanflow", {"strength": 1e-30}),
+        ("flow", {"shift": 0.001}),
+        ("flow", {"shift": 1000.0}),
+        ("edm", {"sigma_min": 1e-5, "sigma_max": 1e5, "rho": 1.0}),
+        ("edm", {"sigma_min": 1e-5, "sigma_max": 1e5, "rho": 100.0}),
+        ("edm", {"sigma_min": 79.9, "churn": 0.5}),
+    ],
+)  # fmt: skip
+def test_the_ends_of_what_is_taken(family: str, settings: dict[str, Any], run_of: RunOf) -> None:
+    """With a picture, with a part of it to draw anew, and without."""
+    desk = Desk(one := serve(run_of(family)))
+    given: list[dict[str, Any]] = [{}, {"image": smooth(1)}]
+    if "mask" in one.model.follows:
+        given.append({"image": smooth(1), "mask": torch.ones(1, 1, 16, 16)})
+    works = [desk.ask(one.id, 1, settings={"steps": 3} | settings, **more) for more in given]
+    desk.run()
+    assert [len(desk.images(work)) for work in works] == [1] * len(works)
 
 
 def test_an_unknown_model_is_not_found(run_of: RunOf) -> None:
