@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from limner.core import ImageSpec
 from limner.fields import Images, Share
 from limner.networks.codec import Codec
+from limner.networks.images.headroom import HEADROOM
 from limner.networks.quantise import Codebook
 from limner.networks.shape import FeatureShape
 
@@ -51,6 +52,7 @@ class AutoencoderConfig(CodecConfig):
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
 
 
+SMALL = AutoencoderConfig(headroom=HEADROOM)
 TINY = AutoencoderConfig(
     width=8, hidden=3, latent=3, codes=16, adversarial_from=0, discriminator_width=8, discriminator_layers=1
 )

@@ -22,6 +22,7 @@ from limner.families._autoencoding import (
 )
 from limner.families._codec import (
     BASE,
+    SMALL,
     SMALLEST,
     TINY,
     VQ_F4,
@@ -148,7 +149,7 @@ MUON = Optimiser("muon", lr=2e-3, matrix_lr=0.02)
 Autoencoder.presets = {
     "tiny": Preset(TINY, training(replace(ADAM, lr=2e-3), *PLAYERS, batch=8, average=100.0)),
     "small": Preset(
-        AutoencoderConfig(),
+        SMALL,
         Training(
             batch=32, optimisers={"autoencoder": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
             precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions

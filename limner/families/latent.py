@@ -19,7 +19,7 @@ from limner.diffusion.objectives import FlowMatching, Prediction, denoised, deno
 from limner.diffusion.paths import STRAIGHT, Discrete, NoiseLevel, Path, betas, spaced_times
 from limner.diffusion.sampling import Guidance, Plan, SamplingConfig, Shift, draw
 from limner.families._by_images import by_images, latent_multiples, latent_width
-from limner.families._codec import BASE, SMALLEST, TINY, VQ_F4, AutoencoderConfig, ConfiguredCodec
+from limner.families._codec import BASE, SMALL, SMALLEST, TINY, VQ_F4, AutoencoderConfig, ConfiguredCodec
 from limner.families._conditioning import ConditionEmbedder, choose_condition, embed_condition, run_body
 from limner.families._presets import BASE_MUON, BASE_TEXT, SMALL_UNET, TINY_TEXT, training
 from limner.fields import Share
@@ -221,7 +221,7 @@ LatentDiffusion.presets = {
         LatentConfig(codec=TINY, width=16, multiples=(1, 2), attention_resolutions=(2,), head_width=16, text=TINY_TEXT),
         training(Optimiser(lr=4e-3), "network", batch=16, average=100.0),
     ),
-    "small": Preset(LatentConfig(), SMALL_UNET),
+    "small": Preset(LatentConfig(codec=SMALL), SMALL_UNET),
     "base": Preset(
         LatentConfig(
             codec=BASE, network="dit", width=128, multiples=(1, 2), text=BASE_TEXT,
