@@ -126,7 +126,6 @@ def read(
     values = dict(form.values() if form is not None else body or {})
     if job:
         values.pop("type", None)
-        values.pop("stream", None)
     card = _card(values.get("model"), table, engine)
     pictures, mask = _pictures(table, form, values, defaults.limits) if form is not None else ((), None)
     if table.inputs:
@@ -134,6 +133,8 @@ def read(
         values = read_fields(values, fields_of(table, card), False, REFUSED) | {"input": inputs}
     else:
         values = read_fields(values, fields_of(table, card), form is not None, REFUSED)
+    if job:
+        values.pop("stream", None)  # checked, and of no effect
     return Reading(table, engine, caller, defaults, card, values, pictures, mask, job)
 
 
