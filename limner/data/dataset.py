@@ -64,9 +64,8 @@ class Data:
     oracle: Oracle | None = None  # of drawn images whose captions can be checked
     # [N, 2] own height and width of each row's picture, where they were asked for
     sizes: np.ndarray | None = None
-    own: tuple[int, int] | None = (
-        None  # median height and width of the pictures' files; None: drawn, or not known
-    )
+    # median height and width of the pictures' files; None: drawn, or not known
+    own: tuple[int, int] | None = None
     strides: np.ndarray | None = None  # [N] of clips, rows from one frame to the next; 0: a still
     tiled: bool = False  # rows are tiles of pictures: see ``limner.data.tiles``
     twins: int = 0  # of a held-out part: images that are left out, since the training part has their twins

@@ -50,10 +50,10 @@ class Replica:
             await self.engine.start()
             await front.start()
             while not self.engine.ready:
-                await self.check_health()
+                self.engine.check()
+                await asyncio.sleep(0.02)
             self.stack = stack.pop_all()
         return front.app(port)
 
     async def check_health(self) -> None:
         self.engine.check()
-        await asyncio.sleep(0.02)

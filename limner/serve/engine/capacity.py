@@ -189,8 +189,7 @@ def best_class(groups: Sequence[list[Trial]], usual: list[Trial] | None = None) 
         return product
 
     best = min(groups, key=share)
-    stays = usual is not None and share(usual) <= share(best) * STAY ** len(DEMANDS)
-    return usual if stays and usual is not None else best
+    return usual if usual and share(usual) <= share(best) * STAY ** len(DEMANDS) else best
 
 
 def complete(bench: Bench, group: list[Trial], cap: int, budget: float) -> list[Trial]:
