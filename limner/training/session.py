@@ -13,7 +13,7 @@ import torch
 
 from limner import checkpoint, config, families
 from limner.config import Budget, Run
-from limner.core import Generates, Model, mix
+from limner.core import Denoises, Generates, Model, mix
 from limner.data import Data
 from limner.data.items import of_few
 from limner.families import _by_images as by_images
@@ -55,8 +55,8 @@ class Session:
         self.heldout = heldout.without_twins(self.training)
         for note in self.heldout.held_out_notes:
             journal.console.print(note, markup=False, highlight=False, soft_wrap=True)
-        self.draws = data.given is None and families.supports(run.family, Generates)
-        if self.draws and (few := of_few(len(data), data.spec.noun, not len(heldout))):
+        draws = data.given is None and families.supports(run.family, Generates)
+        if draws and (few := of_few(len(data), data.spec.noun, not len(heldout))):
             journal.warn(few)
         if len(self.training) < run.training.batch:
             journal.warn(
@@ -181,7 +181,10 @@ class Session:
             None if self.data.tiled else self.data.own, loop.seen, loop.seconds, spec.noun,
         )  # fmt: skip
         sentence = too_short(outlook)
-        if not sentence and self.draws and not self.resumed:  # which keeps its size
+        measured = self.data.given is None and families.supports(
+            run.family, Denoises
+        )  # the rule, for such families
+        if not sentence and measured and not self.resumed:  # which keeps its size
             sentence = other_size(outlook, partial(rate_at, loop))
         return [sentence] if sentence else []
 

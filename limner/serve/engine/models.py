@@ -18,8 +18,8 @@ from limner.diffusion.sampling import Call, draw
 from limner.inference.pipeline import Pipeline
 from limner.inference.precision import choose_bf16, network_name
 from limner.inference.threads import THREADS, processors
-from limner.serve.engine.company import is_busy_now
 from limner.serve.engine.knobs import card_of
+from limner.serve.engine.other_load import is_busy_now
 from limner.serve.engine.probes import DrawingProbe, NetworkProbe
 from limner.serve.engine.row_classes import (
     Class,

@@ -27,8 +27,8 @@ from limner.serve.engine.capacity import (
     complete,
     survey,
 )
-from limner.serve.engine.company import Company
 from limner.serve.engine.memory import release
+from limner.serve.engine.other_load import OtherLoad
 from limner.serve.engine.probes import DrawingProbe, NetworkProbe, condition_of
 from limner.serve.engine.rows import Rows
 from limner.serve.engine.texts import LONGEST_TEXTS
@@ -94,13 +94,13 @@ def find(model: Any, flies: bool, in_bf16: bool, before: Measured | None = None)
 
     ``before`` was found on a busy machine: its cap does not fall, and its bits are left for much faster ones alone.
     """
-    limit, company = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU, Company()
+    limit, other = LIMIT if model.device.type == "cpu" else LIMIT_OF_GPU, OtherLoad()
     found = (
         find_for_calls(model, in_bf16, limit, before)
         if flies
         else find_for_drawings(model, in_bf16, limit, before)
     )
-    return replace(found, busy=company.is_busy(torch.get_num_threads()))
+    return replace(found, busy=other.is_busy(torch.get_num_threads()))
 
 
 def find_for_drawings(model: Any, in_bf16: bool, limit: int, before: Measured | None) -> Measured:

@@ -83,7 +83,7 @@ UNUSED = (
     Field("moderation", help="no effect", choices=("auto", "low")),
     Field("style", help="no effect", choices=("vivid", "natural")),
 )
-UNHEARD = (
+IGNORED_BY_APPLY = (
     Field("prompt", help="no effect: pictures are made from pictures alone", longest=PROMPT),
     Field("label", help="no effect, as prompt"),
 )
@@ -138,7 +138,7 @@ TABLES: dict[Route, Table] = {
     ),
     "apply": Table(
         "apply", "/v1/apply", "Make a picture from each picture.", "apply",
-        (MODEL, *WRITTEN, SEED, *UNHEARD, *IDENTIFIERS), {"image": (1, 4)},
+        (MODEL, *WRITTEN, SEED, *IGNORED_BY_APPLY, *IDENTIFIERS), {"image": (1, 4)},
     ),
 }  # fmt: skip
 

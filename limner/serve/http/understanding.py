@@ -9,7 +9,7 @@ from limner.serve.http.asked import Asked
 from limner.serve.http.drawing import written
 from limner.serve.http.pictures import Picture, from_data_url, look
 from limner.serve.http.reading import Reading
-from limner.serve.http.tables import UNHEARD
+from limner.serve.http.tables import IGNORED_BY_APPLY
 from limner.serve.http.values import bad
 from limner.serve.messages import Work
 
@@ -67,7 +67,7 @@ def apply(request: Reading) -> Asked:
     """What a request for pictures made from pictures asks for. Picture i is made by seed + i."""
     values, card = request.values, request.card
     settings, first = request.settings(), request.seed()
-    for field in UNHEARD:
+    for field in IGNORED_BY_APPLY:
         if values.get(field.name):
             request.ignore(field.name)
     work = Work(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from limner.serve.engine.company import Company
+from limner.serve.engine.other_load import OtherLoad
 from tests.serve.engine.runs import keep, made
 
 
 @pytest.fixture(autouse=True)
 def calm(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine that does nothing else, or what is kept would be measured again."""
-    monkeypatch.setattr(Company, "is_busy", lambda self, threads: False)
+    monkeypatch.setattr(OtherLoad, "is_busy", lambda self, threads: False)
     yield
 
 

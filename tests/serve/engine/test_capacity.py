@@ -13,7 +13,7 @@ from torch import Tensor
 from limner import files
 from limner.serve.engine import capacity, row_classes
 from limner.serve.engine.capacity import Bench, Trial, best_class, classes, complete, seconds_for, survey
-from limner.serve.engine.company import Company
+from limner.serve.engine.other_load import OtherLoad
 from limner.serve.engine.row_classes import Class, Measured, sort_long
 from limner.serve.engine.rows import Rows
 from tests.serve.engine.runs import serve
@@ -166,10 +166,10 @@ def test_what_a_busy_machine_was_found_to_take_is_measured_again(
         one.measured, cap=2, chosen=Class(one.rows.counts[:1], one.measured.chosen.bits), others=(), busy=True
     )
     row_classes.write(one._key, low)
-    monkeypatch.setattr(Company, "is_busy", lambda self, threads: True)
+    monkeypatch.setattr(OtherLoad, "is_busy", lambda self, threads: True)
     still = serve(path)
     assert still.measured == low, "as long as it is busy, nothing new can be learned"
-    monkeypatch.setattr(Company, "is_busy", lambda self, threads: False)
+    monkeypatch.setattr(OtherLoad, "is_busy", lambda self, threads: False)
     again = serve(path)
     assert again.measured and not again.measured.busy and again.measured.cap > 2
     assert again.rows.most > still.rows.most and again.fingerprint == still.fingerprint == one.fingerprint
@@ -181,10 +181,10 @@ def test_what_a_busy_machine_was_found_to_take_is_measured_again(
 def test_one_number_of_rows_stays_where_rows_were_found_to_differ(
     run_of: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Company, "is_busy", lambda self, threads: True)
+    monkeypatch.setattr(OtherLoad, "is_busy", lambda self, threads: True)
     one = serve(run_of("flow", seed=9))
     assert one.measured and one.measured.busy and one.fix()
-    monkeypatch.setattr(Company, "is_busy", lambda self, threads: False)
+    monkeypatch.setattr(OtherLoad, "is_busy", lambda self, threads: False)
     assert serve(run_of("flow", seed=9)).fingerprint == one.fingerprint
 
 

@@ -7,24 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from limner.serve.engine import company
+from limner.serve.engine import other_load
 
-IS_BUSY = company.Company.is_busy
+IS_BUSY = other_load.OtherLoad.is_busy
 
 
 @pytest.fixture
 def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the system says, and a clock that stands at 100 s."""
-    monkeypatch.setattr(company, "STAT", tmp_path / "stat")
-    monkeypatch.setattr(company, "_allowed", lambda: {0, 2})
-    monkeypatch.setattr(company.Company, "is_busy", IS_BUSY)
+    monkeypatch.setattr(other_load, "STAT", tmp_path / "stat")
+    monkeypatch.setattr(other_load, "_allowed", lambda: {0, 2})
+    monkeypatch.setattr(other_load, "processors", lambda: 2)
+    monkeypatch.setattr(other_load.OtherLoad, "is_busy", IS_BUSY)
     move(monkeypatch, 100.0, 7.0)
     return tmp_path / "stat"
 
 
 def move(monkeypatch: pytest.MonkeyPatch, now: float, own: float) -> None:
-    monkeypatch.setattr(company.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(company.time, "process_time", lambda: own)
+    monkeypatch.setattr(other_load.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(other_load.time, "process_time", lambda: own)
 
 
 def say(stat: Path, *idle: float) -> None:
@@ -49,7 +50,7 @@ def test_what_others_took(
     idle: tuple[float, ...], own: float, threads: int, busy: bool, stat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say(stat, 1000, 2000, 3000)
-    seen = company.Company()
+    seen = other_load.OtherLoad()
     say(stat, *(start + more for start, more in zip((1000, 2000, 3000), idle, strict=True)))
     move(monkeypatch, 101.0, 7.0 + own)
     assert seen.is_busy(threads) is busy
@@ -59,4 +60,4 @@ def test_what_others_took(
 def test_where_the_system_does_not_say(content: str | None, stat: Path) -> None:
     if content is not None:
         stat.write_text(content)
-    assert not company.Company().is_busy(2)
+    assert not other_load.OtherLoad().is_busy(2)

@@ -6,12 +6,14 @@ import os
 import time
 from pathlib import Path
 
+from limner.inference.threads import processors
+
 ENOUGH = 0.9  # share of the time of all its threads that a process must have been able to have
 GLANCE = 0.2  # seconds in which that is seen
 STAT = Path("/proc/stat")
 
 
-class Company:
+class OtherLoad:
     """What other programs do from now on, on the processors that this process may use. It sees them on Linux alone."""
 
     def __init__(self) -> None:
@@ -22,18 +24,14 @@ class Company:
         free, seconds = _free(), time.perf_counter() - self._start
         if free is None or self._free is None:
             return False
-        return free - self._free < ENOUGH * seconds * min(threads, _processors())
+        return free - self._free < ENOUGH * seconds * min(threads, processors())
 
 
 def is_busy_now(threads: int) -> bool:
     """As a glance of a fifth of a second shows."""
-    company = Company()
+    other = OtherLoad()
     time.sleep(GLANCE)
-    return company.is_busy(threads)
-
-
-def _processors() -> int:
-    return len(_allowed()) or 1
+    return other.is_busy(threads)
 
 
 def _allowed() -> set[int]:
