@@ -1,7 +1,8 @@
 """What a budget will give, in sentences before the first step: passes over the images, and which size suits it.
 
-The rule, for families that denoise, measured by one of them on one set (docs/log.md, "Which size suits a budget"): in equal time images of half
-the size are the better ones where 6,000 are seen at the size itself, and the worse ones where 18,000 are.
+The rule is for families that denoise, and was measured by one of them on one set (docs/log.md, "Which size suits a
+budget"): in equal time images of half the size are the better ones where 6,000 are seen at the size itself, and the
+worse ones where 18,000 are.
 """
 
 from __future__ import annotations
