@@ -93,6 +93,7 @@ def test_a_replica(run: Path, tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             while not replica.engine.ready:
                 await replica.check_health()
+                await asyncio.sleep(0.01)
             again = await client.post("/v1/images/generations", json=BODY)
             assert again.json()["data"] == first.json()["data"]
         assert len(engines(tmp_path)) == 1 and (tmp_path / "replica-1").is_dir()
