@@ -151,7 +151,7 @@ Autoencoder.presets = {
     "small": Preset(
         SMALL,
         Training(
-            batch=32, optimisers={"autoencoder": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
+            batch=8, optimisers={"autoencoder": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
             precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions
         ),
     ),
