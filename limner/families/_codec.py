@@ -52,7 +52,7 @@ class AutoencoderConfig(CodecConfig):
     kl: float = 1e-6  # weight of the KL term, beside errors that are summed over an image
 
 
-SMALL = AutoencoderConfig(headroom=HEADROOM, adversarial_from=5_000)
+SMALL = AutoencoderConfig(headroom=HEADROOM)
 TINY = AutoencoderConfig(
     width=8, hidden=3, latent=3, codes=16, adversarial_from=0, discriminator_width=8, discriminator_layers=1
 )
