@@ -127,6 +127,7 @@ class Front:
         return JSONResponse({"status": "ready", "models": list(self.engine.cards)})
 
     async def used(self, request: Request) -> Response:
+        await self.usage.read.wait()
         return JSONResponse(self.usage.of(caller_of(request).name))
 
     async def metrics(self, request: Request) -> Response:

@@ -106,6 +106,25 @@ def test_usage_is_kept_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         wait_for(lambda: kept(tmp_path / "state") == 7)
 
 
+def test_usage_that_is_asked_for_before_it_was_read_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Running(tmp_path / "state") as running:
+        drawn(running, 2)
+    running, read = Running(tmp_path / "state"), Store.used
+    answers: list[asyncio.Task[dict[str, Any]]] = []
+
+    async def late(store: Store) -> Any:
+        answers.append(asyncio.create_task(asyncio.to_thread(used, running)))
+        await asyncio.sleep(0.3)
+        return await read(store)
+
+    monkeypatch.setattr(Store, "used", late)
+    with running:
+        wait_for(lambda: answers[0].done())
+        assert answers[0].result()["images"] == 2
+
+
 def test_a_kill_loses_little(tmp_path: Path) -> None:
     child = Child(tmp_path / "state").wait_ready()
     drawn(child, 4)
