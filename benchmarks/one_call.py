@@ -42,15 +42,16 @@ def classifier(source: str, to: Path, budget: str, threads: int, size: str) -> P
 
 
 def calls_of(run: Path, sampling: dict[str, Any]) -> int:
-    """Passes of one image through the run's network, guidance counted too."""
+    """Passes of one image through the run's network, guidance counted too; 1 where a generator draws at once."""
     pipeline, calls = limner.load(run), 0
+    if not hasattr(pipeline.model, "network"):
+        return 1
 
     def watch(_network: Any, inputs: tuple[Any, ...], _output: Any) -> None:
         nonlocal calls
         calls += len(inputs[0])
 
-    name = "network" if hasattr(pipeline.model, "network") else "generator"
-    pipeline.model.get_submodule(name).register_forward_hook(watch)
+    pipeline.model.get_submodule("network").register_forward_hook(watch)
     pipeline.tensors(1, seed=0, **sampling)
     return calls
 
