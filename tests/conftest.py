@@ -81,4 +81,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
         if item.path.name == "test_contract.py":
             item.add_marker(pytest.mark.contract)
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))  # none: who runs these is there
     items.sort(key=lambda item: (item.path.name != "test_readme.py", not item.get_closest_marker("process")))
