@@ -56,10 +56,10 @@ def calls_of(run: Path, sampling: dict[str, Any]) -> int:
     return calls
 
 
-def distances(run: Path, source: str, judge: Path, n: int, sampling: dict[str, Any]) -> dict[str, Any]:
+def distances(run: Path, source: str, vit: Path, n: int, sampling: dict[str, Any]) -> dict[str, Any]:
     """The Frechet distance, its interval and its floor in each space."""
     found: dict[str, Any] = {}
-    for features in ("auto", str(judge)):
+    for features in ("auto", str(vit)):
         options = EvaluateOptions(n=n, features=features)
         measured = evaluate(
             run, [source], options, to=run.parent / f"measured-{Path(features).name}", **sampling
@@ -73,6 +73,24 @@ def distances(run: Path, source: str, judge: Path, n: int, sampling: dict[str, A
                 found[name] = [round(x, 3) for x in (value.value, value.low, value.high)]
                 found[f"{name}_floor"] = round(value.floor, 3)
     return found
+
+
+def rows_of(name: str, source: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each family on a set of images."""
+    folder, rows = given.runs / name, list[dict[str, Any]]()
+    vit = classifier(source, folder / "classifier", given.classifier_budget, given.threads, given.size)
+    for family in given.families.split(","):
+        run, sampling = folder / family / family, dict[str, Any]()
+        if not rows:
+            guided = calls_of(run, {"steps": 1}) == 2
+            sampling = {"steps": given.steps // 2 if guided else given.steps}
+        row = {"data": name, "family": family, "calls": calls_of(run, sampling)}
+        row |= distances(run, source, vit, given.n, sampling)
+        if rows:
+            row |= {f"{s}_ratio": round(row[s][0] / rows[0][s][0], 3) for s in SPACES if s in row}
+        print(row, flush=True)
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -93,25 +111,8 @@ def main() -> None:
     rows = list[dict[str, Any]]()
     for each in given.sets:
         name, _, source = each.partition("=")
-        judge = classifier(
-            source, given.runs / name / "classifier", given.classifier_budget, given.threads, given.size
-        )
-        families, first = given.families.split(","), dict[str, Any]()
-        for family in families:
-            run = given.runs / name / family / family
-            sampling: dict[str, Any] = {}
-            if not first:
-                guided = calls_of(run, {"steps": 1}) == 2
-                sampling = {"steps": given.steps // 2 if guided else given.steps}
-            row = {"data": name, "family": family, "calls": calls_of(run, sampling)}
-            row |= distances(run, source, judge, given.n, sampling)
-            for space in SPACES:
-                if first and space in row and space in first:
-                    row[f"{space}_ratio"] = round(row[space][0] / first[space][0], 3)
-            first = first or row
-            print(row, flush=True)
-            rows.append(row)
-        sheet(given.runs / name, families, given.runs / f"{name}-one-call.png")
+        rows += rows_of(name, source, given)
+        sheet(given.runs / name, given.families.split(","), given.runs / f"{name}-one-call.png")
     if given.record:
         record(given.record, COLUMNS, rows, f"n = {given.n}; Frechet distances", given.threads)
 

@@ -150,7 +150,7 @@ Autoencoder.presets = {
     "tiny": Preset(TINY, training(replace(ADAM, lr=2e-3), *PLAYERS, batch=8, average=100.0)),
     "small": Preset(
         SMALL,
-        Training(  # a small batch: a few minutes of a CPU are few steps (docs/log.md)
+        Training(  # batches of 8: in a few minutes on a CPU, more steps matter more than more images (docs/log.md)
             batch=8, optimisers={"autoencoder": MUON, "discriminator": replace(ADAM, lr=5e-4)}, average=2_000.0,
             precision="float32",  # bf16 is slower on a CPU: narrow layers at many positions
         ),

@@ -127,7 +127,7 @@ class Front:
         return JSONResponse({"status": "ready", "models": list(self.engine.cards)})
 
     async def used(self, request: Request) -> Response:
-        await self.usage.read.wait()
+        await self.usage.loaded.wait()  # else the first requests after a start would be told of no use at all
         return JSONResponse(self.usage.of(caller_of(request).name))
 
     async def metrics(self, request: Request) -> Response:

@@ -25,7 +25,7 @@ class Usage:
     def __init__(self, meters: Meters, store: Store):
         self.meters, self.store = meters, store
         self.since, self.before = int(time.time()), dict[Key, Used]()
-        self.read = asyncio.Event()  # set once it is known what earlier servers kept
+        self.loaded = asyncio.Event()  # set by start
         self._kept = dict[Key, Used]()  # of the meters
         self._ending = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -34,7 +34,7 @@ class Usage:
         """Go on from what earlier servers kept."""
         self.since, used = await self.store.used()
         self.before = {(one.model, one.client): one for one in used}
-        self.read.set()
+        self.loaded.set()
         self._task = asyncio.create_task(self._keep(), name="usage")
 
     async def close(self) -> None:

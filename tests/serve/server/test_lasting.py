@@ -106,9 +106,7 @@ def test_usage_is_kept_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         wait_for(lambda: kept(tmp_path / "state") == 7)
 
 
-def test_usage_that_is_asked_for_before_it_was_read_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_usage_waits_until_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(tmp_path / "state") as running:
         drawn(running, 2)
     running, read = Running(tmp_path / "state"), Store.used
